@@ -13,12 +13,11 @@
 //! - A packet is accessible exactly while a call about it runs; an error undoes what the call did
 //!   to it.
 
-use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Function, Lua, Table};
+use mlua::{Function, Table};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
@@ -38,8 +37,6 @@ use crate::rules::script::{Candidate, FunctionId, ScriptAction, Spoofed};
 use crate::wire::header;
 use crate::wire::header::rcode;
 
-/// A heap below this is swept rarely, bytes.
-const HEAP_IDLE: usize = 8 << 20;
 /// At most one error of a function is logged in this time.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 /// Most lines about errors in an interval: a configuration may have thousands of functions.
@@ -247,7 +244,6 @@ impl State {
             taken = ticks;
         }
         runtime.serve(limits::is_compiled())?;
-        pace(lua);
         let caller = Caller::new(lua)?;
         let (calls, maintain, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
         let calls = calls.sequence_values::<Function>();
@@ -281,7 +277,7 @@ impl State {
         context: &mut EvaluationContext<'_, '_>,
         (response, now): (bool, Tick),
         servers: Option<&[Candidate]>,
-        read: impl FnOnce(&Results<'_>, &mut CallState) -> mlua::Result<R>,
+        read: impl Fn(&Results<'_>, &mut CallState) -> mlua::Result<R>,
     ) -> Option<R> {
         if self.suspended.holds(function, now) {
             self.failed(
@@ -291,23 +287,14 @@ impl State {
             );
             return None;
         }
-        {
-            let Ok(mut current) = self.call.current().try_borrow_mut() else { return None };
-            current.enter(response, now);
-            current.choosing = servers.is_some();
-            current.candidates.extend_from_slice(servers.unwrap_or_default());
+        let around = (response, now, servers);
+        let (mut result, mut ticks) = self.attempt(entry, context, around, &read);
+        if matches!(&result, Err(e) if is_short(e)) {
+            // Others may have left little: once its garbage is collected, this call may well fit.
+            self.runtime.recover();
+            let (again, more) = self.attempt(entry, context, around, &read);
+            (result, ticks) = (again, ticks.saturating_add(more));
         }
-        let call = || {
-            // Within the call, so that the effects of a call with an invalid decision are undone,
-            // too.
-            let read = |results: &Results<'_>| match self.call.current().try_borrow_mut() {
-                Ok(mut current) => read(results, &mut current),
-                Err(_) => Err(mlua::Error::runtime("the packet is in use")),
-            };
-            self.caller.call(entry, read)?
-        };
-        let (result, ticks) = self.call.during(context, || self.runtime.run(PACKET_TICKS, call));
-        self.call.leave(context, result.is_ok());
         match result {
             Ok(value) => {
                 self.suspended.set_trusted(function, true);
@@ -320,13 +307,42 @@ impl State {
         }
     }
 
+    /// Calls a function about a packet once, and returns how many ticks it took. After an error the
+    /// call has had no effect on the packet.
+    fn attempt<R>(
+        &self,
+        entry: Entry,
+        context: &mut EvaluationContext<'_, '_>,
+        (response, now, servers): (bool, Tick, Option<&[Candidate]>),
+        read: &impl Fn(&Results<'_>, &mut CallState) -> mlua::Result<R>,
+    ) -> (mlua::Result<R>, u32) {
+        let in_use = || mlua::Error::runtime("the packet is in use");
+        {
+            let Ok(mut current) = self.call.current().try_borrow_mut() else { return (Err(in_use()), 0) };
+            current.enter(response, now);
+            current.choosing = servers.is_some();
+            current.candidates.extend_from_slice(servers.unwrap_or_default());
+        }
+        let call = || {
+            // Within the call, so that the effects of a call with an invalid decision are undone,
+            // too.
+            let read = |results: &Results<'_>| match self.call.current().try_borrow_mut() {
+                Ok(mut current) => read(results, &mut current),
+                Err(_) => Err(in_use()),
+            };
+            self.caller.call(entry, read)?
+        };
+        let (result, ticks) = self.call.during(context, || self.runtime.run(PACKET_TICKS, call));
+        self.call.leave(context, result.is_ok());
+        (result, ticks)
+    }
+
     /// Handles the error of a call.
     #[cold]
     fn ended(&mut self, error: &mlua::Error, called: Option<(FunctionId, u32)>, now: Tick) {
-        let is_short = matches!(innermost(error), mlua::Error::MemoryError(_));
+        let is_short = is_short(error);
         if is_short {
             self.runtime.recover();
-            pace(self.runtime.lua());
         }
         if let Some((function, ticks)) = called
             && (is_short || limits::stopped(error).is_some())
@@ -482,7 +498,7 @@ impl Script for State {
     }
 
     fn maintain(&mut self, now: Tick) {
-        pace(self.runtime.lua());
+        self.runtime.pace();
         let Some(maintain) = &self.maintain else { return };
         let (result, _) = self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
         if let Err(e) = result {
@@ -495,13 +511,9 @@ impl Script for State {
     }
 }
 
-/// Lets the heap grow to [`HEAP_IDLE`] before it is swept: sweeping a small heap finds little
-/// garbage and visits everything that stays. A larger heap doubles between sweeps, which is Lua's
-/// default.
-fn pace(lua: &Lua) {
-    let used = lua.used_memory().max(1);
-    let percent = (HEAP_IDLE / used * 100).clamp(200, 1_000);
-    lua.gc_set_pause(c_int::try_from(percent).unwrap_or(200));
+/// Returns whether memory was short.
+fn is_short(error: &mlua::Error) -> bool {
+    matches!(innermost(error), mlua::Error::MemoryError(_))
 }
 
 /// Returns the innermost error.

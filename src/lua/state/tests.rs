@@ -522,6 +522,27 @@ fn functions_that_take_all_memory_end() {
 }
 
 #[test]
+fn functions_work_while_others_have_taken_nearly_all_memory() {
+    crate::lua::limits::tests::in_lua_thread(|| {
+        let mut fixture = Fixture::action(
+            "if dq.qtype ~= 1 then
+                 kept = kept or {} for i = 1, 1e9 do kept[#kept + 1] = ('x'):rep(1e6) .. #kept end
+             end
+             local garbage for i = 1, 20 do garbage = {('y'):rep(1000 + i)} end return DNSAction.Drop",
+        );
+        // Each call ends early: by its time or by the memory.
+        let calls = 50;
+        for n in 1..=calls {
+            assert_eq!((fixture.run(&of_type(28)), fixture.errors()), (None, n));
+            fixture.now = fixture.now + TickDelta::from_ms(10_000);
+        }
+        for n in 0..10_000 {
+            assert_eq!(fixture.run(QUERY), Some(ScriptAction::Drop), "call {n}");
+        }
+    });
+}
+
+#[test]
 fn unbounded_recursion_ends() {
     end_with_an_error(&[
         "local function f(s) return (s:gsub('.', f)) end f('x')",
@@ -536,16 +557,20 @@ fn unbounded_recursion_ends() {
     ]);
 }
 
+/// Returns [`QUERY`] with another type.
+fn of_type(qtype: u8) -> Vec<u8> {
+    let mut query = QUERY.to_vec();
+    let at = query.windows(4).rposition(|w| w == [0, 1, 0, 1]).expect("a type after the name");
+    query[at + 1] = qtype;
+    query
+}
+
 #[test]
 fn function_that_took_too_long_is_suspended() {
     crate::lua::limits::tests::in_lua_thread(|| {
         let mut fixture =
             Fixture::action("if dq.qtype == 1 then while true do end end return DNSAction.Drop");
-        let other = &[QUERY, &[]].concat();
-        let mut other = other.clone();
-        // The type after the name.
-        let at = other.windows(4).rposition(|w| w == [0, 1, 0, 1]).expect("a type");
-        other[at + 1] = 28;
+        let other = of_type(28);
         assert_eq!((fixture.run(&other), fixture.errors()), (Some(ScriptAction::Drop), 0));
         assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1));
         assert_eq!((fixture.run(&other), fixture.errors()), (None, 2), "it is suspended");
