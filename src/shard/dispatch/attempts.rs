@@ -93,9 +93,12 @@ impl Dispatcher {
         let may_use_connection = pending.came_by_connection() || attached.is_some_and(|a| a.only_connections);
         let retry = self.retry(cx, attached, pending);
         let keeps = retry.is_some() || cx.needs.queries;
+        // Read once: reading back what was just written would wait for its parts.
+        let mut entry = pending.waiter.entry();
         if pending.waiter == Waiter::Client(None) && (keeps || may_use_connection) {
-            pending.waiter = Waiter::Client(self.queries.open());
-            if pending.waiter == Waiter::Client(None)
+            entry = self.queries.open();
+            pending.waiter = Waiter::Client(entry);
+            if entry.is_none()
                 && pending.came_by_connection()
                 && transfer::requested(packet.bytes()).is_some()
             {
@@ -109,9 +112,9 @@ impl Dispatcher {
                 // Hop by hop, between the client and us (RFC 7828, 3.2.1).
                 keepalive::remove(packet);
             }
-            self.prepare_for_connection(pending, packet.bytes());
+            self.prepare_for_connection(entry, pending.came_by_connection(), packet.bytes());
         } else if keeps {
-            let kept = self.queries.keep_query(pending.waiter.entry(), packet.bytes(), retry.is_some());
+            let kept = self.queries.keep_query(entry, packet.bytes(), retry.is_some());
             queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
         match self.send(cx, connections, backend, AttemptKind::First(queue), pending, packet) {
@@ -139,10 +142,9 @@ impl Dispatcher {
     }
 
     /// Keeps what is needed to send a query again over a connection, or when its connection ends.
-    fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
-        let entry = pending.waiter.entry();
+    fn prepare_for_connection(&mut self, entry: Option<EntryId>, came_by_connection: bool, query: &[u8]) {
         let is_kept = self.queries.keep_query(entry, query, false);
-        if !pending.came_by_connection() {
+        if !came_by_connection {
             // That of a query which rules have changed was stored before.
             if self.queries.limit(entry).is_none() {
                 self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
