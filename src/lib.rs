@@ -295,6 +295,7 @@
 //!   eject.rs            finds the server that answers worse than its peers
 //!   fixture.rs          configurations for this module's tests
 //!   health.rs           the probe state machine; warmth, lazy checks
+//!   launcher.rs         starts the programs of health checks
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
 //!   plan.rs             what the loop needs of a configuration

@@ -84,6 +84,9 @@ impl FromStr for Prefix {
     }
 }
 
+/// The network of all mapped IPv4 addresses.
+const IPV4: Prefix = Prefix { first: 0xffff << 32, bits: 96 };
+
 const fn mask(bits: u8) -> u128 {
     if bits == 0 { 0 } else { u128::MAX << (128 - bits) }
 }
@@ -129,6 +132,11 @@ impl FromIterator<(Prefix, bool)> for PrefixSet {
     /// longest network that contains an address decides; of two equal ones the later.
     fn from_iter<I: IntoIterator<Item = (Prefix, bool)>>(prefixes: I) -> Self {
         let mut all: Vec<(Prefix, bool)> = prefixes.into_iter().collect();
+        // IPv4 addresses are stored among those of IPv6, and a short network of IPv6, as ::/0, must
+        // not contain them.
+        if all.iter().any(|(p, is_in)| *is_in && p.bits < IPV4.bits && IPV4.first & mask(p.bits) == p.first) {
+            all.insert(0, (IPV4, false));
+        }
         all.sort_by_key(|(p, _)| (p.first, p.bits));
         let mut set = Self { ranges: Vec::with_capacity(all.len()) };
         // Networks are disjoint or nested: those around the cursor, the innermost last.
@@ -207,6 +215,18 @@ mod tests {
         for ip in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "0.0.0.0"] {
             assert!(!has(&acl, ip), "{ip}");
         }
+    }
+
+    #[test]
+    fn networks_of_ipv6_contain_no_ipv4_address() {
+        for text in ["::/0", "::/1", "::/64", "::/80", "::/96", "::ffff:0:0/95"] {
+            assert!(!has(&set(&["192.0.2.0/24", text]), "127.0.0.1"), "{text}");
+            assert!(has(&set(&["192.0.2.0/24", text]), "192.0.2.7"), "{text}");
+            assert!(has(&set(&[text, "0.0.0.0/0"]), "127.0.0.1"), "{text}");
+        }
+        assert!(has(&set(&["::/0"]), "::1") && has(&set(&["::/0"]), "2001:db8::1"));
+        // Written as IPv6, the mapped network itself is that of all IPv4 addresses.
+        assert!(has(&set(&["::ffff:0:0/96"]), "127.0.0.1"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::control::budget::Budget;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::health::Due;
+use crate::control::launcher::Launcher;
 use crate::control::limits::{Resources, open_files};
 use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
@@ -58,6 +59,7 @@ pub mod eject;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+pub mod launcher;
 pub mod limits;
 pub mod log;
 pub mod plan;
@@ -132,6 +134,8 @@ async fn serve(
     mut shutdown_handle: Option<ShutdownHandle>,
 ) -> Result<(), String> {
     signals.attend();
+    // Before there is a socket.
+    let launcher = Launcher::start().map_err(|e| format!("the thread that starts programs: {e}"))?;
     let means = Resources::now(fixed.shards.len());
     let environment = Environment::read();
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
@@ -168,7 +172,7 @@ async fn serve(
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
         .map_err(|e| format!("cannot start a shard: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng);
+    let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng, launcher);
     let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
@@ -262,6 +266,7 @@ impl<S: Source> Control<S> {
         outcomes: mpsc::UnboundedSender<Outcome>,
         first: &Plan,
         mut rng: ShardRng,
+        launcher: Launcher,
     ) -> io::Result<Self> {
         let ids = privileges::runner();
         let querylog = QueryLog::start(Arc::clone(feed.live_state()))?;
@@ -286,7 +291,11 @@ impl<S: Source> Control<S> {
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
-            runner: Runner { uid: ids.map(|(uid, _)| uid), gid: ids.map(|(_, gid)| gid) },
+            runner: Runner {
+                launcher: Some(launcher),
+                uid: ids.map(|(uid, _)| uid),
+                gid: ids.map(|(_, gid)| gid),
+            },
             rng,
             tickets: 0,
             outcomes,
@@ -433,7 +442,7 @@ impl<S: Source> Control<S> {
 
     fn spawn(&mut self, due: Due, snapshot: &Snapshot, script: Rc<dyn Script>) {
         let Some(backend) = snapshot.backend(due.slot).map(Arc::clone) else { return };
-        let (id, runner, outcomes) = (self.rng.id(), self.runner, self.outcomes.clone());
+        let (id, runner, outcomes) = (self.rng.id(), self.runner.clone(), self.outcomes.clone());
         let report = Report::new(due, Arc::clone(&backend), outcomes);
         tokio::task::spawn_local(async move {
             report.send(probe::run(&backend, id, &script, runner).await);

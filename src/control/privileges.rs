@@ -94,6 +94,24 @@ pub fn follow() -> bool {
     is_time
 }
 
+/// Drops the capabilities of the calling thread that starting programs does not need, once [`shed`]
+/// has run.
+pub fn follow_to_start_programs() {
+    if !SHED.load(Relaxed) {
+        return;
+    }
+    // What is permitted is inherited neither way.
+    clear_inherited();
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let needed = HashSet::from([Capability::CAP_SETUID, Capability::CAP_SETGID]);
+    #[expect(clippy::disallowed_methods, reason = "from a set to a set")]
+    let keep: CapsHashSet = held.intersection(&needed).copied().collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        // Dropping is always allowed.
+        let _ = caps::set(None, set, &keep);
+    }
+}
+
 /// Returns the user and group of health-check programs where we may choose: the `-u` user, or
 /// `nobody`. `None` where we may not; they then run as ourselves.
 #[must_use]

@@ -4,8 +4,9 @@
 //! delays no other. Whether the server is up is decided by [`health`](crate::control::health).
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::pin::Pin;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use crate::control::launcher::Launcher;
 use crate::engine::socket::{bind_source, is_shortage};
 use crate::model::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::stats::check_failure::Failure;
@@ -93,10 +95,12 @@ pub trait Script {
     }
 }
 
-/// The user that runs external programs, where we may choose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What runs external programs.
+#[derive(Clone, Debug, Default)]
 pub struct Runner {
-    /// User id; `None` runs them as ourselves.
+    /// The thread that starts them.
+    pub launcher: Option<Launcher>,
+    /// User id, where we may choose; `None` runs them as ourselves.
     pub uid: Option<u32>,
     /// Group id.
     pub gid: Option<u32>,
@@ -120,7 +124,7 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
             within(limit, connect).await
         }
         Probe::SendExpect(exchange) => by_send_expect(backend, exchange, limit).await,
-        Probe::Script(words) => by_program(backend, words, runner, limit).await,
+        Probe::Script(words) => by_program(backend, words, &runner, limit).await,
     }
 }
 
@@ -362,13 +366,16 @@ const PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 async fn by_program(
     backend: &Backend,
     words: &[String],
-    runner: Runner,
+    runner: &Runner,
     limit: Duration,
 ) -> Result<(), Failed> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failed::new(Failure::Invalid, "no program is given"));
     };
-    let mut command = tokio::process::Command::new(program);
+    let Some(launcher) = &runner.launcher else {
+        return Err(Failed::new(Failure::Local, "programs cannot be started"));
+    };
+    let mut command = Command::new(program);
     command
         // What the environment of dnslob holds is not the program's concern.
         .env_clear()
@@ -378,8 +385,7 @@ async fn by_program(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
+        .process_group(0);
     // As root, the standard library drops the supplementary groups together with the user.
     if let Some(gid) = runner.gid {
         command.gid(gid);
@@ -387,34 +393,18 @@ async fn by_program(
     if let Some(uid) = runner.uid {
         command.uid(uid);
     }
-    let mut child = command.spawn().map_err(|e| {
+    let status = launcher.run(command, limit).await.map_err(|e| {
         let detail = format!("{program}: {e}");
         Failed { detail, ..e.into() }
     })?;
-    let mut group = Group(child.id());
-    let Ok(ended) = timeout(limit, child.wait()).await else {
-        // Dropping kills both and reaps the child in the background: one that cannot be killed must
-        // not delay this outcome.
+    let Some(status) = status else {
         return Err(Failed::new(Failure::Timeout, format!("{program} did not end in time")));
     };
-    group.0 = None;
-    let status = ended?;
     let healthy = match status.code() {
         Some(code) => (code == 0) != backend.health.relayd_exit,
         None => false,
     };
     if healthy { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
-}
-
-/// Kills a process group when dropped, also when the probe is cancelled.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) else { return };
-        // It may have ended in between, which is fine.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
-    }
 }
 
 #[cfg(test)]

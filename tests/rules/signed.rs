@@ -18,13 +18,12 @@ const QUERIES: &str = r#"
 /// Everything that edits responses.
 const RESPONSES: &str = r#"truncateTC(true) fixupCase(true)
     addAction(AllRule(), SetExtendedDNSErrorAction(15)) addAction(AllRule(), SetMaxReturnedTTLAction(5))
-    addResponseAction(AllRule(), LimitTTLResponseAction(1, 7)) addResponseAction(AllRule(), TCResponseAction())
+    addResponseAction(AllRule(), LimitTTLResponseAction(1, 7))
     addResponseAction(AllRule(), ClearRecordTypesResponseAction(DNSQType.A))
     addResponseAction(AllRule(), SetEDNSOptionResponseAction(65001, "x"))
     addResponseAction(AllRule(), LuaResponseAction(function(dr)
       dr:editTTLs(function() return 9 end) dr.dh:setAA(true) dr:setContent(dr:getContent() .. "x")
-      return DNSResponseAction.None end))
-    addResponseAction(AllRule(), LuaResponseAction(function() return DNSResponseAction.ServFail end))"#;
+      return DNSResponseAction.None end))"#;
 
 const SERVER: &str =
     "newServer{address='127.0.1.4', order=0, useClientSubnet=true} setServerPolicy(firstAvailable) ";
@@ -94,4 +93,29 @@ const OWN: &[Row] = &[(
 #[test]
 fn answers_of_our_own_are_not_signed() {
     play_all(OWN);
+}
+
+const BLOCKED: &[Row] = &[(
+    "a response rule that blocks replaces a signed response by an answer of our own",
+    r#"newServer("127.0.1.1")
+       addResponseAction("a", LuaResponseAction(function(dr) return DNSResponseAction.ServFail end))
+       addResponseAction("b", TCResponseAction())
+       addResponseAction("c", LuaResponseAction(function(dr) return DNSResponseAction.Truncate end))"#,
+    "q 1234 RD a/A RR=3,k,250,0,6d6163
+     > 1 * RD a/A RR=3,k,250,0,6d6163
+     a * QR RD RA a/A A=192.0.2.1 RR=3,k,250,0,6d6163
+     < 1234 QR RD RA SERVFAIL a/A
+     q 1234 RD b/A RR=3,k,250,0,6d6163
+     > 1 * RD b/A RR=3,k,250,0,6d6163
+     a * QR RD RA b/A A=192.0.2.1 RR=3,k,250,0,6d6163
+     < 1234 QR TC RD RA b/A
+     q 1234 RD c/A RR=3,k,250,0,6d6163
+     > 1 * RD c/A RR=3,k,250,0,6d6163
+     a * QR RD RA c/A A=192.0.2.1 RR=3,k,250,0,6d6163
+     < 1234 QR TC RD RA c/A",
+)];
+
+#[test]
+fn response_rules_block_signed_responses() {
+    play_all(BLOCKED);
 }

@@ -400,6 +400,11 @@ fn a_proxy_header_of_a_check_names_no_client() {
     }
 }
 
+/// Runs programs as ourselves.
+fn runner() -> Runner {
+    Runner { launcher: Some(Launcher::start().expect("a thread")), ..Runner::default() }
+}
+
 #[test]
 fn a_program_gets_the_address_and_its_exit_code_counts() {
     let words = |script: &str| Probe::Script(["sh", "-c", script, "check"].map(String::from).to_vec());
@@ -412,11 +417,11 @@ fn a_program_gets_the_address_and_its_exit_code_counts() {
     ] {
         let limit = if expected == Err(Failure::Timeout) { 100 } else { 10_000 };
         let b = backend(address, words(script), limit);
-        let outcome = block_on(run(&b, 1, &no_script(), Runner::default()));
+        let outcome = block_on(run(&b, 1, &no_script(), runner()));
         assert_eq!(outcome.map_err(|f| f.reason), expected, "{script}");
     }
     let b = backend(address, Probe::Script(vec!["/nonexistent/check".into()]), 1000);
-    let outcome = block_on(run(&b, 1, &no_script(), Runner::default()));
+    let outcome = block_on(run(&b, 1, &no_script(), runner()));
     assert_eq!(outcome.map_err(|f| f.reason), Err(Failure::Network));
 }
 
@@ -426,7 +431,7 @@ fn a_program_inherits_no_variable_and_may_have_the_exit_codes_of_relayd() {
         let words = ["/bin/sh", "-c", text].map(String::from).to_vec();
         let mut b = backend("[::1]:5353".parse().expect("an address"), Probe::Script(words), 10_000);
         b.health.relayd_exit = relayd;
-        block_on(run(&b, 1, &no_script(), Runner::default())).is_ok()
+        block_on(run(&b, 1, &no_script(), runner())).is_ok()
     };
     // The variables of a test under cargo; a shell adds PWD and the like.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
@@ -448,7 +453,7 @@ fn a_program_that_cannot_be_killed_delays_nothing() {
     let b = backend("[::1]:5353".parse().expect("an address"), Probe::Script(words), 500);
     let outcome = block_on(async {
         let script = no_script();
-        let probe = run(&b, 1, &script, Runner::default());
+        let probe = run(&b, 1, &script, runner());
         timeout(Duration::from_secs(20), probe).await.expect("an outcome before the program's own end")
     });
     assert_eq!(outcome.map_err(|f| f.reason), Err(Failure::Timeout));

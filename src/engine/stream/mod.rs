@@ -63,7 +63,9 @@ pub(crate) struct Connections {
     closes_at: Option<Tick>,
     /// Listeners are paused until this time, or until another connection closes.
     accepts_from: Option<Tick>,
-    streams: Vec<Option<Transport>>,
+    /// Client connections by index, each with its slot: an event may be of one that had the index
+    /// before, whose socket another process still holds.
+    clients: Vec<Option<(ConnectionSlot, Transport)>>,
     /// By backend, then by connection.
     backends: Vec<Vec<Option<Transport>>>,
     /// Relayed TCP connections.
@@ -88,7 +90,7 @@ impl Connections {
             tcp_listeners: Vec::new(),
             closes_at: None,
             accepts_from: None,
-            streams: Vec::new(),
+            clients: Vec::new(),
             backends: Vec::new(),
             relays: Relays::new(Arc::clone(descriptors)),
             flows: Flows::default(),
@@ -195,8 +197,8 @@ impl Connections {
                 shard.on_client_closed(connection, ClientCloseReason::Broken);
                 continue;
             }
-            if self.streams.len() <= connection.index() {
-                self.streams.resize_with(connection.index() + 1, || None);
+            if self.clients.len() <= connection.index() {
+                self.clients.resize_with(connection.index() + 1, || None);
             }
             // As the current configuration has it, unless that has dropped the listener.
             let tls = shard.tls_of(slot).or(tls.as_deref());
@@ -209,7 +211,7 @@ impl Connections {
                     continue;
                 }
             };
-            self.streams[connection.index()] = Some(transport);
+            self.clients[connection.index()] = Some((connection, transport));
             if closing {
                 shard.finish_client(connection);
             }
@@ -219,7 +221,7 @@ impl Connections {
 
     /// Returns the cost of an event of a client connection.
     pub(crate) fn client_weight(&self, connection: ConnectionSlot) -> Weight {
-        weight(self.streams.get(connection.index()).and_then(Option::as_ref))
+        weight(client(&self.clients, connection))
     }
 
     /// Returns the cost of an event of a backend connection.
@@ -250,7 +252,7 @@ impl Connections {
         is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
-        let Some(Some(transport)) = self.streams.get_mut(connection.index()) else { return };
+        let Some(transport) = client_mut(&mut self.clients, connection) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if what.contains(EpollFlags::EPOLLIN) && !shard.client_may_read(connection) {
             // Bytes that were read before come first. No read events are needed until then.
@@ -298,9 +300,7 @@ impl Connections {
 
     /// Writes pending bytes, and updates the watched events.
     fn serve_client(&mut self, epoll: &Epoll, connection: ConnectionSlot, shard: &mut Shard) {
-        let Some(Some(transport)) = self.streams.get_mut(connection.index()) else {
-            return;
-        };
+        let Some(transport) = client_mut(&mut self.clients, connection) else { return };
         let mut sent = transport.flush();
         while sent.is_ok() && transport.takes_bytes() && !shard.client_output(connection).is_empty() {
             sent = transport.write(shard.client_output(connection));
@@ -330,7 +330,9 @@ impl Connections {
         why: ClientCloseReason,
         shard: &mut Shard,
     ) {
-        let Some(transport) = self.streams.get_mut(connection.index()).and_then(Option::take) else { return };
+        let taken = self.clients.get_mut(connection.index());
+        let taken = taken.and_then(|entry| entry.take_if(|(owner, _)| *owner == connection));
+        let Some((_, transport)) = taken else { return };
         // Closing removes it from the epoll set; one that is only shut down must be removed here.
         if shard.client_close_drains(connection) && epoll.delete(&transport).is_ok() {
             if let Some(socket) = transport.close_writing() {
@@ -527,7 +529,7 @@ impl Connections {
 
     /// Closes all connections: the shard has lost its state of them.
     pub(crate) fn drop_all(&mut self) {
-        self.streams.clear();
+        self.clients.clear();
         self.backends.clear();
         self.relays.drop_all();
         self.flows.drop_all();
@@ -567,6 +569,18 @@ fn watch(epoll: &Epoll, transport: &mut Transport, ready: Ready, reading: bool, 
 /// decrypted.
 fn weight(transport: Option<&Transport>) -> Weight {
     if transport.is_some_and(Transport::is_encrypted) { Weight::Heavy } else { Weight::Light }
+}
+
+type Clients = [Option<(ConnectionSlot, Transport)>];
+
+fn client(clients: &Clients, connection: ConnectionSlot) -> Option<&Transport> {
+    let (owner, transport) = clients.get(connection.index())?.as_ref()?;
+    (*owner == connection).then_some(transport)
+}
+
+fn client_mut(clients: &mut Clients, connection: ConnectionSlot) -> Option<&mut Transport> {
+    let (owner, transport) = clients.get_mut(connection.index())?.as_mut()?;
+    (*owner == connection).then_some(transport)
 }
 
 fn entry(backends: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Option<Transport>> {

@@ -22,8 +22,6 @@ mod library;
 pub mod pattern;
 pub(crate) mod thread;
 
-use std::cell::Cell;
-use std::ffi::c_int;
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -44,10 +42,8 @@ pub(crate) const EVALUATION: Duration = Duration::from_secs(30);
 /// Memory limit of a state while the file is evaluated, bytes.
 const EVALUATION_BYTES: usize = 1 << 30;
 /// Memory limit beyond twice what the file left, bytes: for what functions keep and for their
-/// garbage.
+/// garbage. Garbage is collected when memory in use has doubled.
 const CALLS_BYTES: usize = 64 << 20;
-/// A heap up to this size is not collected, bytes.
-const HEAP_IDLE: usize = 8 << 20;
 
 /// A state and its watch.
 #[derive(Debug)]
@@ -56,8 +52,6 @@ pub(crate) struct Runtime {
     watch: Watch,
     lua: Lua,
     serve: Function,
-    /// The memory limit in force, bytes.
-    limit: Cell<usize>,
 }
 
 /// The Lua error of a call that was ended.
@@ -96,7 +90,7 @@ impl Runtime {
         lua.load("jit.off()").exec()?;
         let watch = Watch::new(&lua, interrupt)?;
         let serve = library::define(&lua, watch.alarm())?;
-        Ok(Self { watch, lua, serve, limit: Cell::new(EVALUATION_BYTES) })
+        Ok(Self { watch, lua, serve })
     }
 
     /// Returns the state.
@@ -147,9 +141,7 @@ impl Runtime {
     /// After it, functions that run often can be compiled.
     pub(crate) fn serve(&self, compiled: bool) -> mlua::Result<()> {
         self.lua.gc_collect()?;
-        self.limit.set(2 * self.lua.used_memory() + CALLS_BYTES);
-        self.lua.set_memory_limit(self.limit.get())?;
-        self.pace();
+        self.lua.set_memory_limit(2 * self.lua.used_memory() + CALLS_BYTES)?;
         self.serve.call(compiled)
     }
 
@@ -159,27 +151,7 @@ impl Runtime {
         self.lua.gc_restart();
         // An error in a collection comes from a finaliser, and no finaliser is in Lua.
         let _ = self.lua.gc_collect();
-        self.pace();
     }
-
-    /// Sets the pace of the collector for the memory in use.
-    ///
-    /// A collection begins when the heap has doubled, which is Lua's default, but not below
-    /// [`HEAP_IDLE`]: it would find little garbage and visit everything that stays. Near the limit
-    /// it begins halfway to it, and runs fast enough to end before it: the collector of LuaJIT
-    /// knows no limit, so garbage alone would make calls fail.
-    pub(crate) fn pace(&self) {
-        let used = self.lua.used_memory().max(1);
-        let free = self.limit.get().saturating_sub(used).max(1);
-        let begin = HEAP_IDLE.max(2 * used).min(used + free / 2);
-        self.lua.gc_set_pause(percent(begin, used).clamp(100, 1_000));
-        // All that stays is visited while a quarter of the free memory is allocated.
-        self.lua.gc_set_step_multiplier(percent(4 * used, free).clamp(200, 100_000));
-    }
-}
-
-fn percent(part: usize, whole: usize) -> c_int {
-    c_int::try_from(part.saturating_mul(100) / whole).unwrap_or(c_int::MAX)
 }
 
 /// Returns the ended call that caused an error, if one did.

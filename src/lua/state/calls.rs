@@ -13,11 +13,12 @@
 //! - A packet is accessible exactly while a call about it runs; an error undoes what the call did
 //!   to it.
 
+use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Function, Table};
+use mlua::{Function, Lua, Table};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
@@ -37,6 +38,8 @@ use crate::rules::script::{Candidate, FunctionId, ScriptAction, Spoofed};
 use crate::wire::header;
 use crate::wire::header::rcode;
 
+/// A heap below this is swept rarely, bytes.
+const HEAP_IDLE: usize = 8 << 20;
 /// At most one error of a function is logged in this time.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 /// Most lines about errors in an interval: a configuration may have thousands of functions.
@@ -244,6 +247,7 @@ impl State {
             taken = ticks;
         }
         runtime.serve(limits::is_compiled())?;
+        pace(lua);
         let caller = Caller::new(lua)?;
         let (calls, maintain, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
         let calls = calls.sequence_values::<Function>();
@@ -290,8 +294,9 @@ impl State {
         let around = (response, now, servers);
         let (mut result, mut ticks) = self.attempt(entry, context, around, &read);
         if matches!(&result, Err(e) if is_short(e)) {
-            // Others may have left little: once its garbage is collected, this call may well fit.
-            self.runtime.recover();
+            // The collector knows no limit, so this may be garbage of others: without it the call
+            // may well fit.
+            self.recover();
             let (again, more) = self.attempt(entry, context, around, &read);
             (result, ticks) = (again, ticks.saturating_add(more));
         }
@@ -337,12 +342,19 @@ impl State {
         (result, ticks)
     }
 
+    /// Collects all garbage after memory was short.
+    #[cold]
+    fn recover(&self) {
+        self.runtime.recover();
+        pace(self.runtime.lua());
+    }
+
     /// Handles the error of a call.
     #[cold]
     fn ended(&mut self, error: &mlua::Error, called: Option<(FunctionId, u32)>, now: Tick) {
         let is_short = is_short(error);
         if is_short {
-            self.runtime.recover();
+            self.recover();
         }
         if let Some((function, ticks)) = called
             && (is_short || limits::stopped(error).is_some())
@@ -498,7 +510,7 @@ impl Script for State {
     }
 
     fn maintain(&mut self, now: Tick) {
-        self.runtime.pace();
+        pace(self.runtime.lua());
         let Some(maintain) = &self.maintain else { return };
         let (result, _) = self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
         if let Err(e) = result {
@@ -509,6 +521,15 @@ impl Script for State {
     fn errors(&self) -> u64 {
         self.errors
     }
+}
+
+/// Lets the heap grow to [`HEAP_IDLE`] before it is swept: sweeping a small heap finds little
+/// garbage and visits everything that stays. A larger heap doubles between sweeps, which is Lua's
+/// default.
+fn pace(lua: &Lua) {
+    let used = lua.used_memory().max(1);
+    let percent = (HEAP_IDLE / used * 100).clamp(200, 1_000);
+    lua.gc_set_pause(c_int::try_from(percent).unwrap_or(200));
 }
 
 /// Returns whether memory was short.

@@ -90,11 +90,9 @@ pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(
     records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
 }
 
-/// Truncates an answer to TC=1; one that is malformed or signed stays as it is.
+/// Truncates an answer to TC=1, which has no signature; one that is malformed stays as it is.
 pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
-    if !is_fixed(context) {
-        let _ = answer::to_tc(context.packet);
-    }
+    let _ = answer::to_tc(context.packet);
 }
 
 /// Caps the TTL of every record.

@@ -147,7 +147,7 @@ fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>
         return Decision::Drop(DropReason::AnswerNotEdited);
     }
     effects.limit = limit(context);
-    if servfail(context, effects.edns) {
+    if to_rcode(context, rcode::SERVFAIL, effects.edns) {
         Decision::Answered
     } else {
         Decision::Drop(DropReason::AnswerTooLong)
@@ -158,18 +158,18 @@ fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>
 /// something from it must not let it pass.
 #[cold]
 fn fail_response(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> ResponseDecision {
-    if !servfail(context, effects.edns) {
+    if !to_rcode(context, rcode::SERVFAIL, effects.edns) {
         return ResponseDecision::Drop(DropReason::AnswerTooLong);
     }
     context.reread();
     ResponseDecision::Deliver
 }
 
-/// Turns the message into an answer SERVFAIL, with its RA.
-fn servfail(context: &mut EvaluationContext<'_, '_>, edns: AnswerEdns) -> bool {
+/// Turns the message into an answer with this RCODE and no records, with its RA.
+fn to_rcode(context: &mut EvaluationContext<'_, '_>, code: u8, edns: AnswerEdns) -> bool {
     let ra = Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available());
     let flags = Flags { ra: Some(ra), ..Flags::default() };
-    answer::rcode(context.packet, u16::from(rcode::SERVFAIL), flags, edns)
+    answer::rcode(context.packet, u16::from(code), flags, edns)
 }
 
 /// Finishes a self-generated answer: adds the Extended DNS Error, applies the self-answered rules, and

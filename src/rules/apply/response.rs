@@ -94,6 +94,6 @@ pub(super) fn respond(
             Step::Done(ResponseDecision::Restart(pool.slot))
         }
         ResponseAction::Restart(..) => Step::Next,
-        ResponseAction::Lua(function) => run_response(*function, context, env),
+        ResponseAction::Lua(function) => run_response(*function, context, env, effects),
     }
 }

@@ -12,7 +12,7 @@ use crate::wire::records::rtype;
 use crate::wire::{answer, header};
 
 use crate::rules::apply::edits::{is_fixed, own, set_bits, to_pool, to_tc};
-use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
+use crate::rules::apply::{Decision, Effects, ResponseDecision, Step, to_rcode};
 
 /// Calls the function and applies what it returned. After an error the rule has not matched, and the
 /// message has failed.
@@ -94,6 +94,7 @@ pub(super) fn run_response(
     function: FunctionId,
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
+    effects: &Effects<'_>,
 ) -> Step<ResponseDecision> {
     let action = env.script.take().and_then(|script| {
         let action = script.act(function, context, env);
@@ -108,9 +109,13 @@ pub(super) fn run_response(
         Some(ScriptAction::Allow | ScriptAction::HeaderModify) => Step::Done(ResponseDecision::Deliver),
         Some(ScriptAction::Drop) => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
         Some(ScriptAction::RCode(code)) => {
-            if !is_fixed(context)
-                && let Some(byte) = context.packet.bytes_mut().get_mut(3)
-            {
+            if is_fixed(context) {
+                // A signed response cannot get another code: the client gets an answer of our own.
+                if !to_rcode(context, code & 0x0f, effects.edns) {
+                    return Step::Done(ResponseDecision::Drop(DropReason::AnswerNotEdited));
+                }
+                context.reread();
+            } else if let Some(byte) = context.packet.bytes_mut().get_mut(3) {
                 *byte = *byte & 0xf0 | code & 0x0f;
             }
             Step::Done(ResponseDecision::Deliver)

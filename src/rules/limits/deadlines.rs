@@ -95,8 +95,9 @@ impl Deadlines {
     }
 
     /// Takes one token out of the bucket of `hash`; returns true when there is none. `expiry_ns`: a
-    /// bucket that was unused for this long is full.
+    /// bucket that was unused for this long is full; with 0 it is when it has filled.
     pub(super) fn take(&self, hash: u64, rate: Rate, expiry_ns: u64, now: u64) -> bool {
+        let expiry_ns = if expiry_ns == 0 { rate.full_ns } else { expiry_ns };
         let used = (now / (expiry_ns / AGES).max(1)) & MARK;
         let word = tag(hash) | used;
         for _ in 0..ATTEMPTS {

@@ -341,6 +341,21 @@ fn flood_of_forged_sources_does_not_evict_offenders() {
 }
 
 #[test]
+fn client_bucket_that_expires_at_once_still_limits() {
+    for expiration_s in [0, 1] {
+        // Filled in twelve seconds.
+        let limit = ClientLimit { qps: 1, burst: 12, expiration_s, ..client_limit(1, 12) };
+        let limits = shards(1, &[clients()]).remove(0);
+        let mut passed = 0;
+        for n in 0..120 {
+            let now = Tick(SECOND + n * SECOND / 10);
+            passed += u64::from(!limits.client_exceeded(&limit, &ip(1), now));
+        }
+        assert!((23..=24).contains(&passed), "{expiration_s} s: {passed} in twelve seconds");
+    }
+}
+
+#[test]
 fn timed_set_expires_each_address() {
     let limits = shards(1, &[timed()]).remove(0);
     let now = Tick(BEGIN);
