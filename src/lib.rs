@@ -162,6 +162,7 @@
 //!     evict.rs            which of them end when there are too many, or descriptors are used up
 //!     flows.rs            flows by their client
 //!     targets.rs          which target each goes to, and to which one next
+//!     timeouts.rs         whose time is up, and whose target is down
 //!   scratch.rs          a buffer in which a message is edited that stands elsewhere
 //!   verdict.rs          Verdict: what becomes of a packet
 //!

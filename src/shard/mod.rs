@@ -538,6 +538,11 @@ impl Shard {
         self.relay.on_target_failed(&mut self.cx, &mut self.dispatcher.balancer, session, why);
     }
 
+    /// A side of a relayed connection has spoken or ended, so that it stays with its target.
+    pub fn on_spoken(&mut self, session: SessionSlot) {
+        self.relay.on_spoken(&self.cx, session);
+    }
+
     /// Bytes were relayed.
     pub fn on_relayed(&mut self, session: SessionSlot, direction: Direction, count: usize) {
         self.relay.on_relayed(&self.cx, session, direction, count);

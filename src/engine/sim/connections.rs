@@ -248,10 +248,11 @@ impl Node {
 
 const fn failure(why: ConnectFailure) -> BackendCloseReason {
     match why {
-        ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Down => {
-            BackendCloseReason::Refused
-        }
-        ConnectFailure::Timeout => BackendCloseReason::ConnectTimeout,
+        ConnectFailure::Refused
+        | ConnectFailure::Unreachable
+        | ConnectFailure::Closed
+        | ConnectFailure::Down => BackendCloseReason::Refused,
+        ConnectFailure::Timeout | ConnectFailure::Silent => BackendCloseReason::ConnectTimeout,
         ConnectFailure::Local => BackendCloseReason::Local,
     }
 }
