@@ -324,8 +324,15 @@ impl Shard {
         self.connections.clients.on_accept(&self.cx, peer, listener, local)
     }
 
-    /// Returns until when no client connection is to be accepted; none if one may be at this time,
-    /// which may be so earlier, when another one closes.
+    /// Returns whether a new client connection needs the descriptor of another one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.connections.clients.is_full()
+    }
+
+    /// Returns until when a client connection that waits is not to be accepted; none if it may be at
+    /// this time, which may be so earlier, when another one closes. Other shards are asked to make
+    /// room for it.
     #[must_use]
     pub fn accepts_from(&mut self) -> Option<Tick> {
         self.connections.clients.accepts_from(self.cx.now)
