@@ -140,6 +140,7 @@
 //!     overdue.rs          whose time is up
 //!     proxy_header.rs     PROXY headers in front of their queries
 //!     turns.rs            whose turn it is, and how many queries each may have in flight
+//!     unfinished.rs       the memory of queries that have arrived in part
 //!   conn_table.rs       connections of one kind by slots with generations: their work, turns, sweep
 //!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often

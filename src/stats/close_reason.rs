@@ -25,6 +25,9 @@ reasons! {
         Idle = "idle",
         /// A query was not completed in time.
         ReadTimeout = "read-timeout",
+        /// Part of a query was held, all clients together held more than the shard has memory for, and
+        /// this one was the slowest.
+        ReadBacklog = "read-backlog",
         /// Answers were not read in time.
         WriteTimeout = "write-timeout",
         /// More unwritten answers than the shard has memory for.
