@@ -140,6 +140,7 @@
 //!     overdue.rs          whose time is up
 //!     proxy_header.rs     PROXY headers in front of their queries
 //!     turns.rs            whose turn it is, and how many queries each may have in flight
+//!     unfinished.rs       the memory of queries that have arrived in part
 //!   conn_table.rs       connections of one kind by slots with generations: their work, turns, sweep
 //!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
@@ -162,6 +163,7 @@
 //!     evict.rs            which of them end when there are too many, or descriptors are used up
 //!     flows.rs            flows by their client
 //!     targets.rs          which target each goes to, and to which one next
+//!     timeouts.rs         whose time is up, and whose target is down
 //!   scratch.rs          a buffer in which a message is edited that stands elsewhere
 //!   verdict.rs          Verdict: what becomes of a packet
 //!

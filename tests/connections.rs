@@ -9,6 +9,8 @@ mod evict;
 mod support;
 #[path = "connections/turns.rs"]
 mod turns;
+#[path = "connections/unfinished.rs"]
+mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -190,9 +190,9 @@ impl Bench {
     /// Returns the last byte of the target address that a session tries or uses.
     fn target(&self, session: SessionSlot) -> u8 {
         match self.shard().relay_interest(session) {
-            RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
-                number(&self.snapshot, attempt.target)
-            }
+            RelayInterest::Connect(attempt)
+            | RelayInterest::Await(attempt)
+            | RelayInterest::Serve(attempt) => number(&self.snapshot, attempt.target),
             RelayInterest::Close(why) => panic!("{session:?} is over: {why:?}"),
         }
     }
@@ -337,6 +337,192 @@ fn targets_that_are_down_are_tried_last() {
     bench.fail(session, ConnectFailure::Refused);
     order.push(bench.target(session));
     assert_eq!(order, [1, 2, 3]);
+}
+
+#[test]
+fn connections_of_a_target_that_goes_down_end_or_stay() {
+    for (more, closes) in [("", true), (", closeWhenDown=false", false)] {
+        let mut bench = Bench::new(&tcp(more));
+        let session = bench.connect(ONE).expect("taken");
+        bench.open(session);
+        bench.relay(session, Direction::Out, 10);
+        // The other direction is closed already.
+        let half = bench.connect(TWO).expect("taken");
+        bench.open(half);
+        bench.sim.end(bench.clients[&half]);
+        bench.run();
+        // Another target's state does not matter.
+        bench.set(2, State::Down);
+        bench.pass(1_000);
+        assert_eq!(bench.closed, []);
+        bench.set(1, State::Down);
+        bench.pass(1_000);
+        let mut ended = std::mem::take(&mut bench.closed);
+        ended.sort_unstable_by_key(|(session, _)| *session);
+        let all = [session, half].map(|session| (session, RelayCloseReason::TargetDown));
+        assert_eq!(ended, if closes { all.to_vec() } else { Vec::new() }, "{more}");
+        assert_eq!(bench.ended(RelayCloseReason::TargetDown), if closes { 2 } else { 0 });
+        if !closes {
+            bench.relay(session, Direction::Back, 10);
+            bench.close(session, RelayCloseReason::Client);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_chose_a_down_target_stays_until_that_was_up() {
+    let mut bench = Bench::new(&tcp(""));
+    for target in [1, 2, 3] {
+        bench.set(target, State::Down);
+    }
+    bench.pass(1);
+    let session = bench.connect(ONE).expect("taken");
+    bench.open(session);
+    bench.pass(2_000);
+    assert_eq!(bench.closed, []);
+    bench.set(1, State::Up);
+    bench.pass(1_000);
+    assert_eq!(bench.closed, []);
+    bench.set(1, State::Down);
+    bench.pass(1_000);
+    assert_eq!(bench.closed, [(session, RelayCloseReason::TargetDown)]);
+}
+
+#[test]
+fn a_connection_of_a_removed_target_goes_on() {
+    let mut bench = Bench::new(&tcp(""));
+    let session = bench.connect(ONE).expect("taken");
+    bench.open(session);
+    let first = bench.slot(1);
+    bench.reload(&tcp("").replace("\"127.0.1.1:25\", ", ""));
+    bench.live_state.set_state(first, State::Down);
+    bench.pass(2_000);
+    bench.relay(session, Direction::Back, 10);
+    bench.close(session, RelayCloseReason::Client);
+}
+
+#[test]
+fn a_connection_leaves_a_target_that_goes_down_before_it_accepts() {
+    let mut bench = Bench::new(&tcp(", connectTimeout=60"));
+    let session = bench.connect(ONE).expect("taken");
+    bench.set(1, State::Down);
+    bench.pass(1_000);
+    assert_eq!(bench.target(session), 2);
+    // With no other one up it waits for what it has.
+    for target in [2, 3] {
+        bench.set(target, State::Down);
+    }
+    bench.pass(1_000);
+    assert_eq!(bench.target(session), 2);
+    bench.open(session);
+    bench.pass(1_000);
+    assert_eq!(bench.closed, [(session, RelayCloseReason::TargetDown)]);
+}
+
+/// What a target, or the client, does while the target's first byte is awaited.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Nothing,
+    Ends,
+    Resets,
+    Sends,
+    SendsAndEnds,
+    ClientSends,
+    ClientEnds,
+    GoesDown,
+}
+
+#[test]
+fn a_target_that_does_not_greet_is_left_for_the_next() {
+    use Does::{ClientEnds, ClientSends, Ends, GoesDown, Nothing, Resets, Sends, SendsAndEnds};
+    // What happens, the target after it, and the number of failures that are counted.
+    let greeted = ", greetingTimeoutMs=200, log=true";
+    for (more, does, target, why) in [
+        (greeted, Nothing, 2, Some(ConnectFailure::Silent)),
+        (greeted, Ends, 2, Some(ConnectFailure::Closed)),
+        (greeted, Resets, 2, Some(ConnectFailure::Closed)),
+        (greeted, GoesDown, 2, Some(ConnectFailure::Down)),
+        (greeted, Sends, 1, None),
+        (greeted, SendsAndEnds, 1, None),
+        (greeted, ClientSends, 1, None),
+        (greeted, ClientEnds, 1, None),
+        (", log=true", Nothing, 1, None),
+        (", log=true", Ends, 1, None),
+    ] {
+        let mut bench = Bench::new(&tcp(more));
+        let session = bench.connect(ONE).expect("taken");
+        bench.open(session);
+        let (client, first) = (bench.clients[&session], bench.targets[&session]);
+        match does {
+            Nothing => {}
+            Ends => bench.sim.end(first),
+            Resets => bench.sim.reset(first),
+            Sends => bench.sim.send(first, b"220 mail"),
+            SendsAndEnds => {
+                bench.sim.send(first, b"421 busy");
+                bench.sim.end(first);
+            }
+            ClientSends => bench.sim.send(client, b"EHLO"),
+            ClientEnds => bench.sim.end(client),
+            GoesDown => bench.set(1, State::Down),
+        }
+        bench.run();
+        // The sweep looks at the only session each 50 ms.
+        bench.pass(if matches!(does, GoesDown) { 190 } else { 250 });
+        let context = format!("{more} {does:?}");
+        assert_eq!(bench.target(session), target, "{context}");
+        if target == 2 {
+            assert!(bench.sim.closed(first).is_some(), "{context}");
+            bench.open(session);
+            bench.relay(session, Direction::Back, 8);
+            bench.relay(session, Direction::Out, 4);
+        }
+        // A target that has spoken is silent as long as it likes.
+        bench.pass(1_000);
+        assert_eq!((bench.target(session), &bench.closed[..]), (target, &[][..]), "{context}");
+        bench.close(
+            session,
+            if matches!(does, Ends | SendsAndEnds) && target == 1 {
+                RelayCloseReason::Target
+            } else {
+                RelayCloseReason::Client
+            },
+        );
+        let [entry] = &bench.logged()[..] else { panic!("one line") };
+        assert_eq!(
+            entry.tried.iter().map(|(_, why)| *why).collect::<Vec<_>>(),
+            Vec::from_iter(why),
+            "{context}"
+        );
+        let bytes = match does {
+            Sends | SendsAndEnds => [0, 8],
+            ClientSends => [4, 0],
+            _ if target == 2 => [4, 8],
+            Nothing | Ends | Resets | GoesDown | ClientEnds => [0, 0],
+        };
+        assert_eq!(entry.bytes, bytes, "{context}");
+        let stats = &bench.live_state.shards()[0];
+        let responses = [1, 2].map(|n| stats.backend(bench.slot(n)).responses.get());
+        assert_eq!(responses, if target == 1 { [1, 0] } else { [0, 1] }, "{context}");
+        assert_eq!(stats.retries.get(), u64::from(target == 2));
+    }
+}
+
+#[test]
+fn a_silent_target_is_skipped_by_the_next_clients() {
+    let mut bench = Bench::new(&tcp(", greetingTimeoutMs=200"));
+    let session = bench.connect(ONE).expect("taken");
+    bench.open(session);
+    bench.pass(250);
+    assert_eq!(bench.target(session), 2);
+    let other = bench.connect(TWO).expect("taken");
+    assert_eq!(bench.target(other), 2);
+    // The client is closed when none is left.
+    for _ in 0..2 {
+        bench.open(session);
+        bench.pass(250);
+    }
+    assert!(bench.closed.contains(&(session, RelayCloseReason::NoTarget)), "{:?}", bench.closed);
 }
 
 #[test]
@@ -788,7 +974,7 @@ struct Known {
 
 const SIMULATED: &str = "setACL({\"192.0.2.0/24\"})\n\
     addTCPForward{listen=\"127.0.0.1:2525\", to={\"127.0.1.1:25\", \"127.0.1.2:25\", \"127.0.1.3:25\"}, \
-    connectTimeout=1, idleTimeout=4, maxConnections=40, maxConnectionsPerClient=9, policy=\"POLICY\"}\n\
+    connectTimeout=1, idleTimeout=4,GREETING maxConnections=40, maxConnectionsPerClient=9, policy=\"POLICY\"}\n\
     addUDPForward{listen=\"127.0.0.1:5353\", to={\"127.0.1.1:53\", \"127.0.1.2:53\"}, maxFlows=12, idleTimeout=2}\n";
 
 /// Runs random events in random order. The counters stay consistent, a connection is closed for
@@ -797,7 +983,9 @@ const SIMULATED: &str = "setACL({\"192.0.2.0/24\"})\n\
 fn counters_stay_consistent_under_any_order_of_events() {
     let policies = ["ordered", "roundrobin", "leastOutstanding", "sourceHash"];
     seeds(40, |seed| {
+        let greeting = if seed % 3 == 0 { " greetingTimeoutMs=500," } else { "" };
         let text = SIMULATED.replace("POLICY", policies[seed as usize % policies.len()]);
+        let text = text.replace("GREETING", greeting);
         let mut bench = Bench::new(&versioned(0, &text));
         let mut rng = ShardRng::from_seed(seed);
         // Listeners of earlier configurations, which may still receive.
@@ -861,6 +1049,7 @@ fn counters_stay_consistent_under_any_order_of_events() {
                 if known.tried.last() != Some(&target) {
                     assert!(!known.tried.contains(&target), "no target twice");
                     known.tried.push(target);
+                    known.open = false;
                 }
             }
         }

@@ -203,6 +203,8 @@ fn listener_fields(l: &Listener) -> Fields {
             pool: _,
             acl,
             connect_timeout,
+            greeting_timeout,
+            close_when_down,
             idle_timeout,
             connections,
             connections_per_client,
@@ -211,6 +213,8 @@ fn listener_fields(l: &Listener) -> Fields {
         fields.extend([
             ("acl", format!("{} ranges", acl.len())),
             ("connectTimeout", span_text(*connect_timeout)),
+            ("greetingTimeout", span_text(*greeting_timeout)),
+            ("closeWhenDown", close_when_down.to_string()),
             ("idleTimeout", span_text(*idle_timeout)),
             ("connections", connections.to_string()),
             ("connections per client", connections_per_client.to_string()),

@@ -331,6 +331,10 @@ pub struct DraftRelay {
     pub connection_options: ConnectionOptions,
     /// `connectTimeout`.
     pub connect_timeout: TickDelta,
+    /// `greetingTimeout`; zero when the targets need not speak first.
+    pub greeting_timeout: TickDelta,
+    /// `closeWhenDown`.
+    pub close_when_down: bool,
     /// `idleTimeout`; zero is no limit.
     pub idle_timeout: TickDelta,
     /// `maxConnections`, `maxFlows`.

@@ -37,6 +37,8 @@ pub(crate) fn service(relay: &DraftRelay, draft: &Draft, pool: PoolSlot) -> Serv
         pool,
         acl: relay.acl.as_ref().map_or_else(|| draft.allowed(), |acl| acl.iter().copied().collect()),
         connect_timeout: relay.connect_timeout,
+        greeting_timeout: relay.greeting_timeout,
+        close_when_down: relay.close_when_down,
         idle_timeout: relay.idle_timeout,
         connections: relay.connections,
         connections_per_client: relay.connections_per_client,

@@ -176,6 +176,12 @@ pub struct RelaySettings {
     /// A target that has not accepted in this time is given up, and the next one is tried; TCP
     /// only.
     pub connect_timeout: TickDelta,
+    /// A target that has accepted and then closes, or sends nothing for this time, is given up, and
+    /// the next one is tried, as long as neither side has sent a byte; TCP only. Zero means that it
+    /// need not speak first.
+    pub greeting_timeout: TickDelta,
+    /// Closes the connections of a target that goes down; TCP only. Flows move.
+    pub close_when_down: bool,
     /// Closes a connection or a flow without traffic in either direction for this time; zero means
     /// no limit.
     pub idle_timeout: TickDelta,

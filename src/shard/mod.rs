@@ -324,8 +324,15 @@ impl Shard {
         self.connections.clients.on_accept(&self.cx, peer, listener, local)
     }
 
-    /// Returns until when no client connection is to be accepted; none if one may be at this time,
-    /// which may be so earlier, when another one closes.
+    /// Returns whether a new client connection needs the descriptor of another one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.connections.clients.is_full()
+    }
+
+    /// Returns until when a client connection that waits is not to be accepted; none if it may be at
+    /// this time, which may be so earlier, when another one closes. Other shards are asked to make
+    /// room for it.
     #[must_use]
     pub fn accepts_from(&mut self) -> Option<Tick> {
         self.connections.clients.accepts_from(self.cx.now)
@@ -536,6 +543,11 @@ impl Shard {
     /// close the session when none is left.
     pub fn on_target_failed(&mut self, session: SessionSlot, why: ConnectFailure) {
         self.relay.on_target_failed(&mut self.cx, &mut self.dispatcher.balancer, session, why);
+    }
+
+    /// A side of a relayed connection has spoken or ended, so that it stays with its target.
+    pub fn on_spoken(&mut self, session: SessionSlot) {
+        self.relay.on_spoken(&self.cx, session);
     }
 
     /// Bytes were relayed.

@@ -25,6 +25,9 @@ reasons! {
         Idle = "idle",
         /// A query was not completed in time.
         ReadTimeout = "read-timeout",
+        /// Part of a query was held, all clients together held more than the shard has memory for, and
+        /// this one was the slowest.
+        ReadBacklog = "read-backlog",
         /// Answers were not read in time.
         WriteTimeout = "write-timeout",
         /// More unwritten answers than the shard has memory for.
@@ -108,8 +111,10 @@ reasons! {
         ClientBroken = "client-broken",
         /// The target's side broke: a reset, or an error of the network.
         TargetBroken = "target-broken",
-        /// Every target refused, timed out, or could not be reached.
+        /// Every target refused, timed out, could not be reached, or did not greet.
         NoTarget = "no-target",
+        /// Its target went down.
+        TargetDown = "target-down",
         /// No data either way within the idle time-out.
         Idle = "idle",
         /// An address outside the relay's ACL.
@@ -130,7 +135,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why connecting to a target failed.
+    /// Why a target was left.
     ConnectFailure {
         /// It refused.
         Refused = "refused",
@@ -140,7 +145,11 @@ reasons! {
         Unreachable = "unreachable",
         /// No descriptor, port or address was left to connect from.
         Local = "local",
-        /// It is known to be down; a flow of it has moved.
+        /// It accepted, and sent nothing within the greeting time-out.
+        Silent = "silent",
+        /// It accepted, and closed or broke the connection before its first byte.
+        Closed = "closed",
+        /// It is known to be down; a flow, or a connection that waited for it, has moved.
         Down = "down",
     }
 }

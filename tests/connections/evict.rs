@@ -92,6 +92,36 @@ fn active_connections_are_not_evicted_and_the_new_one_is_refused() {
 }
 
 #[test]
+fn room_is_asked_for_only_while_a_connection_waits() {
+    let mut harness = harness(4, 10);
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    let all: Vec<_> = (0..4).map(|_| connect(&mut harness).expect("room")).collect();
+    all.iter().enumerate().for_each(|(n, stream)| harness.ask(*stream, n as u16, n as u32));
+    let wanted = |harness: &Harness| harness.live_state.descriptors().excess(Use::Clients, harness.sim.now());
+    for _ in 0..60 {
+        harness.pass(10);
+        assert_eq!(wanted(&harness), 0, "nobody waits");
+    }
+    let next = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
+    harness.pass(400);
+    assert_eq!(wanted(&harness), 1);
+    assert_eq!(
+        (harness.sim.role(next), harness.sim.closed(next)),
+        (Role::Unaccepted, None),
+        "it has its time"
+    );
+    harness.leave(all[0]);
+    assert_ne!(harness.sim.role(next), Role::Unaccepted);
+    // The next shortage is another one.
+    harness.ask(next, 9, 9);
+    harness.pass(10_000);
+    let last = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
+    harness.pass(400);
+    assert_eq!((harness.sim.role(last), harness.sim.closed(last)), (Role::Unaccepted, None));
+    harness.shard().check_invariants();
+}
+
+#[test]
 fn a_shard_sleeps_while_it_accepts_no_connection() {
     let mut harness = harness(2, 10);
     let slot = ListenerSlot(0);

@@ -68,6 +68,18 @@ pub static RELAY_ARGUMENTS: &[Entry] = &[
 pub static TCP_RELAY_ARGUMENTS: &[Entry] = &[
     entry("connectTimeout", "3", "Time-out of connecting, seconds; then the next target is tried."),
     entry("connectTimeoutMs", "3000", "The same, milliseconds."),
+    entry(
+        "greetingTimeout",
+        "seconds",
+        "For protocols whose servers speak first: a target that accepts, and then closes or sends nothing for \
+         this time, is left for the next one, as long as the client has sent nothing either.",
+    ),
+    entry("greetingTimeoutMs", "milliseconds", "The same, milliseconds."),
+    entry(
+        "closeWhenDown",
+        "true",
+        "Close the connections of a target that its check finds to be down, or keep them.",
+    ),
     entry("idleTimeout", "600", "Idle time-out of a connection, seconds; 0 is none."),
     entry("idleTimeoutMs", "600000", "The same, milliseconds."),
     entry("maxConnections", "100000", "Most concurrent connections; 0 is no limit."),

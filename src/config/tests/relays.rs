@@ -55,6 +55,7 @@ fn a_tcp_relay_is_a_listener_a_pool_and_hidden_servers() {
     assert_eq!(relay.connect_timeout, TickDelta::from_ms(3000));
     assert_eq!(relay.idle_timeout, TickDelta::from_ms(600_000));
     assert_eq!((relay.connections, relay.connections_per_client, relay.log), (100_000, 0, false));
+    assert_eq!((relay.greeting_timeout, relay.close_when_down), (TickDelta(0), true));
     assert!(relay.acl.contains(&mapped([10, 0, 0, 1].into())), "the process's ACL");
 }
 
@@ -103,7 +104,9 @@ fn every_setting_reaches_the_snapshot() {
     let (f, targets) =
         tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \
                             log=true, acl={'198.51.100.0/24'}, tcpFastOpen=true, rise=2, maxCheckFailures=3, \
-                            checkInterval=0.5, checkTimeout=200, source='127.0.0.9'");
+                            checkInterval=0.5, checkTimeout=200, source='127.0.0.9', \
+                            greetingTimeout=1.5, closeWhenDown=false");
+    assert_eq!((f.greeting_timeout, f.close_when_down), (TickDelta::from_ms(1500), false));
     assert_eq!(f.connect_timeout, TickDelta::from_ms(250));
     assert_eq!((f.idle_timeout, f.connections, f.connections_per_client, f.log), (TickDelta(0), 10, 2, true));
     assert!(

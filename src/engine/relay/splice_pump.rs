@@ -81,6 +81,11 @@ impl SplicePump {
         self.ended
     }
 
+    /// Returns whether it holds something of the sender that cannot be taken back, or its end.
+    pub(crate) const fn is_used(&self) -> bool {
+        self.waits() || self.ended
+    }
+
     /// Returns whether all bytes and the shutdown were passed on.
     pub(crate) const fn is_over(&self) -> bool {
         self.shutdown_sent

@@ -26,7 +26,7 @@ use crate::engine::relay::{failure, is_transient, proxy_header};
 use crate::engine::socket;
 use crate::shard::Shard;
 use crate::shard::relay::{Attempt, Direction, RelayInterest};
-use crate::stats::close_reason::RelayCloseReason;
+use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use crate::stats::descriptors::Descriptors;
 use crate::wire::proxy::Transport;
 
@@ -105,6 +105,7 @@ impl Relays {
                     return true;
                 }
                 RelayInterest::Connect(attempt) if relay.attempt != Some(attempt) => {
+                    relay.leave_target(epoll, session, &mut self.pipes);
                     let begun = relay.connect(epoll, session, attempt, shard);
                     if let Err(e) = begun {
                         shard.on_target_failed(session, failure(&e));
@@ -112,7 +113,7 @@ impl Relays {
                     }
                     return true;
                 }
-                RelayInterest::Connect(_) | RelayInterest::Serve(_) => return true,
+                RelayInterest::Connect(_) | RelayInterest::Await(_) | RelayInterest::Serve(_) => return true,
             }
         }
     }
@@ -127,10 +128,20 @@ impl Relays {
         shard: &mut Shard,
     ) {
         let Some(Some(relay)) = self.table.get_mut(session.index()) else { return };
+        if let RelayInterest::Connect(attempt) = shard.relay_interest(session)
+            && relay.attempt != Some(attempt)
+        {
+            // It is about to leave this target; what is still there is reported again.
+            return;
+        }
         if !relay.connected {
             match side {
-                // It is not watched for reading or writing yet: the client has reset it.
+                // It is not watched for reading or writing yet: the client has reset it, or this is
+                // from the time of the target before.
                 Side::Client => {
+                    if !what.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+                        return;
+                    }
                     relay.is_broken = true;
                     return self.close(session, RelayCloseReason::ClientBroken, shard);
                 }
@@ -153,7 +164,22 @@ impl Relays {
             }
         }
         let Some(Some(relay)) = self.table.get_mut(session.index()) else { return };
-        match relay.turn(session, side, what, &mut self.pipes, shard) {
+        let awaits = |shard: &Shard| matches!(shard.relay_interest(session), RelayInterest::Await(_));
+        let mut left = awaits(shard) && side == Side::Target && relay.has_target_ended();
+        let turn = if left { Ok(()) } else { relay.turn(session, side, what, &mut self.pipes, shard) };
+        if awaits(shard) {
+            if relay.out.is_used() || relay.back.is_used() {
+                shard.on_spoken(session);
+            } else {
+                left |= turn == Err(RelayCloseReason::TargetBroken);
+            }
+        }
+        if left {
+            shard.on_target_failed(session, ConnectFailure::Closed);
+            self.serve(epoll, session, shard);
+            return;
+        }
+        match turn {
             Err(why) => self.close(session, why, shard),
             Ok(()) if relay.out.is_over() && relay.back.is_over() => {
                 let why = relay.closed_by.unwrap_or(RelayCloseReason::Client);
@@ -167,7 +193,8 @@ impl Relays {
         let Some(mut relay) = self.table.get_mut(session.index()).and_then(Option::take) else { return };
         relay.out.close(&mut self.pipes);
         relay.back.close(&mut self.pipes);
-        if relay.is_broken {
+        // The bytes that a lost target still owes must not seem complete.
+        if relay.is_broken || why == RelayCloseReason::TargetDown {
             for socket in [Some(&relay.client), relay.target.as_ref()].into_iter().flatten() {
                 let _ = socket.set_linger(Some(Duration::ZERO));
             }
@@ -192,8 +219,6 @@ impl Relay {
         attempt: Attempt,
         shard: &Shard,
     ) -> io::Result<()> {
-        self.target = None;
-        self.watched[1] = None;
         self.attempt = Some(attempt);
         let gone = || io::Error::from(io::ErrorKind::HostUnreachable);
         let target = shard.snapshot().backend(attempt.target).ok_or_else(gone)?;
@@ -228,6 +253,32 @@ impl Relay {
         self.watched[1] = Some(flags);
         self.target = Some(socket);
         Ok(())
+    }
+
+    /// Closes the connection to a target that nothing was relayed to or from.
+    fn leave_target(&mut self, epoll: &Epoll, session: SessionSlot, pipes: &mut Pipes) {
+        self.out.close(pipes);
+        self.back.close(pipes);
+        (self.out, self.back) = (SplicePump::default(), SplicePump::default());
+        (self.target, self.watched[1]) = (None, None);
+        (self.connected, self.is_broken, self.closed_by) = (false, false, None);
+        let none = EpollFlags::empty();
+        if self.watched[0].is_some_and(|flags| flags != none) {
+            let mut event = EpollEvent::new(none, Ready::RelaySession(session, Side::Client).pack());
+            // It is in the set.
+            let _ = epoll.modify(&self.client, &mut event);
+            self.watched[0] = Some(none);
+        }
+    }
+
+    /// Returns whether the target has closed or broken the connection without a byte.
+    fn has_target_ended(&self) -> bool {
+        let Some(target) = &self.target else { return false };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(target.as_raw_fd(), &mut [0], flags) {
+            Ok(count) => count == 0,
+            Err(e) => !is_transient(&e.into()),
+        }
     }
 
     /// The target has the bytes that went with the first packet: removes them from the client's

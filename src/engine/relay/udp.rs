@@ -258,9 +258,9 @@ impl Flows {
     ) -> bool {
         shard.on_target_failed(session, failure(why));
         match shard.relay_interest(session) {
-            RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
-                self.ensure(epoll, session, attempt, shard, locals)
-            }
+            RelayInterest::Connect(attempt)
+            | RelayInterest::Await(attempt)
+            | RelayInterest::Serve(attempt) => self.ensure(epoll, session, attempt, shard, locals),
             RelayInterest::Close(_) => false,
         }
     }
@@ -292,7 +292,9 @@ impl Flows {
                 Err(e) => shard.on_target_failed(session, failure(&e)),
             }
             match shard.relay_interest(session) {
-                RelayInterest::Connect(next) | RelayInterest::Serve(next) => attempt = next,
+                RelayInterest::Connect(next) | RelayInterest::Await(next) | RelayInterest::Serve(next) => {
+                    attempt = next;
+                }
                 RelayInterest::Close(_) => return false,
             }
         }

@@ -24,6 +24,9 @@ impl Node {
     ) -> bool {
         let Some(Some(open)) = self.listeners.get_mut(slot.index()) else { return false };
         let is_relay = open.listener.service.relay().is_some();
+        if open.waiting.is_empty() {
+            return false;
+        }
         if !is_relay
             && open.closes_at.is_none()
             && let Some(accepts_from) = self.shard.accepts_from()
@@ -248,10 +251,11 @@ impl Node {
 
 const fn failure(why: ConnectFailure) -> BackendCloseReason {
     match why {
-        ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Down => {
-            BackendCloseReason::Refused
-        }
-        ConnectFailure::Timeout => BackendCloseReason::ConnectTimeout,
+        ConnectFailure::Refused
+        | ConnectFailure::Unreachable
+        | ConnectFailure::Closed
+        | ConnectFailure::Down => BackendCloseReason::Refused,
+        ConnectFailure::Timeout | ConnectFailure::Silent => BackendCloseReason::ConnectTimeout,
         ConnectFailure::Local => BackendCloseReason::Local,
     }
 }

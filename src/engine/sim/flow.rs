@@ -162,9 +162,9 @@ impl Node {
     fn move_on(&mut self, session: SessionSlot, why: ConnectFailure, network: &mut Network) -> bool {
         self.shard.on_target_failed(session, why);
         match self.shard.relay_interest(session) {
-            RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
-                self.ensure(session, attempt, network)
-            }
+            RelayInterest::Connect(attempt)
+            | RelayInterest::Await(attempt)
+            | RelayInterest::Serve(attempt) => self.ensure(session, attempt, network),
             RelayInterest::Close(_) => false,
         }
     }
@@ -183,7 +183,9 @@ impl Node {
             }
             self.shard.on_target_failed(session, ConnectFailure::Unreachable);
             match self.shard.relay_interest(session) {
-                RelayInterest::Connect(next) | RelayInterest::Serve(next) => attempt = next,
+                RelayInterest::Connect(next) | RelayInterest::Await(next) | RelayInterest::Serve(next) => {
+                    attempt = next;
+                }
                 RelayInterest::Close(_) => return false,
             }
         }

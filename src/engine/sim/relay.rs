@@ -49,6 +49,11 @@ enum Broken {
 }
 
 impl Pump {
+    /// Returns whether it holds something of the sender that cannot be taken back, or its end.
+    const fn is_used(&self) -> bool {
+        !self.held.is_empty() || self.has_ended
+    }
+
     /// Moves bytes while there are some, the receiver accepts them, and the turn's budget lasts;
     /// `ends` is false when an end of the sender is no orderly one to pass on.
     fn pump(
@@ -127,7 +132,7 @@ impl Node {
                         Err(why) => self.shard.on_target_failed(session, why),
                     }
                 }
-                RelayInterest::Connect(_) | RelayInterest::Serve(_) => return true,
+                RelayInterest::Connect(_) | RelayInterest::Await(_) | RelayInterest::Serve(_) => return true,
             }
         }
     }
@@ -145,9 +150,19 @@ impl Node {
         if !is_client && relayed.target != Some(stream) {
             return;
         }
+        if let RelayInterest::Connect(attempt) = self.shard.relay_interest(session)
+            && relayed.attempt != Some(attempt)
+        {
+            // It is about to leave this target; what is still there is reported again.
+            return;
+        }
         if !relayed.is_connected {
             if is_client {
-                // It is not watched for reading or writing yet: the client has reset it.
+                // It is not watched for reading or writing yet: the client has reset it, or this is
+                // from the time of the target before.
+                if !what.hung_up {
+                    return;
+                }
                 relayed.is_broken = true;
                 return self.close_relay(session, RelayCloseReason::ClientBroken, network);
             }
@@ -165,7 +180,23 @@ impl Node {
             }
         }
         let Some(relayed) = self.relays.get_mut(&session) else { return };
-        match relayed.turn(session, is_client, what, &mut self.shard, network) {
+        let awaits = |shard: &Shard| matches!(shard.relay_interest(session), RelayInterest::Await(_));
+        let mut left = awaits(&self.shard) && !is_client && network.has_ended(stream);
+        let turn =
+            if left { Ok(()) } else { relayed.turn(session, is_client, what, &mut self.shard, network) };
+        if awaits(&self.shard) {
+            if relayed.out.is_used() || relayed.back.is_used() {
+                self.shard.on_spoken(session);
+            } else {
+                left |= turn == Err(RelayCloseReason::TargetBroken);
+            }
+        }
+        if left {
+            self.shard.on_target_failed(session, ConnectFailure::Closed);
+            self.serve_relay(session, network);
+            return;
+        }
+        match turn {
             Err(why) => self.close_relay(session, why, network),
             Ok(()) if relayed.out.shutdown_sent && relayed.back.shutdown_sent => {
                 let why = relayed.closed_by.unwrap_or(RelayCloseReason::Client);
@@ -178,7 +209,8 @@ impl Node {
     fn close_relay(&mut self, session: SessionSlot, why: RelayCloseReason, network: &mut Network) {
         let Some(relayed) = self.relays.remove(&session) else { return };
         for stream in [Some(relayed.client), relayed.target].into_iter().flatten() {
-            if relayed.is_broken {
+            // The bytes that a lost target still owes must not seem complete.
+            if relayed.is_broken || why == RelayCloseReason::TargetDown {
                 network.break_off(stream);
             }
             network.close(stream, Closed::Relay(why));
@@ -198,7 +230,10 @@ impl RelayedConnection {
     ) -> Result<(), ConnectFailure> {
         if let Some(earlier) = self.target.take() {
             network.close(earlier, Closed::Abandoned);
+            network.watch(self.client, false, false);
         }
+        (self.out, self.back) = (Pump::default(), Pump::default());
+        (self.is_connected, self.is_broken, self.closed_by) = (false, false, None);
         self.attempt = Some(attempt);
         let target = shard.snapshot().backend(attempt.target).ok_or(ConnectFailure::Unreachable)?;
         let (client, listener) = shard.relay_client(session).ok_or(ConnectFailure::Unreachable)?;

@@ -316,6 +316,12 @@ impl Network {
         self.tcp(stream).broken
     }
 
+    /// Returns whether the peer has closed or reset a connection, with nothing left to read.
+    pub(super) fn has_ended(&mut self, stream: Stream) -> bool {
+        let tcp = self.tcp(stream);
+        tcp.unread.is_empty() && (tcp.ended || tcp.broken)
+    }
+
     /// Shuts down the shard's writing end.
     pub(super) fn shut_down(&mut self, stream: Stream) {
         let tcp = self.tcp(stream);

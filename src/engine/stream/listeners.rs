@@ -1,8 +1,10 @@
 //! TCP listeners that change or end: new options on open sockets, and a close that loses no pending
 //! connection.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::Socket;
 use tracing::warn;
@@ -41,6 +43,12 @@ impl TcpListenerSocket {
             EpollFlags::EPOLLIN
         };
         EpollEvent::new(flags, Ready::TcpListenerSocket(self.listener.slot).pack())
+    }
+
+    /// Returns whether a connection waits to be accepted.
+    pub(super) fn has_pending(&self) -> bool {
+        let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 }
 

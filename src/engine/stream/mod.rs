@@ -138,12 +138,15 @@ impl Connections {
         for _ in 0..most {
             let Some(Some(tcp_listener)) = self.tcp_listeners.get(slot.index()) else { return false };
             // What a listener that closes has pending would be lost.
-            if tcp_listener.listener.service.relay().is_none()
-                && tcp_listener.closes_at.is_none()
-                && let Some(accepts_from) = shard.accepts_from()
-            {
-                self.pause_tcp_listener(epoll, slot, accepts_from);
-                return false;
+            if tcp_listener.listener.service.relay().is_none() && tcp_listener.closes_at.is_none() {
+                // Without one that waits, nobody needs room.
+                if shard.is_full() && !tcp_listener.has_pending() {
+                    return false;
+                }
+                if let Some(accepts_from) = shard.accepts_from() {
+                    self.pause_tcp_listener(epoll, slot, accepts_from);
+                    return false;
+                }
             }
             let (socket, peer) = match socket::accept(&tcp_listener.socket) {
                 Ok(taken) => taken,

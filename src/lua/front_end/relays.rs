@@ -44,7 +44,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 }
 
 /// Arguments that require a check.
-const OF_CHECKS: [&str; 5] = ["checkInterval", "checkIntervalMs", "checkTimeout", "rise", "maxCheckFailures"];
+const OF_CHECKS: [&str; 6] =
+    ["checkInterval", "checkIntervalMs", "checkTimeout", "rise", "maxCheckFailures", "closeWhenDown"];
 
 /// Arguments that depend on others.
 #[derive(Default)]
@@ -78,6 +79,8 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
         acl: None,
         connection_options: ConnectionOptions::default(),
         connect_timeout: TickDelta::from_ms(3_000),
+        greeting_timeout: TickDelta::default(),
+        close_when_down: tcp,
         idle_timeout: TickDelta::from_ms(if tcp { 600_000 } else { 30_000 }),
         connections: if tcp { 100_000 } else { 65_536 },
         connections_per_client: 0,
@@ -94,7 +97,7 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
     let mut names = entries.iter().map(|(name, _)| name);
     let of_check = names.find(|name| OF_CHECKS.contains(&name.as_str())).cloned();
     let mut parts = Parts { of_check, ..Parts::default() };
-    for name in ["connectTimeout", "idleTimeout", "checkInterval"] {
+    for name in ["connectTimeout", "greetingTimeout", "idleTimeout", "checkInterval"] {
         let other = format!("{name}Ms");
         let has = |name: &str| entries.iter().any(|(n, _)| n == name);
         if has(name) && has(&other) {
@@ -157,6 +160,9 @@ fn apply(
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,
         "connectTimeout" => made.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
         "connectTimeoutMs" => made.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "greetingTimeout" => made.greeting_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "greetingTimeoutMs" => made.greeting_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "closeWhenDown" => made.close_when_down = switch(name, v)?,
         "idleTimeout" => made.idle_timeout = span(name, v, 1000, idle_min, DAY_MS)?,
         "idleTimeoutMs" => made.idle_timeout = span(name, v, 1, idle_min, DAY_MS)?,
         "maxConnections" => made.connections = whole(name, v, 0, CONNECTIONS_MAX)?,

@@ -20,12 +20,16 @@ const PATIENCE: TickDelta = TickDelta::from_ms(500);
 const ASKS_EACH: TickDelta = TickDelta::from_ms(10);
 
 impl ClientConnections {
-    /// Returns until when no connection can be accepted; none if one can: not while the one that
+    /// Returns whether a new connection needs the descriptor of another one.
+    pub(crate) fn is_full(&self) -> bool {
+        self.descriptors.used(Use::Clients) >= self.descriptors.max(Use::Clients)
+    }
+
+    /// Returns until when a connection that waits cannot be accepted; none if it can: not while the one that
     /// would make room was just accepted itself, and its query is not read, and not while another
     /// shard is asked for room. The kernel keeps the new one meanwhile.
     pub(crate) fn accepts_from(&mut self, now: Tick) -> Option<Tick> {
-        let max = self.descriptors.max(Use::Clients);
-        if self.descriptors.used(Use::Clients) < max {
+        if !self.is_full() {
             self.short_since = None;
             return None;
         }
@@ -34,7 +38,7 @@ impl ClientConnections {
             return self.unread_until(victim).filter(|at| *at > now);
         }
         let since = *self.short_since.get_or_insert(now);
-        if max == 0 || now.since(since) >= PATIENCE {
+        if self.descriptors.max(Use::Clients) == 0 || now.since(since) >= PATIENCE {
             return None;
         }
         self.descriptors.await_one(Use::Clients, now);
@@ -101,6 +105,9 @@ impl ClientConnections {
     /// Ends idle connections while there are more than allowed, or other shards need one; not those
     /// whose first query is not read.
     pub(crate) fn give_up_excess(&mut self, now: Tick) {
+        if !self.is_full() {
+            self.short_since = None;
+        }
         let is_unread = |this: &Self| {
             this.victim(now).and_then(|at| this.unread_until(at)).is_some_and(|until| until > now)
         };

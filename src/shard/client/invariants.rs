@@ -15,6 +15,7 @@ impl ClientConnections {
         let bytes: usize = all().map(|c| c.output.len()).sum();
         assert_eq!(bytes, self.output_total, "bytes to be written are counted");
         self.idle.check_invariants();
+        self.check_unfinished();
         for (slot, connection) in self.table.iter() {
             assert!(connection.in_flight <= connection.in_flight_max, "queries in flight are limited");
             let is_gone = connection.state == State::Gone;

@@ -21,6 +21,7 @@ mod lifecycle;
 mod overdue;
 pub mod proxy_header;
 mod turns;
+mod unfinished;
 
 pub use crate::stats::close_reason::{
     BackendCloseReason, ClientCloseReason, ConnectFailure, RelayCloseReason,
@@ -39,6 +40,7 @@ use crate::wire::frame::{Frames, Outbound};
 use std::sync::Arc;
 
 use crate::shard::client::proxy_header::HeaderReader;
+use crate::shard::client::unfinished::{Held, Unfinished};
 
 /// Output of a connection, bytes, above which it is not read, and no transfer is read for it.
 const OUTPUT_FULL: usize = 64 * 1024;
@@ -100,6 +102,8 @@ struct ClientConnection {
     /// Its frames are taken out for parsing.
     frames_taken: bool,
     frames: Frames,
+    /// What they hold of an unfinished query.
+    held: Held,
     output: Outbound,
     /// Backend connections that wait until this connection has written its output.
     waiting_backends: Vec<Route>,
@@ -129,6 +133,7 @@ pub(crate) struct ClientConnections {
     /// The one that has just made room, to be closed first.
     evicted: Option<ConnectionSlot>,
     output_total: usize,
+    unfinished: Unfinished,
 }
 
 /// What an engine must do with a connection.
@@ -177,6 +182,7 @@ impl ClientConnections {
             idle: Recency::default(),
             evicted: None,
             output_total: 0,
+            unfinished: Unfinished::default(),
         }
     }
 
@@ -221,6 +227,7 @@ impl ClientConnections {
             proxy_header: arrival.header_due.then(|| HeaderReader::due(arrival.header_outside)),
             frames_taken: false,
             frames: Frames::new(),
+            held: Held::default(),
             output: Outbound::new(),
             waiting_backends: Vec::new(),
             last_query_by: None,
@@ -282,11 +289,16 @@ impl ClientConnections {
     }
 
     /// Returns the frames.
-    pub(crate) fn put_frames(&mut self, slot: ConnectionSlot, frames: Frames, now: Tick) {
+    pub(crate) fn put_frames(&mut self, slot: ConnectionSlot, mut frames: Frames, now: Tick) {
         if let Some(connection) = self.connection_mut(slot) {
+            if connection.state != State::Open && frames.is_partial() {
+                // The rest is not read.
+                frames = Frames::new();
+            }
             connection.partial_since = frames.is_partial().then(|| connection.partial_since.unwrap_or(now));
             connection.frames = frames;
             connection.frames_taken = false;
+            self.count_unfinished(slot);
             self.review(slot, now);
         }
     }
@@ -416,7 +428,9 @@ impl ClientConnections {
         connection.in_flight_share = connection.in_flight_max.min(share);
         if connection.close_when_idle && connection.in_flight == 0 && !connection.frames.has_more() {
             connection.stop(ClientCloseReason::Overload);
+            self.count_unfinished(slot);
         }
+        let Some(connection) = self.connection_mut(slot) else { return };
         if let Some(why) = connection.is_finished() {
             return self.end(slot, why);
         }
@@ -445,6 +459,7 @@ impl ClientConnections {
     pub(crate) fn finish(&mut self, slot: ConnectionSlot, why: ClientCloseReason, now: Tick) {
         let Some(connection) = self.connection_mut(slot) else { return };
         connection.stop(why);
+        self.count_unfinished(slot);
         self.review(slot, now);
     }
 
@@ -465,8 +480,8 @@ impl ClientConnections {
         (connection.listener_permit, connection.client_permit, connection.permit) = (None, None, None);
         let bytes = connection.output.len();
         connection.output = Outbound::new();
-        connection.frames = Frames::new();
         let idle = connection.in_flight == 0;
+        self.forget_unfinished(slot);
         self.output_total -= bytes;
         self.open -= 1;
         self.idle.remove(slot.index());

@@ -6,12 +6,15 @@
 //!                          └───┘ the next target; none is left ─► closed
 //! ```
 //!
-//! A flow is open at once: a datagram needs no acceptance. The bytes are never parsed. The next
-//! target is selected in `targets`, the session that makes room in `evict`.
+//! With a greeting time-out, `Awaiting` is between `Trying` and `Open`: until the first byte of
+//! either side, a target that closes or is silent is left for the next one, too. A flow is open at
+//! once: a datagram needs no acceptance. The bytes are never parsed. The next target is selected in
+//! `targets`, the session that makes room in `evict`; `timeouts` ends what takes too long.
 
 mod evict;
 mod flows;
 pub mod targets;
+mod timeouts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,14 +34,14 @@ use crate::stats::connection_limits::{
     ClientIdentity, ClientPermit, ConnectionLimits, ListenerPermit, TooMany,
 };
 use crate::stats::descriptors::{Descriptors, Permit};
+use crate::stats::live;
+use crate::stats::live::LiveState;
 
 /// A target that did not accept in time is avoided for this time, if there is another: until a
 /// health check can have noticed.
 const AVOID_SPAN: TickDelta = TickDelta::from_ms(5_000);
 /// Flows of a relay without a limit of its own, in a shard.
 const FLOWS_MAX: u32 = 65_536;
-/// Time that a flow has for last responses after its listener is closed.
-const LAST_REPLIES: TickDelta = TickDelta::from_ms(1_000);
 /// Failed targets that a session remembers; more only while all of them must still be avoided.
 const TRIED_MAX: usize = 16;
 
@@ -56,6 +59,10 @@ pub enum Direction {
 pub enum RelayInterest {
     /// Connect to this target, unless this attempt has already begun; abandon an earlier one.
     Connect(Attempt),
+    /// Relay bytes in both directions, but report a target that ends or breaks as failed. What
+    /// cannot be taken back must be reported with
+    /// [`Shard::on_spoken`](crate::shard::Shard::on_spoken).
+    Await(Attempt),
     /// Relay bytes in both directions.
     Serve(Attempt),
     /// Close it, and confirm with
@@ -75,6 +82,9 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Trying,
+    /// The target has accepted, and neither side has sent a byte; until when the target may be
+    /// silent.
+    Awaiting(Tick),
     Open,
     Ended(RelayCloseReason),
 }
@@ -100,6 +110,8 @@ struct RelaySession {
     opened: Tick,
     /// When the attempt began.
     started: Tick,
+    /// The target was not down, then or since.
+    was_up: bool,
     /// The last traffic in either direction.
     active: Tick,
     bytes: [u64; 2],
@@ -133,7 +145,8 @@ pub(crate) struct Relay {
     descriptors: Arc<Descriptors>,
     /// By backend: sessions that try it or are connected to it.
     by_target: Vec<u32>,
-    /// Indexes of connections that wait for their target to accept, and the earliest deadline.
+    /// Indexes of connections that wait for their target to accept or to send its first byte, and
+    /// the earliest deadline.
     trying: Vec<u32>,
     /// By index: it is among them, perhaps for a session that has ended.
     listed: Vec<bool>,
@@ -235,6 +248,7 @@ impl Relay {
             address: None,
             opened: now,
             started: now,
+            was_up: false,
             active: now,
             bytes: [0; 2],
             epoch: 0,
@@ -312,7 +326,7 @@ impl Relay {
         &mut self,
         slot: SessionSlot,
         target: &Backend,
-        epoch: u64,
+        live_state: &LiveState,
         waits: TickDelta,
         now: Tick,
     ) {
@@ -322,7 +336,8 @@ impl Relay {
         session.attempt = Some(Attempt { target: target.slot, number: session.attempts });
         session.address = Some(target.address);
         session.started = now;
-        session.epoch = epoch;
+        session.was_up = live_state.backend(target.slot).state() != live::State::Down;
+        session.epoch = live_state.epoch();
         if is_flow(&session.listener) {
             session.state = State::Open;
         } else {
@@ -333,8 +348,7 @@ impl Relay {
             if !std::mem::replace(&mut self.listed[slot.index()], true) {
                 self.trying.push(to_u32(slot.index()));
             }
-            let until = now + waits;
-            self.trying_until = Some(self.trying_until.map_or(until, |at| at.min(until)));
+            self.wake_at(now + waits);
         }
         let at = target.slot.index();
         if self.by_target.len() <= at {
@@ -362,26 +376,46 @@ impl Relay {
         session.tried.push(Tried { target: attempt.target, address, why, excused: false });
         let lasted = now.since(session.started);
         self.by_target[attempt.target.index()] -= 1;
-        if why == ConnectFailure::Timeout {
+        if matches!(why, ConnectFailure::Timeout | ConnectFailure::Silent) {
             self.silent.retain(|(target, _)| *target != attempt.target);
             self.silent.push((attempt.target, now + AVOID_SPAN));
         }
         Some((attempt.target, lasted))
     }
 
-    /// The target has accepted; returns which one, and how long it took.
-    pub(crate) fn accepted(&mut self, slot: SessionSlot, now: Tick) -> Option<(BackendSlot, TickDelta)> {
+    /// The target has accepted; `greeting` is how long it may be silent, zero when it need not
+    /// speak first. Returns which one is open, and how long it took.
+    pub(crate) fn accepted(
+        &mut self,
+        slot: SessionSlot,
+        greeting: TickDelta,
+        now: Tick,
+    ) -> Option<(BackendSlot, TickDelta)> {
         let session = self.session_mut(slot).filter(|p| p.state == State::Trying)?;
+        session.active = now;
+        if greeting.0 > 0 {
+            session.state = State::Awaiting(now + greeting);
+            self.wake_at(now + greeting);
+            return None;
+        }
+        self.settle(slot, now)
+    }
+
+    /// A connection stays with its target; returns which one, and how long it took.
+    pub(crate) fn settle(&mut self, slot: SessionSlot, now: Tick) -> Option<(BackendSlot, TickDelta)> {
+        let session = self.session_mut(slot)?;
+        if !matches!(session.state, State::Trying | State::Awaiting(_)) {
+            return None;
+        }
         let attempt = session.attempt?;
         session.state = State::Open;
-        session.active = now;
         let lasted = now.since(session.started);
         self.silent.retain(|(target, _)| *target != attempt.target);
         Some((attempt.target, lasted))
     }
 
-    /// Traffic was relayed in one direction; the first response of a flow returns its target, and
-    /// how long it took.
+    /// Traffic was relayed in one direction; the first response of a flow, and the first byte of a
+    /// connection whose target was awaited, return the target, and how long it took.
     pub(crate) fn passed(
         &mut self,
         slot: SessionSlot,
@@ -397,6 +431,9 @@ impl Relay {
         if direction == Direction::Back && is_flow(&session.listener) {
             // It works: if it refuses later, all others may be tried again.
             session.tried.iter_mut().for_each(|t| t.excused = true);
+        }
+        if count > 0 && matches!(session.state, State::Awaiting(_)) {
+            return self.settle(slot, now);
         }
         let attempt = session.attempt?;
         (first && count > 0).then(|| (attempt.target, now.since(session.started)))
@@ -469,69 +506,10 @@ impl Relay {
         match (session.state, session.attempt) {
             (State::Ended(why), _) => RelayInterest::Close(why),
             (State::Trying, Some(attempt)) => RelayInterest::Connect(attempt),
+            (State::Awaiting(_), Some(attempt)) => RelayInterest::Await(attempt),
             (State::Open, Some(attempt)) => RelayInterest::Serve(attempt),
-            (State::Trying | State::Open, None) => RelayInterest::Close(RelayCloseReason::NoTarget),
-        }
-    }
-
-    /// Returns when there is something to do, if nothing else happens.
-    pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        self.table.next_deadline().into_iter().chain(self.trying_until).min()
-    }
-
-    /// Collects connections whose target has not accepted within `waits`; no more than `most`, the
-    /// others are due next time.
-    pub(crate) fn overdue(
-        &mut self,
-        now: Tick,
-        waits: impl Fn(&Arc<Listener>) -> TickDelta,
-        most: usize,
-        overdue: &mut Vec<SessionSlot>,
-    ) {
-        overdue.clear();
-        if self.trying_until.is_none_or(|at| at > now) {
-            return;
-        }
-        let (table, listed, mut until) = (&self.table, &mut self.listed, None::<Tick>);
-        self.trying.retain(|index| {
-            let index = *index as usize;
-            let Some((slot, session)) = table.at(index).filter(|(_, s)| s.state == State::Trying) else {
-                listed[index] = false;
-                return false;
-            };
-            let end = session.started + waits(&session.listener);
-            if end <= now && overdue.len() < most {
-                overdue.push(slot);
-            } else {
-                until = Some(until.map_or(end, |at| at.min(end)));
-            }
-            true
-        });
-        self.trying_until = until;
-    }
-
-    /// Ends sessions that were idle for too long; sweeps a part of the table.
-    pub(crate) fn sweep(&mut self, now: Tick, idle: impl Fn(&Arc<Listener>) -> TickDelta) {
-        let count = self.table.begin_sweep(now);
-        if count == 0 {
-            return;
-        }
-        self.give_up_excess(now);
-        self.silent.retain(|(_, until)| *until > now);
-        for _ in 0..count {
-            let Some(slot) = self.table.next_in_sweep() else { continue };
-            let Some(session) = self.table.value(slot) else { continue };
-            if session.state != State::Open {
-                continue;
-            }
-            // However much its target still sends: the listener's slot is held until then.
-            let closed = self.flows.closed_at(session.client.listener).filter(|_| is_flow(&session.listener));
-            let waited = now.since(session.active);
-            let span = idle(&session.listener);
-            if closed.is_some_and(|at| now.since(at) >= LAST_REPLIES) {
-                self.end(slot, RelayCloseReason::Closing);
-            } else if span.0 > 0 && waited >= span {
-                self.end(slot, RelayCloseReason::Idle);
+            (State::Trying | State::Awaiting(_) | State::Open, None) => {
+                RelayInterest::Close(RelayCloseReason::NoTarget)
             }
         }
     }
@@ -552,7 +530,7 @@ impl Relay {
         assert_eq!(self.recency.check_invariants(), alive, "each session that has not ended can make room");
         self.flows.check_invariants(|slot| self.session(slot).map(|p| p.client));
         for (slot, session) in self.table.iter() {
-            let trying = session.state == State::Trying;
+            let trying = matches!(session.state, State::Trying | State::Awaiting(_));
             let entries = self.trying.iter().filter(|index| **index as usize == slot.index()).count();
             assert!(entries <= 1 && (!trying || entries == 1), "a session that waits has one deadline");
         }

@@ -13,6 +13,7 @@ use crate::base::time::TickDelta;
 use crate::model::{HealthMode, Listener, RelaySettings, Service, Snapshot};
 use crate::shard::DUE_PER_TICK;
 use crate::shard::context::Context;
+use crate::shard::relay::timeouts::SweepRules;
 use crate::shard::relay::{Attempt, Direction, Relay};
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use crate::stats::drop_reason::DropReason;
@@ -90,7 +91,22 @@ impl Relay {
 
     /// The target has accepted a session's connection.
     pub(crate) fn on_target_open(&mut self, cx: &Context, session: SessionSlot) {
-        if let Some((target, latency)) = self.accepted(session, cx.now) {
+        let listener = self.facts(session).map(|(_, listener)| listener);
+        let settings = listener.and_then(|listener| settings_of(&cx.snapshot, listener));
+        let greeting = settings.map_or(TickDelta::default(), |settings| settings.greeting_timeout);
+        let open = self.accepted(session, greeting, cx.now);
+        Self::count_open(cx, open);
+    }
+
+    /// A connection stays with its target: a side has spoken, or has ended.
+    pub(crate) fn on_spoken(&mut self, cx: &Context, session: SessionSlot) {
+        let open = self.settle(session, cx.now);
+        Self::count_open(cx, open);
+    }
+
+    /// Counts a target that has proved to work, and how long that took.
+    fn count_open(cx: &Context, open: Option<(BackendSlot, TickDelta)>) {
+        if let Some((target, latency)) = open {
             let stats = cx.stats().backend(target);
             stats.responses.add(1);
             stats.latency.record(latency.0);
@@ -110,8 +126,10 @@ impl Relay {
         balancer.settled(target, None);
         let stats = cx.stats().backend(target);
         match why {
-            ConnectFailure::Timeout => stats.timeouts.add(1),
-            ConnectFailure::Refused | ConnectFailure::Unreachable => stats.send_errors.add(1),
+            ConnectFailure::Timeout | ConnectFailure::Silent => stats.timeouts.add(1),
+            ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Closed => {
+                stats.send_errors.add(1);
+            }
             // The target did not cause it.
             ConnectFailure::Local | ConnectFailure::Down => {}
         }
@@ -129,15 +147,12 @@ impl Relay {
         count: usize,
     ) {
         let first = self.passed(session, direction, count as u64, cx.now);
-        let stats = cx.stats();
+        let relays = &cx.stats().relays;
         match direction {
-            Direction::Out => stats.relays.bytes_out.add(count as u64),
-            Direction::Back => stats.relays.bytes_back.add(count as u64),
+            Direction::Out => relays.bytes_out.add(count as u64),
+            Direction::Back => relays.bytes_back.add(count as u64),
         }
-        if let Some((target, latency)) = first {
-            stats.backend(target).responses.add(1);
-            stats.backend(target).latency.record(latency.0);
-        }
+        Self::count_open(cx, first);
     }
 
     /// A session's sockets are closed, as requested or because one of them has ended.
@@ -171,24 +186,35 @@ impl Relay {
     }
 
     fn logs(cx: &Context, listener: &Arc<Listener>) -> bool {
-        let now = relay_in(&cx.snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
-        now.or(listener.service.relay().map(|f| &**f)).is_some_and(|f| f.log)
+        settings_of(&cx.snapshot, listener).is_some_and(|settings| settings.log)
     }
 
-    /// Abandons targets that do not accept, and ends idle sessions.
+    /// Abandons targets that do not accept, are silent or went down, and ends idle sessions.
     pub(crate) fn on_tick(&mut self, cx: &mut Context, balancer: &mut Balancer) {
         let snapshot = &cx.snapshot;
-        let of = |listener: &Arc<Listener>, span: fn(&RelaySettings) -> TickDelta| {
-            let now = relay_in(snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
-            now.or(listener.service.relay().map(|f| &**f)).map_or(TickDelta::from_ms(1_000), span)
+        // Neither allocates while nothing is overdue.
+        let (mut overdue, mut waiting) = (Vec::new(), Vec::new());
+        let waits = |listener: &Arc<Listener>| {
+            settings_of(snapshot, listener).map_or(TickDelta::from_ms(1_000), |s| s.connect_timeout)
         };
-        // Does not allocate while nothing is overdue.
-        let mut overdue = Vec::new();
-        let waits = |listener: &Arc<Listener>| of(listener, |f| f.connect_timeout);
         self.overdue(cx.now, waits, DUE_PER_TICK, &mut overdue);
-        self.sweep(cx.now, |listener| of(listener, |f| f.idle_timeout));
-        for slot in overdue {
-            self.on_target_failed(cx, balancer, slot, ConnectFailure::Timeout);
+        let rules = |listener: &Arc<Listener>| {
+            let settings = settings_of(snapshot, listener);
+            SweepRules {
+                idle: settings.map_or(TickDelta::from_ms(1_000), |s| s.idle_timeout),
+                closes_when_down: settings.is_some_and(|s| s.close_when_down),
+            }
+        };
+        // One that has left the configuration is checked no more.
+        let is_down = |target| {
+            snapshot.backend(target).is_some() && cx.live_state().backend(target).state() == State::Down
+        };
+        self.sweep(cx.now, rules, is_down, &mut waiting);
+        for (slot, why) in overdue {
+            self.on_target_failed(cx, balancer, slot, why);
+        }
+        for slot in waiting {
+            self.move_if_possible(cx, balancer, slot);
         }
     }
 
@@ -200,7 +226,7 @@ impl Relay {
             return false;
         };
         let Some(backend) = cx.snapshot.backend(target) else { return false };
-        self.begin(slot, backend, cx.live_state().epoch(), waits, cx.now);
+        self.begin(slot, backend, cx.live_state(), waits, cx.now);
         balancer.claimed(target);
         cx.stats().backend(target).queries.add(1);
         true
@@ -249,11 +275,27 @@ impl Relay {
         }
         // Failed ones may have recovered since; without responses nothing else would tell.
         self.forgive(slot, |target| cx.live_state().backend(target).state() == State::Up);
+        self.move_if_possible(cx, balancer, slot);
+    }
+
+    /// Moves a session whose target is down to another one, if one is up.
+    fn move_if_possible(&mut self, cx: &mut Context, balancer: &mut Balancer, slot: SessionSlot) {
+        let Some(attempt) = self.attempt(slot) else { return };
+        if cx.live_state().backend(attempt.target).state() != State::Down {
+            return;
+        }
         let next = self.next_target(cx, balancer, slot).map(|(target, _)| target);
         if next.is_some_and(|next| cx.live_state().backend(next).state() == State::Up) {
             self.on_target_failed(cx, balancer, slot, ConnectFailure::Down);
         }
     }
+}
+
+/// Returns the settings of a listener's sessions: those of the current configuration, or those that
+/// it had last.
+fn settings_of<'s>(snapshot: &'s Snapshot, listener: &'s Arc<Listener>) -> Option<&'s RelaySettings> {
+    let now = relay_in(snapshot, listener).map(|(_, settings)| settings);
+    now.or(listener.service.relay()).map(|settings| &**settings)
 }
 
 /// Returns a relay in the current configuration, with its listener; none when that has no such

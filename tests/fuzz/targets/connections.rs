@@ -463,6 +463,8 @@ fn snapshot(present: &[bool], generation: u64, listeners: u16) -> Snapshot {
         pool: PoolSlot(1),
         acl: acl.clone(),
         connect_timeout: TickDelta::from_ms(200),
+        greeting_timeout: TickDelta::from_ms(300),
+        close_when_down: true,
         idle_timeout: TickDelta::from_ms(2_000),
         connections: 6,
         connections_per_client: 0,

@@ -19,6 +19,12 @@ pub(super) enum Behaviour {
     Number(u8),
     /// Sends as much as the client accepts.
     Flood,
+    /// Closes at once.
+    Close,
+    /// Reads, and sends nothing.
+    Silent,
+    /// Greets, then echoes everything.
+    Greet,
 }
 
 /// A TCP server.
@@ -86,31 +92,38 @@ impl Target {
 
     /// Stops listening and closes all connections.
     pub(super) fn kill(&mut self) {
-        self.shared.stop.store(true, SeqCst);
-        // Wakes the thread, which closes the listener when it ends.
-        drop(TcpStream::connect(self.address));
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the target's thread");
-        }
+        self.close_listener();
         for connection in self.shared.open.lock().expect("the list").drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Stops listening; connections stay.
+    pub(super) fn close_listener(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        self.shared.stop.store(true, SeqCst);
+        // Wakes the thread, which closes the listener when it ends.
+        drop(TcpStream::connect(self.address));
+        thread.join().expect("the target's thread");
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.kill();
-        }
+        self.kill();
     }
 }
 
 fn serve(connection: &TcpStream, behaviour: Behaviour, bytes: &AtomicU64) -> std::io::Result<()> {
     let (mut reader, mut writer) = (BufReader::new(connection), connection);
     let mut buffer = vec![0; 64 * 1024];
+    if matches!(behaviour, Behaviour::Greet) {
+        writer.write_all(b"220 hello\r\n")?;
+    }
     match behaviour {
-        Behaviour::Echo => loop {
+        Behaviour::Close => Ok(()),
+        Behaviour::Silent => reader.read_to_end(&mut buffer).map(drop),
+        Behaviour::Echo | Behaviour::Greet => loop {
             match reader.read(&mut buffer)? {
                 0 => return Ok(()),
                 count => writer.write_all(&buffer[..count])?,

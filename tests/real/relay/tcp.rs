@@ -131,6 +131,73 @@ fn a_target_that_never_accepts_is_skipped() {
 }
 
 #[test]
+fn a_target_that_does_not_greet_is_left_for_the_next() {
+    let all = [Behaviour::Close, Behaviour::Silent, Behaviour::Greet].map(Target::start);
+    let [close, silent, greet] = &all;
+    let at = local();
+    // With the header, too: each target gets one.
+    for proxy in ["", ", useProxyProtocol=\"v1\""] {
+        let to = [close.address, silent.address, greet.address];
+        let instance = Instance::start(&relay(TCP, at, &to, &format!(", greetingTimeoutMs=300{proxy}")));
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                scope.spawn(move || {
+                    let stream = connect(at);
+                    let mut greeting = [0; 11];
+                    (&stream).read_exact(&mut greeting).expect("a greeting");
+                    assert_eq!(&greeting, b"220 hello\r\n");
+                    let sent = bytes(n, 2_000_003);
+                    let mut received = Vec::new();
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| {
+                            (&stream).write_all(&sent).expect("written");
+                            stream.shutdown(Shutdown::Write).expect("closed");
+                        });
+                        (&stream).read_to_end(&mut received).expect("read to the end");
+                    });
+                    if !proxy.is_empty() {
+                        let end = received.iter().position(|b| *b == b'\n').expect("a header") + 1;
+                        assert!(received.drain(..end).as_slice().starts_with(b"PROXY TCP4 127.0.0.1 "));
+                    }
+                    assert!(received == sent, "connection {n}: {} of {}", received.len(), sent.len());
+                });
+            }
+        });
+        until(&instance, "relay-end-client", 4);
+        assert_eq!(figure(&instance, "relay-end-target"), 0);
+        logged(
+            &instance,
+            &[&format!("closed {}, silent {}, to {}", close.address, silent.address, greet.address)],
+        );
+    }
+}
+
+#[test]
+fn connections_end_with_a_target_that_goes_down() {
+    let mut target = Target::start(Behaviour::Silent);
+    let at = [local(), local()];
+    let checked = |at, more| {
+        let check = ", check=\"connect\", checkIntervalMs=50, maxCheckFailures=2";
+        relay(TCP, at, &[target.address], &format!("{check}{more}")).replace(", check=\"none\"", "")
+    };
+    let instance = Instance::start(&(checked(at[0], "") + &checked(at[1], ", closeWhenDown=false")));
+    let [closed, kept] = at.map(connect);
+    // Both directions are in use, and the target does not answer.
+    (&closed).write_all(b"a question").expect("written");
+    until(&instance, "relay-bytes-to-targets", 10);
+    until(&instance, "relay-open", 2);
+    target.close_listener();
+    let end = (&closed).read(&mut [0; 4]);
+    assert_eq!(end.expect_err("it is no orderly end").kind(), ErrorKind::ConnectionReset);
+    until(&instance, "relay-end-target-down", 1);
+    logged(&instance, &[": 10 bytes there, 0 back", "ended by target-down"]);
+    kept.set_read_timeout(Some(Duration::from_millis(1_500))).expect("set");
+    let waits = (&kept).read(&mut [0; 4]).expect_err("nothing to read");
+    assert_eq!(waits.kind(), ErrorKind::WouldBlock);
+    assert_eq!(figure(&instance, "relay-open"), 1);
+}
+
+#[test]
 fn no_connection_is_lost_while_another_target_accepts() {
     let (mut first, second) = (Target::start(Behaviour::Number(1)), Target::start(Behaviour::Number(2)));
     let at = local();
