@@ -168,8 +168,7 @@ async fn serve(
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
         .map_err(|e| format!("cannot start a shard: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng);
-    let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
+    let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng)?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
@@ -262,9 +261,11 @@ impl<S: Source> Control<S> {
         outcomes: mpsc::UnboundedSender<Outcome>,
         first: &Plan,
         mut rng: ShardRng,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, String> {
         let ids = privileges::runner();
-        let querylog = QueryLog::start(Arc::clone(feed.live_state()))?;
+        let files = querylog::Files::open(&querylog::targets(&first.snapshot))?;
+        let querylog = QueryLog::start(Arc::clone(feed.live_state()), files)
+            .map_err(|e| format!("the query logs' thread: {e}"))?;
         Ok(Self {
             source,
             budget: Budget::new(feed.live_state().descriptors(), shards.count()),
@@ -413,6 +414,8 @@ impl<S: Source> Control<S> {
             tracing::error!("{error}");
         }
         tracing::error!(errors = errors.len(), "reload refused: the running configuration is kept");
+        // Files may have been rotated all the same.
+        self.querylog.reopen(querylog::targets(&self.feed.current()));
         self.ready();
     }
 
@@ -477,7 +480,7 @@ impl<S: Source> Control<S> {
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
-                self.querylog.reopen();
+                self.querylog.reopen(querylog::targets(&plan.snapshot));
                 if self.serving {
                     self.source.accept();
                 }

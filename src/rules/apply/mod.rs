@@ -21,6 +21,7 @@ use crate::rules::apply::response::respond;
 use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
+use crate::base::time::Tick;
 use crate::rules::action::{Action, ExtendedError, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::copies::Copies;
@@ -307,7 +308,12 @@ fn add_error(context: &mut EvaluationContext<'_, '_>) {
     }
 }
 
-fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &Effects<'_>) {
+fn log(
+    target: &Arc<LogTarget>,
+    context: &EvaluationContext<'_, '_>,
+    effects: &Effects<'_>,
+    now: Tick,
+) {
     let message = context.packet.bytes();
     let id = Header::parse(message).map_or(0, |h| h.id());
     let line = QueryLogEntry {
@@ -318,6 +324,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
         size: u16::try_from(message.len()).unwrap_or(u16::MAX),
         latency: context.answered.map(|a| a.latency),
         target: target.clone(),
+        at: now,
         client: context.client.peer,
         qname: Name::new(context.qname()),
     };
