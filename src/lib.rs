@@ -129,6 +129,7 @@
 //!   backend/            connections to backends, without their sockets
 //!     choice.rs           by which one a query goes
 //!     overdue.rs          whose time is up
+//!     waiting.rs          which wait for a descriptor
 //!   client/             clients' connections, without their sockets
 //!     closing.rs          those whose listener is closed
 //!     events.rs           accept, TLS, PROXY headers, close

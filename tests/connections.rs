@@ -22,6 +22,7 @@ use dnslob::base::addr::{BackendSlot, Client, ConnectionSlot, ListenerSlot, Loca
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
+use dnslob::config::Slots;
 use dnslob::engine::sim::{Closed, Connects, Role, Seen, Sim, Stream};
 use dnslob::model::{Listener, ProxyHeader, Snapshot};
 use dnslob::shard::Shard;
@@ -31,7 +32,7 @@ use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, State};
 use dnslob::wire::keepalive;
-use support::config::{TestConfig, client};
+use support::config::{TestConfig, client, configured};
 
 const CLIENT: &str = "127.0.0.1:4000";
 
@@ -960,6 +961,37 @@ fn a_transfer_is_complete_and_waits_for_a_slow_client() {
     assert!(harness.got(stream).iter().all(|m| m[..2] == [0, 3]));
     assert!(harness.connections.is_empty(), "its connection is used for nothing else");
     assert_eq!(harness.shard().outstanding(), 0);
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn later_messages_of_a_renamed_transfer_need_no_question() {
+    let mut harness = Harness::new(&TestConfig::new(1), 13);
+    let text = "addLocal('127.0.0.1:53') newServer('127.0.1.0') addAction(AllRule(), LuaAction(function(dq) \
+                dq:changeName(newDNSName('inside')) return DNSAction.None end))";
+    harness.publish(Arc::new(configured(text, &Slots::default(), 2).snapshot));
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, 252)));
+    let (route, received) = harness.received().remove(0);
+    assert_eq!(&received[12..20], b"\x06inside\0");
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    // Without a question, and the owner's name in the place where it would be.
+    let mut unasked = answer(&received[..12], b"", 1);
+    unasked[5] = 0;
+    let soa = [b"\x06inside\0", &soa()[2..]].concat();
+    let address = [b"\x06inside\0", &b"\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01"[..]].concat();
+    for record in [address, soa] {
+        harness.deliver(route, &framed(&[&unasked[..], &record].concat()));
+    }
+    harness.pass(0);
+    let got = harness.got(stream);
+    assert_eq!(got.len(), 3);
+    for message in &got {
+        assert_eq!(&message[12..24], b"\x02q3\x07example\0", "{message:x?}");
+        assert!(!message.windows(6).any(|part| part == b"inside"), "{message:x?}");
+    }
+    assert!(got[1..].iter().all(|message| message[5] == 0));
+    assert_eq!(harness.drops(DropReason::AnswerNotEdited), 0);
     harness.shard().check_invariants();
 }
 

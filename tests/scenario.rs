@@ -32,7 +32,7 @@ use dnslob::base::time::TickDelta;
 use dnslob::config::{Compiled, Slots};
 use dnslob::engine;
 use dnslob::engine::sim::{Port, Seen, Sim};
-use dnslob::engine::socket::ListenerSockets;
+use dnslob::engine::socket::{Inherited, ListenerSockets};
 use dnslob::engine::{Message, Running, Setup, socket};
 use dnslob::model::{Listener, Service, Snapshot};
 use dnslob::stats::drop_reason::DropReason;
@@ -232,7 +232,7 @@ impl Transport for Sockets {
         let listener_socket = self.listener_socket.take().expect("started once");
         let listen = Message::Listen(
             snapshot.listeners[0].clone(),
-            ListenerSockets { udp: Some(listener_socket), tcp: None, inherited: false },
+            ListenerSockets { udp: Some(listener_socket), tcp: None, inherited: Inherited::default() },
         );
         running.mailbox.send(listen).expect("the shard runs");
         self.running = Some((running, feed));

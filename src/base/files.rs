@@ -13,6 +13,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 /// Longest configuration file, list of names or networks, bytes: a hundred times what is usual, and
 /// within the memory of a small machine.
@@ -25,16 +27,24 @@ const STREAM_BYTES_MAX: u64 = 64 << 20;
 /// How long a pipe may be silent. Its writer may ask another host for what it writes; the process
 /// does not start meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a pipe's writer may take in all: one that writes a byte at a time would hold a reload, and
+/// all later ones, without end.
+const WRITER_MAX: Duration = Duration::from_secs(60);
 
 /// Reads a whole file of at most `bytes_max`; a pipe or device of at most 64 MiB.
 ///
 /// # Errors
-/// Those of the operating system; that it is larger; that nothing was written to it.
+/// Those of the operating system; that it is larger; that nothing was written to it, or not to its end.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    read_within(path, bytes_max, SILENCE_MAX)
+    read_within(path, bytes_max, SILENCE_MAX, WRITER_MAX)
 }
 
-fn read_within(path: &Path, bytes_max: u64, silence_max: Duration) -> io::Result<Vec<u8>> {
+fn read_within(
+    path: &Path,
+    bytes_max: u64,
+    silence_max: Duration,
+    writer_max: Duration,
+) -> io::Result<Vec<u8>> {
     // Otherwise the first of these waits for a pipe's writer, and the second may make a terminal
     // that of the process.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -49,8 +59,12 @@ fn read_within(path: &Path, bytes_max: u64, silence_max: Duration) -> io::Result
         }
         content.reserve(usize::try_from(metadata.len()).unwrap_or_default());
     }
+    // A regular file needs no wait.
+    let writer = if metadata.is_file() { None } else { Some(Writer::new(silence_max, writer_max)?) };
     loop {
-        wait(&file, silence_max)?;
+        if let Some(writer) = &writer {
+            writer.wait(&file)?;
+        }
         // One more shows that it is larger.
         let rest = (bytes_max + 1).saturating_sub(content.len() as u64);
         match (&file).take(rest).read_to_end(&mut content) {
@@ -63,18 +77,44 @@ fn read_within(path: &Path, bytes_max: u64, silence_max: Duration) -> io::Result
     }
 }
 
-/// Waits until a file can be read; a regular one always can.
-fn wait(file: &File, silence_max: Duration) -> io::Result<()> {
-    let timeout = PollTimeout::try_from(silence_max).map_err(io::Error::other)?;
-    loop {
-        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => {
-                let text = format!("nothing was written to it within {} s", silence_max.as_secs());
-                return Err(io::Error::new(ErrorKind::TimedOut, text));
+/// The patience with what writes to a pipe or device.
+struct Writer {
+    silence_max: Duration,
+    writer_max: Duration,
+    /// Can be read when `writer_max` is over.
+    timer: TimerFd,
+}
+
+impl Writer {
+    fn new(silence_max: Duration, writer_max: Duration) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        timer.set(Expiration::OneShot(TimeSpec::from_duration(writer_max)), TimerSetTimeFlags::empty())?;
+        Ok(Self { silence_max, writer_max, timer })
+    }
+
+    /// Waits until a file can be read.
+    fn wait(&self, file: &File) -> io::Result<()> {
+        let timeout = PollTimeout::try_from(self.silence_max).map_err(io::Error::other)?;
+        let late = |text: String| Err(io::Error::new(ErrorKind::TimedOut, text));
+        loop {
+            let mut either = [file.as_fd(), self.timer.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut either, timeout) {
+                Ok(0) => {
+                    return late(format!(
+                        "nothing was written to it within {} s",
+                        self.silence_max.as_secs()
+                    ));
+                }
+                Ok(_) if either[1].any() == Some(true) => {
+                    return late(format!(
+                        "it was not written to its end within {} s",
+                        self.writer_max.as_secs()
+                    ));
+                }
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
             }
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -110,7 +150,8 @@ mod tests {
     }
 
     fn refused(path: &Path, bytes_max: u64) -> String {
-        read_within(path, bytes_max, Duration::from_millis(20)).expect_err("a refusal").to_string()
+        let (silence, writer) = (Duration::from_millis(20), Duration::from_secs(10));
+        read_within(path, bytes_max, silence, writer).expect_err("a refusal").to_string()
     }
 
     #[test]
@@ -144,6 +185,22 @@ mod tests {
         // A writer that writes nothing.
         let _writer = OpenOptions::new().read(true).write(true).open(&pipe.0).expect("both ends");
         assert_eq!(refused(&pipe.0, 8), "nothing was written to it within 0 s");
+    }
+
+    #[test]
+    fn a_pipe_that_trickles_is_given_up() {
+        let pipe = Place::pipe("trickle");
+        let path = pipe.0.clone();
+        let writer = std::thread::spawn(move || {
+            let mut pipe = OpenOptions::new().write(true).open(path).expect("a reader");
+            while pipe.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let (silence, whole) = (Duration::from_secs(30), Duration::from_millis(300));
+        let error = read_within(&pipe.0, 1 << 20, silence, whole).expect_err("it has no end");
+        assert_eq!(error.to_string(), "it was not written to its end within 0 s");
+        writer.join().expect("its reader has left");
     }
 
     #[test]

@@ -62,6 +62,8 @@ struct Running {
     snapshot: Arc<Snapshot>,
     /// Its file was empty.
     is_blank: bool,
+    /// What it needs of the machine.
+    named: preconditions::Named,
 }
 
 impl Configured {
@@ -71,7 +73,13 @@ impl Configured {
         let Compiled { boot, snapshot, slots } = compiled;
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, Vec::new());
-        let running = Running { boot, slots, snapshot, is_blank: loaded.draft.is_blank };
+        let running = Running {
+            boot,
+            slots,
+            snapshot,
+            is_blank: loaded.draft.is_blank,
+            named: preconditions::named(&loaded.draft),
+        };
         (Self { flags, running, next: None, evaluation: None }, plan)
     }
 
@@ -170,9 +178,10 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
     for address in loaded.draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "the listener keeps its present certificates and keys");
     }
-    // What the machine had at the start may be gone for a while: no reason to refuse other changes.
-    for missing in preconditions::missing(&loaded.draft) {
-        tracing::warn!("{missing}");
+    let (missing, gone) = preconditions::missing_after(&running.named, &loaded.draft);
+    gone.iter().for_each(|gone| tracing::warn!("{gone}"));
+    if !missing.is_empty() {
+        return Err(say(missing));
     }
     let generation = running.snapshot.generation + 1;
     let compiled = config::compile(&loaded.draft, &running.slots, generation).map_err(say)?;
@@ -183,7 +192,8 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
     let Compiled { boot, mut snapshot, slots } = compiled;
     snapshot.inherit(&running.snapshot);
     let changes = config::diff(&running.snapshot, &snapshot);
-    let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank };
+    let named = preconditions::named(&loaded.draft);
+    let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank, named };
     Ok(Prepared { next, lua: loaded.lua, changes })
 }
 
@@ -385,6 +395,25 @@ mod tests {
         load(&mut source, &All(true)).err().expect("a refusal");
         let (mut source, _) = file.start();
         load(&mut source, &All(true)).expect("a plan");
+    }
+
+    #[test]
+    fn a_reload_that_adds_what_the_machine_lacks_is_refused() {
+        let file = File::new("lacks", "newServer('192.0.2.1')");
+        let (mut source, _) = file.start();
+        for (text, lacks) in [
+            ("newServer{address='192.0.2.1', source='nope0'}", "source is \"nope0\""),
+            (
+                "newServer{address='192.0.2.1', checkScript={'/nonexistent/x'}}",
+                "checkScript is \"/nonexistent/x\"",
+            ),
+            ("addLocal('127.0.0.1:1', {interface='nope0'})", "interface is \"nope0\""),
+            ("addAction(AllRule(), LogAction('/nonexistent/x.log'))", "the path is \"/nonexistent/x.log\""),
+        ] {
+            file.rewrite(text);
+            let errors = load(&mut source, &All(true)).err().expect("a refusal");
+            assert!(errors.len() == 1 && errors[0].contains(lacks), "{errors:?}");
+        }
     }
 
     #[test]

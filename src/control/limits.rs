@@ -167,7 +167,8 @@ impl<'s> Sockets<'s> {
         let both = || old.into_iter().chain([new]);
         let listeners = both().flat_map(|s| &s.listeners).map(|l| (l.slot.0, &**l));
         let backends = both().flat_map(|s| s.backends.iter().flatten()).map(|b| (b.slot.0, &**b));
-        let logs = both().flat_map(|s| s.chains.log_files()).collect::<BTreeSet<_>>().len() as u32;
+        let logs =
+            both().flat_map(|s| s.chains.log_files().into_keys()).collect::<BTreeSet<_>>().len() as u32;
         Self { listeners: listeners.collect(), backends: backends.collect(), logs }
     }
 

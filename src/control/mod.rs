@@ -172,8 +172,7 @@ async fn serve(
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
         .map_err(|e| format!("cannot start a shard: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng, launcher);
-    let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
+    let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng, launcher)?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
@@ -267,9 +266,11 @@ impl<S: Source> Control<S> {
         first: &Plan,
         mut rng: ShardRng,
         launcher: Launcher,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, String> {
         let ids = privileges::runner();
-        let querylog = QueryLog::start(Arc::clone(feed.live_state()))?;
+        let files = querylog::Files::open(&querylog::targets(&first.snapshot))?;
+        let querylog = QueryLog::start(Arc::clone(feed.live_state()), files)
+            .map_err(|e| format!("the query logs' thread: {e}"))?;
         Ok(Self {
             source,
             budget: Budget::new(feed.live_state().descriptors(), shards.count()),
@@ -422,6 +423,8 @@ impl<S: Source> Control<S> {
             tracing::error!("{error}");
         }
         tracing::error!(errors = errors.len(), "reload refused: the running configuration is kept");
+        // Files may have been rotated all the same.
+        self.querylog.reopen(querylog::targets(&self.feed.current()));
         self.ready();
     }
 
@@ -486,7 +489,7 @@ impl<S: Source> Control<S> {
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
-                self.querylog.reopen();
+                self.querylog.reopen(querylog::targets(&plan.snapshot));
                 if self.serving {
                     self.source.accept();
                 }

@@ -2,9 +2,10 @@
 //! program's log.
 //!
 //! Shards queue lines and continue; a thread collects them many times a second, so that no shard
-//! waits for a disk. Files are opened at their first line, and again after a reload, so that they
-//! can be rotated. A file that cannot be written is reported once and retried every second; what
-//! exceeds its buffer meanwhile is dropped and counted.
+//! waits for a disk. The files of a configuration are opened at the start, which fails where one
+//! cannot be, and again at each reload, also a refused one, so that they can be rotated. A file that
+//! cannot be written is reported once and retried every second; what exceeds its buffer meanwhile is
+//! dropped and counted.
 
 #![expect(clippy::disallowed_methods, reason = "lines of a log have the time of day")]
 
@@ -17,11 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::control::log::FLUSH;
 use crate::engine::clock;
+use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::log_queue::LogTarget;
 use crate::stats::log_queue::{QueryLogEntry, RelayLogEntry};
@@ -36,6 +38,8 @@ const PERIOD: Duration = Duration::from_millis(50);
 const BUSY: usize = 1_024;
 /// Size at which a buffered file is written, bytes.
 const CHUNK: usize = 8 << 10;
+/// After this time it is written in any case.
+const BUFFERED_MAX: TickDelta = TickDelta::from_ms(1_000);
 /// Most that is buffered for a file that cannot be written, bytes.
 const WAITING_MAX: usize = 64 << 10;
 /// Interval of retries for a file that could not be opened or written.
@@ -48,34 +52,45 @@ pub struct QueryLog {
     /// Dropping it makes the thread end.
     stop: Option<Sender<()>>,
     ended: Receiver<()>,
+    /// The files to open, of the latest configuration; the thread reads the other end.
+    reopen: (Sender<Targets>, Receiver<Targets>),
+}
+
+/// The files of a configuration, each once.
+type Targets = Vec<Arc<LogTarget>>;
+
+/// Returns the files that the rules of a configuration write to.
+#[must_use]
+pub fn targets(snapshot: &Snapshot) -> Targets {
+    snapshot.chains.log_files().into_values().map(Arc::clone).collect()
 }
 
 /// Requests to the thread, and its counters, without blocking.
 #[derive(Debug, Default)]
 struct Orders {
     verbose: AtomicBool,
-    /// The number of reopen requests.
-    reopen: AtomicU64,
     /// Lines that were not written.
     lost: AtomicU64,
 }
 
 impl QueryLog {
-    /// Starts the thread.
+    /// Starts the thread, which writes to `files` first of all.
     ///
-    /// When the thread cannot be started.
+    /// # Errors
     /// When there can be no more threads.
-    pub fn start(live_state: Arc<LiveState>) -> io::Result<Self> {
+    pub fn start(live_state: Arc<LiveState>, files: Files) -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
+        let reopen = bounded(1);
+        let reopened = Receiver::clone(&reopen.1);
         let (stop, stopped) = bounded::<()>(0);
         let (end, ended) = bounded(1);
         let thread_orders = Arc::clone(&orders);
         std::thread::Builder::new().name("query-log".into()).spawn(move || {
-            run(&live_state, &thread_orders, &stopped);
+            run(files, &live_state, &thread_orders, &reopened, &stopped);
             // The receiver may be gone.
             let _ = end.send(());
         })?;
-        Ok(Self { orders, stop: Some(stop), ended })
+        Ok(Self { orders, stop: Some(stop), ended, reopen })
     }
 
     /// Sets whether to log lines that are only for a verbose log.
@@ -83,9 +98,15 @@ impl QueryLog {
         self.orders.verbose.store(verbose, Relaxed);
     }
 
-    /// Closes every file; each is opened again at its next line.
-    pub fn reopen(&self) {
-        self.orders.reopen.fetch_add(1, Relaxed);
+    /// Closes every file, and opens those of the current configuration.
+    pub fn reopen(&self, targets: Targets) {
+        let (sender, receiver) = &self.reopen;
+        let mut latest = targets;
+        // Only the latest one counts where a disk has kept the thread from earlier ones.
+        while let Err(TrySendError::Full(unsent)) = sender.try_send(latest) {
+            let _ = receiver.try_recv();
+            latest = unsent;
+        }
     }
 
     /// Returns the number of lines that files did not take.
@@ -111,15 +132,17 @@ impl Drop for QueryLog {
     }
 }
 
-fn run(live_state: &LiveState, orders: &Orders, stopped: &Receiver<()>) {
-    let mut files = Files::default();
-    let mut reopened = 0;
+fn run(
+    mut files: Files,
+    live_state: &LiveState,
+    orders: &Orders,
+    reopened: &Receiver<Targets>,
+    stopped: &Receiver<()>,
+) {
     loop {
         let ends = stopped.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected);
-        let reopen = orders.reopen.load(Relaxed);
-        if reopen != reopened {
-            reopened = reopen;
-            files.reopen(clock::now());
+        if let Ok(targets) = reopened.try_recv() {
+            files.reopen(&targets, clock::now());
         }
         let found = files.write(live_state, orders.verbose.load(Relaxed), clock::now());
         tls::write_key_logs();
@@ -139,7 +162,7 @@ fn run(live_state: &LiveState, orders: &Orders, stopped: &Receiver<()>) {
 
 /// The files, by path.
 #[derive(Debug, Default)]
-struct Files {
+pub struct Files {
     sinks: BTreeMap<String, Sink>,
     /// Opened before: their contents are ours and are kept.
     before: Vec<String>,
@@ -147,27 +170,50 @@ struct Files {
 }
 
 impl Files {
+    /// Opens the files of the first configuration. A pipe that nobody reads may be opened later.
+    ///
+    /// # Errors
+    /// The first file that cannot be opened, and why.
+    pub fn open(targets: &[Arc<LogTarget>]) -> Result<Self, String> {
+        let mut files = Self::default();
+        for target in targets {
+            match files.sink(target).open() {
+                Err(e) if e.raw_os_error() != Some(libc::ENXIO) => {
+                    return Err(format!("query log \"{}\": {e}", target.path));
+                }
+                _ => {}
+            }
+        }
+        Ok(files)
+    }
+
     /// Writes all queued lines; returns how many there were.
     fn write(&mut self, live_state: &LiveState, verbose: bool, now: Tick) -> usize {
-        let mut found = 0;
+        let (mut found, wall) = (0, SystemTime::now());
         for passed in live_state.shards().iter().flat_map(|s| s.log_queue.passed()) {
             tracing::info!("{}", session(&passed));
             found += 1;
         }
         for line in live_state.shards().iter().flat_map(|s| s.log_queue.lines()) {
-            self.line(&line, verbose, now);
+            // One that was queued after the clocks were read is ahead of them.
+            let seen = wall - Duration::from(now.since(line.at)) + Duration::from(line.at.since(now));
+            self.line(&line, verbose, seen, now);
             found += 1;
         }
         for sink in self.sinks.values_mut() {
-            if !sink.target.buffered || sink.file.is_none() || sink.waiting.len() >= CHUNK {
+            if !sink.target.buffered
+                || sink.file.is_none()
+                || sink.waiting.len() >= CHUNK
+                || now >= sink.write_at
+            {
                 self.lost += sink.write(now);
             }
         }
         found
     }
 
-    /// Closes every file; each is opened again at its next line.
-    fn reopen(&mut self, now: Tick) {
+    /// Closes every file, and opens these.
+    fn reopen(&mut self, targets: &[Arc<LogTarget>], now: Tick) {
         for (path, mut sink) in std::mem::take(&mut self.sinks) {
             self.lost += sink.write(now);
             if sink.was_open {
@@ -181,6 +227,14 @@ impl Files {
         }
         self.before.sort_unstable();
         self.before.dedup();
+        for target in targets {
+            self.sink(target).write(now);
+        }
+    }
+
+    fn sink(&mut self, target: &Arc<LogTarget>) -> &mut Sink {
+        let kept = self.before.contains(&target.path);
+        self.sinks.entry(target.path.clone()).or_insert_with(|| Sink::new(Arc::clone(target), kept))
     }
 
     /// Writes what is buffered, for the last time.
@@ -197,7 +251,7 @@ impl Files {
         self.sinks.clear();
     }
 
-    fn line(&mut self, line: &QueryLogEntry, verbose: bool, now: Tick) {
+    fn line(&mut self, line: &QueryLogEntry, verbose: bool, seen: SystemTime, now: Tick) {
         if line.target.verbose_only && line.target.path.is_empty() && !verbose {
             return;
         }
@@ -205,15 +259,12 @@ impl Files {
             tracing::info!("{}", text(line, None));
             return;
         }
-        let kept = self.before.contains(&line.target.path);
-        let new = || Sink::new(Arc::clone(&line.target), kept);
-        let sink = self.sinks.entry(line.target.path.clone()).or_insert_with(new);
         let bytes = if line.target.binary {
             binary(line)
         } else {
-            (text(line, line.target.timestamp.then(SystemTime::now)) + "\n").into_bytes()
+            (text(line, line.target.timestamp.then_some(seen)) + "\n").into_bytes()
         };
-        self.lost += sink.push(&bytes, now);
+        self.lost += self.sink(&line.target).push(&bytes, now);
     }
 }
 
@@ -229,6 +280,8 @@ struct Sink {
     lines: VecDeque<usize>,
     /// A part of the first line has been written.
     partial_line: bool,
+    /// When a buffered file is written at the latest.
+    write_at: Tick,
     retry_at: Tick,
     /// The failure has been logged.
     is_logged: bool,
@@ -246,6 +299,7 @@ impl Sink {
             waiting: VecDeque::new(),
             lines: VecDeque::new(),
             partial_line: false,
+            write_at: Tick(0),
             retry_at: Tick(0),
             is_logged: false,
             lost: 0,
@@ -270,14 +324,17 @@ impl Sink {
             }
             return lost + 1;
         }
+        if self.lines.is_empty() {
+            self.write_at = now + BUFFERED_MAX;
+        }
         self.waiting.extend(line);
         self.lines.push_back(line.len());
         lost
     }
 
-    /// Writes as much as possible; returns how many lines were dropped.
+    /// Opens the file if need be and writes as much as possible; returns how many lines were dropped.
     fn write(&mut self, now: Tick) -> u64 {
-        if self.lines.is_empty() || now < self.retry_at {
+        if (self.lines.is_empty() && self.file.is_some()) || now < self.retry_at {
             return 0;
         }
         match self.try_write() {
@@ -319,11 +376,16 @@ impl Sink {
         }
     }
 
-    fn try_write(&mut self) -> io::Result<()> {
+    fn open(&mut self) -> io::Result<()> {
         if self.file.is_none() {
             self.file = Some(open(&self.target, self.was_open)?);
             self.was_open = true;
         }
+        Ok(())
+    }
+
+    fn try_write(&mut self) -> io::Result<()> {
+        self.open()?;
         while let Some(file) = self.file.as_mut().filter(|_| !self.waiting.is_empty()) {
             let (first, _) = self.waiting.as_slices();
             match file.write(first) {
@@ -450,6 +512,7 @@ mod tests {
         QueryLogEntry {
             target: Arc::new(target),
             client: Endpoint::from(client),
+            at: Tick(0),
             id,
             qtype: 1,
             qclass: 1,
@@ -470,7 +533,7 @@ mod tests {
         for id in [1, 2] {
             assert!(live_state.shards()[0].log_queue.file(line(target(&name), id)));
             log.write(&live_state, false, Tick(0));
-            log.reopen(Tick(0));
+            log.reopen(&[], Tick(0));
         }
         let text = std::fs::read_to_string(&path).expect("the file");
         std::fs::remove_file(&path).expect("to remove it");
@@ -615,6 +678,57 @@ mod tests {
     }
 
     #[test]
+    fn files_are_opened_without_a_line_and_a_wrong_one_is_an_error() {
+        let directory = Directory::new("opened");
+        let [path, other] = [directory.path("log"), directory.path("other")];
+        std::fs::write(&path, "old\n").expect("a file");
+        let at = |path: &str| Arc::new(target(path));
+        let mut files = Files::open(&[at(&path), at(&directory.pipe())]).expect("both: a pipe may wait");
+        assert_eq!(std::fs::read_to_string(&path).expect("the file"), "", "it is replaced");
+        // It was rotated; another one is in the next configuration.
+        std::fs::rename(&path, directory.path("log.1")).expect("renamed");
+        files.reopen(&[at(&path), at(&other)], Tick(0));
+        assert!(std::fs::exists(&path).is_ok_and(|is| is) && std::fs::exists(&other).is_ok_and(|is| is));
+        let error = Files::open(&[at(&directory.path("none/log"))]).expect_err("no such directory");
+        assert!(error.contains("none/log\": No such file or directory"), "{error}");
+        let error = Files::open(&[at(&directory.path(""))]).expect_err("a directory");
+        assert!(error.contains("Is a directory"), "{error}");
+    }
+
+    #[test]
+    fn a_line_has_the_time_of_its_message() {
+        let directory = Directory::new("stamps");
+        let path = directory.path("log");
+        let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
+        let now = SECOND + TickDelta::from_ms(60_000);
+        let stamped = LogTarget { timestamp: true, ..target(&path) };
+        let queued = QueryLogEntry { at: SECOND, ..line(stamped, 1) };
+        assert!(live_state.shards()[0].log_queue.file(queued));
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        log.write(&live_state, false, now);
+        let text = std::fs::read_to_string(&path).expect("the file");
+        let seconds = text.trim_start_matches('[').split('.').next().and_then(|s| s.parse::<u64>().ok());
+        let ago = before - seconds.expect("a time stamp");
+        assert!((57..=60).contains(&ago), "{ago} s before it is written: {text}");
+    }
+
+    #[test]
+    fn a_buffered_line_is_written_within_a_second() {
+        let directory = Directory::new("buffered");
+        let path = directory.path("log");
+        let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
+        let buffered = LogTarget { buffered: true, ..target(&path) };
+        log.reopen(&[Arc::new(buffered.clone())], Tick(0));
+        assert!(live_state.shards()[0].log_queue.file(line(buffered, 1)));
+        let mut length = |now| {
+            log.write(&live_state, false, now);
+            std::fs::metadata(&path).expect("the file").len()
+        };
+        assert_eq!(length(Tick(1)), 0);
+        assert!(length(SECOND + TickDelta(1)) > 0);
+    }
+
+    #[test]
     fn unread_lines_are_counted_at_the_end() {
         let directory = Directory::new("end");
         let path = directory.pipe();
@@ -622,7 +736,7 @@ mod tests {
         for id in 0..7 {
             assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));
         }
-        let mut log = QueryLog::start(live_state).expect("a thread");
+        let mut log = QueryLog::start(live_state, Files::default()).expect("a thread");
         log.finish();
         assert_eq!(log.lost(), 7);
     }

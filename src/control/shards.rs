@@ -13,7 +13,7 @@ use crate::base::rng::ShardRng;
 use crate::control::plan::Fixed;
 use crate::control::publisher::Feed;
 use crate::engine;
-use crate::engine::socket::{ListenerSockets, ShardPosition};
+use crate::engine::socket::{Inherited, ListenerSockets, ShardPosition};
 use crate::engine::{Message, Running, Setup, socket};
 use crate::model::Listener;
 use crate::model::Steer;
@@ -121,28 +121,30 @@ impl Open for SocketOpener {
         } else {
             None
         };
-        if udp.is_some() || tcp.is_some() {
-            // One queue for all shards: the service manager's socket need not share its port, and
-            // its owner may be another user, with whom no port can be shared. Services without an
-            // inherited socket are not served.
-            for (kind, lacks) in [
-                ("ListenDatagram", udp.is_none() && listener.service.takes_datagrams()),
-                ("ListenStream", tcp.is_none() && listener.service.takes_connections()),
-            ] {
-                if lacks {
-                    tracing::warn!(
-                        address = %listener.address,
-                        "the service manager passed only one kind of socket; without {kind}= in its unit the other \
-                         kind is not served"
-                    );
-                }
+        let inherited = Inherited { udp: udp.is_some(), tcp: tcp.is_some() };
+        for (unit, kind, lacks) in [
+            ("ListenDatagram", "UDP", inherited.tcp && !inherited.udp && listener.service.takes_datagrams()),
+            ("ListenStream", "TCP", inherited.udp && !inherited.tcp && listener.service.takes_connections()),
+        ] {
+            if lacks {
+                tracing::warn!(
+                    address = %listener.address,
+                    "the service manager passed no {kind} socket, which dnslob opens itself; with {unit}= in its unit \
+                     nothing is lost during a restart"
+                );
             }
-            let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
-            let sockets =
-                |shard| Ok((shard, ListenerSockets { udp: copy(&udp)?, tcp: copy(&tcp)?, inherited: true }));
-            return (0..shards).map(sockets).collect();
         }
-        (0..shards).map(|shard| Ok((shard, socket::create(listener)?))).collect()
+        // An inherited one is one queue for all shards: it need not share its port, and its owner may
+        // be another user, with whom no port can be shared.
+        let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
+        let sockets = |shard| {
+            let ours = socket::create_others(listener, inherited)?;
+            Ok((
+                shard,
+                ListenerSockets { udp: copy(&udp)?.or(ours.udp), tcp: copy(&tcp)?.or(ours.tcp), inherited },
+            ))
+        };
+        (0..shards).map(sockets).collect()
     }
 
     fn bind(

@@ -36,9 +36,18 @@ pub struct ListenerSockets {
     pub udp: Option<Socket>,
     /// The TCP socket, bound by [`bind`] and listening after [`listen`].
     pub tcp: Option<Socket>,
-    /// A service manager passed it to us and keeps it open: what we leave unread waits for the next
-    /// process, and its settings must stay as they are.
-    pub inherited: bool,
+    /// Which of them a service manager passed to us.
+    pub inherited: Inherited,
+}
+
+/// The sockets of a listener that a service manager passed to us and keeps open: what we leave unread
+/// waits for the next process, and their settings must stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// The UDP socket.
+    pub udp: bool,
+    /// The TCP socket.
+    pub tcp: bool,
 }
 
 impl ListenerSockets {
@@ -63,6 +72,14 @@ impl ListenerSockets {
 /// # Errors
 /// The kernel's: no descriptor left, no such interface, no permission to bind to it.
 pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
+    create_others(listener, Inherited::default())
+}
+
+/// The same for the kinds that were not passed to us.
+///
+/// # Errors
+/// The kernel's.
+pub fn create_others(listener: &Listener, inherited: Inherited) -> io::Result<ListenerSockets> {
     let ip = listener.address.ip();
     let on_interface = |socket: &Socket| match &listener.interface {
         Some(interface) => socket.bind_device(Some(interface.as_bytes())),
@@ -85,9 +102,9 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
         Ok::<_, io::Error>(socket)
     };
     Ok(ListenerSockets {
-        udp: listener.service.takes_datagrams().then(for_datagrams).transpose()?,
-        tcp: listener.service.takes_connections().then(for_clients).transpose()?,
-        inherited: false,
+        udp: (listener.service.takes_datagrams() && !inherited.udp).then(for_datagrams).transpose()?,
+        tcp: (listener.service.takes_connections() && !inherited.tcp).then(for_clients).transpose()?,
+        inherited,
     })
 }
 
@@ -108,11 +125,10 @@ fn set_freebind(socket: &Socket, listener: &Listener) -> io::Result<()> {
 /// # Errors
 /// The kernel's: address in use, no such address, no permission for the port.
 pub fn bind(sockets: &ListenerSockets, listener: &Listener, alone: bool) -> io::Result<()> {
-    if sockets.inherited {
-        return Ok(());
-    }
+    let ListenerSockets { udp, tcp, inherited } = sockets;
     let address = SockAddr::from(listener.address);
-    for socket in [&sockets.tcp, &sockets.udp].into_iter().flatten() {
+    let of_ours = [tcp.as_ref().filter(|_| !inherited.tcp), udp.as_ref().filter(|_| !inherited.udp)];
+    for socket in of_ours.into_iter().flatten() {
         socket.set_reuse_port(!alone)?;
         socket.bind(&address)?;
         // A socket that binds later shares the port only if both have the option.
@@ -133,15 +149,12 @@ pub fn listen(
     steer: Steer,
     position: ShardPosition,
 ) -> io::Result<()> {
-    if sockets.inherited {
-        // An inherited socket is already listening.
-        return Ok(());
-    }
-    if let Some(socket) = &sockets.tcp {
+    // An inherited socket is already listening, and its group is another's.
+    if let Some(socket) = sockets.tcp.as_ref().filter(|_| !sockets.inherited.tcp) {
         socket.listen(backlog(listener))?;
         steer_group(socket, listener, steer, position)?;
     }
-    match &sockets.udp {
+    match sockets.udp.as_ref().filter(|_| !sockets.inherited.udp) {
         Some(socket) => steer_group(socket, listener, steer, position),
         None => Ok(()),
     }

@@ -149,7 +149,7 @@ pub struct ActionTraits<'a> {
     /// The pool that it names.
     pub pool: Option<&'a PoolRef>,
     /// The log that it writes to.
-    pub log: Option<&'a LogTarget>,
+    pub log: Option<&'a Arc<LogTarget>>,
     /// Where it sends copies.
     pub tee: Option<&'a Tee>,
 }

@@ -38,7 +38,7 @@ pub mod query_state;
 pub mod script;
 pub mod text;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::base::addr::RuleSlot;
@@ -49,6 +49,7 @@ use crate::rules::index::{Candidates, Index};
 use crate::rules::limits::Limits;
 use crate::rules::matcher::Matcher;
 use crate::rules::prefetch::PrefetchSet;
+use crate::stats::log_queue::LogTarget;
 
 /// One rule.
 #[derive(Clone, Debug)]
@@ -181,9 +182,9 @@ pub struct Chains {
 }
 
 impl Chains {
-    /// Returns the files that actions write to, each once.
+    /// Returns the files that actions write to, each once: as the first of its actions names it.
     #[must_use]
-    pub fn log_files(&self) -> BTreeSet<&str> {
+    pub fn log_files(&self) -> BTreeMap<&str, &Arc<LogTarget>> {
         let queries = [&self.query, &self.cache_miss];
         let responses = [
             &self.response,
@@ -197,6 +198,10 @@ impl Chains {
             queries.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.traits().log);
         let responses =
             responses.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.traits().log);
-        queries.chain(responses).map(|log| log.path.as_str()).filter(|path| !path.is_empty()).collect()
+        let mut files = BTreeMap::new();
+        for log in queries.chain(responses).filter(|log| !log.path.is_empty()) {
+            files.entry(log.path.as_str()).or_insert(log);
+        }
+        files
     }
 }

@@ -267,6 +267,9 @@ pub struct QueryState {
     /// The client's question (name, type and class) when a rule changed the name: it is restored in
     /// the answer.
     pub original: Vec<u8>,
+    /// The name that the server of a zone transfer was asked for in its place: later messages of the
+    /// transfer may be without a question.
+    pub transferred: Vec<u8>,
     /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
     /// rules takes it.
     pub failed: bool,
@@ -281,12 +284,14 @@ impl QueryState {
     pub fn reset(&mut self, received: Tick, ecs: EcsSettings, flags: [u8; 2]) {
         let mut tags = std::mem::take(&mut self.tags);
         let mut original = std::mem::take(&mut self.original);
+        let mut transferred = std::mem::take(&mut self.transferred);
         let mut error_text = std::mem::take(&mut self.error_text);
         let mut proxy = std::mem::take(&mut self.proxy);
         let mut sni = std::mem::take(&mut self.sni);
         let mut client_subnet = std::mem::take(&mut self.client_subnet);
         tags.clear();
         original.clear();
+        transferred.clear();
         error_text.clear();
         proxy.clear();
         sni.clear();
@@ -299,6 +304,7 @@ impl QueryState {
             proxy,
             sni,
             original,
+            transferred,
             error_text,
             client_subnet,
             ..Self::default()

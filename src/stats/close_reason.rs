@@ -93,6 +93,8 @@ reasons! {
         Handshake = "handshake",
         /// No descriptor or memory was left for it.
         Local = "local",
+        /// It waited for a descriptor in vain.
+        Descriptors = "descriptors",
         /// It was idle, and enough others are open.
         Idle = "idle",
         /// The server left the configuration, or the connection was no longer needed.

@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 const WANTED_MAX: u32 = 64;
 /// How long a request to other shards stands.
 const REQUEST: TickDelta = TickDelta::from_ms(500);
+/// A new user that waits has asked again within this time.
+const AWAITED: TickDelta = TickDelta::from_ms(20);
 
 reasons! {
     /// The uses of descriptors, besides the reserve.
@@ -60,6 +62,8 @@ struct Pool {
     /// Descriptors that a shard requested from other shards' idle users, and when, nanoseconds.
     wanted: AtomicU32,
     wanted_at: AtomicU64,
+    /// When a new user that waits last asked, nanoseconds.
+    awaited_at: AtomicU64,
 }
 
 /// The division of the limit.
@@ -89,6 +93,7 @@ impl Default for Descriptors {
             used: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
             wanted_at: AtomicU64::new(0),
+            awaited_at: AtomicU64::new(0),
         };
         Self {
             limit: AtomicU32::new(u32::MAX),
@@ -138,7 +143,16 @@ impl Descriptors {
 
     /// Does the same for a new user that waits, however often it asks.
     pub fn await_one(&self, usage: Use, now: Tick) {
-        self.renewed(usage, now).wanted.fetch_max(1, Relaxed);
+        let pool = self.renewed(usage, now);
+        pool.wanted.fetch_max(1, Relaxed);
+        pool.awaited_at.store(now.0, Relaxed);
+    }
+
+    /// Returns whether a new user waited for a descriptor a moment ago.
+    #[must_use]
+    pub fn is_awaited(&self, usage: Use, now: Tick) -> bool {
+        let awaited_at = self.pool(usage).awaited_at.load(Relaxed);
+        awaited_at > 0 && now.since(Tick(awaited_at)) <= AWAITED
     }
 
     /// Returns the pool, without requests that have expired, for one more at this time.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::base::addr::Endpoint;
-use crate::base::time::TickDelta;
+use crate::base::time::{Tick, TickDelta};
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use crate::wire::name;
 
@@ -19,7 +19,7 @@ pub struct LogTarget {
     pub binary: bool,
     /// Appends to the file rather than replacing it.
     pub append: bool,
-    /// Written when a buffer is full rather than at once.
+    /// Written when a buffer is full, or after a second, rather than at once.
     pub buffered: bool,
     /// Only in verbose mode.
     pub verbose_only: bool,
@@ -35,6 +35,8 @@ const LINES_MAX: usize = 4_096;
 pub struct QueryLogEntry {
     /// Where to write it.
     pub target: Arc<LogTarget>,
+    /// When the message was seen.
+    pub at: Tick,
     /// The client.
     pub client: Endpoint,
     /// The query's id.

@@ -83,9 +83,18 @@ pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
     copied(packet, Some((&old[..length], qname)), |_| true, end)
 }
 
+/// Renames each record that `old` owns to `new` in a message without a question, as later ones of a
+/// zone transfer may be (RFC 5936, 2.2.1). False, and nothing changed, when a record cannot be parsed
+/// or the result does not fit.
+#[must_use]
+pub fn rename_records(packet: &mut Packet<'_>, old: &[u8], new: &[u8]) -> bool {
+    let Some(end) = records::end(packet.bytes()) else { return false };
+    copied(packet, Some((old, new)), |_| true, end)
+}
+
 /// The message that is being written.
 struct Copy<'n, 'o> {
-    /// The question's name, and its replacement.
+    /// The name that is replaced, that of the question if there is one, and its replacement.
     renamed: Option<(&'n [u8], &'n [u8])>,
     out: &'o mut [u8],
     len: usize,
@@ -100,13 +109,13 @@ impl Copy<'_, '_> {
     fn run(&mut self, message: &[u8], wanted: impl Fn(&Record) -> bool, end: usize) -> Option<()> {
         let mut walk = Walk::of(message);
         match self.renamed {
-            Some((old, new)) => {
+            Some((old, new)) if walk.at() > header::LEN => {
                 self.push(message.get(..header::LEN)?)?;
                 self.push(new)?;
                 self.push(message.get(header::LEN + old.len()..walk.at())?)?;
             }
             // Header and questions keep their offsets, so pointers among them stay valid.
-            None => self.push(message.get(..walk.at())?)?,
+            Some(_) | None => self.push(message.get(..walk.at())?)?,
         }
         if walk.at() > header::LEN
             && let Some(end) = name::end_plain(&self.out[..self.len], header::LEN)
@@ -227,6 +236,23 @@ mod tests {
             assert!(after.ends_with(b"tail"));
         }
         assert!(!edited(&whole[..20], 64, |p| rename(p, b"\x01n\0")).1);
+    }
+
+    #[test]
+    fn the_records_of_a_message_without_a_question_are_renamed() {
+        let address = b"\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+        let head = b"\xab\xcd\x81\x80\0\0\0\x03\0\0\0\0";
+        let owners = [&b"\x02in\0"[..], b"\xc0\x0c", b"\x01a\xc0\x0c"];
+        let records: Vec<u8> = owners.iter().flat_map(|o| [o, &address[..]].concat()).collect();
+        let whole = [&head[..], &records].concat();
+        for new in [&b"\x05other\x04Test\0"[..], b"\x01n\0"] {
+            let (after, done) = edited(&whole, 64, |p| rename_records(p, b"\x02in\0", new));
+            assert!(done);
+            let owners: Vec<_> = read(&after).unwrap().records.into_iter().map(|r| r.owner).collect();
+            assert_eq!(owners, [new.to_vec(), new.to_vec(), b"\x01a\x02in\0".to_vec()]);
+        }
+        let (after, done) = edited(&head[..], 64, |p| rename_records(p, b"\x02in\0", b"\x01n\0"));
+        assert!(!done && after == head, "fewer records than it says");
     }
 
     #[test]

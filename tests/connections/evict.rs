@@ -286,3 +286,87 @@ fn without_a_descriptor_a_query_goes_to_a_server_that_has_a_connection() {
     assert_eq!((servers, harness.drops(DropReason::Descriptors)), (vec![1, 1], 0));
     harness.shard().check_invariants();
 }
+
+#[test]
+fn queries_wait_for_a_connection_that_may_have_one_at_a_time() {
+    let mut config = TestConfig::new(1);
+    let backend = config.backends[0].as_mut().expect("a server");
+    (backend.connections.only, backend.connections.in_flight) = (true, 1);
+    let mut harness = harness_of(config, 10, 1);
+    let stream = connect(&mut harness).expect("room");
+    (0..5).for_each(|n| harness.ask(stream, n, n.into()));
+    for _ in 0..5 {
+        assert!(harness.live_state.descriptors().used(Use::Servers) <= 1);
+        harness.settle();
+        harness.shard().check_invariants();
+        harness.pass(5);
+    }
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Descriptors)), (5, 0));
+}
+
+#[test]
+fn a_query_waits_for_another_shards_descriptor() {
+    let mut harness = only_connections(1, 1);
+    let stream = connect(&mut harness).expect("room");
+    let descriptors = Arc::clone(harness.live_state.descriptors());
+    let of_another = descriptors.take(Use::Servers, 1).expect("the only one");
+    harness.ask(stream, 1, 1);
+    harness.ask(stream, 2, 2);
+    harness.pass(100);
+    assert!(harness.connections.is_empty());
+    let now = harness.sim.now();
+    assert_eq!((descriptors.excess(Use::Servers, now), descriptors.is_awaited(Use::Servers, now)), (1, true));
+    drop(of_another);
+    harness.pass(5);
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Descriptors)), (2, 0));
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn a_query_that_waits_in_vain_for_a_descriptor_is_dropped_without_a_server_failure() {
+    let mut harness = only_connections(1, 1);
+    let stream = connect(&mut harness).expect("room");
+    let of_another = harness.live_state.descriptors().take(Use::Servers, 1).expect("the only one");
+    harness.ask(stream, 1, 1);
+    harness.pass(400);
+    assert_eq!(harness.drops(DropReason::Descriptors), 0);
+    harness.pass(200);
+    assert_eq!(harness.drops(DropReason::Descriptors), 1);
+    let stats = &harness.live_state.shards()[0];
+    assert_eq!(stats.backend(BackendSlot(0)).timeouts.get(), 0);
+    assert_eq!((harness.shard().outstanding(), harness.shard().backend_connections_open()), (0, 0));
+    drop(of_another);
+    harness.ask(stream, 2, 2);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 1, "the next one finds it as it was");
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn a_busy_connection_is_given_up_for_a_query_that_waits() {
+    let mut harness = only_connections(1, 1);
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    let stream = connect(&mut harness).expect("room");
+    harness.ask(stream, 1, 1);
+    let (link, query) = harness.received().remove(0);
+    let descriptors = Arc::clone(harness.live_state.descriptors());
+    for _ in 0..30 {
+        // As another shard does for a query of its own.
+        descriptors.await_one(Use::Servers, harness.sim.now());
+        harness.pass(10);
+    }
+    harness.ask(stream, 2, 2);
+    assert_eq!(harness.received().len(), 1, "it gets no more queries");
+    harness.deliver(link, &framed(&answer(&query, &[], 0)));
+    let mut other = None;
+    for _ in 0..10 {
+        harness.pass(5);
+        other = other.or_else(|| descriptors.take(Use::Servers, 1));
+    }
+    assert_eq!(harness.got(stream).len(), 1);
+    let has_another = harness.connections.keys().any(|stream| *stream != link);
+    assert!(other.is_some() || has_another, "one of the two has it");
+    harness.shard().check_invariants();
+}

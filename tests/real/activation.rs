@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use crate::place::Directory;
+
 /// Acts as the service manager and as the client: binds the socket, passes it as descriptor 3
 /// (sd_listen_fds(3)), and sends queries before each of two starts.
 const MANAGER: &str = r#"
@@ -58,7 +60,8 @@ fn queries_wait_in_an_inherited_socket_during_a_restart() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Passes the datagram socket of the listener alone, and a listening socket of no listener.
+/// Passes the datagram socket of the listener alone, and a listening socket of no listener. dnslob
+/// listens for connections itself.
 const INCOMPLETE: &str = r#"
 import os, socket, subprocess, sys
 
@@ -81,8 +84,8 @@ os.set_inheritable(4, True)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
 os.execv(sys.argv[3], sys.argv[3:])
 """
-command = [sys.executable, "-c", START, str(datagrams.fileno()), str(stray.fileno()), sys.argv[1], "--shards", "1",
-           address, "127.0.0.2:9"]
+command = [sys.executable, "-c", START, str(datagrams.fileno()), str(stray.fileno()), sys.argv[1], "--shards", "2",
+           "-C", sys.argv[2], "-l", address]
 dnslob = subprocess.Popen(command, pass_fds=[datagrams.fileno(), stray.fileno()], stderr=subprocess.PIPE, text=True)
 stray.close()
 said = ""
@@ -90,7 +93,21 @@ while "fits no listener" not in said:
     line = dnslob.stderr.readline()
     assert line, said
     said += line
-assert "ListenStream" in said, said
+assert "passed no TCP socket, which dnslob opens itself; with ListenStream=" in said, said
+while "serving" not in said:
+    line = dnslob.stderr.readline()
+    assert line, said
+    said += line
+query = bytes([1, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 97, 0, 0, 1, 0, 1])
+datagrams_client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams_client.settimeout(10)
+datagrams_client.sendto(query, datagrams.getsockname())
+assert datagrams_client.recv(512)[3] & 15 == 5, "REFUSED over UDP"
+# More than one shard's socket listens.
+for _ in range(16):
+    with socket.create_connection(datagrams.getsockname(), 10) as connection:
+        connection.sendall(bytes([0, len(query)]) + query)
+        assert connection.recv(512)[5] & 15 == 5, "REFUSED over TCP"
 try:
     socket.create_connection(elsewhere, 5).close()
     raise AssertionError("the stray socket is open")
@@ -101,9 +118,12 @@ assert dnslob.wait(10) == 0, "an orderly end"
 "#;
 
 #[test]
-fn a_missing_kind_and_a_stray_socket_are_warned_of() {
+fn a_missing_kind_is_opened_and_a_stray_socket_closed() {
+    let directory = Directory::new();
+    let config = directory.write("dnslob.lua", "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n");
     let done = Command::new("python3")
         .args(["-c", INCOMPLETE, env!("CARGO_BIN_EXE_dnslob")])
+        .arg(config)
         .output()
         .expect("python3 runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -322,7 +322,7 @@ fn a_log_action_logs_queries_and_answers() {
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((line.id, line.qtype, line.qclass, line.flags, line.size), (0x1234, 16, 1, [1, 0], 32));
     assert_eq!(line.qname.bytes(), b"\x01x\x01a\0");
-    assert_eq!((line.client.port, line.latency), (4000, None));
+    assert_eq!((line.client.port, line.latency, line.at), (4000, None, bench.now));
     let target = &line.target;
     assert_eq!(target.path, "/nowhere/queries.log");
     assert_eq!(
@@ -339,5 +339,6 @@ fn a_log_action_logs_queries_and_answers() {
     let [_, line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((line.id, line.flags[0] & 0x80, line.size), (0x1234, 0x80, 21));
     assert_eq!(line.latency, Some(dnslob::base::time::TickDelta::from_ms(7)));
+    assert_eq!(line.at, bench.now, "the answer's time");
     assert!(!line.target.verbose_only && line.target.timestamp);
 }

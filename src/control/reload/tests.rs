@@ -9,6 +9,7 @@ use crate::control::fixture;
 use crate::control::plan::Settings;
 use crate::control::probe::{Called, Question, Script};
 use crate::control::reload::*;
+use crate::engine::socket::Inherited;
 use crate::model::LuaFunction;
 use crate::stats::live::{LiveState, State};
 use std::future::ready;
@@ -43,8 +44,13 @@ impl Open for Recorder {
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         self.calls.push(format!("create {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-        let sockets =
-            || Ok::<_, io::Error>(ListenerSockets { udp: Some(socket()?), tcp: None, inherited: false });
+        let sockets = || {
+            Ok::<_, io::Error>(ListenerSockets {
+                udp: Some(socket()?),
+                tcp: None,
+                inherited: Inherited::default(),
+            })
+        };
         Ok(vec![(0, sockets()?), (1, sockets()?)])
     }
 

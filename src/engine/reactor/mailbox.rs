@@ -33,13 +33,13 @@ impl Engine {
                             connected,
                             Arc::clone(&listener),
                             socket,
-                            inherited,
+                            inherited.tcp,
                         )
                     });
                     let relay = listener.service.relay().is_some();
                     let set = if relay { &self.relay_datagrams } else { &self.datagrams };
                     let listener_socket = udp.map_or(Ok(()), |socket| {
-                        self.sockets.open_listener(set.epoll(), listener, socket, inherited)
+                        self.sockets.open_listener(set.epoll(), listener, socket, inherited.udp)
                     });
                     if let Err(e) = tcp_listener.and(listener_socket) {
                         error!(shard = self.setup.index, "cannot watch a listener's socket: {e}");

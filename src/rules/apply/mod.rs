@@ -21,6 +21,7 @@ use crate::rules::apply::response::respond;
 use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
+use crate::base::time::Tick;
 use crate::rules::action::{Action, ExtendedError, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::copies::Copies;
@@ -32,6 +33,7 @@ use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
+use crate::wire::query::Question;
 use crate::wire::{answer, ecs, rebuild, signature};
 
 /// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
@@ -251,6 +253,13 @@ pub(crate) fn transfer(
     effects: &mut Effects<'_>,
     had_state: bool,
 ) -> ResponseDecision {
+    let state = &mut *context.query_state;
+    if !state.original.is_empty()
+        && state.transferred.is_empty()
+        && let Some(question) = Question::parse(context.packet.bytes())
+    {
+        state.transferred.extend_from_slice(question.qname);
+    }
     if had_state && !restore(context) {
         return ResponseDecision::Drop(DropReason::AnswerNotEdited);
     }
@@ -307,7 +316,7 @@ fn add_error(context: &mut EvaluationContext<'_, '_>) {
     }
 }
 
-fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &Effects<'_>) {
+fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &Effects<'_>, now: Tick) {
     let message = context.packet.bytes();
     let id = Header::parse(message).map_or(0, |h| h.id());
     let line = QueryLogEntry {
@@ -318,6 +327,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
         size: u16::try_from(message.len()).unwrap_or(u16::MAX),
         latency: context.answered.map(|a| a.latency),
         target: target.clone(),
+        at: now,
         client: context.client.peer,
         qname: Name::new(context.qname()),
     };
@@ -347,7 +357,13 @@ fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
     if let Some(qname) =
         context.query_state.original.len().checked_sub(4).map(|end| &context.query_state.original[..end])
     {
-        restored = rebuild::rename(context.packet, qname);
+        let sent = &context.query_state.transferred;
+        let is_later = Header::parse(context.packet.bytes()).is_some_and(|h| h.qdcount() == 0);
+        restored = if is_later && !sent.is_empty() {
+            rebuild::rename_records(context.packet, sent, qname)
+        } else {
+            rebuild::rename(context.packet, qname)
+        };
     }
     context.reread();
     restored

@@ -2,7 +2,7 @@
 //! with capacity, or a new one.
 
 use crate::base::addr::{BackendSlot, Route};
-use crate::base::narrow::{to_u16, to_u32};
+use crate::base::narrow::to_u32;
 use crate::base::time::Tick;
 use crate::model::{BACKEND_CONNECTIONS_MAX, BackendConnectionOptions};
 use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, TableSlot, number};
@@ -30,6 +30,8 @@ pub(crate) struct Need<'o> {
     pub(crate) key: u64,
     /// The source address of the connection, if that is the client's own.
     pub(crate) source: Option<[u8; 16]>,
+    /// The query may wait until a descriptor is free.
+    pub(crate) waits: bool,
 }
 
 impl BackendConnections {
@@ -84,14 +86,19 @@ impl BackendConnections {
                 self.end(route(idle.ok_or(DropReason::OutstandingFull)?), BackendCloseReason::Idle);
             }
         }
-        let Some(permit) = self.permit(backend, &live_on, now) else {
+        let permit = self.permit(backend, &live_on, now);
+        if permit.is_none() {
             // Behind more queries than a connection should have is better than not at all.
             let emptiest = need
                 .transfer
                 .is_none()
-                .then(|| self.by_backend[backend.index()].with_space(&self.table, &need, 0, live));
-            return emptiest.flatten().map(route).ok_or(DropReason::Descriptors);
-        };
+                .then(|| self.by_backend[backend.index()].with_space(&self.table, &need, 0, live))
+                .flatten();
+            if emptiest.is_some() || !need.waits || !self.may_wait() {
+                self.descriptors.want(Use::Servers, now);
+                return emptiest.map(route).ok_or(DropReason::Descriptors);
+            }
+        }
         let backend_state = &mut self.by_backend[backend.index()];
         let at = backend_state.connections.iter().position(Option::is_none).unwrap_or_else(|| {
             backend_state.connections.push(None);
@@ -102,35 +109,14 @@ impl BackendConnections {
         backend_state.connections[at] = Some(slot);
         backend_state.last = at;
         backend_state.open += 1;
+        if self.connection(route).is_some_and(|c| c.state == State::Waiting) {
+            self.waiting.push_back(route);
+        }
         Ok(route)
     }
 
-    /// Returns a permit for the descriptor of a new connection: a free one, or that of an idle
-    /// connection, which ends, of the same backend if there is one. Where this shard has none,
-    /// another one is asked to end one.
-    fn permit(&mut self, backend: BackendSlot, live: impl Fn(Route) -> u32, now: Tick) -> Option<Permit> {
-        if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
-            return Some(permit);
-        }
-        let mut idle = self.idle_of(backend, &live);
-        // Once in a batch: in a shortage each of its queries may come here.
-        if idle.is_none() && self.searched != Some(now) {
-            let others = (0..self.by_backend.len()).map(|at| BackendSlot(to_u16(at)));
-            idle = others.filter(|other| *other != backend).find_map(|other| self.idle_of(other, &live));
-            self.searched = if idle.is_none() { Some(now) } else { None };
-        }
-        let Some(route) = idle else {
-            self.descriptors.want(Use::Servers, now);
-            return None;
-        };
-        self.descriptors.evicted();
-        let permit = self.connection_mut(route)?.permit.take();
-        self.end(route, BackendCloseReason::Idle);
-        permit
-    }
-
     /// Returns an open connection to a backend that has no query.
-    fn idle_of(&self, backend: BackendSlot, live: impl Fn(Route) -> u32) -> Option<Route> {
+    pub(super) fn idle_of(&self, backend: BackendSlot, live: impl Fn(Route) -> u32) -> Option<Route> {
         self.by_backend.get(backend.index())?.iter(&self.table).find_map(|(at, connection)| {
             let route = Route { backend, socket: number(at) };
             let is_open = connection.state == State::Open && connection.permit.is_some();
@@ -186,10 +172,10 @@ impl PerBackend {
 }
 
 impl BackendConnection {
-    fn new(route: Route, need: &Need<'_>, permit: Permit, now: Tick) -> Self {
+    fn new(route: Route, need: &Need<'_>, permit: Option<Permit>, now: Tick) -> Self {
         Self {
             route,
-            state: State::Connecting,
+            state: if permit.is_some() { State::Connecting } else { State::Waiting },
             opened: now,
             active: now,
             blocked: None,
@@ -206,7 +192,8 @@ impl BackendConnection {
             era: need.options.era(),
             key: need.key,
             source: need.source,
-            permit: Some(permit),
+            permit,
+            yields: false,
         }
     }
 
@@ -217,6 +204,9 @@ impl BackendConnection {
 
     /// Returns whether it ends without another query.
     fn takes_no_more(&self, need: &Need<'_>) -> bool {
-        self.is_closed_by_server || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
+        self.is_closed_by_server
+            || self.yields
+            || matches!(self.state, State::Ended(_))
+            || self.era != need.options.era()
     }
 }

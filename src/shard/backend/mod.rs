@@ -7,6 +7,7 @@
 
 pub mod choice;
 mod overdue;
+mod waiting;
 
 pub(crate) use crate::shard::backend::choice::{ANY_CLIENT, Need};
 use crate::shard::backend::overdue::SWEEP;
@@ -21,6 +22,7 @@ use crate::stats::descriptors::{Descriptors, Permit};
 use crate::wire::frame::{Frames, Outbound};
 use crate::wire::transfer::Transfer;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A server that refused a connection, or was silent on one, is avoided for this time, if there is
@@ -36,6 +38,8 @@ const MISSED_MAX: u8 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// No descriptor is left for it at present.
+    Waiting,
     /// The engine is to open it, or is doing so.
     Connecting,
     /// It carries queries and responses.
@@ -79,6 +83,8 @@ struct BackendConnection {
     key: u64,
     source: Option<[u8; 16]>,
     permit: Option<Permit>,
+    /// It gets no more queries, and ends with its last one: another one needs its descriptor.
+    yields: bool,
 }
 
 /// The connections to one backend.
@@ -118,6 +124,9 @@ pub(crate) struct BackendConnections {
     swept: Tick,
     /// When no idle connection was found that could make room for another one.
     searched: Option<Tick>,
+    /// Connections that wait for a descriptor, oldest first, and when they last asked for one.
+    waiting: VecDeque<Route>,
+    asked: Tick,
     /// Backends that have recently refused a connection or were silent on one, and those of them
     /// that use connections only.
     refused: Vec<BackendSlot>,
@@ -154,6 +163,8 @@ impl BackendConnections {
             by_backend: Vec::new(),
             swept: Tick(0),
             searched: None,
+            waiting: VecDeque::new(),
+            asked: Tick(0),
             refused: Vec::new(),
             troubled_for_all: Vec::new(),
         }
@@ -415,7 +426,7 @@ impl BackendConnections {
     /// come first for a while.
     pub(crate) fn missed(&mut self, route: Route, asked: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
-        if connection.last_message <= asked {
+        if connection.last_message <= asked && connection.state != State::Waiting {
             connection.missed = connection.missed.saturating_add(1);
             if connection.missed >= MISSED_MAX {
                 self.end(route, BackendCloseReason::Silent);
@@ -495,9 +506,11 @@ impl BackendConnections {
     /// Returns what the engine must do with it.
     pub(crate) fn interest(&self, route: Route) -> BackendInterest {
         match self.connection(route) {
-            Some(BackendConnection { state: State::Connecting | State::Open, paused, .. }) => {
-                BackendInterest::Serve { read: !paused }
-            }
+            Some(BackendConnection {
+                state: State::Waiting | State::Connecting | State::Open,
+                paused,
+                ..
+            }) => BackendInterest::Serve { read: !paused },
             Some(BackendConnection { state: State::Ended(_), .. }) | None => BackendInterest::Close,
         }
     }
@@ -506,7 +519,7 @@ impl BackendConnections {
     pub(crate) fn why(&self, route: Route) -> BackendCloseReason {
         match self.connection(route).map(|l| l.state) {
             Some(State::Ended(why)) => why,
-            Some(State::Connecting | State::Open) | None => BackendCloseReason::Done,
+            Some(State::Waiting | State::Connecting | State::Open) | None => BackendCloseReason::Done,
         }
     }
 
@@ -515,7 +528,8 @@ impl BackendConnections {
         if self.table.resumable_count() > 0 {
             return Some(Tick(0));
         }
-        (self.table.len() > 0 || !self.refused.is_empty()).then(|| self.swept + SWEEP)
+        let sweep = (self.table.len() > 0 || !self.refused.is_empty()).then(|| self.swept + SWEEP);
+        sweep.into_iter().chain(self.next_ask()).min()
     }
 
     /// Checks the invariants between calls; for tests.
@@ -539,9 +553,13 @@ impl BackendConnections {
 }
 
 impl BackendConnection {
-    /// Returns whether the engine can have work for it: its socket is open, or must be closed.
+    /// Returns whether the engine can have work for it: its socket may be open, or must be closed.
     const fn has_work(&self) -> bool {
-        !self.is_closed_by_server || matches!(self.state, State::Ended(_))
+        match self.state {
+            State::Waiting => false,
+            State::Connecting | State::Open => !self.is_closed_by_server,
+            State::Ended(_) => true,
+        }
     }
 
     /// Returns whether it holds messages that may be handled now.

@@ -4,6 +4,7 @@ use crate::base::addr::{BackendSlot, Route};
 use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::BackendConnectionOptions;
+use crate::shard::backend::waiting::HELD_MIN;
 use crate::shard::backend::{BackendConnection, BackendConnections, State, number};
 use crate::shard::dispatch::outstanding::timers::slice;
 use crate::stats::close_reason::BackendCloseReason;
@@ -22,6 +23,7 @@ impl BackendConnections {
         live: impl Fn(Route) -> u32,
         options: impl Fn(BackendSlot) -> Option<&'o BackendConnectionOptions>,
     ) {
+        self.serve_waiting(now, &live);
         if now.since(self.swept) < SWEEP {
             return;
         }
@@ -30,6 +32,8 @@ impl BackendConnections {
         let is_troubled = |b: &BackendSlot| by_backend.get(b.index()).is_some_and(|f| f.troubled_until > now);
         self.refused.retain(is_troubled);
         self.troubled_for_all.retain(is_troubled);
+        let is_awaited = self.descriptors.is_awaited(Use::Servers, now);
+        let mut yields = false;
         for at in 0..self.by_backend.len() {
             let backend = BackendSlot(to_u16(at));
             let options = options(backend);
@@ -46,12 +50,16 @@ impl BackendConnections {
                 if live == 0 {
                     connection.output.release();
                     // Connections with queries need the descriptor more.
-                    if connection.state == State::Open && self.descriptors.excess(Use::Servers, now) > 0 {
+                    let is_wanted = connection.yields || self.descriptors.excess(Use::Servers, now) > 0;
+                    if connection.state == State::Open && is_wanted {
                         connection.permit = None;
                         self.descriptors.met(Use::Servers);
                         self.end(route, BackendCloseReason::Idle);
                         continue;
                     }
+                } else if is_awaited && !yields && connection.may_yield(now) {
+                    // One in each sweep becomes idle for a query that waits.
+                    (connection.yields, yields) = (true, true);
                 }
                 if let Some(why) = why {
                     self.end(route, why);
@@ -62,6 +70,12 @@ impl BackendConnections {
 }
 
 impl BackendConnection {
+    /// Returns whether its descriptor may go to another connection once its queries are answered.
+    fn may_yield(&self, now: Tick) -> bool {
+        let is_old = now.since(self.opened) >= HELD_MIN;
+        self.state == State::Open && is_old && self.transfer.is_none() && !self.yields
+    }
+
     fn overdue(
         &mut self,
         options: &BackendConnectionOptions,
@@ -74,7 +88,7 @@ impl BackendConnection {
             State::Connecting if over(self.opened, options.connect_timeout) => {
                 Some(BackendCloseReason::ConnectTimeout)
             }
-            State::Connecting | State::Ended(_) => None,
+            State::Waiting | State::Connecting | State::Ended(_) => None,
             State::Open => {
                 if self.blocked.is_some_and(|since| over(since, options.send_timeout)) {
                     return Some(BackendCloseReason::WriteTimeout);

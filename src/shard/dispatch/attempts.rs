@@ -60,6 +60,8 @@ pub(crate) enum AttemptEnd {
 enum AttemptKind {
     /// It is its first attempt; a second one follows after the time of this queue.
     First(Option<Queue>),
+    /// No server takes its first attempt: it waits for a descriptor.
+    Waits,
     /// The first attempt is slow: it is in flight beside this one.
     Second,
     /// The kernel refused to send it to another server, or no descriptor was left for a connection
@@ -123,7 +125,11 @@ impl Dispatcher {
                 self.queries.set_subnet(pending.waiter.entry(), cx.sends_subnet(backend));
                 let sent =
                     self.send_elsewhere(cx, connections, backend, AttemptKind::Refused, pending, packet);
-                sent.map_err(|_| DropReason::Descriptors)
+                if sent.is_ok() {
+                    return sent;
+                }
+                self.queries.set_subnet(pending.waiter.entry(), cx.sends_subnet(backend));
+                self.send(cx, connections, backend, AttemptKind::Waits, pending, packet)
             }
             sent => sent,
         }
@@ -426,8 +432,7 @@ impl Dispatcher {
         pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
-        let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
-        let claimed = self.claim(cx, connections, backend, pending, queue);
+        let claimed = self.claim(cx, connections, backend, pending, kind);
         if claimed.is_err() && matches!(kind, AttemptKind::First(_)) {
             cx.stats().backend(backend).send_errors.add(1);
         }
@@ -441,7 +446,7 @@ impl Dispatcher {
                 cx.stats().retries.add(1);
             }
             // It has no second attempt beside it.
-            AttemptKind::Refused | AttemptKind::Restart => {
+            AttemptKind::Refused | AttemptKind::Waits | AttemptKind::Restart => {
                 self.queries.take_retry(pending.waiter.entry());
             }
         }
@@ -458,13 +463,15 @@ impl Dispatcher {
         connections: &mut Connections,
         backend: BackendSlot,
         pending: &PendingQuery,
-        queue: Option<Queue>,
+        kind: AttemptKind,
     ) -> Result<Key, DropReason> {
+        let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
         let server = cx.snapshot.backend(backend).ok_or(DropReason::OutstandingFull)?;
         let (max, with_subnet) = (server.outstanding_max, server.use_client_subnet);
         let attached = self.attached(backend).ok_or(DropReason::OutstandingFull)?;
         let connection = if self.uses_connection(cx, attached, pending) {
-            match self.connection_for(cx, connections, backend, pending) {
+            let waits = kind == AttemptKind::Waits;
+            match self.connection_for(cx, connections, backend, pending, waits) {
                 Err(DropReason::Descriptors) if self.may_use_datagram(attached, pending) => None,
                 connection => Some(connection?),
             }
@@ -517,6 +524,7 @@ impl Dispatcher {
         connections: &mut Connections,
         backend: BackendSlot,
         pending: &PendingQuery,
+        waits: bool,
     ) -> Result<u16, DropReason> {
         let server = cx.snapshot.backend(backend).ok_or(DropReason::OutstandingFull)?;
         let mut header = std::mem::take(&mut self.header);
@@ -526,6 +534,7 @@ impl Dispatcher {
             transfer: self.queries.transfer(pending.waiter.entry()),
             key: found.key,
             source: found.source,
+            waits,
         };
         let outstanding = &self.outstanding;
         let picked = connections.backends.pick(backend, need, |route| outstanding.live_on(route), cx.now);

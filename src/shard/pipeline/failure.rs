@@ -213,7 +213,7 @@ impl Shard {
                             // It is lost as those are whose own time was up.
                             AttemptEnd::Silent => self.on_timeout(key, &in_flight, &mut scratch, out),
                             AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Unanswered => {
-                                self.finish_failed(&in_flight, &mut scratch, out);
+                                self.finish_failed(&in_flight, why, &mut scratch, out);
                             }
                         }
                     }
@@ -225,8 +225,17 @@ impl Shard {
 
     /// Ends a query whose connections have failed at every server that could be tried: with SERVFAIL
     /// if that is configured for a pool without a server.
-    fn finish_failed(&mut self, in_flight: &InFlight, scratch: &mut Scratch, out: Out<'_>) {
+    fn finish_failed(
+        &mut self,
+        in_flight: &InFlight,
+        why: BackendCloseReason,
+        scratch: &mut Scratch,
+        out: Out<'_>,
+    ) {
         let pending = in_flight.pending;
+        if why == BackendCloseReason::Descriptors {
+            return self.finish_lost(&pending, DropReason::Descriptors);
+        }
         let wanted = self.cx.snapshot.globals.servfail_when_no_server;
         let kept = self.dispatcher.queries.query(pending.waiter.entry()).filter(|_| wanted);
         let Some(kept) = kept else { return self.finish_disconnected(&pending, false) };
