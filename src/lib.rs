@@ -207,6 +207,9 @@
 //!     single.rs           one datagram from an address of its own
 //!
 //! lua/                  everything that runs or reads Lua
+//!   code/               what functions do, without running them
+//!     dump.rs             functions as LuaJIT dumps them
+//!     flow.rs             which global names a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family
@@ -225,6 +228,7 @@
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
+//!     names.rs            names that functions use and nothing defines
 //!     networks.rs         sets of networks, addresses
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see

@@ -97,6 +97,11 @@ pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
     lua.load(INSTALL).set_name("=ffi").call(functions)
 }
 
+/// Returns the names of the functions of the LuaFFI family.
+pub(crate) fn family() -> Vec<&'static str> {
+    functions::table().into_iter().map(|(name, ..)| name).collect()
+}
+
 /// Calls `body` with the packet of the running call, if `token` is its number; otherwise returns
 /// `otherwise`.
 fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Open<'_, '_, '_>) -> R) -> R {
