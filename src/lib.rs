@@ -212,9 +212,13 @@
 //!     flow.rs             which global names a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     call.rs             calls of Lua functions without a detour
-//!     functions.rs        the C functions of the LuaFFI family
+//!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
+//!     handles.rs          objects that scripts make and free
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
+//!     packets.rs          those that read a message
+//!     proxy.rs            those about the PROXY protocol
 //!     running_call.rs     the packet of the running call, lent to those functions
+//!     services.rs         those of SVCB and HTTPS records
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
