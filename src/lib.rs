@@ -210,11 +210,18 @@
 //!     single.rs           one datagram from an address of its own
 //!
 //! lua/                  everything that runs or reads Lua
+//!   code/               what functions do, without running them
+//!     dump.rs             functions as LuaJIT dumps them
+//!     flow.rs             which global names a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     call.rs             calls of Lua functions without a detour
-//!     functions.rs        the C functions of the LuaFFI family
+//!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
+//!     handles.rs          objects that scripts make and free
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
+//!     packets.rs          those that read a message
+//!     proxy.rs            those about the PROXY protocol
 //!     running_call.rs     the packet of the running call, lent to those functions
+//!     services.rs         those of SVCB and HTTPS records
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
@@ -228,6 +235,7 @@
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
+//!     names.rs            names that functions use and nothing defines
 //!     networks.rs         sets of networks, addresses
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see

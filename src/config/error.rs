@@ -166,6 +166,13 @@ impl Errors {
         other.listed.into_iter().for_each(|error| self.push(error));
     }
 
+    /// Adds an error unless it is there.
+    pub fn push_once(&mut self, error: ConfigError) {
+        if !self.listed.contains(&error) {
+            self.push(error);
+        }
+    }
+
     /// Returns the number of errors.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod connections;
+mod names;
 mod relays;
 mod rules;
 mod scale;

@@ -34,6 +34,23 @@ pub struct SvcParams {
 }
 
 impl SvcParams {
+    /// Returns a mandatory key that is not given (RFC 9460, 8).
+    #[must_use]
+    pub fn lacks(&self) -> Option<u16> {
+        let is_given = |key: u16| match key {
+            // Encoding finds that the key mandatory is not mandatory itself.
+            key::MANDATORY => true,
+            key::ALPN => !self.alpn.is_empty(),
+            key::NO_DEFAULT_ALPN => self.no_default_alpn,
+            key::PORT => self.port.is_some(),
+            key::IPV4HINT => !self.v4.is_empty(),
+            key::ECH => !self.ech.is_empty(),
+            key::IPV6HINT => !self.v6.is_empty(),
+            _ => self.others.iter().any(|(other, _)| *other == key),
+        };
+        self.mandatory.iter().copied().find(|key| !is_given(*key))
+    }
+
     /// Encodes the parameters, keys ascending.
     fn encode(&self) -> Result<Vec<u8>, &'static str> {
         let is_other = |key: u16| key > key::IPV6HINT && key != key::INVALID;

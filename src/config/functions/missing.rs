@@ -28,7 +28,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "getAsynchronousObject",
             "newNetworkEndpoint",
             "newNetworkListener",
-            "addMaintenanceCallback",
             "addExitCallback",
             "addServerStateChangeCallback",
             "getAddressInfo",

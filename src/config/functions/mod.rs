@@ -245,6 +245,11 @@ pub static LUA_POLICIES: &[Entry] = &[
          from 1. It runs in the shard's own Lua state; if it fails, leastOutstanding chooses.",
     ),
     entry(
+        "addMaintenanceCallback",
+        "function",
+        "Calls a function once per second in each shard, as `maintenance`.",
+    ),
+    entry(
         "setServerPolicyLua",
         "name, function(servers, dq)",
         "The same as setServerPolicy of such a policy.",

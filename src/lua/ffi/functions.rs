@@ -13,6 +13,7 @@ use crate::lua::ffi::{
     server_pointer, string, with, with_call, with_server,
 };
 use crate::lua::state::call_state::{SPOOF_TTL, Server};
+use crate::rules::query_state::Tags;
 use crate::wire::header;
 
 c_functions! {
@@ -92,6 +93,20 @@ c_functions! {
     "int (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_rcode(dq: Token) -> c_int {
         with(dq, 0, |c| c_int::from(c.byte(3) & 0x0f))
+    }
+    "const char* (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_incoming_interface(dq: Token) -> *const c_char {
+        with(dq, std::ptr::null(), |c| {
+            let name = c.current.configuration.interface(c.context().client.listener).to_owned();
+            keep_text(c.current, name.as_bytes())
+        })
+    }
+    "const unsigned char* (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_data(dq: Token) -> *const u8 {
+        with(dq, std::ptr::null(), |c| {
+            let message = c.message().to_vec();
+            c.current.keep(&message).as_ptr()
+        })
     }
     "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_opcode(dq: Token) -> u8 {
@@ -404,6 +419,39 @@ c_functions! {
         // SAFETY: as the macro says.
         let name = unsafe { passed(name, size) };
         with(dr, false, |c| c.change_name(name))
+    }
+    "bool (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t, const char*, size_t, const char*, size_t, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_alternate_name(dq: Token, name: *const c_char, size: usize, tag: *const c_char, tag_size: usize, value: *const c_char, value_size: usize, former: *const c_char, former_size: usize) -> bool {
+        // SAFETY: as the macro says.
+        let (name, tag, value, former) = unsafe {
+            (passed(name, size), passed(tag, tag_size), passed(value, value_size), passed(former, former_size))
+        };
+        with(dq, false, |c| {
+            let asked = c.qname().to_vec();
+            let mut tags = c.query_state().tags.clone();
+            let is_set = |name: &[u8], value: &[u8], tags: &mut Tags| name.is_empty() || tags.set(name, value);
+            let fits = is_set(tag, value, &mut tags) && is_set(former, &asked, &mut tags);
+            let done = fits && c.change_name(name);
+            if done {
+                *c.tags_mut() = tags;
+            }
+            done
+        })
+    }
+    "uint8_t (*)(const dnsdist_ffi_dnsresponse_t*)"
+    fn dnsdist_ffi_dnsresponse_get_restart_count(dr: Token) -> u8 {
+        with(dr, 0, |c| c.query_state().restarts)
+    }
+    "uint32_t (*)(uint32_t, const unsigned char*, size_t, bool)"
+    fn dnsdist_ffi_hash(seed: u32, bytes: *const c_char, size: usize, fold: bool) -> u32 {
+        // SAFETY: as the macro says.
+        let bytes = unsafe { passed(bytes, size) };
+        let folded = if fold { bytes.to_ascii_lowercase() } else { bytes.to_vec() };
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&folded, seed.into());
+        // The lower half is as good.
+        #[allow(clippy::cast_possible_truncation)]
+        let half = hash as u32;
+        half
     }
     "bool (*)(dnsdist_ffi_dnsresponse_t*)"
     fn dnsdist_ffi_dnsresponse_get_stale_cache_hit(dr: Token) -> bool {

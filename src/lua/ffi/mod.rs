@@ -17,14 +17,19 @@
 
 pub(crate) mod call;
 mod functions;
+pub(crate) mod handles;
 mod objects;
+mod packets;
+mod proxy;
 pub(crate) mod running_call;
+mod services;
 pub mod watch;
 
 use std::ffi::{CStr, c_char, c_void};
 
 use mlua::{LightUserData, Lua, Table};
 
+use crate::lua::ffi::handles::Handles;
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::state::call_state::{CallState, Open};
 use crate::rules::script::Candidate;
@@ -42,7 +47,7 @@ macro_rules! c_functions {
 
         /// Returns every function: its name, its C type as a pointer, and its address.
         pub(crate) fn table() -> Vec<crate::lua::ffi::Function> {
-            vec![$((stringify!($name), $kind, $name as *mut c_void)),*]
+            vec![$((stringify!($name), $kind, $name as *mut std::ffi::c_void)),*]
         }
     };
 }
@@ -57,9 +62,12 @@ typedef struct dnsdist_ffi_dnsquestion_t dnsdist_ffi_dnsquestion_t;
 typedef struct dnsdist_ffi_dnsresponse_t dnsdist_ffi_dnsresponse_t;
 typedef struct dnsdist_ffi_servers_list_t dnsdist_ffi_servers_list_t;
 typedef struct dnsdist_ffi_server_t dnsdist_ffi_server_t;
+typedef struct dnsdist_ffi_dnspacket_t dnsdist_ffi_dnspacket_t;
+typedef struct dnsdist_ffi_svc_record_parameters_t dnsdist_ffi_svc_record_parameters_t;
 typedef struct dnsdist_ffi_ednsoption { uint16_t optionCode; uint16_t len; const void* data; } dnsdist_ffi_ednsoption_t;
 typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_ffi_tag_t;
 typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t;
+typedef struct dnsdist_ffi_proxy_protocol_value { const char* value; uint16_t size; uint8_t type; } dnsdist_ffi_proxy_protocol_value_t;
 ";
 
 /// Installs the functions behind `ffi.C`, and returns those of objects with what they read: takes
@@ -93,8 +101,19 @@ pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
     };
     let types = format!("{TYPES}{}", running_call::LIVE_TYPE);
     let (live, own) = (LightUserData(call.live()), LightUserData(std::ptr::from_ref(call).cast_mut().cast()));
-    let functions = (types, list(functions::table())?, list(objects::table())?, live, own);
+    let functions = (types, list(functions().collect())?, list(objects::table())?, live, own);
     lua.load(INSTALL).set_name("=ffi").call(functions)
+}
+
+/// Returns the functions of the LuaFFI family.
+fn functions() -> impl Iterator<Item = Function> {
+    let tables = [functions::table(), packets::table(), services::table(), proxy::table()];
+    tables.into_iter().flatten()
+}
+
+/// Returns the names of the functions of the LuaFFI family.
+pub(crate) fn family() -> Vec<&'static str> {
+    functions().map(|(name, ..)| name).collect()
 }
 
 /// Calls `body` with the packet of the running call, if `token` is its number; otherwise returns
@@ -115,6 +134,13 @@ fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Open<'_, '_, '_>) 
 fn with_call<R>(token: Token, otherwise: R, body: impl FnOnce(&RunningCall) -> R) -> R {
     let is_it = |call: &RunningCall| call.open(|open| token.addr() == open.current.token) == Some(true);
     running_call::running(|call| is_it(call).then(|| body(call))).flatten().unwrap_or(otherwise)
+}
+
+/// Calls `body` with what scripts made in this state, while a call runs; otherwise returns
+/// `otherwise`.
+fn with_handles<R>(otherwise: R, body: impl FnOnce(&mut Handles) -> Option<R>) -> R {
+    let found = running_call::running(|call| body(&mut *call.handles.try_borrow_mut().ok()?));
+    found.flatten().unwrap_or(otherwise)
 }
 
 /// The handle of a query, an answer or a list of servers in a script.

@@ -5,7 +5,7 @@
 //! call. Lengths are passed beside their bytes. Bytes that a function returns are valid until the
 //! next one is called; their number is `size` of [`Live`](crate::lua::ffi::running_call::Live).
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 use std::io::Write;
 use std::net::Ipv6Addr;
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::addr::Endpoint;
+use crate::lua::ffi::handles::Handles;
 use crate::lua::state::Shared;
 use crate::lua::state::call_state::{CallState, Open};
 use crate::rules::context::EvaluationContext;
@@ -63,6 +64,8 @@ pub(crate) struct RunningCall {
     /// no effect.
     header: UnsafeCell<[u8; header::LEN]>,
     header_given: Cell<bool>,
+    /// What scripts made through C functions.
+    pub(crate) handles: RefCell<Handles>,
     /// The sets of the configuration.
     pub(crate) shared: Arc<Shared>,
 }
@@ -96,6 +99,7 @@ impl RunningCall {
             live: UnsafeCell::new(live),
             header: UnsafeCell::default(),
             header_given: Cell::default(),
+            handles: RefCell::default(),
             shared: Arc::clone(shared),
         })
     }

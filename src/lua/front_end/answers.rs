@@ -272,7 +272,7 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
     }
     // Each is searched among all others below.
     fitting(2 * params.mandatory.len() + 4 * params.others.len())?;
-    if let Some(key) = params.mandatory.iter().find(|key| !is_given(&params, **key)) {
+    if let Some(key) = params.lacks() {
         let wrong = format!("key {key} is mandatory and not given");
         return Err(Fault::Conflict { wrong, expected: "only keys that are given (RFC 9460, 8)".to_owned() });
     }
@@ -280,20 +280,6 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
         wrong: e.to_owned(),
         expected: "parameters as in RFC 9460, 2.2".to_owned(),
     })
-}
-
-fn is_given(params: &SvcParams, key: u16) -> bool {
-    match key {
-        // The encoder checks that the key mandatory is not mandatory itself.
-        0 => true,
-        1 => !params.alpn.is_empty(),
-        2 => params.no_default_alpn,
-        3 => params.port.is_some(),
-        4 => !params.v4.is_empty(),
-        5 => !params.ech.is_empty(),
-        6 => !params.v6.is_empty(),
-        _ => params.others.iter().any(|(other, _)| *other == key),
-    }
 }
 
 /// Reads dnsdist's longer form: mandatory, alpns, noDefaultAlpn, port, ech, hints, further keys.

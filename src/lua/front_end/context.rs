@@ -13,9 +13,11 @@ use crate::config::error::{ConfigError, Fault, Origin, counted};
 use crate::config::functions::signature::Signature;
 use crate::config::functions::{Entry, functions};
 use crate::config::ruleset::{SetText, SetTexts};
+use crate::lua::code::flow::When;
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::missing::Inert;
+use crate::lua::front_end::names::Code;
 use crate::lua::front_end::networks::NetworkContent;
 use crate::lua::front_end::sets::NameContent;
 use crate::lua::front_end::{networks, sets};
@@ -36,6 +38,7 @@ struct Build {
     /// In the registry, which can hold any number; Rust can hold few values.
     functions: Vec<RegistryKey>,
     texts: Files,
+    code: Code,
     objects: Objects,
     authorities: CaStores,
 }
@@ -136,6 +139,8 @@ pub(crate) struct Call<'a> {
     pub(crate) function: &'a str,
     /// The depth of the deepest rule among its arguments.
     pub(crate) depth: u8,
+    /// The code of the configuration.
+    pub(crate) code: &'a mut Code,
     functions: &'a mut Vec<RegistryKey>,
     objects: &'a mut Objects,
     authorities: &'a mut CaStores,
@@ -201,6 +206,7 @@ impl Call<'_> {
 
     /// Keeps a Lua function beyond the evaluation.
     pub(crate) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
+        self.code.function(&function, When::Check);
         self.functions.push(self.lua.create_registry_value(function)?);
         Ok(LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX)))
     }
@@ -294,12 +300,12 @@ impl Context {
     {
         // Already borrowed: a function of the configuration runs within another call of ours.
         let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
-        let Some(Build { draft, functions, objects, authorities, .. }) = build.as_mut() else {
+        let Some(Build { draft, functions, objects, authorities, code, .. }) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
         let origin = caller(lua);
-        let mut call = Call { lua, draft, origin, function, depth: 0, functions, objects, authorities };
+        let mut call = Call { lua, draft, origin, function, depth: 0, code, functions, objects, authorities };
         Ok(body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil
@@ -321,12 +327,20 @@ impl Context {
         }
     }
 
-    /// Ends the evaluation and fills the sets. Returns the draft, the functions and the files.
-    pub(crate) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files) {
+    /// Keeps the code of a file that is evaluated.
+    pub(crate) fn has_code(&self, chunk: &Function) {
+        if let Some(Build { code, .. }) = self.0.borrow_mut().as_mut() {
+            code.file(chunk);
+        }
+    }
+
+    /// Ends the evaluation and fills the sets. Returns the draft, the functions, the files and their
+    /// code.
+    pub(crate) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files, Code) {
         let mut build = self.0.borrow_mut().take().unwrap_or_default();
         build.objects.describe(&mut build.draft);
         build.objects.fill(&build.draft);
-        (build.draft, build.functions, build.texts)
+        (build.draft, build.functions, build.texts, build.code)
     }
 }
 

@@ -5,6 +5,7 @@ use mlua::{ChunkMode, Value};
 
 use crate::config::error::Fault;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
+use crate::lua::code::flow::When;
 use crate::lua::front_end::argument::{text, wrong};
 use crate::lua::front_end::context::Call;
 use crate::rules::script::FunctionId;
@@ -22,12 +23,15 @@ pub(crate) fn record(
             const TEXT: &str = "a text that returns a function";
             let source = text(what, value, TEXT)?;
             let chunk = call.lua.load(source.as_str()).set_mode(ChunkMode::Text).set_name("=text");
-            if let Err(e) = chunk.into_function() {
-                let reason = crate::lua::front_end::first_line(&crate::lua::front_end::message(
-                    crate::lua::front_end::innermost(&e),
-                ))
-                .to_owned();
-                return Err(Fault::Conflict { wrong: reason, expected: TEXT.to_owned() });
+            match chunk.into_function() {
+                Ok(chunk) => call.code.text(&chunk, &call.origin),
+                Err(e) => {
+                    let reason = crate::lua::front_end::first_line(&crate::lua::front_end::message(
+                        crate::lua::front_end::innermost(&e),
+                    ))
+                    .to_owned();
+                    return Err(Fault::Conflict { wrong: reason, expected: TEXT.to_owned() });
+                }
             }
             Recorded { kind, interface, source, line: 0 }
         }
@@ -41,6 +45,7 @@ pub(crate) fn record(
             // Nor has one of ours.
             let line = line.filter(|_| !source.starts_with('='));
             let line = line.ok_or_else(|| wrong(what, value, "a function written in Lua"))?;
+            call.code.function(function, When::Shard);
             Recorded { kind, interface, source, line }
         }
     };

@@ -35,6 +35,18 @@ pub(crate) fn is_inert(value: &Value) -> bool {
     value.as_userdata().is_some_and(mlua::AnyUserData::is::<Inert>)
 }
 
+/// Removes them after the evaluation, so that functions can ask whether one is there.
+pub(crate) fn forget(lua: &Lua) -> mlua::Result<()> {
+    let globals = lua.globals();
+    for name in FUNCTIONS_MISSING.iter().flat_map(|m| m.names) {
+        let value: Value = globals.raw_get(*name)?;
+        if value.as_function().and_then(|f| f.info().source).is_some_and(|source| source.starts_with('=')) {
+            globals.raw_set(*name, Value::Nil)?;
+        }
+    }
+    Ok(())
+}
+
 /// Defines all of them.
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for family in FUNCTIONS_MISSING {

@@ -25,6 +25,7 @@ mod context;
 mod declared;
 mod functions;
 mod missing;
+mod names;
 mod networks;
 pub(crate) mod older;
 mod packet;
@@ -276,7 +277,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
         ran
     });
-    let (mut draft, functions, files) = context.finish();
+    let (mut draft, functions, files, code) = context.finish();
     if let Err(e) = ended {
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
         let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
@@ -285,7 +286,8 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         return Err(errors);
     }
     draft.is_blank = files.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
-    draft.maintenance = matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
+    draft.maintenance |= matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
+    names::check(runtime.lua(), code, &mut draft, interrupt).map_err(|e| vec![e])?;
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
             (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());
@@ -295,6 +297,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         }
     }
     if !functions.is_empty() {
+        missing::forget(runtime.lua()).map_err(|e| fatal(&e))?;
         runtime.serve(false).map_err(|e| fatal(&e))?;
     }
     Ok((draft, Host { runtime, functions }))
@@ -329,7 +332,9 @@ fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> ml
         // A shebang line, as in any Lua script; a comment keeps the line numbers.
         text.splice(0..1, *b"--");
     }
-    lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
+    let chunk = lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).into_function()?;
+    context.has_code(&chunk);
+    chunk.call(())
 }
 
 /// Reads a file of names or networks. An empty one is a fault: most often it is half written, and an
@@ -420,10 +425,15 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
 /// Returns the intended function of "attempt to call global 'x' (a nil value)".
 fn misspelt(message: &str) -> Option<&'static str> {
     let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
+    nearest(name, every_name())
+}
+
+/// Returns the names of all functions, those that are missing, too.
+fn every_name() -> impl Iterator<Item = &'static str> {
     let known = every_function().map(|e| e.name);
     let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
     let families = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT);
-    nearest(name, known.chain(families.flat_map(|m| m.names.iter().copied())))
+    known.chain(families.flat_map(|m| m.names.iter().copied()))
 }
 
 fn innermost(error: &mlua::Error) -> &mlua::Error {

@@ -12,6 +12,7 @@ use crate::config::functions::LOCAL_OPTIONS;
 use crate::config::functions::signature::Signature;
 use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::{options, value};
+use crate::lua::code::flow::When;
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
@@ -261,6 +262,12 @@ pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t 
 /// Defines the functions that are accepted without effect.
 fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
+    context.define(lua, "addMaintenanceCallback", |call, a| {
+        let callback = a.at(0).as_function().ok_or_else(|| a.wrong(0, "a function"))?;
+        call.code.function(callback, When::Shard);
+        call.draft.maintenance = true;
+        Ok(Value::Nil)
+    })?;
     for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
         context.define(lua, name, |_, a| {
             if a.at(0).as_boolean() == Some(true) {

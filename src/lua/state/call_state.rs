@@ -466,6 +466,27 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.set_content(&out)
     }
 
+    /// Turns the query into an answer that `make` writes, with this TTL. AA stays as the function
+    /// left it. Returns false when it cannot be answered or the answer does not fit.
+    pub(crate) fn answer(
+        &mut self,
+        ttl: u32,
+        make: impl FnOnce(&mut Packet<'_>, Flags, AnswerEdns) -> bool,
+    ) -> bool {
+        let Some(own) = self.current.own.filter(|_| self.facts().qname_len > 0) else { return false };
+        let flags = Flags { aa: header::is_authoritative(self.message()), ttl, ..Flags::default() };
+        let mut buffer = self.message().to_vec();
+        // What rules changed in RD and CD was for servers.
+        query_state::set_flags(&mut buffer, self.query_state().flags);
+        let length = buffer.len();
+        buffer.resize(length + GROWTH_MAX, 0);
+        let mut packet = Packet::new(&mut buffer, 0, length);
+        make(&mut packet, flags, own) && {
+            let answer = packet.bytes().to_vec();
+            answer.len() <= self.capacity() && self.set_content(&answer)
+        }
+    }
+
     /// Turns the query into an answer that is this message, with the query's id, RD and question;
     /// returns false when it is no message or does not fit.
     pub(crate) fn spoof_message(&mut self, message: &[u8]) -> bool {

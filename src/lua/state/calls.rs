@@ -22,6 +22,7 @@ use mlua::{Function, Lua, Table};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
+use crate::lua::code::flow::Standing;
 use crate::lua::ffi::call::{Caller, Entry, Results};
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::ffi::watch;
@@ -68,6 +69,9 @@ const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
 ];
 /// The action whose argument is part of it.
 const DELAY: &str = "Delay";
+
+/// The registry's name for the functions that only configure, by name.
+const CONFIGURING: &str = "dnslob.configuring";
 
 /// One shard's script.
 pub(crate) struct State {
@@ -232,6 +236,7 @@ impl State {
         let prelude = lua.create_table()?;
         prelude.raw_set("kinds", record::define(lua, &core, found)?)?;
         prelude.raw_set("stand_ins", record::stand_ins())?;
+        prelude.raw_set("missing", record::missing(lua)?)?;
         prelude.raw_set("core", core)?;
         prelude.raw_set("c", ffi::define(lua, &call)?)?;
         for part in PRELUDE {
@@ -246,6 +251,7 @@ impl State {
             evaluated?;
             taken = ticks;
         }
+        lua.set_named_registry_value(CONFIGURING, prelude.raw_get::<Table>("configuring")?)?;
         runtime.serve(limits::is_compiled())?;
         pace(lua);
         let caller = Caller::new(lua)?;
@@ -266,6 +272,21 @@ impl State {
             reads_files,
         };
         Ok((state, taken))
+    }
+
+    /// Returns how a global name stands for functions that run from here on.
+    pub(crate) fn standing(&self, name: &str) -> Standing {
+        let lua = self.runtime.lua();
+        match lua.globals().raw_get::<mlua::Value>(name) {
+            Ok(mlua::Value::Nil) | Err(_) => Standing::Lacking,
+            Ok(value) => {
+                let configuring = lua.named_registry_value::<Table>(CONFIGURING);
+                match configuring.and_then(|names| names.raw_get::<mlua::Value>(name)) {
+                    Ok(configures) if configures == value => Standing::Configures,
+                    _ => Standing::There,
+                }
+            }
+        }
     }
 
     /// Returns whether the configuration itself read files while it was evaluated.

@@ -39,6 +39,7 @@ pub use crate::lua::state::files::{File, Files};
 use crate::base::panics;
 use crate::config::error::ConfigError;
 use crate::config::ruleset::Recorded;
+use crate::lua::code::flow::Standing;
 use crate::lua::limits;
 use crate::lua::limits::Interrupt;
 use crate::lua::state::calls::State;
@@ -141,6 +142,17 @@ pub fn check_unless(
     }
     let ticks = taken.saturating_mul(SLOWER_MAX).max(limits::ticks(EVALUATION_MIN));
     Ok(Arc::new(Checked { shared, identity, ticks }))
+}
+
+/// Returns how names stand in the state of a shard without a configuration.
+///
+/// # Errors
+/// The state cannot be made.
+pub(crate) fn standing(names: &[&str], interrupt: &Interrupt) -> Result<Vec<Standing>, ConfigError> {
+    let files = Files::default();
+    let shared = Arc::new(Shared { files, recorded: Vec::new(), names: Vec::new(), networks: Vec::new() });
+    let (state, _) = State::new(&shared, interrupt, limits::ticks(limits::EVALUATION))?;
+    Ok(names.iter().map(|name| state.standing(name)).collect())
 }
 
 impl Source for Checked {

@@ -78,8 +78,14 @@ const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
 /// something.
 pub(crate) fn stand_ins() -> Vec<&'static str> {
     let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
-    let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
-    every_function().map(|e| e.name).chain(settings).chain(missing).collect()
+    let idle = WITHOUT_EFFECT.iter().flat_map(|m| m.names.iter().copied());
+    every_function().map(|e| e.name).chain(settings).chain(idle).collect()
+}
+
+/// Returns the names of functions that are missing, each with what to do meanwhile.
+pub(crate) fn missing(lua: &Lua) -> mlua::Result<Table> {
+    let families = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().map(|name| (*name, m.meanwhile)));
+    lua.create_table_from(families)
 }
 
 /// Defines the table of [`RECORDING`] for the prelude (name, number, argument, whether it is given

@@ -959,6 +959,7 @@ fn calls_leave_no_garbage() {
 }
 
 mod compiled;
+mod family;
 mod objects;
 
 /// Uses everything.

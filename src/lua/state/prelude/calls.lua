@@ -81,6 +81,7 @@ end
 -- other files.
 function P.ready()
   P.recording = false
+  P.forget_missing()
   local calls = {}
   for at, entry in ipairs(P.functions) do calls[at] = wrapper(entry[1], entry[2]) end
   local maintains = type(rawget(_G, "maintenance")) == "function" or #P.callbacks > 0

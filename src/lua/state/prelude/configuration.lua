@@ -12,9 +12,15 @@ P.functions, P.callbacks = functions, callbacks
 -- Accepts any use while the file is evaluated, and does nothing.
 local INERT = {}
 local inert = setmetatable({}, INERT)
-function INERT.__index() return inert end
-function INERT.__newindex() end
-function INERT.__call() return inert end
+local function over()
+  if not P.recording then
+    error("an object of the configuration can be used only while that is evaluated: what runs later cannot "
+      .. "change it", 3)
+  end
+end
+function INERT.__index() over() return inert end
+function INERT.__newindex() over() end
+function INERT.__call() over() return inert end
 function INERT.__concat() return "" end
 function INERT.__tostring() return "" end
 for _, event in ipairs({ "__add", "__sub", "__mul", "__div", "__mod", "__pow", "__unm" }) do
@@ -23,15 +29,43 @@ end
 function INERT.__lt() return false end
 function INERT.__le() return false end
 
+-- Functions that only configure, by name.
+P.configuring = {}
 local function configures(name, body)
-  _G[name] = function(...)
+  local function configuring(...)
     if not P.recording then
-      error(name .. " can be called only while the configuration is evaluated, not by functions that are run "
-        .. "per query", 2)
+      error(name .. " can be called only while the configuration is evaluated: what runs later, in each "
+        .. "shard, cannot change it", 2)
     end
     return body(...)
   end
+  _G[name], P.configuring[name] = configuring, configuring
 end
+
+-- Functions that are missing: the control thread has refused the file that calls one.
+local absent = {}
+for name, meanwhile in pairs(P.missing) do
+  -- Those of them that work here are defined before.
+  if rawget(_G, name) == nil then
+    local function missing()
+      if not P.recording then error(name .. " is not implemented yet; " .. meanwhile, 2) end
+      return inert
+    end
+    _G[name], absent[name] = missing, missing
+  end
+end
+-- From when functions run, so that they can ask whether one is there.
+function P.forget_missing()
+  for name, missing in pairs(absent) do
+    if rawget(_G, name) == missing then _G[name] = nil end
+  end
+end
+
+-- Accepts any use at any time, and does nothing.
+local IDLE = {}
+local idle = setmetatable({}, IDLE)
+function IDLE.__index() return idle end
+function IDLE.__call() return idle end
 
 -- Scripts that renew keys and certificates themselves need not.
 for name, instead in pairs({
@@ -45,7 +79,7 @@ for name, instead in pairs({
       logged = true
       core.warnlog(name .. " does nothing here: " .. instead)
     end
-    return inert
+    return idle
   end
 end
 for _, name in ipairs(P.stand_ins) do
@@ -93,7 +127,8 @@ configures("newServer", function(v)
     for _, key in ipairs({ "order", "weight", "name", "id" }) do it[key] = v[key] or it[key] end
   end
   it.name = it.name or it.address
-  given[#given + 1] = setmetatable(it, { __index = function() return inert end, __tostring = function() return it.name end })
+  given[#given + 1] = setmetatable(it, { __index = function() over() return inert end,
+                                         __tostring = function() return it.name end })
   standing[it] = true
   call(it.id, it)
   call(it.name, it)

@@ -1,0 +1,182 @@
+//! Names that functions of a configuration use and nothing defines.
+
+use super::*;
+
+/// A function that shards run.
+fn shard(body: &str) -> String {
+    format!("addAction(AllRule(), LuaAction(function(dq) do {body} end return DNSAction.None end))")
+}
+
+/// Bodies of functions, each with its one error.
+const REFUSED: &[(&str, &str)] = &[
+    ("noSuch()", "unknown name \"noSuch\"; neither dnslob nor this configuration defines it"),
+    ("newDNSNam('a')", "unknown name \"newDNSNam\"; did you mean \"newDNSName\"?"),
+    ("local x = noSuch.member", "unknown name \"noSuch\""),
+    ("noSuch.member = 1", "unknown name \"noSuch\""),
+    ("return DNSActoin.Drop", "unknown name \"DNSActoin\""),
+    ("dq:setTag('a', tostring(dq.tcp and noSuch(dq.qname and 1 or 2)))", "unknown name \"noSuch\""),
+    ("for at = 1, 3 do if at == 2 then noSuch() end end", "unknown name \"noSuch\""),
+    ("for _, it in ipairs({noSuch()}) do end", "unknown name \"noSuch\""),
+    ("_G.noSuch()", "unknown name \"noSuch\""),
+    ("local f = noSuch f()", "unknown name \"noSuch\""),
+    ("if noSuch then return 1 end noSuch()", "unknown name \"noSuch\""),
+    ("if not noSuch then noSuch() end", "unknown name \"noSuch\""),
+    ("if dnslob then noSuch() end", "unknown name \"noSuch\""),
+    ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
+    (
+        "getPoolServers('')",
+        "getPoolServers: the function (console, web server, metrics) is not implemented yet; use --stats",
+    ),
+    (
+        "getAddressInfo('a', print)",
+        "getAddressInfo: the function (Lua objects and callbacks) is not implemented yet",
+    ),
+    (
+        "if dq.tcp then addDynBlocks({}, 'x', 5) end",
+        "addDynBlocks: the function (limits and dynamic blocks) is not",
+    ),
+    ("getPoolServers('') getPoolServers('a')", "getPoolServers: the function"),
+    (
+        "require('ffi').C.dnsdist_ffi_no_such(dq)",
+        "unknown function of the LuaFFI family \"dnsdist_ffi_no_such\"",
+    ),
+    (
+        "local C = require('ffi').C C.dnsdist_ffi_dnsquestion_get_qtyp(dq)",
+        "unknown function of the LuaFFI family \"dnsdist_ffi_dnsquestion_get_qtyp\"; did you mean \
+         \"dnsdist_ffi_dnsquestion_get_qtype\"?",
+    ),
+];
+
+#[test]
+fn a_name_that_a_function_uses_and_nothing_defines_is_an_error() {
+    for (body, want) in REFUSED {
+        let want = format!("FILE:2: {want}");
+        let health = format!("newServer{{address='192.0.2.1', checkFunction=function(dq)\n{body} end}}");
+        for text in [
+            format!("function maintenance()\nlocal dq = {{}} {body} end"),
+            format!("addMaintenanceCallback(function()\nlocal dq = {{}} {body} end)"),
+            format!("local function helper(dq)\n{body} end {}", shard("return helper(dq)")),
+            format!("local unused = function(dq)\n{body} end"),
+            format!("addAction(LuaRule(function(dq)\n{body} end), DropAction())"),
+            health,
+        ] {
+            let errors = broken(&text);
+            assert!(
+                errors.len() == 1 && errors[0].starts_with(&want),
+                "{text}\ngave {errors:#?}\nnot  {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_function_and_every_name_is_reported() {
+    let text = format!("noSuchA = nil\n{}\n{}", shard("noSuchB()"), shard("noSuchC() noSuchD()"));
+    let errors = broken(&text);
+    let wants = [(2, "noSuchB"), (3, "noSuchC"), (3, "noSuchD")];
+    assert_eq!(errors.len(), wants.len(), "{errors:#?}");
+    for (error, (line, name)) in errors.iter().zip(wants) {
+        assert!(error.starts_with(&format!("FILE:{line}: unknown name \"{name}\"")), "{error}");
+    }
+    // Beside errors of the file itself.
+    let errors = broken(&format!("newServer('nonsense')\n{}", shard("noSuch()")));
+    assert!(errors.len() == 2 && errors[1].starts_with("FILE:2: unknown name"), "{errors:#?}");
+    // A text that is code.
+    let text = "\naddAction(AllRule(), LuaFFIPerThreadAction('return function(dq) noSuch() return 0 end'))";
+    let errors = broken(text);
+    assert!(errors.len() == 1 && errors[0].starts_with("FILE:2: unknown name \"noSuch\""), "{errors:#?}");
+}
+
+#[test]
+fn names_that_are_there_or_asked_for_are_allowed() {
+    for body in [
+        "newDNSName('a') newCA('192.0.2.1') newDNSPacketOverlay(dq:getContent()) getCurrentTime() infolog('x')",
+        "string.rep('a', 3) local f = print f('x') table.sort({}) math.floor(1.5)",
+        "later() _G.other() third()",
+        "if newThing then newThing() end",
+        "if newThing ~= nil then newThing() end",
+        "if newThing == nil then return 0 end newThing()",
+        "if not newThing then return 0 end newThing()",
+        "if type(newThing) == 'function' then newThing() end",
+        "local x = newThing and newThing('a') or 1",
+        "local f = newThing or function() end f()",
+        "while newThing do newThing() end",
+        "if getPoolServers then getPoolServers('') end",
+        "if not dnslob then getPoolServers('') end",
+        "if dnslob then return 0 else newThing() end",
+        "if dnslob == nil then newThing() end",
+        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return getPoolServers('') end)",
+        "local name = 'noSuch' local t = {noSuch = 1} return t.noSuch, t[name]",
+        "local newThing = function() end newThing()",
+        "for newThing in function() end do newThing() end",
+        "return noSuch",
+        "local C = require('ffi').C return C.dnsdist_ffi_dnsquestion_get_qtype(dq)",
+    ] {
+        let set = "function later() end function maintenance() function third() end end\n\
+                   local function sets() _G.other = function() end end";
+        for text in
+            [format!("{} {set}", shard(body)), format!("{set} local unused = function(dq) {body} end")]
+        {
+            let errors = broken(&text);
+            assert_eq!(errors, [] as [String; 0], "{text}");
+        }
+    }
+    // What cannot be followed is not judged, but names of dnsdist are.
+    for before in [
+        "setmetatable(_G, {__index=function() return print end})",
+        "setfenv(1, setmetatable({}, {__index=_G}))",
+    ] {
+        assert_eq!(broken(&format!("{before} {}", shard("noSuch()"))), [] as [String; 0], "{before}");
+        assert_eq!(broken(&format!("{before} {}", shard("getPoolServers()"))).len(), 1, "{before}");
+    }
+    // Code that does not run here.
+    let text = format!("if not dnslob then webserver('x') {} end newServer('192.0.2.1')", shard("noSuch()"));
+    assert_eq!(broken(&text), [] as [String; 0]);
+}
+
+#[test]
+fn names_of_other_files_are_known() {
+    let directory = std::env::temp_dir().join(format!("dnslob-names-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory of our own");
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("a file of our own");
+        path.display().to_string()
+    };
+    let included = write("1.conf", "function fromDirectory() end\n\nfunction bad() noSuch() end");
+    let done = write("2.lua", "function fromFile() end\nfunction worse() noSuch() end");
+    let text = format!(
+        "{}\nincludeDirectory('{}') dofile('{done}')",
+        shard("fromDirectory() fromFile()"),
+        directory.display()
+    );
+    let errors = broken(&text);
+    let unknown = "unknown name \"noSuch\"; neither dnslob nor this configuration defines it";
+    let mut wants = [format!("{included}:3: {unknown}"), format!("{done}:2: {unknown}")];
+    wants.sort();
+    assert_eq!(errors, wants[..1], "of the file that is included");
+    std::fs::write(directory.join("1.conf"), "function fromDirectory() end").expect("a file of our own");
+    assert_eq!(broken(&text), [] as [String; 0]);
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+}
+
+#[test]
+fn functions_that_only_configure_are_warned_of_where_shards_run_them() {
+    let warned = |text: &str| -> Vec<String> {
+        let warnings = good(text).0.draft.warnings.into_list();
+        warnings.iter().map(|w| w.to_string().split_once(": ").expect("a place").1.to_owned()).collect()
+    };
+    let want =
+        "newServer: works only while the configuration is evaluated, and a function that runs later calls it";
+    for text in [
+        "function maintenance() newServer('192.0.2.1') end",
+        "addMaintenanceCallback(function() newServer('192.0.2.1') end)",
+        &shard("newServer('192.0.2.1')"),
+    ] {
+        assert_eq!(warned(text), [want], "{text}");
+        assert!(broken(&format!("setStrict(true) {text}"))[0].ends_with(want), "{text}");
+    }
+    // Of two functions that begin in one line, it cannot be told which one runs later.
+    let helper = "local function add(a) newServer(a) end add('192.0.2.1')";
+    assert_eq!(warned(&format!("{helper} {}", shard(""))), [] as [&str; 0]);
+}

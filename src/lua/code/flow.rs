@@ -1,0 +1,413 @@
+//! Which global names a function uses where, as far as it gets there.
+//!
+//! ```text
+//!  if newThing then newThing() end         newThing is not there: the call is not reached
+//!  if not dnslob then getPoolServers() end nor is this one
+//!  pcall(function() newThing() end)        errors are expected
+//! ```
+//!
+//! Registers are followed from instruction to instruction as long as they hold a global name's
+//! value; where two ways meet, what differs is forgotten. A test of a known value has one outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lua::code::dump::{Chunk, Instruction, Prototype};
+
+/// Numbers of LuaJIT's operations.
+mod op {
+    pub(super) const ISEQS: u8 = 6;
+    pub(super) const ISNES: u8 = 7;
+    pub(super) const ISEQP: u8 = 10;
+    pub(super) const ISNEP: u8 = 11;
+    pub(super) const ISTC: u8 = 12;
+    pub(super) const ISFC: u8 = 13;
+    pub(super) const IST: u8 = 14;
+    pub(super) const ISF: u8 = 15;
+    pub(super) const MOV: u8 = 18;
+    pub(super) const CAT: u8 = 38;
+    pub(super) const KPRI: u8 = 43;
+    pub(super) const KNIL: u8 = 44;
+    pub(super) const UGET: u8 = 45;
+    pub(super) const UCLO: u8 = 50;
+    pub(super) const FNEW: u8 = 51;
+    pub(super) const GGET: u8 = 54;
+    pub(super) const GSET: u8 = 55;
+    pub(super) const TGETV: u8 = 56;
+    pub(super) const TGETS: u8 = 57;
+    pub(super) const TGETR: u8 = 59;
+    pub(super) const TSETV: u8 = 60;
+    pub(super) const TSETS: u8 = 61;
+    pub(super) const TSETB: u8 = 62;
+    pub(super) const CALLM: u8 = 65;
+    pub(super) const CALL: u8 = 66;
+    pub(super) const CALLMT: u8 = 67;
+    pub(super) const CALLT: u8 = 68;
+    pub(super) const ITERC: u8 = 69;
+    pub(super) const ITERN: u8 = 70;
+    pub(super) const VARG: u8 = 71;
+    pub(super) const ISNEXT: u8 = 72;
+    pub(super) const RETM: u8 = 73;
+    pub(super) const RET1: u8 = 76;
+    pub(super) const FORI: u8 = 77;
+    pub(super) const FORL: u8 = 79;
+    pub(super) const ITERL: u8 = 82;
+    pub(super) const JMP: u8 = 88;
+}
+
+/// What is known of a global name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is a function or table.
+    There,
+    /// It may be anything.
+    Open,
+    /// It is nil.
+    Lacking,
+    /// It is a function that works only while the configuration is evaluated.
+    Configures,
+}
+
+/// When a function runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum When {
+    /// That cannot be seen: the configuration, or what runs later, may call it.
+    Unknown,
+    /// A shard calls it.
+    Shard,
+    /// A health check calls it.
+    Check,
+}
+
+/// A use of a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Use {
+    /// The name of the chunk, and the line.
+    pub(crate) place: (String, u32),
+    /// The name.
+    pub(crate) name: String,
+    /// What is done with it.
+    pub(crate) kind: Kind,
+    /// When.
+    pub(crate) when: When,
+}
+
+/// What is done with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// It is called, or a member of it is accessed.
+    Call,
+    /// It is a function of the LuaFFI family.
+    Ffi,
+}
+
+/// How the names of functions of the LuaFFI family begin.
+const FFI: &str = "dnsdist_ffi_";
+/// Functions after which names cannot be followed.
+const OPAQUE: [&str; 3] = ["setfenv", "getfenv", "module"];
+/// Functions that run code which is not seen.
+const CODE: [&str; 4] = ["load", "loadstring", "loadfile", "dofile"];
+
+/// The global names of some code.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Those that it may read.
+    pub(crate) read: BTreeSet<String>,
+    /// Those that it sets.
+    pub(crate) set: BTreeSet<String>,
+    /// It may set others, too.
+    pub(crate) is_opaque: bool,
+}
+
+impl Names {
+    /// Adds those of a chunk.
+    pub(crate) fn add(&mut self, chunk: &Chunk) {
+        self.add_function(&chunk.root, true);
+    }
+
+    fn add_function(&mut self, function: &Prototype, is_root: bool) {
+        // The register that holds the table of all names, until an instruction uses it.
+        let mut table: Option<u8> = None;
+        for (i, _) in &function.instructions {
+            match i.op {
+                op::GGET => {
+                    let Some(name) = function.text(i.d()) else { continue };
+                    // Replaced without a use that is understood.
+                    self.is_opaque |= table.is_some_and(|t| t == i.a);
+                    table = table.filter(|t| *t != i.a);
+                    self.is_opaque |= OPAQUE.contains(&name) || !is_root && CODE.contains(&name);
+                    if name == "_G" {
+                        self.is_opaque |= table.replace(i.a).is_some();
+                    }
+                    self.read.insert(name.to_owned());
+                }
+                op::GSET => self.set.extend(function.text(i.d()).map(str::to_owned)),
+                op::TGETS if table == Some(i.b) => {
+                    self.read.extend(function.text(i.c.into()).map(str::to_owned));
+                    table = None;
+                }
+                op::TSETS => {
+                    // Any table may be that of all names: it may have another name.
+                    self.set.extend(function.text(i.c.into()).map(str::to_owned));
+                    table = table.filter(|t| *t != i.b);
+                }
+                // What the configuration itself does has been done.
+                op::TSETV | op::TGETV if table == Some(i.b) && is_root => table = None,
+                op::CALL | op::CALLM if is_root && table.is_some_and(|t| t > i.a) => table = None,
+                _ => {}
+            }
+        }
+        self.is_opaque |= table.is_some();
+        function.functions().for_each(|f| self.add_function(f, false));
+    }
+}
+
+/// Finds the uses of names in a chunk that are not there; of functions that shards call, those of
+/// names that work only while the configuration is evaluated, too.
+pub(crate) struct Walk<'w> {
+    /// What is known of a name, for a function that runs then.
+    pub(crate) standing: &'w dyn Fn(&str, When) -> Standing,
+    /// Whether there is such a function of the LuaFFI family.
+    pub(crate) has_ffi: &'w dyn Fn(&str) -> bool,
+    /// When the function at a place (chunk, first line) runs.
+    pub(crate) when: &'w dyn Fn(&str, u32) -> When,
+    /// What was found.
+    pub(crate) found: BTreeSet<Use>,
+}
+
+/// What a register holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held<'c> {
+    /// The value of a global name.
+    Global(&'c str),
+    /// The type of that, as text.
+    TypeOf(&'c str),
+    /// The function of a constant.
+    Function(usize),
+}
+
+type Registers<'c> = BTreeMap<u8, Held<'c>>;
+
+impl Walk<'_> {
+    /// Walks through the functions of a chunk; `within` says that its outermost function is one of
+    /// the configuration, not the file, and when it runs.
+    pub(crate) fn chunk(&mut self, chunk: &Chunk, within: Option<When>) {
+        self.function(&chunk.name, &chunk.root, within.unwrap_or(When::Unknown), within.is_some());
+    }
+
+    /// Walks through one function; of a file itself, only what is in its functions is noted: it has
+    /// run.
+    fn function(&mut self, chunk: &str, function: &Prototype, when: When, noted: bool) {
+        // The registers at the beginnings of pieces of code, and those that are to be done.
+        let mut known: BTreeMap<usize, Registers<'_>> = BTreeMap::from([(0, Registers::new())]);
+        let mut waiting = BTreeSet::from([0]);
+        let starts = starts(function);
+        let (mut within, mut guarded) = (BTreeSet::new(), BTreeSet::new());
+        while let Some(start) = waiting.pop_first() {
+            let mut registers = known.get(&start).cloned().unwrap_or_default();
+            let mut at = start;
+            while let Some((i, line)) = function.instructions.get(at) {
+                if noted {
+                    self.note((chunk, *line), function, *i, &registers, when);
+                }
+                if let Some(Held::Function(of)) = pcalled(*i, &registers) {
+                    guarded.insert(*of);
+                }
+                if i.op == op::FNEW {
+                    within.insert(i.d());
+                }
+                let next = self.next(function, at, *i, &registers, when);
+                step(function, *i, &mut registers);
+                if let [only] = next[..]
+                    && only == at + 1
+                    && !starts.contains(&only)
+                {
+                    at = only;
+                    continue;
+                }
+                for to in next {
+                    let met = known.get(&to);
+                    let joined = match met {
+                        None => registers.clone(),
+                        Some(met) => {
+                            let same = met.iter().filter(|(r, held)| registers.get(r) == Some(held));
+                            same.map(|(r, held)| (*r, held.clone())).collect()
+                        }
+                    };
+                    if met != Some(&joined) {
+                        known.insert(to, joined);
+                        waiting.insert(to);
+                    }
+                }
+                break;
+            }
+        }
+        for inner in within.difference(&guarded).filter_map(|at| function.function(*at)) {
+            let own = (self.when)(chunk, inner.first_line);
+            let when = if own == When::Unknown { when } else { own };
+            self.function(chunk, inner, when, true);
+        }
+    }
+
+    /// Notes what an instruction does with a name that is not there.
+    fn note(
+        &mut self,
+        (chunk, line): (&str, u32),
+        function: &Prototype,
+        i: Instruction,
+        registers: &Registers<'_>,
+        when: When,
+    ) {
+        let mut add = |name: &str, kind| {
+            let place = (chunk.to_owned(), line);
+            self.found.insert(Use { place, name: name.to_owned(), kind, when });
+        };
+        let (register, is_call) = match i.op {
+            op::CALLM..=op::CALLT => (i.a, true),
+            op::TGETV..=op::TGETR | op::TSETV..=op::TSETB => (i.b, false),
+            _ => return,
+        };
+        if i.op == op::TGETS
+            && let Some(name) = function.text(i.c.into())
+            && name.starts_with(FFI)
+            && !(self.has_ffi)(name)
+        {
+            add(name, Kind::Ffi);
+        }
+        if let Some(Held::Global(name)) = registers.get(&register) {
+            match (self.standing)(name, when) {
+                Standing::Lacking => add(name, Kind::Call),
+                Standing::Configures if is_call => add(name, Kind::Call),
+                Standing::Configures | Standing::There | Standing::Open => {}
+            }
+        }
+    }
+
+    /// Returns the instructions that may follow one.
+    fn next(
+        &self,
+        function: &Prototype,
+        at: usize,
+        i: Instruction,
+        registers: &Registers<'_>,
+        when: When,
+    ) -> Vec<usize> {
+        match i.op {
+            // A comparison, and the jump that it decides about.
+            0..=op::ISF => {
+                let jump = function.instructions.get(at + 1).and_then(|(jump, _)| target(at + 1, *jump));
+                match (self.outcome(function, i, registers, when), jump) {
+                    (Some(true), Some(to)) => vec![to],
+                    (Some(false), _) => vec![at + 2],
+                    (_, to) => to.into_iter().chain([at + 2]).collect(),
+                }
+            }
+            op::JMP | op::UCLO | op::ISNEXT => target(at, i).into_iter().collect(),
+            op::FORI | op::FORL | op::ITERL => target(at, i).into_iter().chain([at + 1]).collect(),
+            op::CALLMT | op::CALLT | op::RETM..=op::RET1 => Vec::new(),
+            _ => vec![at + 1],
+        }
+    }
+
+    /// Returns whether a comparison is true, if that is known.
+    fn outcome(
+        &self,
+        function: &Prototype,
+        i: Instruction,
+        registers: &Registers<'_>,
+        when: When,
+    ) -> Option<bool> {
+        let standing = |register: u8| match registers.get(&register)? {
+            Held::Global(name) => Some((self.standing)(name, when)),
+            Held::TypeOf(_) | Held::Function(_) => None,
+        };
+        let is_nil = |register| match standing(register)? {
+            Standing::There => Some(false),
+            Standing::Lacking => Some(true),
+            Standing::Open | Standing::Configures => None,
+        };
+        // Beyond the range of registers there is none.
+        let second = u8::try_from(i.d()).unwrap_or(u8::MAX);
+        match i.op {
+            op::IST | op::ISTC => Some(!is_nil(second)?),
+            op::ISF | op::ISFC => is_nil(second),
+            // With nil, false or true.
+            op::ISEQP | op::ISNEP => {
+                let equal = match (is_nil(i.a)?, i.d()) {
+                    (is_nil, 0) => is_nil,
+                    (false, 2) => return None,
+                    _ => false,
+                };
+                Some(equal == (i.op == op::ISEQP))
+            }
+            op::ISEQS | op::ISNES => {
+                let Held::TypeOf(name) = registers.get(&i.a)? else { return None };
+                let is_lacking = (self.standing)(name, when) == Standing::Lacking;
+                is_lacking.then_some((function.text(i.d())? == "nil") == (i.op == op::ISEQS))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Returns where pieces of code begin: behind and at the end of jumps.
+fn starts(function: &Prototype) -> BTreeSet<usize> {
+    let code = function.instructions.iter().enumerate();
+    let jumps = code.filter_map(|(at, (i, _))| match i.op {
+        op::JMP | op::UCLO | op::ISNEXT | op::FORI | op::FORL | op::ITERL => Some([target(at, *i)?, at + 1]),
+        _ => None,
+    });
+    jumps.flatten().collect()
+}
+
+/// Returns where a jump leads.
+fn target(at: usize, i: Instruction) -> Option<usize> {
+    /// A jump of no distance.
+    const NONE: usize = 0x8000;
+    (at + 1 + i.d()).checked_sub(NONE)
+}
+
+/// Returns what a call gives to a function that catches its errors.
+fn pcalled<'r, 'c>(i: Instruction, registers: &'r Registers<'c>) -> Option<&'r Held<'c>> {
+    let is_call = matches!(i.op, op::CALLM..=op::CALLT);
+    match registers.get(&i.a) {
+        Some(Held::Global("pcall" | "xpcall")) if is_call => registers.get(&i.a.checked_add(2)?),
+        _ => None,
+    }
+}
+
+/// Changes the registers as an instruction does.
+fn step<'c>(function: &'c Prototype, i: Instruction, registers: &mut Registers<'c>) {
+    let held = match i.op {
+        op::MOV => u8::try_from(i.d()).ok().and_then(|from| registers.get(&from).cloned()),
+        op::GGET => function.text(i.d()).map(Held::Global),
+        op::FNEW => Some(Held::Function(i.d())),
+        op::TGETS => match registers.get(&i.b) {
+            Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
+            _ => None,
+        },
+        // With one argument.
+        op::CALL if i.c == 2 => match (registers.get(&i.a), registers.get(&i.a.saturating_add(2))) {
+            (Some(Held::Global("type")), Some(Held::Global(name))) => Some(Held::TypeOf(name)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let first_of_many = match i.op {
+        op::CALLM | op::CALL | op::ITERC | op::ITERN | op::VARG | op::FORI | op::FORL => Some(i.a),
+        op::CAT => Some(i.a.min(i.b)),
+        op::ITERL => Some(i.a.saturating_sub(1)),
+        op::KNIL => Some(i.a),
+        _ => None,
+    };
+    if let Some(first) = first_of_many {
+        registers.split_off(&first);
+    }
+    let one = matches!(i.op, op::ISTC | op::ISFC | op::MOV..=op::KPRI | op::UGET)
+        || matches!(i.op, op::FNEW..=op::GGET | op::TGETV..=op::TGETR);
+    if one {
+        registers.remove(&i.a);
+    }
+    if let Some(held) = held {
+        registers.insert(i.a, held);
+    }
+}

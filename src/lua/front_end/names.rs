@@ -1,0 +1,200 @@
+//! Names that functions of the configuration use and nothing defines: found when the file is read,
+//! because most functions run later. What the file itself does has been done by then, and is not
+//! looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlua::{Function, Lua, Value};
+
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Fault, Origin, nearest};
+use crate::config::functions::FUNCTIONS_MISSING;
+use crate::lua::code::dump;
+use crate::lua::code::dump::Prototype;
+use crate::lua::code::flow::{Kind, Names, Standing, Use, Walk, When};
+use crate::lua::ffi;
+use crate::lua::front_end::{every_name, missing};
+use crate::lua::limits::Interrupt;
+use crate::lua::state;
+
+/// The code of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Code {
+    /// The names of the files' chunks.
+    files: BTreeSet<String>,
+    pieces: Vec<Piece>,
+    /// When the functions that begin at a place run.
+    when: BTreeMap<(String, u32), When>,
+}
+
+/// Code as LuaJIT dumps it.
+#[derive(Debug)]
+struct Piece {
+    dump: Vec<u8>,
+    /// When it runs; none for a file, which has run.
+    when: Option<When>,
+    /// Where it is, if not in a file.
+    origin: Option<Origin>,
+}
+
+impl Code {
+    /// Adds a file.
+    pub(crate) fn file(&mut self, chunk: &Function) {
+        if self.files.insert(chunk.info().source.unwrap_or_default()) {
+            self.pieces.push(Piece { dump: chunk.dump(false), when: None, origin: None });
+        }
+    }
+
+    /// Adds a text that is code of a function for shards.
+    pub(crate) fn text(&mut self, chunk: &Function, origin: &Origin) {
+        let when = Some(When::Shard);
+        self.pieces.push(Piece { dump: chunk.dump(false), when, origin: Some(origin.clone()) });
+    }
+
+    /// Notes when a function runs, and adds it if no file that is known contains it.
+    pub(crate) fn function(&mut self, function: &Function, when: When) {
+        let info = function.info();
+        let (Some(source), Some(line)) = (info.source, info.line_defined) else { return };
+        let is_known = self.files.contains(&source);
+        let line = u32::try_from(line).unwrap_or(0);
+        let is_new = self.when.insert((source, line), when).is_none();
+        if is_new && !is_known {
+            self.pieces.push(Piece { dump: function.dump(false), when: Some(when), origin: None });
+        }
+    }
+}
+
+/// Refuses calls of names that are not there, and warns of those of functions that shards run and
+/// that work only while the configuration is evaluated.
+///
+/// # Errors
+/// That of a state of a shard, if none can be made.
+pub(crate) fn check(
+    lua: &Lua,
+    mut code: Code,
+    draft: &mut Draft,
+    interrupt: &Interrupt,
+) -> Result<(), ConfigError> {
+    let globals = lua.globals();
+    if let Ok(Value::Function(maintenance)) = globals.raw_get("maintenance") {
+        code.function(&maintenance, When::Shard);
+    }
+    let chunks: Vec<_> =
+        code.pieces.iter().filter_map(|piece| Some((dump::read(&piece.dump)?, piece))).collect();
+    if chunks.iter().all(|(chunk, piece)| piece.when.is_none() && chunk.root.functions().next().is_none()) {
+        return Ok(());
+    }
+    let mut names = Names::default();
+    chunks.iter().for_each(|(chunk, _)| names.add(chunk));
+    // A table behind it may have any name.
+    names.is_opaque |= globals.metatable().is_some();
+    let asked: Vec<&str> = names.read.iter().map(String::as_str).collect();
+    let standings: BTreeMap<&str, Standings> = asked
+        .iter()
+        .zip(state::standing(&asked, interrupt)?)
+        .map(|(name, shard)| (*name, standings(name, globals.raw_get(*name), shard, &names)))
+        .collect();
+    let mut begun = BTreeMap::new();
+    chunks.iter().for_each(|(chunk, _)| count(&chunk.name, &chunk.root, &mut begun));
+    let when = |chunk: &str, line: u32| {
+        // Of several that begin in one line it is not known which one it is.
+        let is_alone = begun.get(&(chunk, line)) == Some(&1);
+        let when = code.when.get(&(chunk.to_owned(), line)).filter(|_| is_alone);
+        when.copied().unwrap_or(When::Unknown)
+    };
+    let family: BTreeSet<&str> = ffi::family().into_iter().collect();
+    let mut walk = Walk {
+        standing: &|name, when| standings.get(name).map_or(Standing::Open, |all| all[when as usize]),
+        has_ffi: &|name| family.contains(name),
+        when: &when,
+        found: BTreeSet::new(),
+    };
+    for (chunk, piece) in &chunks {
+        let before = std::mem::take(&mut walk.found);
+        walk.chunk(chunk, piece.when);
+        for found in std::mem::replace(&mut walk.found, before) {
+            let standing = (walk.standing)(&found.name, found.when);
+            report(&found, standing, piece.origin.as_ref(), &names, draft);
+        }
+    }
+    Ok(())
+}
+
+/// Counts the functions that begin in each line.
+fn count<'c>(chunk: &'c str, function: &Prototype, begun: &mut BTreeMap<(&'c str, u32), usize>) {
+    for inner in function.functions() {
+        *begun.entry((chunk, inner.first_line)).or_default() += 1;
+        count(chunk, inner, begun);
+    }
+}
+
+/// What is known of a name, by when a function runs.
+type Standings = [Standing; 3];
+
+/// Returns what is known of a name: `here` is its value in this state, `shard` how it stands in that
+/// of a shard.
+fn standings(name: &str, here: mlua::Result<Value>, shard: Standing, names: &Names) -> Standings {
+    let is_own = match &here {
+        Ok(Value::Nil) | Err(_) => false,
+        Ok(Value::Function(f)) => {
+            let info = f.info();
+            info.what == "Lua" && !info.source.is_some_and(|s| s.starts_with('='))
+        }
+        // A table of ours, or whatever the file has put there.
+        Ok(_) => name != "dnslob",
+    };
+    let is_refused = family(name).is_some();
+    if is_own || names.set.contains(name) || names.is_opaque && !is_refused && shard == Standing::Lacking {
+        return [Standing::Open; 3];
+    }
+    let is_here = !matches!(here, Ok(Value::Nil) | Err(_)) && !is_refused;
+    let check = if is_here { Standing::Open } else { Standing::Lacking };
+    let unknown = match shard {
+        _ if name == "dnslob" => Standing::There,
+        Standing::There | Standing::Open => Standing::Open,
+        Standing::Lacking | Standing::Configures => check,
+    };
+    let check = if name == "dnslob" { Standing::There } else { check };
+    [unknown, shard, check]
+}
+
+/// Returns the family of missing functions that a name belongs to.
+fn family(name: &str) -> Option<&'static crate::config::functions::Missing> {
+    FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&name))
+}
+
+/// Records what was found.
+fn report(found: &Use, standing: Standing, origin: Option<&Origin>, names: &Names, draft: &mut Draft) {
+    let (chunk, line) = &found.place;
+    let own = || Origin::line(chunk.strip_prefix('@').unwrap_or("(a string)"), *line);
+    let origin = origin.cloned().unwrap_or_else(own);
+    let unknown = |what, near: Option<&str>, otherwise: &str| Fault::Unknown {
+        what,
+        name: found.name.clone(),
+        hint: near.map_or_else(|| otherwise.to_owned(), |near| format!("did you mean \"{near}\"?")),
+    };
+    let fault = match (found.kind, family(&found.name)) {
+        (Kind::Ffi, _) => {
+            let near = nearest(&found.name, ffi::family().into_iter());
+            unknown("function of the LuaFFI family", near, "docs/how-to/lua.md says which there are")
+        }
+        (Kind::Call, _) if standing == Standing::Configures => {
+            let note =
+                "works only while the configuration is evaluated, and a function that runs later calls it";
+            let warning = ConfigError::new(&origin, &found.name, Fault::Note(note.to_owned()));
+            draft.warnings.push_once(warning);
+            return;
+        }
+        (Kind::Call, Some(family)) => {
+            let fault = missing::fault(&format!("the function ({})", family.family), family.meanwhile);
+            draft.errors.push_once(ConfigError::new(&origin, &found.name, fault));
+            return;
+        }
+        (Kind::Call, None) => {
+            let known: Vec<&str> = every_name().collect();
+            let near = nearest(&found.name, known.into_iter().chain(names.set.iter().map(String::as_str)));
+            unknown("name", near, "neither dnslob nor this configuration defines it")
+        }
+    };
+    draft.errors.push_once(ConfigError::new(&origin, "", fault));
+}
