@@ -36,6 +36,7 @@ use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
+use crate::control::spoofing::SpoofingMonitor;
 use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
@@ -72,6 +73,7 @@ mod report;
 pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
+mod spoofing;
 pub mod stats;
 mod stop;
 pub mod systemd;
@@ -244,6 +246,7 @@ struct Control<S> {
     rates: Rates,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
+    spoofing: SpoofingMonitor,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -283,6 +286,7 @@ impl<S: Source> Control<S> {
             rates: Rates::new(clock::now()),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
+            spoofing: SpoofingMonitor::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -334,6 +338,7 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
             self.backend_health.watch(&snapshot, now);
+            spoofing::log(&self.spoofing.turn(&snapshot, self.feed.live_state(), now));
             self.budget.warn(now);
             if self.reload.is_none() && self.ending(now).is_empty() {
                 self.budget.reclaim(&snapshot);
