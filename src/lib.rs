@@ -295,6 +295,7 @@
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
 //!     gauge.rs            full or good: the latency of fast answers against its floor
+//!     trial.rs            whether load is the cause: an experiment
 //!   configured.rs       flags and file as a source of plans
 //!   eject.rs            finds the server that answers worse than its peers
 //!   fixture.rs          configurations for this module's tests
