@@ -149,9 +149,12 @@
 //!     delayed.rs          answers that rules hold back
 //!     key.rs              what an attempt is known by
 //!     outstanding.rs      fixed slots: claim, settle, expire; O(1) next deadline
+//!       invariants.rs     what must hold between calls
+//!       redraw.rs         numbers of new sockets
 //!       timers.rs         a queue per time-out, a bucket per slice of time
 //!     proxy_header.rs     PROXY headers that servers get
 //!     query_table.rs      what is kept of outstanding queries besides their slots
+//!     spoofing.rs         datagrams that answer nothing: whether somebody may be guessing answers
 //!   evaluator.rs        what rules keep between packets; sets up the evaluation of a chain
 //!   messages.rs         bytes of connections become messages; what the engine is to do for connections
 //!   pipeline/           the stages that a query and its response pass, and the end of every query
@@ -159,6 +162,7 @@
 //!     failure.rs          attempts without a response: the query moves on, or is lost
 //!     rules.rs            the stage of rules: the state that they see and change
 //!     transfer.rs         zone transfers
+//!     unmatched.rs        messages of servers that match no query
 //!   recency.rs          who makes room for a new connection or flow
 //!   relay/              layer-4 relay sessions, without their sockets
 //!     evict.rs            which of them end when there are too many, or descriptors are used up
@@ -302,6 +306,7 @@
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
 //!     gauge.rs            full or good: the latency of fast answers against its floor
+//!     trial.rs            whether load is the cause: an experiment
 //!   configured.rs       flags and file as a source of plans
 //!   eject.rs            finds the server that answers worse than its peers
 //!   fixture.rs          configurations for this module's tests
@@ -322,6 +327,7 @@
 //!   shards.rs           its hands on the shards: open, tell, see them end
 //!   shutdown_handle.rs  a hold on it from within the process, for the demo
 //!   signals.rs          signals from the first moment on
+//!   spoofing.rs         says when somebody seems to guess answers
 //!   stats.rs            adds up statistics: readings, spans, percentiles
 //!     connections.rs      connections, why they ended, handshakes, certificates
 //!     dump.rs             the dump of SIGUSR1

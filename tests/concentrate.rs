@@ -73,6 +73,45 @@ fn has_the_hit_rate_of_one_server_and_costs_less_than_roundrobin() {
 }
 
 #[test]
+fn the_first_server_serves_from_the_start() {
+    let run = run("from the start", &scenario(Kind::Concentrate, 4, 20, &[]));
+    assert!(run.sum(0, 1).share(0) > 0.95 && run.sum(1, 20).share(0) > 0.98);
+    assert_eq!(run.sum(0, 20).lost, 0);
+}
+
+#[test]
+fn noise_of_the_host_is_not_taken_for_load() {
+    let quiet = scenario(Kind::RoundRobin, 1, 150, &[]);
+    let best = run("one of four", &quiet).sum(60, 150);
+    let even = roundrobin().sum(60, 150);
+    for (title, noise) in [
+        ("always", Event::Noise(8_000, 100)),
+        ("in bursts", Event::Noise(8_000, 33)),
+        ("before the first only", Event::OwnNoise(0, 8_000)),
+    ] {
+        let ours = run(title, &scenario(Kind::Concentrate, 4, 150, &[(40, noise)])).sum(60, 150);
+        let hit = ours.hit_rate() - best.hit_rate();
+        let (cpu, least) = (ours.cpu_us() / even.cpu_us(), best.cpu_us() / even.cpu_us());
+        println!(
+            "{title}: hit rate {:+.2} points of one server's, CPU {cpu:.3} of roundrobin's (one server: {least:.3})",
+            hit * 100.0
+        );
+        assert!(hit > -0.01 && cpu <= 1.03 * least, "{title}: {hit} {cpu} {least}");
+    }
+}
+
+#[test]
+fn a_server_that_is_really_full_opens_the_next_within_two_seconds() {
+    let mut jump = scenario(Kind::Concentrate, 4, 100, &[(80, Event::Rate(9_000.0, 0))]);
+    (jump.slow, jump.rate) = (3, 2_000.0);
+    let run = run("jump", &jump);
+    assert!(run.sum(75, 80).share(0) > 0.98);
+    let shares: Vec<_> = (80..86).map(|second| run.sum(second, second + 1).share(1)).collect();
+    println!("share of the second, by seconds: {shares:.2?}");
+    assert!(shares[2] > 0.1, "{shares:?}");
+}
+
+#[test]
 fn a_slow_authority_does_not_spread_the_load() {
     let slow = scenario(Kind::Concentrate, 4, 180, &[(90, Event::Authority(200_000))]);
     let run = run("slow authority", &slow);
@@ -113,8 +152,9 @@ fn a_full_server_opens_the_next_and_closes_it_again() {
     let busy = run.sum(150, 200);
     assert!((0.5..0.85).contains(&busy.share(0)), "{}", busy.share(0));
     assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough: {}", busy.share(1));
-    // An overloaded server queues seconds of queries.
-    assert!(run.worst_p50_us(80, 200) < 5_000, "no server is overloaded: {}", run.worst_p50_us(80, 200));
+    // An overloaded server queues seconds of queries. Until its latency is believed, the load grows
+    // for a second.
+    assert!(run.worst_p50_us(80, 200) < 20_000, "no server is overloaded: {}", run.worst_p50_us(80, 200));
     assert_eq!(run.sum(60, 330).lost, 0);
     assert!(run.sum(222, 255).share(1) > 0.02, "kept for a minute");
     assert!(run.sum(300, 330).share(0) > 0.98, "closed");
@@ -141,7 +181,7 @@ fn a_load_that_needs_all_servers_uses_all_servers() {
     let run = run("all needed", &overload);
     let full = run.sum(90, 130);
     let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
-    assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
+    assert!(shares.iter().all(|s| (0.2..0.45).contains(s)), "{shares:?}");
     // The load grows tenfold in twenty seconds, on two cold servers.
     assert_eq!(run.sum(60, 270).lost, 0);
     assert!(run.worst_p50_us(85, 130) < 3_000);

@@ -6,6 +6,8 @@
 mod backends;
 #[path = "connections/evict.rs"]
 mod evict;
+#[path = "connections/spoofing.rs"]
+mod spoofing;
 mod support;
 #[path = "connections/turns.rs"]
 mod turns;

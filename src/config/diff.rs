@@ -312,6 +312,7 @@ fn fields(b: &Backend) -> Fields {
 fn backend_connection_fields(lines: &BackendConnectionOptions) -> Fields {
     let BackendConnectionOptions {
         only,
+        while_spoofed,
         connect_timeout,
         send_timeout,
         receive_timeout,
@@ -325,6 +326,7 @@ fn backend_connection_fields(lines: &BackendConnectionOptions) -> Fields {
     } = lines;
     vec![
         ("tcpOnly", only.to_string()),
+        ("tcpWhileSpoofed", while_spoofed.to_string()),
         ("tcpConnectTimeout", span_text(*connect_timeout)),
         ("tcpSendTimeout", span_text(*send_timeout)),
         ("tcpRecvTimeout", span_text(*receive_timeout)),

@@ -17,20 +17,34 @@
 //! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
 //! slow authority both rise while the server is idle.
 //!
-//! After the loss of a server, and at the start, the load is spread evenly over all usable servers:
-//! no capacity is known and no cache is warm. Then it contracts. When the caps together do not
-//! cover the load, every server is full, and the load is spread evenly as well.
+//! Latency alone does not prove that a server is full: the host's scheduling or the network may have
+//! caused it. It is no proof when the standby shows it too, which load cannot fill. Otherwise the
+//! first cap is an experiment:
+//!
+//! ```text
+//!  full ─► cap ─► its rate has fallen ─┬ latency has fallen too ─► confirmed
+//!                                      └ not ─► the share goes back, and this latency is its floor
+//! ```
+//!
+//! A server that does not keep up with its queries is full without an experiment.
+//!
+//! At the start the first server gets all: no cache is warmer than another. After the loss of a
+//! server the load is spread evenly over all usable servers: no capacity is known. Then it
+//! contracts. When the caps together do not cover the load, every server is full, and the load is
+//! spread evenly as well.
 //!
 //! The [`Concentrator`] reads no clock and no counter; [`ConcentrateDriver`] does so for all pools.
 
 mod driver;
 mod gauge;
+mod trial;
 
 pub use crate::control::concentrate::driver::ConcentrateDriver;
 
 use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::concentrate::gauge::Gauge;
+use crate::control::concentrate::trial::Suspicion;
 use crate::model::policy::Concentrate;
 use crate::stats::live::PPM;
 
@@ -128,6 +142,7 @@ struct Member {
     opened: Option<u64>,
     /// Since when the servers before it could do without it.
     spare_since: Option<Tick>,
+    suspicion: Suspicion,
 }
 
 impl Concentrator {
@@ -165,7 +180,7 @@ impl Concentrator {
     /// Takes a window of all members, and returns each member's share.
     pub fn tick(&mut self, now: Tick, windows: &[WindowStats<'_>]) -> &[Share] {
         let span = self.ticked.map_or(self.settings.window, |before| now.since(before));
-        let first = self.ticked.replace(now).is_none();
+        self.ticked = Some(now);
         if span.0 == 0 {
             return &self.shares;
         }
@@ -174,7 +189,7 @@ impl Concentrator {
         for stats in windows {
             lost |= self.observe(now, span, stats);
         }
-        if lost || first {
+        if lost {
             self.spread_until = Some(now + self.settings.spread_after_death);
         }
         let rate: f64 = self.members.iter().map(|m| m.rate).sum();
@@ -183,6 +198,7 @@ impl Concentrator {
 
         let spreading = self.spread_until.is_some_and(|until| now < until);
         let everything_full = self.everything_full();
+        self.begin_with_the_first();
         if !spreading && !everything_full {
             self.judge(now);
         }
@@ -228,8 +244,22 @@ impl Concentrator {
         lost
     }
 
+    /// Where no cache is warm, the first server need not wait until its own is.
+    fn begin_with_the_first(&mut self) {
+        let order = self.order();
+        if let Some(first) = order.first()
+            && order.iter().all(|at| self.members[*at].warm == 0.0)
+        {
+            self.members[*first].warm = 1.0;
+        }
+    }
+
     /// Caps the servers that are full.
     fn judge(&mut self, now: Tick) {
+        // Load cannot fill a server that gets a trickle.
+        let mut standby = self.members.iter().filter(|m| m.usable && m.share == 0.0);
+        let quickest = self.members.iter().filter_map(|m| m.gauge.lowest()).min().unwrap_or(0);
+        let is_disturbed = standby.any(|m| m.gauge.is_disturbed(now, quickest, &self.settings));
         let all = self.members.iter().map(Member::failed).fold((0.0, 0.0), add);
         for member in &mut self.members {
             // A trickle cannot fill a server: only servers with a share are judged.
@@ -237,7 +267,14 @@ impl Concentrator {
                 continue;
             }
             let timing_out = !member.gauge.is_calm(now) && member.times_out(all, &self.settings);
+            if !timing_out && member.is_on_trial(now, &self.settings) {
+                continue;
+            }
             if !member.gauge.is_full() && !timing_out {
+                member.suspicion.full_since = None;
+                continue;
+            }
+            if !timing_out && !member.is_proven_full(now, is_disturbed) {
                 continue;
             }
             let rate = member.served.min(member.rate);
@@ -255,6 +292,9 @@ impl Concentrator {
                 member.warm = member.share * self.settings.cap_factor;
                 member.held_until = now + TickDelta(self.settings.join_double.0 / 2);
             } else {
+                if !timing_out && member.cap.is_none() {
+                    member.begin_trial(now);
+                }
                 member.cap = Some((self.settings.cap_factor * rate).max(CAP_MIN * self.rate));
                 member.raised = now;
             }
@@ -425,6 +465,7 @@ impl Member {
             held_until: now,
             opened: None,
             spare_since: None,
+            suspicion: Suspicion::default(),
         }
     }
 
@@ -436,6 +477,7 @@ impl Member {
         self.warm = 0.0;
         self.opened = None;
         self.spare_since = None;
+        self.suspicion = Suspicion::default();
         self.gauge.forget();
         self.responses = [0; TIMEOUT_WINDOWS];
         self.timeouts = [0; TIMEOUT_WINDOWS];

@@ -37,6 +37,7 @@ use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
+use crate::control::spoofing::SpoofingMonitor;
 use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
@@ -74,6 +75,7 @@ mod report;
 pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
+mod spoofing;
 pub mod stats;
 mod stop;
 pub mod systemd;
@@ -172,7 +174,8 @@ async fn serve(
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
         .map_err(|e| format!("cannot start a shard: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng, launcher)?;
+    let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng)?;
+    control.runner.launcher = Some(launcher);
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
@@ -247,6 +250,7 @@ struct Control<S> {
     rates: Rates,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
+    spoofing: SpoofingMonitor,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -265,7 +269,6 @@ impl<S: Source> Control<S> {
         outcomes: mpsc::UnboundedSender<Outcome>,
         first: &Plan,
         mut rng: ShardRng,
-        launcher: Launcher,
     ) -> Result<Self, String> {
         let ids = privileges::runner();
         let files = querylog::Files::open(&querylog::targets(&first.snapshot))?;
@@ -289,6 +292,7 @@ impl<S: Source> Control<S> {
             rates: Rates::new(clock::now()),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
+            spoofing: SpoofingMonitor::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -344,6 +348,7 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
             self.backend_health.watch(&snapshot, now);
+            spoofing::log(&self.spoofing.turn(&snapshot, self.feed.live_state(), now));
             self.budget.warn(now);
             if self.reload.is_none() && self.ending(now).is_empty() {
                 self.budget.reclaim(&snapshot);

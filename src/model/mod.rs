@@ -251,6 +251,8 @@ pub struct Backend {
 pub struct BackendConnectionOptions {
     /// Queries that arrived as datagrams are sent over them too (`tcpOnly`; always with `tls`).
     pub only: bool,
+    /// They are while somebody seems to guess answers (`tcpWhileSpoofed`).
+    pub while_spoofed: bool,
     /// Closes a connection that is not established in this time (`tcpConnectTimeout`).
     pub connect_timeout: TickDelta,
     /// Closes one that does not accept data for this time (`tcpSendTimeout`).
@@ -307,6 +309,7 @@ impl Default for BackendConnectionOptions {
     fn default() -> Self {
         Self {
             only: false,
+            while_spoofed: false,
             connect_timeout: TickDelta::from_ms(5_000),
             send_timeout: TickDelta::from_ms(30_000),
             receive_timeout: TickDelta::from_ms(30_000),

@@ -347,6 +347,13 @@ registry! {
         servfails: Counter = "backend-servfails", Responses;
         /// Responses that matched no query (late, duplicate, foreign), or not its question.
         unexpected: Counter = "backend-unexpected", Responses;
+        /// Those of them by UDP that neither a late nor a second answer of the server explains: an id that is
+        /// not outstanding, another question, another address.
+        foreign: Counter = "backend-foreign", Responses;
+        /// Seconds in which a shard received more than 100 of these, so somebody may be guessing answers.
+        foreign_bursts: Counter = "backend-foreign-bursts", Seconds;
+        /// How often a shard has opened new UDP sockets because of that.
+        redraws: Counter = "backend-redraws", Number;
         /// Latency of its responses.
         latency: Histogram = "backend-latency", Milliseconds;
         /// Queries that are sent and not answered yet.

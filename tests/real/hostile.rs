@@ -166,3 +166,48 @@ fn a_partial_header_is_not_an_answer() {
 fn silence_is_a_timeout() {
     misbehaves(Behaviour::Silent, &[("timeout", 50)], 0);
 }
+
+/// Somebody who does not see the queries sends answers with every id to the port of one.
+#[test]
+fn guessed_answers_are_warned_of_and_the_queries_leave_by_other_ports() {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    server.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let address = server.local_addr().expect("an address");
+    let at = local();
+    let mut instance = Instance::start(&(listen(at) + &backend(address, ", name='ns1', sockets=2")));
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let receive = || {
+        let mut bytes = [0; 512];
+        let (length, from) = server.recv_from(&mut bytes).expect("a query");
+        (bytes[..length].to_vec(), from)
+    };
+    client.send_to(&message::query(7, "guess.test"), at).expect("it is sent");
+    let (query, port) = receive();
+    let true_answer = message::answer(&query, 1).expect("an answer");
+    let id = u16::from_be_bytes([query[0], query[1]]);
+    for n in 1..=400_u16 {
+        let mut forged = true_answer.clone();
+        forged[..2].copy_from_slice(&id.wrapping_add(n).to_be_bytes());
+        server.send_to(&forged, port).expect("it is sent");
+        if n % 50 == 0 {
+            dropped_becomes(&instance, "response-foreign", n.into());
+        }
+    }
+    let warned = || instance.program.lines_with(0, "somebody may be guessing").len();
+    wait_for(|| instance.program.transcript(), || (warned() == 1).then_some(()));
+    // More queries leave by the new ports, and the first one still has its answer.
+    for n in 0..20 {
+        client.send_to(&message::query(n, "next.test"), at).expect("it is sent");
+        let (_, from) = receive();
+        assert_ne!(from, port);
+    }
+    server.send_to(&true_answer, port).expect("it is sent");
+    let mut bytes = [0; 512];
+    let (length, _) = client.recv_from(&mut bytes).expect("an answer");
+    assert_eq!(message::answered_by(&bytes[..length]), Some(1));
+    let line = instance.program.lines_with(0, "somebody may be guessing").remove(0);
+    assert!(line.contains("ns1") && line.contains("answers="), "{line}");
+    assert_eq!(warned(), 1, "once");
+    assert!(instance.stop().success());
+}

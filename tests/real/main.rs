@@ -7,7 +7,7 @@
 //! processes that it started.
 //!
 //! `scripts/test` installs the programs. A test fails and names the program that is missing; the
-//! only exception is the test with network namespaces, which reports that it cannot create any.
+//! only exception are the tests with network namespaces, which report that they cannot create any.
 
 // Tests may panic at the first failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -45,5 +45,6 @@ mod rules;
 mod runaway;
 mod scale;
 mod signals;
+mod silence;
 mod stop;
 mod tls;

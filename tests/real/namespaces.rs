@@ -5,6 +5,7 @@
 //! ```
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::instance::{Instance, binary};
@@ -18,9 +19,12 @@ pub(crate) struct Namespaces(Vec<String>);
 impl Namespaces {
     /// Creates the namespaces, or returns why that is not possible here.
     pub(crate) fn new(names: &[&str]) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut made = Self(Vec::new());
+        // Several tests of this process have theirs at once.
+        let set = NEXT.fetch_add(1, Ordering::Relaxed);
         for name in names {
-            let name = format!("dnslob-{name}-{}", std::process::id());
+            let name = format!("dnslob-{name}-{}-{set}", std::process::id());
             let (status, text) = run("ip", &["netns", "add", &name]);
             if !status.success() {
                 return Err(text);
@@ -58,12 +62,12 @@ impl Drop for Namespaces {
     }
 }
 
-const CLIENT: usize = 0;
-const BALANCER: usize = 1;
-const BACKEND: usize = 2;
+pub(crate) const CLIENT: usize = 0;
+pub(crate) const BALANCER: usize = 1;
+pub(crate) const BACKEND: usize = 2;
 
 /// Creates the three hosts, or returns why that is not possible.
-fn machines() -> Option<Namespaces> {
+pub(crate) fn machines() -> Option<Namespaces> {
     let spaces = match Namespaces::new(&["client", "lob", "backend"]) {
         Ok(spaces) => spaces,
         Err(why) => {
@@ -178,4 +182,48 @@ fn a_server_sees_the_clients_own_address() {
         }
     }
     assert!(instance.stop().success());
+}
+
+/// Link-local addresses, which say nothing without their zone: of a listener, of the command line,
+/// and of a server.
+#[test]
+fn addresses_with_a_zone_carry_traffic() {
+    let Some(spaces) = machines() else { return };
+    for (space, link, address) in [
+        (CLIENT, "cl", "fe80::c1/64"),
+        (BALANCER, "cl", "fe80::c2/64"),
+        (BALANCER, "be", "fe80::b1/64"),
+        (BACKEND, "be", "fe80::b2/64"),
+    ] {
+        // Only this one, so that it is the source of all packets.
+        spaces.ip(space, &format!("-6 address flush dev {link}"));
+        spaces.ip(space, &format!("address add {address} dev {link} nodad"));
+    }
+    let home = Directory::new();
+    // Everywhere, since nsd knows no zones.
+    let plain = servers::command(Kind::Nsd, &home, "[::]:53".parse().expect("an address"), 41);
+    let backend = Program::start(&mut spaces.command(BACKEND, &plain));
+    for (listener, flags) in [("addLocal(\"[fe80::c2%cl]:53\")\n", None), ("", Some("[fe80::c2%cl]:53"))] {
+        let config = Directory::new();
+        let server =
+            "newServer {address=\"[fe80::b2%be]:53\", checkName=\"ready.test.\", checkInterval=0.1}\n";
+        let path = config.write("dnslob.lua", &(listener.to_owned() + server));
+        let mut plain = Command::new(binary());
+        plain.arg("-C").arg(path);
+        plain.args(flags.iter().flat_map(|address| ["-l", address]));
+        let mut instance = Instance::launch(spaces.command(BALANCER, &plain), config);
+        for way in ["+notcp", "+tcp"] {
+            let ask = || {
+                let mut dig = Command::new("dig");
+                dig.args(["@fe80::c2%cl", "x.test", "A", "+short", "+tries=1", "+timeout=2", way]);
+                let out = spaces.command(CLIENT, &dig).output().expect("dig; scripts/test installs it");
+                String::from_utf8_lossy(&out.stdout).trim().to_owned()
+            };
+            wait_for(
+                || format!("{way} {flags:?}; {}; {}", backend.transcript(), instance.program.transcript()),
+                || (ask() == "192.0.2.41").then_some(()),
+            );
+        }
+        assert!(instance.stop().success());
+    }
 }

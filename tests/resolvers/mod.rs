@@ -59,6 +59,11 @@ pub(crate) enum Event {
     Down(u16),
     /// The server is back with an empty cache.
     Up(u16),
+    /// The host delays answers of all servers by up to these microseconds, in this percentage of
+    /// spans of three seconds.
+    Noise(u64, u32),
+    /// The same for one server.
+    OwnNoise(u16, u64),
 }
 
 /// One second of a run.
@@ -200,6 +205,8 @@ struct Sim {
     expiring: VecDeque<(u64, u32)>,
     authority: u64,
     dead_zones: u32,
+    noise: (u64, u32),
+    own_noise: Option<(u16, u64)>,
     rate: (f64, f64, u64, u64),
     run: Vec<Second>,
     second: Second,
@@ -230,6 +237,8 @@ pub(crate) fn play(scenario: &Scenario) -> Run {
         expiring: VecDeque::new(),
         authority: 20_000 * US,
         dead_zones: 0,
+        noise: (0, 0),
+        own_noise: None,
         rate: (scenario.rate, scenario.rate, 0, 1),
         run: Vec::new(),
         second: Second::new(servers),
@@ -304,6 +313,8 @@ impl Sim {
             Event::Rate(rate, over) => self.rate = (self.rate_now(), rate, self.now, (over * S).max(1)),
             Event::Authority(us) => self.authority = us * US,
             Event::DeadZones(part) => self.dead_zones = part,
+            Event::Noise(us, part) => self.noise = (us * US, part),
+            Event::OwnNoise(server, us) => self.own_noise = Some((server, us * US)),
             Event::Freeze(s) => self.resolvers[usize::from(s)].frozen = true,
             Event::Down(s) => self.live_state.set_state(BackendSlot(s), State::Down),
             Event::Up(s) => {
@@ -355,7 +366,8 @@ impl Sim {
         if r.names[name as usize] > now {
             self.second.hits += 1;
             let done = r.work(now, HIT * slow, slow);
-            self.at(done + NET, Due::Answer(query));
+            let delay = self.delay(server);
+            self.at(done + NET + delay, Due::Answer(query));
             return;
         }
         let asked = r.waiting.contains_key(&name);
@@ -393,8 +405,18 @@ impl Sim {
         for query in r.waiting.remove(&name).unwrap_or_default() {
             let r = &mut self.resolvers[usize::from(server)];
             done = done.max(r.work(now, HIT * slow / 4, slow));
-            self.at(done + NET, Due::Answer(query));
+            let delay = self.delay(server);
+            self.at(done + NET + delay, Due::Answer(query));
         }
+    }
+
+    /// Returns how long the host delays an answer.
+    fn delay(&mut self, server: u16) -> u64 {
+        let (most, part) = self.noise;
+        let span = u32::try_from(self.now / (3 * S)).unwrap_or(0);
+        let common = if mix(span) % 100 < part { most } else { 0 };
+        let own = self.own_noise.filter(|(noisy, _)| *noisy == server).map_or(0, |(_, most)| most);
+        ((common + own) as f64 * uniform(&mut self.rng)) as u64
     }
 
     fn answer(&mut self, query: u32) {

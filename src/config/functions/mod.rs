@@ -423,6 +423,12 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     entry("lazyHealthCheckMaxBackOff", "3600", "Longest interval by doubling, seconds."),
     entry("useClientSubnet", "false", "Its queries carry the client's subnet (RFC 7871)."),
     entry("tcpOnly", "false", "Queries that came over UDP go to it over TCP as well."),
+    entry(
+        "tcpWhileSpoofed",
+        "false",
+        "Queries that came over UDP go to it over TCP as well, as long as somebody seems to guess its answers \
+         and for 60 s more.",
+    ),
     entry("tcpConnectTimeout", "5", "Time-out of connecting, seconds."),
     entry("tcpConnectTimeoutMs", "5000", "The same, milliseconds."),
     entry(

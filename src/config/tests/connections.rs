@@ -160,11 +160,12 @@ fn the_fast_open_key_reaches_every_listener() {
 #[test]
 fn connection_options_of_servers_are_read() {
     let made = server(
-        "tcpOnly=true, tcpConnectTimeout=2, tcpSendTimeoutMs=300, tcpRecvTimeout=4, tcpFastOpen=true, retries=2, \
+        "tcpOnly=true, tcpWhileSpoofed=true, tcpConnectTimeout=2, tcpSendTimeoutMs=300, tcpRecvTimeout=4, tcpFastOpen=true, retries=2, \
          maxInFlight=10, maxConcurrentTCPConnections=20",
     );
     let want = BackendConnectionOptions {
         only: true,
+        while_spoofed: true,
         connect_timeout: ms(2000),
         send_timeout: ms(300),
         receive_timeout: ms(4000),

@@ -53,6 +53,10 @@ pub(super) struct Gauge {
     full: u32,
     good: u32,
     judged: usize,
+    /// The level of the last judgement.
+    level: usize,
+    /// Latency per level that load does not explain, and until when it counts as the floor.
+    tolerated: Option<([u64; LEVELS.len()], Tick)>,
 }
 
 impl Gauge {
@@ -69,6 +73,8 @@ impl Gauge {
             full: 0,
             good: 0,
             judged: 0,
+            level: 0,
+            tolerated: None,
         }
     }
 
@@ -90,7 +96,7 @@ impl Gauge {
             let sample = LEVELS.map(|(quantile, _)| self.quantile(quantile));
             self.read = Some(now);
             self.learn(now, sample, settings);
-            self.judge(sample, settings);
+            self.judge(now, sample, settings);
             self.clear_pending();
         }
     }
@@ -111,6 +117,43 @@ impl Gauge {
         self.full == 0 && self.read.is_some_and(|at| now.since(at) <= CALM_SPAN)
     }
 
+    /// Returns whether there are enough samples for a verdict since the last [`forget`](Self::forget).
+    pub(super) const fn has_verdict(&self) -> bool {
+        self.judged >= VERDICT
+    }
+
+    /// Returns whether the newest sample was above the floor, recently, and its floor is one of
+    /// responses from a cache: not far above `quickest`, the lowest floor of the pool.
+    pub(super) fn is_disturbed(&self, now: Tick, quickest: u64, settings: &Concentrate) -> bool {
+        let is_recent = self.read.is_some_and(|at| now.since(at) <= CALM_SPAN);
+        let limit = FAST_FACTOR * (quickest + settings.full_margin.0) as f64;
+        is_recent && self.full & 1 == 1 && self.lowest().is_some_and(|floor| floor as f64 <= limit)
+    }
+
+    /// Returns the floor of the lowest quantile, nanoseconds.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        self.floor(LEVELS.len() - 1)
+    }
+
+    /// Returns the level of the last judgement and the median of its last samples, nanoseconds.
+    pub(super) fn reading(&self) -> (usize, u64) {
+        (self.level, self.median(self.level))
+    }
+
+    /// Returns the median of the last samples of a level, nanoseconds.
+    pub(super) fn median(&self, level: usize) -> u64 {
+        let mut sorted = self.last[level];
+        sorted.sort_unstable();
+        sorted[VERDICT / 2]
+    }
+
+    /// Takes the latency of the last samples for the floor until then: load is not its cause.
+    pub(super) fn tolerate(&mut self, until: Tick) {
+        let highest = self.last.map(|samples| samples.into_iter().max().unwrap_or(0));
+        self.tolerated = Some((highest, until));
+        self.forget();
+    }
+
     /// Clears the verdict after a reaction.
     pub(super) const fn forget(&mut self) {
         self.full = 0;
@@ -122,6 +165,7 @@ impl Gauge {
     pub(super) fn rebase(&mut self) {
         self.floors = [[None; SPANS]; LEVELS.len()];
         self.samples = 0;
+        self.tolerated = None;
         self.forget();
     }
 
@@ -163,9 +207,7 @@ impl Gauge {
         for (level, value) in sample.into_iter().enumerate() {
             self.last[level][at] = value;
             if self.samples >= VERDICT {
-                let mut sorted = self.last[level];
-                sorted.sort_unstable();
-                let median = sorted[VERDICT / 2];
+                let median = self.median(level);
                 let floor = &mut self.floors[level][0];
                 *floor = Some(floor.map_or(median, |f| f.min(median)));
             }
@@ -176,7 +218,7 @@ impl Gauge {
         self.floors[level].iter().flatten().min().copied()
     }
 
-    fn judge(&mut self, sample: [u64; LEVELS.len()], settings: &Concentrate) {
+    fn judge(&mut self, now: Tick, sample: [u64; LEVELS.len()], settings: &Concentrate) {
         let Some(lowest) = self.floor(LEVELS.len() - 1) else { return };
         let margin = settings.full_margin.0 as f64;
         let limit = bucket((FAST_FACTOR * (lowest as f64 + margin)) as u64);
@@ -184,6 +226,9 @@ impl Gauge {
         let fast = f64::from(fast) / f64::from(self.pending_count);
         let level = LEVELS.iter().position(|(_, part)| fast >= *part).unwrap_or(LEVELS.len() - 1);
         let Some(floor) = self.floor(level) else { return };
+        let tolerated = self.tolerated.filter(|(_, until)| now < *until);
+        let floor = floor.max(tolerated.map_or(0, |(levels, _)| levels[level]));
+        self.level = level;
         let (value, floor) = (sample[level] as f64, floor as f64);
         let full = value > settings.full_factor * floor + margin;
         // A fifth of the margin: at small floors the histogram's own steps are this wide.

@@ -2,6 +2,7 @@
 //! decides when they are read and written.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
@@ -18,6 +19,7 @@ use crate::engine::socket;
 use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers, Segment, SendBuffers};
 use crate::model::{Backend, Listener, Snapshot};
 use crate::shard::Shard;
+use crate::shard::dispatch::spoofing::Redraw;
 use crate::stats::live::ShardStats;
 
 /// A listener's UDP socket.
@@ -34,7 +36,12 @@ pub(crate) struct ListenerSocket {
 /// The sockets towards one backend.
 #[derive(Debug)]
 pub(crate) struct BackendSockets {
+    /// Also old ones that are still read.
     sockets: Vec<Option<Socket>>,
+    /// The numbers of those that queries leave by.
+    current: Range<usize>,
+    /// When the old ones are closed.
+    drained: Option<Tick>,
     /// The destination of each datagram, where the sockets are not connected.
     server: Option<Endpoint>,
     segment: Segment,
@@ -129,15 +136,21 @@ impl Sockets {
             if self.backends.len() <= at {
                 self.backends.resize_with(at + 1, || None);
             }
-            if self.backends[at].as_ref().is_some_and(|l| l.sockets.iter().all(Option::is_some)) {
+            if self.backends[at].as_ref().is_some_and(BackendSockets::is_complete) {
                 continue;
             }
             let warned = self.backends[at].is_some();
             let server = transparent::server(backend);
-            let new = || BackendSockets { sockets: Vec::new(), server, segment: Segment::Runs };
+            let current = 0..usize::from(backend.sockets.max(1));
+            let new = || BackendSockets {
+                sockets: Vec::new(),
+                current,
+                drained: None,
+                server,
+                segment: Segment::Runs,
+            };
             let mut backend_sockets = self.backends[at].take().unwrap_or_else(new);
-            backend_sockets.sockets.resize_with(usize::from(backend.sockets.max(1)), || None);
-            if let Err(e) = fill(epoll, backend, &mut backend_sockets) {
+            if let Err(e) = backend_sockets.fill(epoll, backend) {
                 self.incomplete = true;
                 if !warned {
                     warn!(server = backend.name, address = %backend.address, "cannot open a socket: {e}");
@@ -145,6 +158,41 @@ impl Sockets {
             }
             self.backends[at] = Some(backend_sockets);
         }
+    }
+
+    /// Opens new sockets for a backend, by which its queries leave from then on; the old ones are
+    /// still read for a while.
+    pub(crate) fn redraw(&mut self, epoll: &Epoll, backend: &Backend, redraw: &Redraw) -> io::Result<()> {
+        let open = self.backends.get_mut(backend.slot.index()).and_then(Option::as_mut);
+        let Some(backend_sockets) = open else { return Ok(()) };
+        let new = usize::from(redraw.sockets.start)..usize::from(redraw.sockets.end);
+        let old = std::mem::replace(&mut backend_sockets.current, new);
+        // Sockets of these numbers have been drained.
+        backend_sockets.close_others(&old);
+        if let Err(e) = backend_sockets.fill(epoll, backend) {
+            backend_sockets.current = old;
+            let current = backend_sockets.current.clone();
+            backend_sockets.close_others(&current);
+            return Err(e);
+        }
+        backend_sockets.drained = Some(redraw.drained);
+        Ok(())
+    }
+
+    /// Closes old sockets by which no response can come any more.
+    pub(crate) fn close_drained(&mut self, now: Tick) {
+        for backend_sockets in self.backends.iter_mut().flatten() {
+            if backend_sockets.drained.is_some_and(|at| at <= now) {
+                backend_sockets.drained = None;
+                let current = backend_sockets.current.clone();
+                backend_sockets.close_others(&current);
+            }
+        }
+    }
+
+    /// Closes all sockets towards backends.
+    pub(crate) fn close_backends(&mut self) {
+        self.backends.iter_mut().for_each(|backend_sockets| *backend_sockets = None);
     }
 
     /// Closes a backend's sockets, which also removes them from the epoll set.
@@ -233,12 +281,34 @@ impl Sockets {
     }
 }
 
-fn fill(epoll: &Epoll, backend: &Backend, backend_sockets: &mut BackendSockets) -> io::Result<()> {
-    for (socket_index, entry) in backend_sockets.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
-        let socket = socket::connect(backend)?;
-        let route = Route { backend: backend.slot, socket: SocketSlot::Datagram(socket_index as u8) };
-        epoll.add(&socket, EpollEvent::new(EDGE, Ready::BackendSockets(route).pack()))?;
-        *entry = Some(socket);
+impl BackendSockets {
+    fn is_complete(&self) -> bool {
+        self.current.clone().all(|number| self.sockets.get(number).is_some_and(Option::is_some))
     }
-    Ok(())
+
+    /// Opens what is not open of the sockets that queries leave by.
+    fn fill(&mut self, epoll: &Epoll, backend: &Backend) -> io::Result<()> {
+        if self.sockets.len() < self.current.end {
+            self.sockets.resize_with(self.current.end, || None);
+        }
+        for number in self.current.clone() {
+            if self.sockets[number].is_some() {
+                continue;
+            }
+            let socket = socket::connect(backend)?;
+            let route = Route { backend: backend.slot, socket: SocketSlot::Datagram(number as u8) };
+            epoll.add(&socket, EpollEvent::new(EDGE, Ready::BackendSockets(route).pack()))?;
+            self.sockets[number] = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// Closes all sockets but those of these numbers.
+    fn close_others(&mut self, kept: &Range<usize>) {
+        for (number, entry) in self.sockets.iter_mut().enumerate() {
+            if !kept.contains(&number) {
+                *entry = None;
+            }
+        }
+    }
 }

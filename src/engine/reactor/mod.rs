@@ -26,7 +26,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, Route};
 use crate::base::packet::Packet;
@@ -161,7 +161,8 @@ impl Engine {
     }
 
     /// Runs until stopped. A panic loses the outstanding queries, is counted, and the shard
-    /// continues with the same sockets.
+    /// continues with the same sockets of listeners. Those towards servers are replaced: what they
+    /// still receive would be foreign to the new shard.
     pub(crate) fn run(mut self) {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
             drop(panic);
@@ -193,6 +194,8 @@ impl Engine {
             self.round.abandon();
             self.sockets
                 .close_removed_backends(self.shard.snapshot(), &self.live_state.shards()[self.setup.index]);
+            self.sockets.close_backends();
+            self.opened_generation = 0;
         }
     }
 
@@ -444,9 +447,11 @@ impl Engine {
             self.datagrams.keep(Ready::BackendSockets(route));
         }
         let Ok(count) = received else { return 0 };
+        let mut may_redraw = false;
         for at in self.received..self.received + count {
             if server.is_some() && self.responses.peer(at) != server {
-                self.shard.drop(DropReason::ResponseForeign);
+                self.shard.on_stranger(route);
+                may_redraw = true;
                 continue;
             }
             let was_cut = self.responses.was_cut(at);
@@ -471,14 +476,34 @@ impl Engine {
                         self.sockets.send_one(shard, route, bytes)
                     });
                 }
+                Verdict::Drop(DropReason::ResponseForeign | DropReason::ResponseMismatch) => {
+                    may_redraw = true;
+                }
                 Verdict::Drop(_) | Verdict::Hold => {}
             }
+        }
+        if may_redraw {
+            self.redraw();
         }
         self.received += count;
         if self.received == self.responses.capacity() {
             self.deliver();
         }
         count
+    }
+
+    /// Opens new sockets for backends whose answers somebody seems to guess.
+    #[cold]
+    fn redraw(&mut self) {
+        while let Some(redraw) = self.shard.next_redraw() {
+            let snapshot = Arc::clone(self.shard.snapshot());
+            let Some(backend) = snapshot.backend(redraw.backend) else { continue };
+            match self.sockets.redraw(self.datagrams.epoll(), backend, &redraw) {
+                Ok(()) => self.shard.redrawn(&redraw),
+                // Tried again with the next burst.
+                Err(e) => warn!(server = backend.name, "cannot open new sockets: {e}"),
+            }
+        }
     }
 
     /// Sends the answers that [`Engine::read_backend`] has gathered.
@@ -550,6 +575,8 @@ impl Engine {
                 *listener_socket = None;
             }
         }
+        self.shard.calm_spoofing();
+        self.sockets.close_drained(now);
         if self.sockets.incomplete {
             self.sockets.open_backends(self.datagrams.epoll(), self.shard.snapshot());
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, Route};
 use crate::base::packet::Packet;
+use crate::base::time::Tick;
 use crate::engine::sim::network::{Network, What, batch};
 use crate::engine::sim::node::Node;
 use crate::engine::sim::{Port, Seen};
@@ -26,6 +27,15 @@ pub(super) type Outgoing = Vec<(Verdict, Vec<u8>)>;
 pub(super) struct BackendSockets {
     pub(super) backend: SocketAddr,
     opened: u64,
+    /// The sockets before these, and when they are closed.
+    old: Option<(u64, Tick)>,
+}
+
+impl BackendSockets {
+    /// Returns whether a port is open.
+    fn has(&self, port: Port, now: Tick) -> bool {
+        port.opened == self.opened || self.old.is_some_and(|(opened, at)| port.opened == opened && now < at)
+    }
 }
 
 impl Node {
@@ -37,7 +47,8 @@ impl Node {
             }
             if self.backends[at].is_none() {
                 network.opened += 1;
-                self.backends[at] = Some(BackendSockets { backend: backend.address, opened: network.opened });
+                self.backends[at] =
+                    Some(BackendSockets { backend: backend.address, opened: network.opened, old: None });
             }
         }
     }
@@ -53,6 +64,14 @@ impl Node {
         for (port, bytes) in responses {
             if let Some((route, bytes)) = self.read_response(port, bytes, network) {
                 self.send(route, bytes, network);
+            }
+        }
+        while let Some(redraw) = self.shard.next_redraw() {
+            if let Some(Some(sockets)) = self.backends.get_mut(redraw.backend.index()) {
+                network.opened += 1;
+                sockets.old = Some((sockets.opened, redraw.drained));
+                sockets.opened = network.opened;
+                self.shard.redrawn(&redraw);
             }
         }
         count + self.read_queries(network)
@@ -105,7 +124,7 @@ impl Node {
         mut bytes: Vec<u8>,
         network: &mut Network,
     ) -> Option<(Route, Vec<u8>)> {
-        if self.backend_sockets(port.route.backend).is_none_or(|l| l.opened != port.opened) {
+        if self.backend_sockets(port.route.backend).is_none_or(|l| !l.has(port, network.now)) {
             // The socket is closed.
             return None;
         }
@@ -130,7 +149,7 @@ impl Node {
         let (index, backends) = (self.index, &self.backends);
         let mut send = |route: Route, bytes: &[u8]| {
             let sockets = backends.get(route.backend.index()).copied().flatten();
-            let Some(BackendSockets { backend, opened }) = sockets else { return false };
+            let Some(BackendSockets { backend, opened, .. }) = sockets else { return false };
             if network.refuses(backend) {
                 return false;
             }

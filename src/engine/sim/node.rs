@@ -475,6 +475,7 @@ impl Node {
             }
             self.shard.detach(slot);
         }
+        self.shard.calm_spoofing();
         self.draining_due = self.draining.len();
         self.tidied = now;
     }

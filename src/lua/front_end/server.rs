@@ -324,6 +324,7 @@ fn apply(
         "lazyHealthCheckMaxBackOff" => parts.backoff_max = span(name, v, 1000, 10.0, DAY_MS)?,
         "useClientSubnet" => server.use_client_subnet = switch(name, v)?,
         "tcpOnly" => server.connections.only = switch(name, v)?,
+        "tcpWhileSpoofed" => server.connections.while_spoofed = switch(name, v)?,
         "tcpConnectTimeout" => server.connections.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
         "tcpConnectTimeoutMs" => server.connections.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
         "tcpSendTimeout" => server.connections.send_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,

@@ -16,6 +16,7 @@ pub mod key;
 pub mod outstanding;
 mod proxy_header;
 pub mod query_table;
+pub mod spoofing;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
@@ -26,12 +27,13 @@ use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Snapshot};
 use crate::rules::copies::Copies;
-use crate::shard::Connections;
 use crate::shard::context::Context;
 use crate::shard::dispatch::delayed::DelayedAnswers;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Outstanding, PendingQuery, Queue};
 pub(crate) use crate::shard::dispatch::proxy_header::ConnectionKey;
 use crate::shard::dispatch::query_table::QueryTable;
+use crate::shard::dispatch::spoofing::SpoofingWatch;
+use crate::shard::{Connections, LATE_MAX};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::{LiveState, PPM};
 use crate::wire::header::rcode;
@@ -47,6 +49,7 @@ pub(crate) struct Dispatcher {
     pub(crate) queries: QueryTable,
     pub(crate) delayed: DelayedAnswers,
     pub(crate) copies: Copies,
+    pub(crate) spoofing: SpoofingWatch,
     /// By slot: backends for which this shard has a table (and its engine has sockets).
     attached: Vec<Option<Attached>>,
     /// Attached slots that the snapshot does not have.
@@ -87,6 +90,7 @@ impl Dispatcher {
             queries: QueryTable::default(),
             delayed: DelayedAnswers::default(),
             copies: Copies::default(),
+            spoofing: SpoofingWatch::default(),
             attached: Vec::new(),
             retiring: Vec::new(),
             retry_tokens: Vec::new(),
@@ -128,11 +132,31 @@ impl Dispatcher {
         self.attached[at] = Some(Attached {
             queue,
             connection_queue,
-            only_connections: options.only,
+            only_connections: self.needs_connections(backend),
             timeout,
             tries: options.tries,
         });
         cx.stats().attached[at].store(1, Release);
+    }
+
+    /// Returns whether every query to a backend uses its connections.
+    fn needs_connections(&self, backend: &Backend) -> bool {
+        let options = &backend.connections;
+        options.only || options.while_spoofed && self.spoofing.is_attacked(backend.slot)
+    }
+
+    /// An attack on a backend has begun or ended.
+    pub(crate) fn revise_connections(&mut self, cx: &Context, backend: BackendSlot) {
+        let only = cx.snapshot.backend(backend).map(|backend| self.needs_connections(backend));
+        if let (Some(only), Some(Some(attached))) = (only, self.attached.get_mut(backend.index())) {
+            attached.only_connections = only;
+        }
+    }
+
+    /// Returns when every datagram that is outstanding has timed out.
+    pub(crate) fn drained(&self, cx: &Context, backend: BackendSlot) -> Tick {
+        let timeout = self.attached(backend).map_or(TickDelta(0), |attached| attached.timeout);
+        cx.now + timeout + LATE_MAX
     }
 
     /// Returns the slots that are in no snapshot any more and have no outstanding query.
@@ -143,6 +167,7 @@ impl Dispatcher {
     /// Forgets a backend whose sockets are closed; its slot may be reused.
     pub(crate) fn detach(&mut self, cx: &Context, slot: BackendSlot) {
         self.outstanding.detach(slot);
+        self.spoofing.forget(slot);
         self.retiring.retain(|s| *s != slot);
         self.attached[slot.index()] = None;
         cx.stats().attached[slot.index()].store(0, Release);
@@ -291,6 +316,11 @@ impl Dispatcher {
 
     /// Expires an attempt.
     pub(crate) fn expire(&mut self, cx: &Context, key: Key) {
+        if !key.route.is_connection()
+            && let outstanding::Lookup::Live(in_flight) = self.outstanding.find(key)
+        {
+            self.spoofing.timed_out(key, in_flight.pending.question, cx.now);
+        }
         self.outstanding.expire(key);
         self.balancer.settled(key.route.backend, None);
         cx.stats().backend(key.route.backend).timeouts.add(1);

@@ -14,6 +14,8 @@
 //!
 //! Invariant: `claimed = settled + expired + released`, and live slots = the sum of the buckets.
 
+mod invariants;
+mod redraw;
 pub(crate) mod timers;
 
 use crate::base::addr::{
@@ -226,10 +228,10 @@ pub struct InFlight {
 pub enum Lookup {
     /// It is outstanding.
     Live(InFlight),
-    /// It was answered a moment ago.
-    Settled,
-    /// It timed out.
-    Expired,
+    /// It was answered a moment ago; this is the keyed hash of its question.
+    Settled(u64),
+    /// It timed out; this is the keyed hash of its question.
+    Expired(u64),
     /// There is no such query.
     Foreign,
 }
@@ -243,6 +245,8 @@ struct Table {
     on_connections: u32,
     /// Number of sockets.
     sockets: u8,
+    /// The first of them: sockets that were drawn anew have other numbers than their predecessors.
+    first: u8,
     /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
     /// guess as a port per query, and keeps a batch together in one system call.
     socket: u16,
@@ -308,6 +312,7 @@ impl Outstanding {
                 live: 0,
                 on_connections: 0,
                 sockets: sockets.max(1),
+                first: 0,
                 socket: 0,
                 batch: u64::MAX,
                 connections: Vec::new(),
@@ -392,7 +397,7 @@ impl Outstanding {
         }
         if connection.is_none() && table.batch != batch {
             table.batch = batch;
-            table.socket = rng.below_u8(table.sockets).into();
+            table.socket = (table.first + rng.below_u8(table.sockets)).into();
         }
         if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
             table.grow();
@@ -444,7 +449,7 @@ impl Outstanding {
             }
             if draw >= DRAWS / 2 && connection.is_none() {
                 // This socket's ids are nearly used up: another one may have more.
-                socket = rng.below_u8(table.sockets).into();
+                socket = (table.first + rng.below_u8(table.sockets)).into();
             }
         }
         None
@@ -460,8 +465,8 @@ impl Outstanding {
                 State::Live => {
                     Lookup::Live(InFlight { pending: slot.pending(), claimed_at: slot.claimed_at })
                 }
-                State::Settled => Lookup::Settled,
-                State::Expired => Lookup::Expired,
+                State::Settled => Lookup::Settled(slot.question),
+                State::Expired => Lookup::Expired(slot.question),
                 State::Free => Lookup::Foreign,
             },
         }
@@ -565,29 +570,6 @@ impl Outstanding {
     #[must_use]
     pub const fn totals(&self) -> [u64; 4] {
         [self.claimed, self.settled, self.expired, self.released]
-    }
-
-    /// Checks the invariants between calls; for tests.
-    ///
-    /// # Panics
-    /// An invariant does not hold.
-    pub fn check_invariants(&self) {
-        let counted: usize = self
-            .tables
-            .iter()
-            .flatten()
-            .map(|t| {
-                let live = t.slots.iter().filter(|s| s.state == State::Live).count();
-                assert_eq!(live, t.live as usize, "a table's live slots are counted");
-                let on_connections: u32 = t.connections.iter().sum();
-                assert_eq!(on_connections, t.on_connections, "those on connections are counted");
-                live
-            })
-            .sum();
-        assert_eq!(counted, self.live as usize, "live slots are counted");
-        assert_eq!(self.timers.live(), u64::from(self.live), "each live slot has one timer");
-        let ended = self.settled + self.expired + self.released;
-        assert_eq!(self.claimed, ended + u64::from(self.live), "claimed = ended + live");
     }
 }
 

@@ -15,6 +15,7 @@ mod admission;
 mod failure;
 mod rules;
 mod transfer;
+mod unmatched;
 
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Client, PoolSlot, Route};
@@ -251,9 +252,9 @@ impl Shard {
         let key = Key { route: from, id: header.id() };
         let in_flight = match self.dispatcher.outstanding.find(key) {
             Lookup::Live(in_flight) => in_flight,
-            Lookup::Settled => return cx.unexpected(from, DropReason::ResponseDuplicate),
-            Lookup::Expired => return cx.unexpected(from, DropReason::ResponseLate),
-            Lookup::Foreign => return cx.unexpected(from, DropReason::ResponseForeign),
+            ended @ (Lookup::Settled(_) | Lookup::Expired(_) | Lookup::Foreign) => {
+                return self.on_unmatched(key, ended, packet);
+            }
         };
         if from.is_connection() && self.connections.backends.is_transfer(from) {
             return self.on_transfer(key, &in_flight, packet);
@@ -268,7 +269,7 @@ impl Shard {
             }
         } else if Question::parse(message).is_none_or(|q| cx.hash(&q) != pending.question) {
             // RFC 5452, 9.1: "the question section of the reply ... matches that of the query".
-            return cx.unexpected(from, DropReason::ResponseMismatch);
+            return self.on_unmatched(key, Lookup::Live(in_flight), packet);
         }
         let unawaited = match pending.waiter {
             Waiter::Client(_) => None,

@@ -53,7 +53,7 @@ fn response_finds_its_query_once() {
     let other_socket = Route { socket: SocketSlot::from_number(key.route.socket.number() ^ 1), ..key.route };
     assert_eq!(w.out.find(Key { route: other_socket, ..key }), Lookup::Foreign);
     w.out.settle(key);
-    assert_eq!(w.out.find(key), Lookup::Settled);
+    assert_eq!(w.out.find(key), Lookup::Settled(42));
     w.out.settle(key);
     assert_eq!(w.out.totals(), [1, 1, 0, 0], "settled once");
     w.out.check_invariants();
@@ -68,7 +68,7 @@ fn timeout_is_never_early_and_at_most_a_slice_late() {
     assert_eq!(w.out.due(ms(1_000) - TickDelta(1)), None);
     assert_eq!(w.out.due(deadline).map(|d| d.0), Some(key));
     w.out.expire(key);
-    assert_eq!(w.out.find(key), Lookup::Expired);
+    assert_eq!(w.out.find(key), Lookup::Expired(1));
     assert_eq!(w.out.next_deadline(), None);
     w.out.check_invariants();
 }
