@@ -296,11 +296,7 @@ impl<S: Source> Control<S> {
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
-            runner: Runner {
-                launcher: Some(launcher),
-                uid: ids.map(|(uid, _)| uid),
-                gid: ids.map(|(_, gid)| gid),
-            },
+            runner: Runner { launcher: None, uid: ids.map(|(uid, _)| uid), gid: ids.map(|(_, gid)| gid) },
             rng,
             tickets: 0,
             outcomes,
