@@ -770,6 +770,8 @@ proptest! {
         // For each shard: outstanding, nanoseconds; what the first has last read of the second.
         let mut counts = [vec![(0_u32, 0_u64); n], vec![(0, 0); n]];
         let mut seen = vec![(0, 0); n];
+        // When the first shard last measured each; the time of the second stands still.
+        let mut measured = vec![Tick(0); n];
         for (what, at, us) in steps {
             let (at, shard) = (at % n, usize::from(what & 1));
             let slot = BackendSlot(u16::try_from(at).expect("small"));
@@ -783,7 +785,17 @@ proptest! {
                 2 | 3 if count.0 > 0 => {
                     balancer.settled(slot, Some(TickDelta::from_us(us)));
                     let sample = us * 1_000;
-                    let smooth = if count.1 == 0 { sample } else { count.1 - count.1 / 128 + sample / 128 };
+                    let mut parts = 1;
+                    if shard == 0 {
+                        let pause = fixture.now.since(std::mem::replace(&mut measured[at], fixture.now));
+                        if sample < count.1 {
+                            parts = (pause.0 * 128 / TickDelta::from_ms(250).0).clamp(1, 128);
+                        }
+                    }
+                    let smooth = match count.1 {
+                        0 => sample,
+                        before => before - before / 128 * parts + sample / 128 * parts,
+                    };
                     *count = (count.0 - 1, smooth.max(1));
                 }
                 2 | 3 => {}

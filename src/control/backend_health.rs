@@ -36,7 +36,7 @@ pub struct BackendHealth {
     /// States written to the live state.
     published: BTreeMap<BackendSlot, State>,
     /// The reason that was last logged for a failing backend, and when.
-    reasons: BTreeMap<BackendSlot, (Failure, Tick)>,
+    reasons: BTreeMap<BackendSlot, (String, Tick)>,
     /// Checks that could not be made since the last warning, and the time of that warning.
     unmade: u64,
     unmade_warned: Option<Tick>,
@@ -123,10 +123,12 @@ impl BackendHealth {
                         "cannot make health checks, servers keep their state: {detail}"
                     );
                 }
-                self.update(backend, &format!("{reason}: {detail}"));
-                if self.is_another(backend.slot, reason, now) {
+                let text = format!("{reason}: {detail}");
+                self.update(backend, &text);
+                // A shortage of our own says nothing about the server.
+                if reason != Failure::Local && self.is_another(backend.slot, &text, now) {
                     let (server, address) = (&backend.name, backend.address);
-                    tracing::warn!(server, %address, reason = format!("{reason}: {detail}"), "server still fails");
+                    tracing::warn!(server, %address, reason = text, "server still fails");
                 }
             }
         }
@@ -134,19 +136,15 @@ impl BackendHealth {
 
     /// Takes the reason of a failed check of a server; returns whether it is another one than the
     /// log has, of a server that is down.
-    fn is_another(&mut self, slot: BackendSlot, reason: Failure, now: Tick) -> bool {
-        // It says nothing about the server.
-        if reason == Failure::Local {
-            return false;
-        }
+    fn is_another(&mut self, slot: BackendSlot, reason: &str, now: Tick) -> bool {
         let down = self.published.get(&slot) == Some(&State::Down);
-        let Some((logged, at)) = self.reasons.get(&slot).copied().filter(|_| down) else {
-            self.reasons.insert(slot, (reason, now));
+        let Some((logged, at)) = self.reasons.get_mut(&slot).filter(|_| down) else {
+            self.reasons.insert(slot, (reason.to_owned(), now));
             return false;
         };
-        let another = logged != reason && now.since(at) >= REASON_INTERVAL;
+        let another = logged != reason && now.since(*at) >= REASON_INTERVAL;
         if another {
-            self.reasons.insert(slot, (reason, now));
+            (*logged, *at) = (reason.to_owned(), now);
         }
         another
     }
@@ -277,36 +275,39 @@ mod tests {
         let mut tickets = 0;
         let mut reported = Vec::new();
         let rounds = [
-            Failure::Network,
-            Failure::Network,
-            Failure::Timeout,
-            Failure::Timeout,
-            Failure::Local,
-            Failure::Invalid,
+            (Failure::Network, "refused"),
+            (Failure::Network, "refused"),
+            (Failure::Timeout, "so"),
+            (Failure::Timeout, "so"),
+            (Failure::Local, "no descriptor"),
+            (Failure::Invalid, "SERVFAIL"),
+            (Failure::Invalid, "REFUSED"),
         ];
         // Until it is down, whatever its `maxCheckFailures`.
-        for (round, reason) in std::iter::repeat_n(Failure::Network, 5).chain(rounds).enumerate() {
+        for (round, (reason, detail)) in std::iter::repeat_n(rounds[0], 5).chain(rounds).enumerate() {
             let now = at(round as u64 * 2000);
             for due in backend_health.begin(now, &mut tickets) {
-                backend_health.settle(backend, due.ticket, Err((reason, "so")), now);
+                backend_health.settle(backend, due.ticket, Err((reason, detail)), now);
             }
-            reported.push(backend_health.reasons.get(&slot).map(|(reason, _)| *reason));
+            reported.push(backend_health.reasons.get(&slot).map(|(reason, _)| reason.clone()));
         }
         assert_eq!(live_state.backend(slot).state(), State::Down);
-        let last: Vec<_> = reported[5..].iter().flatten().copied().collect();
+        let last: Vec<_> = reported[5..].iter().flatten().cloned().collect();
+        let text = |reason: Failure, detail| format!("{reason}: {detail}");
         let want = [
-            Failure::Network,
-            Failure::Network,
-            Failure::Timeout,
-            Failure::Timeout,
-            Failure::Timeout,
-            Failure::Invalid,
+            text(Failure::Network, "refused"),
+            text(Failure::Network, "refused"),
+            text(Failure::Timeout, "so"),
+            text(Failure::Timeout, "so"),
+            text(Failure::Timeout, "so"),
+            text(Failure::Invalid, "SERVFAIL"),
+            text(Failure::Invalid, "REFUSED"),
         ];
         assert_eq!(last, want);
         let soon = at(60_000);
-        assert!(!backend_health.is_another(slot, Failure::Invalid, soon));
-        assert!(backend_health.is_another(slot, Failure::Network, soon));
-        assert!(!backend_health.is_another(slot, Failure::Invalid, Tick(soon.0 + 1)), "too soon");
+        assert!(!backend_health.is_another(slot, &want[6], soon));
+        assert!(backend_health.is_another(slot, "another", soon));
+        assert!(!backend_health.is_another(slot, &want[6], Tick(soon.0 + 1)), "too soon");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, close};
@@ -24,8 +25,15 @@ const STACK: usize = 128 << 10;
 /// The thread that starts programs.
 #[derive(Clone, Debug)]
 pub struct Launcher {
-    jobs: mpsc::Sender<Job>,
+    work: mpsc::Sender<Work>,
     reports: mpsc::Sender<Report>,
+}
+
+/// What the thread is asked for.
+enum Work {
+    Run(Box<Job>),
+    /// To drop the capabilities that starting programs does not need.
+    Shed,
 }
 
 /// A program to be run.
@@ -51,7 +59,7 @@ impl Launcher {
     /// # Errors
     /// The operating system's.
     pub fn start() -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (work, queue) = mpsc::channel::<Work>();
         let (reports, reported) = mpsc::channel::<Report>();
         let (ready, is_ready) = mpsc::channel();
         let reporter = std::thread::Builder::new().name("reporter".into()).stack_size(STACK);
@@ -62,11 +70,20 @@ impl Launcher {
             // The caller waits.
             let _ = ready.send(own);
             if is_own {
-                queue.into_iter().for_each(Job::begin);
+                queue.into_iter().for_each(Work::perform);
             }
         })?;
         is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
-        Ok(Self { jobs, reports })
+        Ok(Self { work, reports })
+    }
+
+    /// Makes both threads drop their capabilities, as the process has.
+    pub fn shed(&self) {
+        // The threads live as long as this does.
+        let _ = self.work.send(Work::Shed);
+        let _ = self.reports.send(Box::new(|| {
+            let _ = privileges::follow();
+        }));
     }
 
     /// Runs a program in its own process group, which is killed after `limit`, or when the caller
@@ -75,10 +92,11 @@ impl Launcher {
     /// # Errors
     /// Why it could not be started.
     pub async fn run(&self, command: Command, limit: Duration) -> io::Result<Option<ExitStatus>> {
-        let gone = || io::Error::other("no thread for the program");
+        // Threads are counted as processes are.
+        let gone = || io::Error::from(Errno::EAGAIN);
         let (started, has_started) = self.reply();
         let (ended, has_ended) = self.reply();
-        self.jobs.send(Job { command, started, ended }).map_err(|_| gone())?;
+        self.work.send(Work::Run(Box::new(Job { command, started, ended }))).map_err(|_| gone())?;
         let mut group = Group(Some(has_started.await.map_err(|_| gone())??));
         let Ok(status) = timeout(limit, has_ended).await else { return Ok(None) };
         group.0 = None;
@@ -113,12 +131,20 @@ impl<T: Send> Drop for Reply<T> {
     }
 }
 
+impl Work {
+    fn perform(self) {
+        match self {
+            Self::Run(job) => job.begin(),
+            Self::Shed => privileges::follow_to_start_programs(),
+        }
+    }
+}
+
 impl Job {
     /// Runs it in a thread of its own, which has the same descriptors. One that cannot be killed
     /// delays nobody.
     fn begin(self) {
         let Self { mut command, started, ended } = self;
-        privileges::follow_to_start_programs();
         let thread = std::thread::Builder::new().name("program".into()).stack_size(STACK);
         // Without a thread the replies are dropped.
         let _ = thread.spawn(move || match command.spawn() {

@@ -160,6 +160,7 @@ async fn serve(
     let snapshot = Arc::clone(&first.plan().snapshot);
     privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
     signals.shed();
+    launcher.shed();
     // The thread that evaluated the configuration started before the capabilities were dropped.
     let shed = first.plan().script.within(Box::new(|| {
         let _ = privileges::follow();

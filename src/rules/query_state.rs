@@ -270,6 +270,9 @@ pub struct QueryState {
     /// The name that the server of a zone transfer was asked for in its place: later messages of the
     /// transfer may be without a question.
     pub transferred: Vec<u8>,
+    /// The message belongs to a zone transfer whose query was signed: not each of them has a
+    /// signature, but a later one covers them all (RFC 8945, 5.3.1).
+    pub in_signed_transfer: bool,
     /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
     /// rules takes it.
     pub failed: bool,

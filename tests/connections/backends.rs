@@ -531,3 +531,51 @@ fn a_transfer_that_does_not_begin_with_its_soa_is_passed_on() {
     assert_eq!(harness.ended[&stream], ClientCloseReason::Transfer);
     harness.shard().check_invariants();
 }
+
+/// A function that fails on a message of a transfer: the client gets one SERVFAIL, and no more.
+#[test]
+fn a_transfer_on_whose_message_a_function_fails_ends_with_servfail() {
+    let mut harness = Harness::new(&TestConfig::new(1), 29);
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
+                addXFRResponseAction(AllRule(), LuaResponseAction(function() error('x') end))\n";
+    let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+    harness.publish(Arc::new(compiled.snapshot));
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    let got = harness.got(stream);
+    let [answer] = &got[..] else { panic!("one answer, not {got:?}") };
+    assert_eq!((&answer[..2], answer[2] >> 7, answer[3] & 15), (&[0, 3][..], 1, 2));
+    assert_eq!((harness.connections.len(), harness.shard().outstanding()), (0, 0));
+    harness.shard().check_invariants();
+}
+
+/// Not each message of a signed transfer has a signature: a later one covers them all.
+#[test]
+fn messages_of_a_signed_transfer_are_not_edited() {
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
+                addXFRResponseAction(AllRule(), LimitTTLResponseAction(1, 2))\n\
+                addXFRResponseAction(AllRule(), ClearRecordTypesResponseAction(DNSQType.TXT))\n";
+    for signed in [false, true] {
+        let mut harness = Harness::new(&TestConfig::new(1), 31);
+        let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+        harness.publish(Arc::new(compiled.snapshot));
+        let stream = harness.connect(CLIENT).expect("taken");
+        let mut asked = query(3, 3, AXFR);
+        if signed {
+            asked[11] += 1;
+            asked.extend([1, b'k', 0, 0, 250, 0, 255, 0, 0, 0, 0, 0, 3, b'm', b'a', b'c']);
+        }
+        harness.send(stream, &framed(&asked));
+        let (route, received) = take_received(&mut harness).remove(0);
+        let mut message = answer(&received[..received.len() - if signed { 16 } else { 0 }], &soa(), 1);
+        message[11] = 0;
+        harness.deliver(route, &framed(&message));
+        let got = harness.got(stream);
+        let [passed] = &got[..] else { panic!("one message, not {got:?}") };
+        assert_eq!(passed[2..] == message[2..], signed, "{signed}: {passed:?} {message:?}");
+        harness.shard().check_invariants();
+    }
+}

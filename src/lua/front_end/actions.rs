@@ -167,7 +167,8 @@ static ACTIONS: &[Declared<Action>] = &[
         "LuaAction",
         "function(dq)",
         "Performs what a Lua function returns, as `DNSAction.Pool, \"abuse\"`; it runs in the shard's \
-         own Lua state, without a lock. An error is counted, and the next rule is evaluated.",
+         own Lua state, without a lock. After an error the query is answered with SERVFAIL \
+         (`setLuaErrorAction`).",
         |call, a| lua_action(call, a, Interface::Objects),
     ),
     declared("LuaFFIAction", "function(dq)", "The same through LuaJIT's ffi.", |call, a| {

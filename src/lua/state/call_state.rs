@@ -202,7 +202,7 @@ impl CallState {
         let before = &mut self.before;
         if ended_well {
             if self.dirty {
-                keep_signed(context.packet, &before.message);
+                keep_signed(context.packet, &before.message, context.query_state.in_signed_transfer);
                 context.reread();
             }
             return;
@@ -242,9 +242,10 @@ impl CallState {
 
 /// Undoes the edits of a signed message that is forwarded; its id may change. A query that has become
 /// an answer is another message.
-fn keep_signed(packet: &mut Packet<'_>, before: &[u8]) {
+fn keep_signed(packet: &mut Packet<'_>, before: &[u8], in_signed_transfer: bool) {
     let is_response = |message: &[u8]| Header::parse(message).map(|head| head.is_response());
-    if is_response(packet.bytes()) == is_response(before) && signature::is_signed(before) {
+    let is_signed = in_signed_transfer || signature::is_signed(before);
+    if is_signed && is_response(packet.bytes()) == is_response(before) {
         let id = Header::parse(packet.bytes()).map(|head| head.id());
         // It was there before, so it fits.
         let _ = packet.replace(before);

@@ -55,6 +55,8 @@ pub(crate) enum Decision {
 pub(crate) enum ResponseDecision {
     /// Goes to the client.
     Deliver,
+    /// It became SERVFAIL, because a function failed on it, and goes to the client.
+    Fail,
     /// Ends here.
     Drop(DropReason),
     /// Restarts the query in this pool.
@@ -164,7 +166,7 @@ fn fail_response(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>)
         return ResponseDecision::Drop(DropReason::AnswerTooLong);
     }
     context.reread();
-    ResponseDecision::Deliver
+    ResponseDecision::Fail
 }
 
 /// Turns the message into an answer with this RCODE and no records, with its RA.
@@ -186,7 +188,7 @@ fn self_answered(
     let chain = &env.chains.self_answered;
     if !chain.is_empty() {
         match walk_response(chain, context, env, effects) {
-            ResponseDecision::Deliver => {}
+            ResponseDecision::Deliver | ResponseDecision::Fail => {}
             // The answer is self-generated: there is no query to restart.
             ResponseDecision::Restart(_) => {}
             ResponseDecision::Drop(reason) => return Decision::Drop(reason),
@@ -236,6 +238,7 @@ pub(crate) fn response(
     }
     let decision = match walk_response(&env.chains.response, context, env, effects) {
         ResponseDecision::Restart(_) if !can_restart => ResponseDecision::Deliver,
+        ResponseDecision::Fail => ResponseDecision::Deliver,
         decision @ (ResponseDecision::Deliver | ResponseDecision::Drop(_) | ResponseDecision::Restart(_)) => {
             decision
         }

@@ -153,7 +153,9 @@ impl Shard {
         });
         let outcome = match decision {
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, &mut packet),
-            ResponseDecision::Deliver | ResponseDecision::Drop(_) => Outcome::Dropped(DropReason::Timeout),
+            ResponseDecision::Deliver | ResponseDecision::Fail | ResponseDecision::Drop(_) => {
+                Outcome::Dropped(DropReason::Timeout)
+            }
         };
         self.finish_into(query, outcome, &mut packet, out);
     }

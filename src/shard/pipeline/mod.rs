@@ -336,7 +336,7 @@ impl Shard {
             apply::response(context, environment, effects, had_state, can_restart)
         });
         let outcome = match decision {
-            ResponseDecision::Deliver => Outcome::Responded,
+            ResponseDecision::Deliver | ResponseDecision::Fail => Outcome::Responded,
             ResponseDecision::Drop(reason) => Outcome::Dropped(reason),
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, packet),
         };

@@ -11,6 +11,7 @@ use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::Header;
 use crate::wire::query::Question;
+use crate::wire::signature;
 use crate::wire::transfer::Progress;
 
 use crate::shard::pipeline::{Ending, Outcome, restore_header};
@@ -34,13 +35,14 @@ impl Shard {
             return self.cx.unexpected(route, DropReason::ResponseMismatch);
         }
         restore_header(&pending, route, packet);
-        let refused = self.evaluate_transfer(key, in_flight, packet);
-        if refused.is_none() && progress == Progress::More {
+        let decision = self.evaluate_transfer(key, in_flight, packet);
+        if decision == ResponseDecision::Deliver && progress == Progress::More {
             return self.forward_transfer(key, &pending, packet);
         }
         self.dispatcher.settle(&self.cx, &self.connections, key, in_flight, code);
         self.connections.backends.end(route, BackendCloseReason::Done);
-        let Some(reason) = refused else {
+        let ResponseDecision::Drop(reason) = decision else {
+            // With all messages, or with SERVFAIL in place of one: a zone without it is useless.
             return self.finish(Ending::of_pending(&pending), Outcome::Responded, packet);
         };
         // A zone with a missing message is useless.
@@ -51,19 +53,23 @@ impl Shard {
     }
 
     /// Evaluates the rules on a message of a zone transfer, and undoes what they have done to its
-    /// query; returns why the client does not get it.
+    /// query.
     pub(super) fn evaluate_transfer(
         &mut self,
         key: Key,
         in_flight: &InFlight,
         packet: &mut Packet<'_>,
-    ) -> Option<DropReason> {
+    ) -> ResponseDecision {
         let entry = in_flight.pending.waiter.entry();
         let had_state = self.dispatcher.queries.has_state(entry);
         if self.cx.snapshot.chains.xfr.is_empty() && !had_state {
-            return None;
+            return ResponseDecision::Deliver;
         }
+        let is_signed = self.dispatcher.queries.query(entry).is_some_and(signature::is_signed);
         let mut query = self.restore_query(in_flight, packet);
+        if let Some(state) = &mut query.state {
+            state.in_signed_transfer = is_signed;
+        }
         let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
             apply::transfer(context, environment, effects, had_state)
@@ -73,9 +79,9 @@ impl Shard {
             self.dispatcher.queries.put(entry.filter(|_| had_state), state);
         }
         match decision {
-            ResponseDecision::Drop(reason) => Some(reason),
             // A transfer that has begun cannot be restarted.
-            ResponseDecision::Deliver | ResponseDecision::Restart(_) => None,
+            ResponseDecision::Deliver | ResponseDecision::Restart(_) => ResponseDecision::Deliver,
+            ended @ (ResponseDecision::Fail | ResponseDecision::Drop(_)) => ended,
         }
     }
 

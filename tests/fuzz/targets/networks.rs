@@ -10,7 +10,8 @@ pub(crate) fn target(data: &[u8]) {
     let mut words: Vec<&str> = text.split_whitespace().take(64).collect();
     let networks: Vec<Prefix> = words.iter().filter_map(|w| w.parse().ok()).collect();
     let set: PrefixSet = networks.iter().copied().collect();
-    assert!(set.len() <= networks.len());
+    // A network of IPv6 around the mapped IPv4 addresses is two ranges.
+    assert!(set.len() <= networks.len() + 1);
     // The order in the text does not matter.
     let backwards: PrefixSet = networks.iter().rev().copied().collect();
     assert_eq!(set, backwards);
