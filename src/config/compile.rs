@@ -458,13 +458,15 @@ fn pools(
 fn pool_origin(draft: &Draft, standing: &[&DraftServer], name: &str) -> (Origin, &'static str) {
     let server = standing.iter().find(|s| s.pools.iter().any(|p| p == name));
     let relay = || draft.relays.iter().find(|relay| relay.name() == name);
-    let policy = || draft.pools.iter().find(|p| p.name == name)?.policy.as_ref();
+    let settings = draft.pools.iter().find(|p| p.name == name);
     if let Some(server) = server {
         (server.origin.clone(), "newServer")
     } else if let Some(relay) = relay() {
         (relay.origin.clone(), relay.function())
-    } else if let Some(policy) = policy() {
+    } else if let Some(policy) = settings.and_then(|p| p.policy.as_ref()) {
         (policy.origin.clone(), "setPoolServerPolicy")
+    } else if let Some(origin) = settings.and_then(|p| p.origin.as_ref()) {
+        (origin.clone(), "getPool")
     } else if let Some((origin, function)) = chains::pool_origin(draft, name) {
         (origin.clone(), function)
     } else {

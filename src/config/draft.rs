@@ -294,6 +294,8 @@ impl DraftServer {
 pub struct DraftPool {
     /// Its name; empty for the default pool.
     pub name: String,
+    /// Where `getPool` names it.
+    pub origin: Option<Origin>,
     /// Its policy.
     pub policy: Option<Sited<Policy>>,
     /// Its retries.

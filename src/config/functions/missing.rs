@@ -12,13 +12,17 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
         family: "rules",
         meanwhile: "remove it; the counters of rules show how many queries each got",
-        names: &["SetMacAddrAction", "setQueryCount", "setQueryCountFilter", "benchRule"],
+        names: &["SetMacAddrAction", "MacAddrAction", "setQueryCount", "setQueryCountFilter", "benchRule"],
     },
     Missing {
         family: "Lua objects and callbacks",
         meanwhile: "remove it: a function of a rule gets the query as its argument",
         names: &[
             "newDNSPacketOverlay",
+            "newDNSNameFromRaw",
+            "newCAFromRaw",
+            "newQPSLimiter",
+            "inConfigCheck",
             "parseARecord",
             "parseAAAARecord",
             "parseAddressRecord",
@@ -116,6 +120,10 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "setVerboseLogDestination",
             "showTLSCertificates",
             "requestTCPStatesDump",
+            "getBind",
+            "getTopQueries",
+            "statNodeRespRing",
+            "clearConsoleHistory",
         ],
     },
     Missing {
@@ -173,7 +181,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "printDNSCryptProviderFingerprint",
             "getDNSCryptBind",
             "getDNSCryptBindCount",
-            "addCapabilitiesToRetain",
         ],
     },
     Missing {
@@ -277,6 +284,16 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
             "setMaxIdleDoHConnectionsPerDownstream",
             "setOutgoingDoHWorkerThreads",
         ],
+    },
+    Missing {
+        family: "capabilities",
+        meanwhile: "those that sockets may need are kept, and no other",
+        names: &["addCapabilitiesToRetain"],
+    },
+    Missing {
+        family: "advisories",
+        meanwhile: "dnslob does not poll for advisories",
+        names: &["setSecurityPollInterval"],
     },
     Missing {
         family: "syslog",

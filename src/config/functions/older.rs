@@ -46,6 +46,17 @@ pub static OLDER: &[Older] = &[
     renamed("topRule", "mvRuleToTop()", "return mvRuleToTop(...)"),
     renamed("topResponseRule", "mvResponseRuleToTop()", "return mvResponseRuleToTop(...)"),
     renamed(
+        "topCacheHitResponseRule",
+        "mvCacheHitResponseRuleToTop()",
+        "return mvCacheHitResponseRuleToTop(...)",
+    ),
+    renamed(
+        "topSelfAnsweredResponseRule",
+        "mvSelfAnsweredResponseRuleToTop()",
+        "return mvSelfAnsweredResponseRuleToTop(...)",
+    ),
+    renamed("SetNegativeAndSOAAction", "NegativeAndSOAAction(...)", "return NegativeAndSOAAction(...)"),
+    renamed(
         "addLuaAction",
         "addAction(selector, LuaAction(function))",
         "local selector, action, options = ... return addAction(selector, LuaAction(action), options)",

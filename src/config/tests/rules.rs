@@ -732,7 +732,9 @@ fn up_to_ten_invalid_lines_of_a_list_are_reported() {
         .map(|m| m.replace(&path, "LIST"))
         .collect();
     assert_eq!(messages.len(), 11, "{messages:#?}");
-    assert!(messages[0].starts_with("LIST:2: addFile: \"bad..0\" is not allowed; expected a domain name"));
+    assert!(messages[0].starts_with(
+        "LIST:2: addFile: \"bad..0\" is not allowed; expected a domain name without an empty label"
+    ));
     assert!(messages[9].starts_with("LIST:20: addFile: \"bad..9\""), "{}", messages[9]);
     assert_eq!(
         messages[10],

@@ -274,6 +274,7 @@ fn too_many_pools_are_blamed_on_who_names_them() {
             "for i = 1, 65535 do setPoolServerPolicy(roundrobin, 'p' .. i) end",
             "FILE:2: setPoolServerPolicy: ",
         ),
+        ("for i = 1, 65535 do getPool('p' .. i) end", "FILE:2: getPool: "),
     ] {
         assert_eq!(broken(&format!("local all = AllRule()\n{text}")), [format!("{place}{what}")], "{text}");
     }

@@ -112,7 +112,10 @@ impl Engine {
         match socket::withdraw(&listener_socket.socket) {
             Ok(()) => self.round.add(Task::empty(slot)),
             Err(e) => {
-                warn!(listener = %listener_socket.listener.address, "cannot leave the port group: {e}");
+                // From an address that the machine does not have nothing can be connected.
+                if !listener_socket.listener.freebind {
+                    warn!(listener = %listener_socket.listener.address, "cannot leave the port group: {e}");
+                }
                 self.shard.close_flows(slot, true);
             }
         }

@@ -43,7 +43,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
     context.define(lua, "getPool", move |call, a| {
         let name = a.text(0, POOL)?;
-        call.draft.pool(&name);
+        let origin = call.origin.clone();
+        call.draft.pool(&name).origin.get_or_insert(origin);
         Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
     })?;
     for (name, set) in POOL_SETTERS {

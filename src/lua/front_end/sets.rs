@@ -191,14 +191,15 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
         if line.is_empty() {
             continue;
         }
-        match std::str::from_utf8(line).ok().and_then(|l| value::wire_name(l).ok()) {
-            Some(name) => content.add(name),
-            None => {
+        let name = std::str::from_utf8(line).map_err(|_| value::ASCII_NAME).and_then(value::wire_name);
+        match name {
+            Ok(name) => content.add(name),
+            Err(expected) => {
                 wrong_lines += 1;
                 if wrong_lines <= WRONG_LINES_SHOWN {
                     let origin = Origin::line(&path, u32::try_from(at + 1).unwrap_or(u32::MAX));
                     let cut: String = String::from_utf8_lossy(line).chars().take(80).collect();
-                    let fault = Fault::value("", format!("\"{}\"", cut.escape_debug()), value::QNAME);
+                    let fault = Fault::value("", format!("\"{}\"", cut.escape_debug()), expected);
                     call.draft.errors.push(ConfigError::new(&origin, call.function, fault));
                 }
             }
