@@ -54,7 +54,8 @@ struct Reply<T: Send + 'static> {
 }
 
 impl Launcher {
-    /// Starts the thread; it has a table of descriptors of its own when this returns.
+    /// Starts the thread; it has a table of descriptors of its own when this returns, where the system
+    /// lets it.
     ///
     /// # Errors
     /// The operating system's.
@@ -65,15 +66,20 @@ impl Launcher {
         let reporter = std::thread::Builder::new().name("reporter".into()).stack_size(STACK);
         reporter.spawn(move || reported.into_iter().for_each(|report| report()))?;
         std::thread::Builder::new().name("programs".into()).stack_size(STACK).spawn(move || {
-            let own = own_descriptors();
-            let is_own = own.is_ok();
+            let mut shared = own_descriptors().err();
             // The caller waits.
-            let _ = ready.send(own);
-            if is_own {
-                queue.into_iter().for_each(Work::perform);
+            let _ = ready.send(());
+            for work in queue {
+                if matches!(work, Work::Run(_))
+                    && let Some(error) = shared.take()
+                {
+                    // Containers may forbid it.
+                    tracing::warn!(%error, "programs of health checks start with copies of all sockets");
+                }
+                work.perform();
             }
         })?;
-        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
+        is_ready.recv().map_err(io::Error::other)?;
         Ok(Self { work, reports })
     }
 
