@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -18,6 +19,8 @@ pub(crate) struct Program {
     name: String,
     child: Child,
     output: Arc<Mutex<Vec<String>>>,
+    /// End at the end of their output, which is after the exit.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
@@ -37,9 +40,8 @@ impl Program {
             .spawn()
             .unwrap_or_else(|e| panic!("{name} cannot be started ({e}); scripts/test installs it"));
         let output = Arc::default();
-        gather(child.stdout.take(), &output);
-        gather(child.stderr.take(), &output);
-        Self { name, child, output }
+        let readers = [gather(child.stdout.take(), &output), gather(child.stderr.take(), &output)];
+        Self { name, child, output, readers: readers.into_iter().flatten().collect() }
     }
 
     /// Returns the lines written so far.
@@ -78,13 +80,16 @@ impl Program {
         self.child.try_wait().expect("the child's state")
     }
 
-    /// Waits for the exit.
+    /// Waits for the exit, and for all that it wrote.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let output = Arc::clone(&self.output);
         wait_for(
             || format!("{name} to end; it wrote {:#?}", output.lock().expect("the output")),
-            || self.child.try_wait().expect("the child's state"),
+            || {
+                let status = self.child.try_wait().expect("the child's state");
+                status.filter(|_| self.readers.iter().all(JoinHandle::is_finished))
+            },
         )
     }
 }
@@ -97,10 +102,13 @@ impl Drop for Program {
     }
 }
 
-fn gather(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<Vec<String>>>) {
-    let Some(stream) = stream else { return };
+fn gather(
+    stream: Option<impl Read + Send + 'static>,
+    output: &Arc<Mutex<Vec<String>>>,
+) -> Option<JoinHandle<()>> {
+    let stream = stream?;
     let output = Arc::clone(output);
-    std::thread::spawn(move || {
+    Some(std::thread::spawn(move || {
         let mut lines = BufReader::new(stream);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
@@ -108,7 +116,7 @@ fn gather(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<Vec<Str
             output.lock().expect("the output").push(text);
             line.clear();
         }
-    });
+    }))
 }
 
 /// Runs a program until it exits; returns its exit status and both outputs.
