@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::{Pid, close};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::control::privileges;
+use crate::engine::sys;
 
 /// The stack of a thread that waits for a program, bytes.
 const STACK: usize = 128 << 10;
@@ -151,6 +152,7 @@ impl Job {
     /// delays nobody.
     fn begin(self) {
         let Self { mut command, started, ended } = self;
+        sys::unblock_signals(&mut command);
         let thread = std::thread::Builder::new().name("program".into()).stack_size(STACK);
         // Without a thread the replies are dropped.
         let _ = thread.spawn(move || match command.spawn() {
@@ -166,7 +168,13 @@ impl Job {
 
 /// Gives the calling thread a table of descriptors of its own, with the standard streams.
 fn own_descriptors() -> io::Result<()> {
-    unshare(CloneFlags::CLONE_FILES)?;
+    // A handler of signals wakes its runtime by a descriptor that this thread does not have: a
+    // request to stop that the system delivered here would be lost.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    if let Err(error) = unshare(CloneFlags::CLONE_FILES) {
+        before.thread_set_mask()?;
+        return Err(error.into());
+    }
     let open = std::fs::read_dir("/proc/thread-self/fd")?;
     let open: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
@@ -220,6 +228,29 @@ mod tests {
             "for f in /proc/self/fd/*; do readlink $f; done | grep -q socket && exit 1; exit 0",
         ]);
         assert_eq!(command.status().expect("a run").code(), Some(1));
+    }
+
+    #[test]
+    fn signals_go_to_threads_with_the_descriptors_of_the_process_and_to_programs() {
+        let launcher = Launcher::start().expect("a thread");
+        let mut blocked = Vec::new();
+        for thread in std::fs::read_dir("/proc/self/task").expect("the threads") {
+            let status = std::fs::read_to_string(thread.expect("a thread").path().join("status"));
+            // It may have ended.
+            let Ok(status) = status else { continue };
+            if status.starts_with("Name:\tprograms\n") {
+                let line = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).expect("a mask");
+                blocked.push(u64::from_str_radix(line, 16).expect("a mask"));
+            }
+        }
+        let asked = [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1];
+        let asked = asked.iter().fold(0, |mask, signal| mask | 1_u64 << (*signal as u32 - 1));
+        assert!(!blocked.is_empty() && blocked.iter().all(|mask| mask & asked == asked), "{blocked:x?}");
+        let mut command = Command::new("sh");
+        command.args(["-c", "kill -TERM $$; exit 3"]);
+        let status = block_on(launcher.run(command, Duration::from_secs(10))).expect("a run");
+        let signal = status.and_then(|s| std::os::unix::process::ExitStatusExt::signal(&s));
+        assert_eq!(signal, Some(Signal::SIGTERM as i32));
     }
 
     #[test]

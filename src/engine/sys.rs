@@ -25,7 +25,7 @@ use crate::base::packet::Packet;
 pub use crate::engine::sys::options::bytes_of;
 pub use crate::engine::sys::options::{set_bytes, set_option, set_reuseport_program};
 pub use crate::engine::sys::process::{
-    StackBounds, at_exit, can_make_code, ignore_signals, inherited_socket, lua_with_ffi,
+    StackBounds, at_exit, can_make_code, ignore_signals, inherited_socket, lua_with_ffi, unblock_signals,
 };
 pub use crate::engine::sys::raw::wait;
 pub use crate::engine::sys::signal_stack::SignalStack;

@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
 /// Takes over an inherited socket.
 ///
@@ -97,6 +99,14 @@ pub fn ignore_signals() -> io::Result<()> {
         unsafe { signal(number, SigHandler::SigIgn) }?;
     }
     Ok(())
+}
+
+/// Lets a program start with no signal blocked, whatever its starter blocks.
+pub fn unblock_signals(command: &mut Command) {
+    let unblock = || Ok(SigSet::empty().thread_set_mask()?);
+    // SAFETY: between fork and exec it only makes a system call that is safe in a signal handler
+    // (sigprocmask, signal-safety(7)), and neither allocates nor locks.
+    unsafe { command.pre_exec(unblock) };
 }
 
 /// Registers `call` to run when the process exits, whether by this program or by a script. A call
