@@ -129,6 +129,7 @@
 //!   backend/            connections to backends, without their sockets
 //!     choice.rs           by which one a query goes
 //!     overdue.rs          whose time is up
+//!     transfer.rs         zone transfers: each has a connection to itself, and its client's id
 //!     waiting.rs          which wait for a descriptor
 //!   client/             clients' connections, without their sockets
 //!     closing.rs          those whose listener is closed
@@ -154,6 +155,7 @@
 //!       timers.rs         a queue per time-out, a bucket per slice of time
 //!     proxy_header.rs     PROXY headers that servers get
 //!     query_table.rs      what is kept of outstanding queries besides their slots
+//!     send.rs             one attempt: its slot, its connection
 //!     spoofing.rs         datagrams that answer nothing: whether somebody may be guessing answers
 //!   evaluator.rs        what rules keep between packets; sets up the evaluation of a chain
 //!   messages.rs         bytes of connections become messages; what the engine is to do for connections

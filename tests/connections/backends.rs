@@ -564,6 +564,8 @@ fn messages_of_a_signed_transfer_are_not_edited() {
         harness.publish(Arc::new(compiled.snapshot));
         let stream = harness.connect(CLIENT).expect("taken");
         let mut asked = query(3, 3, AXFR);
+        // Which a server clears, or copies to the first message only.
+        (asked[2], asked[3]) = (1, 0x10);
         if signed {
             asked[11] += 1;
             asked.extend([1, b'k', 0, 0, 250, 0, 255, 0, 0, 0, 0, 0, 3, b'm', b'a', b'c']);
@@ -571,11 +573,42 @@ fn messages_of_a_signed_transfer_are_not_edited() {
         harness.send(stream, &framed(&asked));
         let (route, received) = take_received(&mut harness).remove(0);
         let mut message = answer(&received[..received.len() - if signed { 16 } else { 0 }], &soa(), 1);
-        message[11] = 0;
+        (message[2], message[3], message[11]) = (0x80, 0, 0);
         harness.deliver(route, &framed(&message));
         let got = harness.got(stream);
         let [passed] = &got[..] else { panic!("one message, not {got:?}") };
-        assert_eq!(passed[2..] == message[2..], signed, "{signed}: {passed:?} {message:?}");
+        assert_eq!(passed == &message, signed, "{signed}: {passed:?} {message:?}");
+        assert_eq!(passed[2..4] == [0x81, 0x10], !signed, "the client's RD and CD");
         harness.shard().check_invariants();
     }
+}
+
+/// A signature covers messages before it with the id that they had at the server: a transfer has the
+/// client's there, whatever ids other queries have.
+#[test]
+fn a_transfer_has_its_clients_id_at_its_server() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..100 {
+        harness.ask(stream, n, n.into());
+    }
+    let taken: Vec<u16> =
+        take_received(&mut harness).iter().map(|(_, q)| u16::from_be_bytes([q[0], q[1]])).collect();
+    assert_eq!(taken.len(), 100);
+    let stream = harness.connect("127.0.0.1:4001").expect("taken");
+    for id in taken {
+        harness.send(stream, &framed(&query(id, 3, AXFR)));
+        let (route, received) = take_received(&mut harness).remove(0);
+        assert_eq!(received[..2], id.to_be_bytes());
+        let mut other = answer(&received, &soa(), 1);
+        other[0] ^= 0x55;
+        let before = harness.got(stream).len();
+        harness.deliver(route, &framed(&other));
+        assert_eq!(harness.got(stream).len(), before, "a message with another id");
+        harness.deliver(route, &framed(&answer(&received, &[soa(), soa()].concat(), 2)));
+        let got = harness.got(stream);
+        assert_eq!((got.len(), &got[before][..2]), (before + 1, &id.to_be_bytes()[..]));
+    }
+    assert_eq!((harness.drops(DropReason::ResponseForeign), harness.shard().outstanding()), (100, 100));
+    harness.shard().check_invariants();
 }

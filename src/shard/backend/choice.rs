@@ -188,6 +188,7 @@ impl BackendConnection {
             frames: Frames::new(),
             output: Outbound::new(),
             transfer: need.transfer,
+            transfer_ids: None,
             transfer_started: false,
             era: need.options.era(),
             key: need.key,

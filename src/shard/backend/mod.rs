@@ -7,10 +7,12 @@
 
 pub mod choice;
 mod overdue;
+mod transfer;
 mod waiting;
 
 pub(crate) use crate::shard::backend::choice::{ANY_CLIENT, Need};
 use crate::shard::backend::overdue::SWEEP;
+use crate::shard::backend::transfer::TransferIds;
 
 use crate::base::addr::{BackendSlot, Generational, Route, SocketSlot};
 use crate::base::narrow::{to_u16, to_u32};
@@ -74,6 +76,8 @@ struct BackendConnection {
     output: Outbound,
     /// It is used by a zone transfer, and by nothing else.
     transfer: Option<Transfer>,
+    /// The ids of its query: on the wire, and in the table of outstanding queries.
+    transfer_ids: Option<TransferIds>,
     /// A part of that transfer has arrived.
     transfer_started: bool,
     /// The generation of trusted certificates that it was opened with: once that is outdated, it
@@ -329,11 +333,6 @@ impl BackendConnections {
         }
     }
 
-    /// Returns the transfer on a connection.
-    pub(crate) fn transfer(&mut self, route: Route) -> Option<&mut Transfer> {
-        self.connection_mut(route)?.transfer.as_mut()
-    }
-
     /// Returns the bytes to be written.
     pub(crate) fn output(&self, route: Route) -> &[u8] {
         self.connection(route).map_or(&[], |l| l.output.pending())
@@ -402,23 +401,6 @@ impl BackendConnections {
     /// `came_by_connection`: the query did, so that it may use one at any server.
     pub(crate) fn avoided(&self, came_by_connection: bool) -> &[BackendSlot] {
         if came_by_connection { &self.refused } else { &self.troubled_for_all }
-    }
-
-    /// Returns whether a zone transfer is on the connection.
-    pub(crate) fn is_transfer(&self, route: Route) -> bool {
-        self.connection(route).is_some_and(|l| l.transfer.is_some())
-    }
-
-    /// A message of a zone transfer has arrived on the connection, with more to come.
-    pub(crate) fn on_transfer_started(&mut self, route: Route) {
-        if let Some(connection) = self.connection_mut(route) {
-            connection.transfer_started = true;
-        }
-    }
-
-    /// Returns whether messages of a zone transfer have arrived on the connection.
-    pub(crate) fn is_transferring(&self, route: Route) -> bool {
-        self.connection(route).is_some_and(|l| l.transfer_started)
     }
 
     /// A query has timed out without any message since it was sent: after a few of these in a row

@@ -16,6 +16,7 @@ pub mod key;
 pub mod outstanding;
 mod proxy_header;
 pub mod query_table;
+pub(crate) mod send;
 pub mod spoofing;
 
 use std::sync::Arc;

@@ -30,9 +30,10 @@ use crate::rules::query_state::QueryState;
 use crate::rules::script::FunctionId;
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::attempts::{DATAGRAM_MAX, Sent};
+use crate::shard::dispatch::attempts::DATAGRAM_MAX;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::send::Sent;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
@@ -249,7 +250,13 @@ impl Shard {
         if !header.is_response() {
             return cx.unexpected(from, DropReason::ResponseNotResponse);
         }
-        let key = Key { route: from, id: header.id() };
+        let mut key = Key { route: from, id: header.id() };
+        if from.is_connection() {
+            match self.connections.backends.id_in_table(from, key.id) {
+                Some(id) => key.id = id,
+                None => return self.on_unmatched(key, Lookup::Foreign, packet),
+            }
+        }
         let in_flight = match self.dispatcher.outstanding.find(key) {
             Lookup::Live(in_flight) => in_flight,
             ended @ (Lookup::Settled(_) | Lookup::Expired(_) | Lookup::Foreign) => {

@@ -34,8 +34,13 @@ impl Shard {
             self.connections.backends.end(route, BackendCloseReason::BadFrame);
             return self.cx.unexpected(route, DropReason::ResponseMismatch);
         }
-        restore_header(&pending, route, packet);
-        let decision = self.evaluate_transfer(key, in_flight, packet);
+        let query = self.dispatcher.queries.query(pending.waiter.entry());
+        let is_signed = query.is_some_and(signature::is_signed);
+        if !is_signed {
+            // What has no signature of its own is covered by a later one.
+            restore_header(&pending, route, packet);
+        }
+        let decision = self.evaluate_transfer(key, in_flight, is_signed, packet);
         if decision == ResponseDecision::Deliver && progress == Progress::More {
             return self.forward_transfer(key, &pending, packet);
         }
@@ -58,6 +63,7 @@ impl Shard {
         &mut self,
         key: Key,
         in_flight: &InFlight,
+        is_signed: bool,
         packet: &mut Packet<'_>,
     ) -> ResponseDecision {
         let entry = in_flight.pending.waiter.entry();
@@ -65,7 +71,6 @@ impl Shard {
         if self.cx.snapshot.chains.xfr.is_empty() && !had_state {
             return ResponseDecision::Deliver;
         }
-        let is_signed = self.dispatcher.queries.query(entry).is_some_and(signature::is_signed);
         let mut query = self.restore_query(in_flight, packet);
         if let Some(state) = &mut query.state {
             state.in_signed_transfer = is_signed;
