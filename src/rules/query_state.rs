@@ -249,8 +249,8 @@ pub struct QueryState {
     /// What was added to it for its server and must not be in the answer: an OPT record or a client
     /// subnet option.
     pub added: Ecs,
-    /// Data of the client's own client subnet option when the server got another one: it is put back
-    /// in the answer.
+    /// The client's own client subnet option ([`ecs::whole`]) when the server got another one: it is
+    /// put back in the answer.
     pub client_subnet: Vec<u8>,
     /// How long its answer is delayed.
     pub delay: TickDelta,
@@ -314,12 +314,12 @@ impl QueryState {
         };
     }
 
-    /// Keeps the data of the client's own client subnet option, before the first one that replaces
+    /// Keeps the client's own client subnet option, before the first one that replaces
     /// it; returns whether it is that.
     pub fn keep_client_subnet(&mut self, message: &[u8]) -> bool {
         let is_first = self.client_subnet.is_empty();
         if is_first {
-            self.client_subnet.extend_from_slice(ecs::data(message).unwrap_or_default());
+            self.client_subnet.extend_from_slice(ecs::whole(message).unwrap_or_default());
         }
         is_first
     }

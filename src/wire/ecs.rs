@@ -12,7 +12,9 @@ use crate::base::packet::Packet;
 use crate::wire::edns;
 use crate::wire::edns::{Outcome, code};
 
-/// Bytes of the option before its address.
+/// Bytes of an option's code and length.
+const HEAD: usize = 4;
+/// Bytes of the option's data before its address.
 const FIXED: usize = 4;
 
 /// A client subnet option.
@@ -55,25 +57,30 @@ pub fn parse(message: &[u8]) -> Option<Subnet> {
     Some(Subnet { family: u16::from_be_bytes([f0, f1]), source, scope, address })
 }
 
-/// Returns the data of the first client subnet option of a message, if it has its fixed part.
+/// Returns the first client subnet option of a message as it was sent, with its code and length. It
+/// may say nothing of the client: a source prefix of 0 asks for that (RFC 7871, 7.1.2).
 #[must_use]
-pub fn data(message: &[u8]) -> Option<&[u8]> {
+pub fn whole(message: &[u8]) -> Option<&[u8]> {
     let opt = edns::locate(message)?;
     let (_, data) = edns::options(message, &opt).find(|option| option.0 == code::CLIENT_SUBNET)?;
-    message.get(data).filter(|data| data.len() >= FIXED)
+    message.get(data.start - HEAD..data.end)
 }
 
-/// Puts the option that the client sent (its data) in place of the one of a response: a client
+/// Puts the option that the client sent ([`whole`]) in place of the one of a response: a client
 /// discards an answer that repeats another subnet than its own (RFC 7871, 7.3). The server has not
 /// seen that subnet, so the answer is valid for all: the scope is 0. A response without the option
 /// stays so. False, and nothing changed, when it does not fit.
 #[must_use]
 pub fn give_back(packet: &mut Packet<'_>, own: &[u8]) -> bool {
-    let Some((fixed, address)) = own.split_at_checked(FIXED) else { return true };
+    let Some((_, data)) = own.split_at_checked(HEAD) else { return true };
     let Some(opt) = edns::locate(packet.bytes()) else { return true };
+    // One without its fixed part has no scope.
+    let parts = match data.split_at_checked(FIXED) {
+        Some((fixed, address)) => [&fixed[..3], &[0], address],
+        None => [data, &[], &[]],
+    };
     edns::options(packet.bytes(), &opt).all(|option| option.0 != code::CLIENT_SUBNET)
-        || edns::put_option(packet, code::CLIENT_SUBNET, &[&fixed[..3], &[0], address], opt.payload)
-            != Outcome::Failed
+        || edns::put_option(packet, code::CLIENT_SUBNET, &parts, opt.payload) != Outcome::Failed
 }
 
 /// Adds the client's network: the first `source_v4` or `source_v6` bits of its address (at most 32
@@ -192,8 +199,8 @@ mod tests {
     #[test]
     fn a_replaced_subnet_is_given_back_with_scope_0() {
         let (own, _) = with(QUERY, |p| set(p, V4, 32, 0, false, 512));
-        let kept = data(&own).unwrap().to_vec();
-        assert_eq!(kept, b"\0\x01\x20\0\xc0\0\x02\xff");
+        let kept = whole(&own).unwrap().to_vec();
+        assert_eq!(kept, b"\0\x08\0\x08\0\x01\x20\0\xc0\0\x02\xff");
         let (mut response, _) = with(&own, |p| set(p, "10.0.0.1".parse().unwrap(), 24, 0, true, 512));
         let scope_at = response.len() - 4;
         response[scope_at] = 24;
@@ -201,12 +208,14 @@ mod tests {
         assert_eq!(with(QUERY, |p| give_back(p, &kept)), (QUERY.to_vec(), true), "a response without EDNS");
         let bare = counted(b"\0\0\x29\x02\0\0\0\0\0\0\0");
         assert_eq!(with(&bare, |p| give_back(p, &kept)), (bare.clone(), true), "without the option");
-        assert_eq!(
-            with(&response, |p| give_back(p, b"\0\x01")),
-            (response.clone(), true),
-            "nothing was kept"
-        );
-        assert_eq!(data(QUERY), None);
+        assert_eq!(with(&response, |p| give_back(p, b"")), (response.clone(), true), "nothing was kept");
+        assert_eq!(whole(QUERY), None);
+        for short in [&b"\0\x08\0\0"[..], b"\0\x08\0\x03\0\x01\0"] {
+            let length = short.len() as u8;
+            let sent = counted(&[&b"\0\0\x29\x02\0\0\0\0\0\0"[..], &[length], short].concat());
+            assert_eq!(whole(&sent), Some(short));
+            assert_eq!(with(&response, |p| give_back(p, short)), (sent, true));
+        }
     }
 
     #[test]
