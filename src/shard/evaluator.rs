@@ -91,7 +91,7 @@ impl Evaluator {
         let mut context = EvaluationContext { packet, facts, query_state: state, client, local, answered };
         let (edns, now) = (cx.answer_edns(), cx.now);
         let (stats, snapshot, rng) = cx.parts();
-        let mut effects = Effects { stats, copies, edns, limit: 0 };
+        let mut effects = Effects { stats, copies, edns, limit: 0, opt_to_add: None };
         let mut environment = Environment {
             now,
             chains: &snapshot.chains,

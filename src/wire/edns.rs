@@ -179,14 +179,25 @@ pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], pay
     let Ok(length) = u16::try_from(length) else { return Outcome::Failed };
     fixed[9..].copy_from_slice(&length.to_be_bytes());
     parts[0] = &fixed;
+    if place(packet, &parts) { Outcome::OptAdded } else { Outcome::Failed }
+}
+
+/// Adds an OPT record without options to a message that has none, before a TSIG. False, and nothing
+/// changed, when that is impossible.
+#[must_use]
+pub fn add(packet: &mut Packet<'_>, payload: u16, dnssec_ok: bool) -> bool {
+    packet.len() + FIXED <= MESSAGE_MAX && place(packet, &[&bare(payload, dnssec_ok)])
+}
+
+/// Puts a new OPT record in its place.
+fn place(packet: &mut Packet<'_>, parts: &[&[u8]]) -> bool {
     let full = Header::parse(packet.bytes()).is_none_or(|head| head.arcount() == u16::MAX);
-    match place_for_opt(packet.bytes()) {
-        Some(at) if !full && records::splice(packet, at..at, &parts, true) => {
-            records::count(packet.bytes_mut(), Section::Additional, 1);
-            Outcome::OptAdded
-        }
-        _ => Outcome::Failed,
+    let placed =
+        !full && place_for_opt(packet.bytes()).is_some_and(|at| records::splice(packet, at..at, parts, true));
+    if placed {
+        records::count(packet.bytes_mut(), Section::Additional, 1);
     }
+    placed
 }
 
 /// Removes all options of a code. False when there was none, or the message cannot be parsed.

@@ -103,8 +103,8 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
     declared(
         "RestartResponseAction",
         "pool [, times=1]",
-        "Sends the query again, to another pool, at most this many times per query (1 to 10). Not in \
-         dnsdist.",
+        "Sends the query again, to another pool, at most this many times per query (1 to 10); no effect on \
+         zone transfers and self-answered rules. Not in dnsdist.",
         |_, a| {
             let times = a.whole_from(1, 1, RESTARTS_MAX.into())?;
             // The range bounds it.

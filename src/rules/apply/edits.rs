@@ -1,7 +1,7 @@
 //! What several actions do to a message and its query state, those of Lua functions included.
 
 use crate::base::addr::{BackendSlot, PoolSlot};
-use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, limit, restore};
+use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, restore};
 use crate::rules::context::EvaluationContext;
 use crate::rules::query_state::EcsSettings;
 use crate::stats::drop_reason::DropReason;
@@ -55,7 +55,7 @@ pub(super) fn own(
     if !restore(context) {
         return Step::Done(Decision::Drop(DropReason::AnswerNotEdited));
     }
-    effects.limit = limit(context);
+    effects.note_client(context);
     let edns = effects.edns;
     Step::Done(if make(context, edns) {
         Decision::Answered

@@ -34,7 +34,7 @@ use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, rebuild, signature};
+use crate::wire::{answer, ecs, edns, rebuild, signature};
 
 /// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
 pub(crate) const OPT_PAYLOAD: u16 = 1232;
@@ -74,6 +74,19 @@ pub(crate) struct Effects<'a> {
     pub(crate) edns: AnswerEdns,
     /// Bytes that the client can take; set before a query is answered by rules.
     pub(crate) limit: usize,
+    /// An answer of our own without an OPT record may get one, with this DO: its client uses EDNS.
+    /// Set with `limit`.
+    pub(crate) opt_to_add: Option<bool>,
+}
+
+impl Effects<'_> {
+    /// Notes what the client of a query can take, before that becomes its answer.
+    fn note_client(&mut self, context: &EvaluationContext<'_, '_>) {
+        let query = context.packet.bytes();
+        let stream = context.query_state.protocol.is_stream();
+        self.limit = if stream { usize::from(u16::MAX) } else { answer::udp_limit(query) };
+        self.opt_to_add = edns::locate(query).filter(|_| self.edns.wanted).map(|opt| opt.dnssec_ok);
+    }
 }
 
 /// How the walk continues after an action.
@@ -94,7 +107,7 @@ pub(crate) fn query(
 ) -> Decision {
     if env.script.is_some() {
         // A function may turn the query into an answer without returning a spoofing action.
-        effects.limit = limit(context);
+        effects.note_client(context);
     }
     let mut outcome = walk_query(&env.chains.query, context, env, effects);
     if outcome == Decision::Forward
@@ -109,12 +122,6 @@ pub(crate) fn query(
         return outcome;
     }
     self_answered(context, env, effects)
-}
-
-/// Returns the number of bytes that the client of a query can take.
-fn limit(context: &EvaluationContext<'_, '_>) -> usize {
-    let stream = context.query_state.protocol.is_stream();
-    if stream { usize::from(u16::MAX) } else { answer::udp_limit(context.packet.bytes()) }
 }
 
 fn walk_query(
@@ -150,7 +157,7 @@ fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>
     if !restore(context) {
         return Decision::Drop(DropReason::AnswerNotEdited);
     }
-    effects.limit = limit(context);
+    effects.note_client(context);
     if to_rcode(context, rcode::SERVFAIL, effects.edns) {
         Decision::Answered
     } else {
@@ -176,7 +183,7 @@ fn to_rcode(context: &mut EvaluationContext<'_, '_>, code: u8, edns: AnswerEdns)
     answer::rcode(context.packet, u16::from(code), flags, edns)
 }
 
-/// Finishes a self-generated answer: adds the Extended DNS Error, applies the self-answered rules, and
+/// Finishes a self-generated answer: applies the self-answered rules, adds the Extended DNS Error, and
 /// truncates it to what the client can take.
 fn self_answered(
     context: &mut EvaluationContext<'_, '_>,
@@ -184,7 +191,6 @@ fn self_answered(
     effects: &mut Effects<'_>,
 ) -> Decision {
     context.reread();
-    add_error(context);
     let chain = &env.chains.self_answered;
     if !chain.is_empty() {
         match walk_response(chain, context, env, effects) {
@@ -194,6 +200,7 @@ fn self_answered(
             ResponseDecision::Drop(reason) => return Decision::Drop(reason),
         }
     }
+    add_error(context, effects);
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);
     }
@@ -215,7 +222,7 @@ pub(crate) fn answer_rcode(
     if !restore(context) {
         return Decision::Drop(DropReason::AnswerNotEdited);
     }
-    effects.limit = limit(context);
+    effects.note_client(context);
     let flags = Flags { ra: Some(false), ..Flags::default() };
     if answer::rcode(context.packet, u16::from(code), flags, effects.edns) {
         self_answered(context, env, effects)
@@ -244,7 +251,7 @@ pub(crate) fn response(
         }
     };
     if decision == ResponseDecision::Deliver {
-        finish(context, env);
+        finish(context, env, effects);
     }
     decision
 }
@@ -266,7 +273,15 @@ pub(crate) fn transfer(
     if had_state && !restore(context) {
         return ResponseDecision::Drop(DropReason::AnswerNotEdited);
     }
-    walk_response(&env.chains.xfr, context, env, effects)
+    let decision = walk_response(&env.chains.xfr, context, env, effects);
+    match decision {
+        // A transfer that has begun cannot be restarted.
+        ResponseDecision::Deliver | ResponseDecision::Restart(_) => {
+            finish(context, env, effects);
+            ResponseDecision::Deliver
+        }
+        ResponseDecision::Fail | ResponseDecision::Drop(_) => decision,
+    }
 }
 
 /// Walks the rules of a query that timed out.
@@ -310,13 +325,28 @@ fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {
 }
 
 /// Adds the Extended DNS Error of the query state to an answer whose client uses EDNS.
-fn add_error(context: &mut EvaluationContext<'_, '_>) {
+fn add_error(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) {
     let Some(code) = context.query_state.error else { return };
-    if context.opt().is_some() && !is_fixed(context) {
+    if takes_options(context, effects) {
         // If it does not fit, the answer goes without it.
         let _ = answer::ede(context.packet, code, &context.query_state.error_text);
         context.reread();
     }
+}
+
+/// Returns whether an answer can get EDNS options. One of a server without EDNS is for a client
+/// without EDNS; one of our own, as a packet of the configuration, gets an OPT record here.
+fn takes_options(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> bool {
+    if is_fixed(context) {
+        return false;
+    }
+    if context.opt().is_some() {
+        return true;
+    }
+    let Some(dnssec_ok) = effects.opt_to_add else { return false };
+    let added = edns::add(context.packet, effects.edns.payload, dnssec_ok);
+    context.reread();
+    added
 }
 
 fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &Effects<'_>, now: Tick) {
@@ -373,8 +403,8 @@ fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
 }
 
 /// Finishes a response: applies what the query state and the configuration require of every answer.
-fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
-    add_error(context);
+fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>, effects: &Effects<'_>) {
+    add_error(context, effects);
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);
     }

@@ -7,7 +7,7 @@ use crate::wire::{edns, rebuild};
 
 use crate::rules::apply::edits::{cap_ttl, edit_ttl, is_fixed, to_tc};
 use crate::rules::apply::script::run_response;
-use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error};
+use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error, takes_options};
 
 pub(super) fn respond(
     action: &ResponseAction,
@@ -78,8 +78,7 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::SetEdnsOption(code, data) => {
-            // A response without EDNS is for a client without EDNS.
-            if context.opt().is_some() && !is_fixed(context) {
+            if takes_options(context, effects) {
                 // If it does not fit, the answer goes without it.
                 let _ = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
                 context.reread();
