@@ -41,6 +41,7 @@
 //!   header.rs           the 12 bytes
 //!   keepalive.rs        the TCP keepalive option
 //!   name.rs             names in wire format: ends, labels, zones; as text
+//!   padding.rs          the padding option: blocks that edited answers keep
 //!   proxy.rs            the PROXY protocol, both versions
 //!     crc.rs              its checksum
 //!   query.rs            Question: all that is read of a query, parsed once

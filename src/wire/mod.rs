@@ -21,6 +21,7 @@ pub mod frame;
 pub mod header;
 pub mod keepalive;
 pub mod name;
+pub mod padding;
 pub mod proxy;
 pub mod query;
 pub mod rebuild;

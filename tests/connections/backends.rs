@@ -583,6 +583,34 @@ fn messages_of_a_signed_transfer_are_not_edited() {
     }
 }
 
+/// What rules say of answers is true of each message of a transfer.
+#[test]
+fn the_messages_of_a_transfer_get_what_rules_set() {
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
+                addXFRResponseAction(AllRule(), SetMaxReturnedTTLResponseAction(7))\n\
+                addXFRResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15))\n";
+    let mut harness = Harness::new(&TestConfig::new(1), 32);
+    let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+    harness.publish(Arc::new(compiled.snapshot));
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
+    for _ in 0..2 {
+        let mut message = answer(&received, &[&soa()[..], opt].concat(), 1);
+        message[11] = 1;
+        harness.deliver(route, &framed(&message));
+    }
+    let got = harness.got(stream);
+    assert_eq!(got.len(), 2);
+    for message in got {
+        let ttl = received.len() + 6;
+        assert_eq!(message[ttl..ttl + 4], [0, 0, 0, 7]);
+        assert!(message.ends_with(b"\0\x06\0\x0f\0\x02\0\x0f"), "{message:x?}");
+    }
+    harness.shard().check_invariants();
+}
+
 /// A signature covers messages before it with the id that they had at the server: a transfer has the
 /// client's there, whatever ids other queries have.
 #[test]

@@ -96,6 +96,47 @@ const SUBNETS: &[Row] = &[
          < 1234 QR a/A OPT=1232",
     ),
     (
+        "a query that asks for no subnet is passed on as it is, unless that is overridden; its answer says the same",
+        "addAction('b', SetECSOverrideAction(true)) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00000000
+         > 3 * a/A OPT=4096,8:00000000
+         a * QR a/A OPT=1232,8:00000000
+         < 1234 QR a/A OPT=1232,8:00000000
+         q 1234 a/A OPT=4096,8:00020000
+         > 3 * a/A OPT=4096,8:00020000
+         a * QR a/A OPT=1232
+         < 1234 QR a/A OPT=1232
+         q 1234 b/A OPT=4096,8:00000000
+         > 3 * b/A OPT=4096,8:00011800c00002
+         a * QR b/A OPT=1232,8:00011818c00002
+         < 1234 QR b/A OPT=1232,8:00000000
+         q 1234 b/A OPT=4096,8:00020000
+         > 3 * b/A OPT=4096,8:00011800c00002
+         a * QR b/A OPT=1232,8:00011818c00002
+         < 1234 QR b/A OPT=1232,8:00020000",
+    ),
+    (
+        "an option without its fixed part: the answer has the client's own",
+        "addAction('b', SetEDNSOptionAction(8, '\\000\\001\\008\\000\\010')) setECSOverride(true)
+         addAction(AllRule(), PoolAction('three')) addResponseAction(RCodeRule(2), RestartResponseAction('two'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:
+         > 3 * a/A OPT=4096,8:00011800c00002
+         a * QR a/A OPT=1232,8:00011818c00002
+         < 1234 QR a/A OPT=1232,8:
+         q 1234 b/A OPT=4096,8:000118
+         > 3 * b/A OPT=4096,8:00011800c00002
+         a * QR b/A OPT=1232,8:00011818c00002,3:
+         < 1234 QR b/A OPT=1232,3:,8:000118
+         q 1234 a/A OPT=4096,8:
+         > 3 * a/A OPT=4096,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232
+         > 2 * a/A OPT=4096,8:
+         a * QR FORMERR a/A OPT=1232
+         < 1234 QR FORMERR a/A OPT=1232",
+    ),
+    (
         "a restart at a server without subnets repeats the client's own one",
         "setECSOverride(true) addAction(AllRule(), PoolAction('three'))
          addResponseAction(RCodeRule(2), RestartResponseAction('two'))",
@@ -269,6 +310,58 @@ fn options_and_errors() {
     play_all(OPTIONS);
 }
 
+/// What answers a query without a server.
+const OWN: &[(&str, &str)] = &[
+    ("RCodeAction(3)", "QR NXDOMAIN a/A"),
+    ("SpoofAction('192.0.2.1')", "QR a/A A=192.0.2.1"),
+    ("SpoofRawAction('\\192\\000\\002\\001')", "QR a/A A=192.0.2.1"),
+    ("TCAction()", "QR TC a/A"),
+    ("PoolAction('none')", "QR SERVFAIL a/A"),
+    ("LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.HeaderModify end)", "QR a/A"),
+    ("LuaAction(function(dq) return DNSAction.Nxdomain, '' end)", "QR NXDOMAIN a/A"),
+    // Without an OPT record.
+    ("SpoofPacketAction('\\0\\0\\128\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1a\\0\\0\\1\\0\\1', 30)", "QR a/A"),
+];
+
+/// What rules say of the EDNS of answers is true of those that dnslob makes itself, too.
+#[test]
+fn actions_on_answers_edit_the_edns_of_our_own() {
+    for (rule, option) in [
+        (
+            "addSelfAnsweredResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))",
+            ",15:000f6e6f",
+        ),
+        ("addSelfAnsweredResponseAction(AllRule(), SetEDNSOptionResponseAction(10, 'no'))", ",10:6e6f"),
+        (
+            "addSelfAnsweredResponseAction(AllRule(), LuaResponseAction(function(dr) \
+             dr:setExtendedDNSError(15, 'no') return DNSResponseAction.Allow end))",
+            ",15:000f6e6f",
+        ),
+        ("addAction(AllRule(), SetExtendedDNSErrorAction(15, 'no'))", ",15:000f6e6f"),
+        (
+            "addAction(AllRule(), SetExtendedDNSErrorAction(1)) \
+             addSelfAnsweredResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))",
+            ",15:000f6e6f",
+        ),
+    ] {
+        for (action, answer) in OWN {
+            let config = format!("setServFailWhenNoServer(true) {rule} addAction('a', {action})");
+            Bench::new(&config).play(
+                &config,
+                &format!(
+                    "q 1234 a/A OPT=4096,DO
+                     < 1234 {answer} OPT=1232,DO{option}
+                     q 1234 a/A
+                     < 1234 {answer}"
+                ),
+            );
+        }
+        let config =
+            format!("setAddEDNSToSelfGeneratedResponses(false) {rule} addAction('a', RCodeAction(5))");
+        Bench::new(&config).play(&config, "q 1234 a/A OPT=4096\n < 1234 QR REFUSED a/A");
+    }
+}
+
 /// Whatever has made a server's response longer: its client gets TC=1 if it cannot take it.
 #[test]
 fn an_edited_answer_fits_what_its_client_can_take() {
@@ -313,6 +406,108 @@ fn an_error_whose_text_is_too_long_is_left_out() {
         );
         Bench::new(&config).play(&padding, &transcript);
     }
+}
+
+/// Padding that ends a message at `block` bytes, behind these bytes of other options and records.
+fn padding(block: usize, others: usize) -> String {
+    // Header and question, OPT record, head of the option.
+    format!("12:{}", "00".repeat(block - 19 - 11 - 4 - others))
+}
+
+/// The length of a padded answer says nothing of what rules have done to it.
+#[test]
+fn an_edited_answer_ends_at_the_block_of_its_padding() {
+    const RECORD: usize = 16;
+    let long = "x".repeat(200);
+    for (block, config, answer, options, others) in [
+        (
+            468,
+            "addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))",
+            "QR a/A A=192.0.2.1",
+            "15:000f6e6f,",
+            RECORD + 8,
+        ),
+        (
+            128,
+            "addResponseAction(AllRule(), SetEDNSOptionResponseAction(10, 'no'))",
+            "QR a/A A=192.0.2.1",
+            "10:6e6f,",
+            RECORD + 6,
+        ),
+        (936, "addResponseAction(AllRule(), ClearRecordTypesResponseAction(1))", "QR a/A", "", 0),
+        (468, "addResponseAction(AllRule(), TCResponseAction())", "QR TC a/A", "", 0),
+        (
+            468,
+            "addResponseAction(AllRule(), LuaResponseAction(function() error('x') end))",
+            "QR SERVFAIL a/A",
+            "",
+            0,
+        ),
+        (468, "addAction(AllRule(), SetMaxReturnedTTLAction(1))", "QR a/A A=192.0.2.1,1", "", RECORD),
+        (
+            128,
+            &format!("addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, '{long}'))"),
+            "QR a/A A=192.0.2.1",
+            &format!("15:000f{},", "78".repeat(200)),
+            RECORD + 206,
+        ),
+    ] {
+        let server = format!("newServer('127.0.1.1') setLocal('127.0.0.1:5300') setTCPToUDP(true) {config}");
+        let (sent, end) = (padding(block, RECORD), (19 + 11 + 4 + others).next_multiple_of(block.min(468)));
+        let got = padding(end, others);
+        for size in [1232, 936] {
+            Bench::new(&server).play(
+                config,
+                &format!(
+                    "q 1 a/A OPT={size},12:
+                     > 1 * a/A OPT={size},12:
+                     a * QR a/A A=192.0.2.1 OPT=1232,{sent}
+                     < 0001 {answer} OPT=1232,{options}{got}"
+                ),
+            );
+        }
+    }
+    let keepalive = padding(468, RECORD + 6);
+    Bench::new("newServer('127.0.1.1') setLocal('127.0.0.1:5300') setTCPToUDP(true)").play(
+        "keepalive",
+        &format!(
+            "stream
+             q 1 a/A OPT=4096,11:,12:
+             > 1 * a/A OPT=4096,12:
+             a * QR a/A A=192.0.2.1 OPT=1232,{}
+             < 0001 QR a/A A=192.0.2.1 OPT=1232,11:0064,{keepalive}",
+            padding(468, RECORD)
+        ),
+    );
+    let subnet = padding(468, RECORD);
+    Bench::new(&format!("{ECS} addAction(AllRule(), PoolAction('three'))")).play(
+        "an option that is removed",
+        &format!(
+            "from 192.0.2.77:1
+             q 1 a/A OPT=4096,12:
+             > 3 * a/A OPT=4096,12:,8:00011800c00002
+             a * QR a/A A=192.0.2.1 OPT=1232,8:00011800c00002,{}
+             < 0001 QR a/A A=192.0.2.1 OPT=1232,{subnet}",
+            padding(468, RECORD + 11)
+        ),
+    );
+    // No more than the client can take.
+    Bench::new(&format!(
+        "newServer('127.0.1.1') addResponseAction(AllRule(), SetEDNSOptionResponseAction(10, '{}'))",
+        "x".repeat(430)
+    ))
+    .play(
+        "limit",
+        &format!(
+            "q 1 a/A OPT=512,12:
+             > 1 * a/A OPT=512,12:
+             a * QR a/A A=192.0.2.1 OPT=1232,{}
+             < 0001 QR a/A A=192.0.2.1 OPT=1232,10:{},{}",
+            padding(468, RECORD),
+            "78".repeat(430),
+            padding(512, RECORD + 434)
+        ),
+    );
 }
 
 /// Our own record offered a server more than a client without one can take.

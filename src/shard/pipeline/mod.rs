@@ -40,8 +40,9 @@ use crate::stats::drop_reason::DropReason;
 use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
+use crate::wire::padding::Block;
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, edit, keepalive, signature};
+use crate::wire::{answer, ecs, edit, keepalive, padding, signature};
 
 /// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
@@ -80,17 +81,19 @@ struct Ending {
     /// Bytes of a server's response that the client can take, if it may be longer: the server was
     /// told another size, or rules have seen it.
     limit: Option<usize>,
+    /// The block that a server has padded its response to.
+    block: Option<Block>,
 }
 
 impl Ending {
     /// The end of a query without an entry and a state.
     const fn of(client: Client) -> Self {
-        Self { client, entry: None, state: None, limit: None }
+        Self { client, entry: None, state: None, limit: None, block: None }
     }
 
     /// The end of a query that has claimed a slot.
     const fn of_pending(pending: &PendingQuery) -> Self {
-        Self { client: pending.client, entry: pending.waiter.entry(), state: None, limit: None }
+        Self { client: pending.client, entry: pending.waiter.entry(), state: None, limit: None, block: None }
     }
 }
 
@@ -250,6 +253,7 @@ impl Shard {
         if !header.is_response() {
             return cx.unexpected(from, DropReason::ResponseNotResponse);
         }
+        let block = padding::block(message);
         let mut key = Key { route: from, id: header.id() };
         if from.is_connection() {
             match self.connections.backends.id_in_table(from, key.id) {
@@ -264,7 +268,7 @@ impl Shard {
             }
         };
         if from.is_connection() && self.connections.backends.is_transfer(from) {
-            return self.on_transfer(key, &in_flight, packet);
+            return self.on_transfer(key, &in_flight, block, packet);
         }
         let (code, pending) = (header.rcode(), &in_flight.pending);
         if header.qdcount() == 0 {
@@ -301,7 +305,7 @@ impl Shard {
         // A client that sent a datagram may not be able to take what a connection can carry.
         let limit = (from.is_connection() && pending.client.connection.is_none())
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
-        let ending = Ending { limit, ..Ending::of_pending(pending) };
+        let ending = Ending { limit, block, ..Ending::of_pending(pending) };
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
@@ -403,10 +407,13 @@ impl Shard {
     /// closes its entry. An answer for a client connection is written to it; any other one leaves
     /// by the verdict, at once or delayed.
     fn finish(&mut self, ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
-        let Ending { client, entry, state, limit } = ending;
+        let Ending { client, entry, state, limit, block } = ending;
         let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
+        }
+        if outcome == Outcome::Responded {
+            padding::restore(packet, block, limit.unwrap_or(MESSAGE_MAX));
         }
         let (verdict, counter) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
@@ -415,7 +422,11 @@ impl Shard {
             Outcome::Responded if limit.is_some_and(|limit| !answer::fit(packet, limit)) => {
                 return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
             }
-            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses),
+            Outcome::Responded => {
+                // It may have lost its records.
+                padding::restore(packet, block, limit.unwrap_or(MESSAGE_MAX));
+                (Verdict::Deliver(client), &self.cx.stats().responses)
+            }
             Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered),
         };
         self.dispatcher.queries.close(entry);
@@ -445,6 +456,7 @@ impl Shard {
         {
             // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
+            padding::restore(packet, block, MESSAGE_MAX);
         }
         let answer = fits.then_some(packet.bytes());
         self.connections.clients.conclude(connection, answer, limits, self.cx.now);

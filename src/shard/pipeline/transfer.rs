@@ -6,19 +6,27 @@ use crate::rules::apply::ResponseDecision;
 use crate::rules::context::Answered;
 use crate::shard::Shard;
 use crate::shard::dispatch::outstanding::{InFlight, Key, PendingQuery};
+use crate::shard::scratch::MESSAGE_MAX;
 use crate::shard::verdict::Verdict;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::Header;
+use crate::wire::padding::Block;
 use crate::wire::query::Question;
-use crate::wire::signature;
 use crate::wire::transfer::Progress;
+use crate::wire::{padding, signature};
 
 use crate::shard::pipeline::{Ending, Outcome, restore_header};
 
 impl Shard {
     /// Handles a message of a zone transfer.
-    pub(super) fn on_transfer(&mut self, key: Key, in_flight: &InFlight, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn on_transfer(
+        &mut self,
+        key: Key,
+        in_flight: &InFlight,
+        block: Option<Block>,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
         let (pending, route) = (in_flight.pending, key.route);
         let message = packet.bytes();
         let header = Header::parse(message);
@@ -41,6 +49,9 @@ impl Shard {
             restore_header(&pending, route, packet);
         }
         let decision = self.evaluate_transfer(key, in_flight, is_signed, packet);
+        if !is_signed {
+            padding::restore(packet, block, MESSAGE_MAX);
+        }
         if decision == ResponseDecision::Deliver && progress == Progress::More {
             return self.forward_transfer(key, &pending, packet);
         }
@@ -48,7 +59,8 @@ impl Shard {
         self.connections.backends.end(route, BackendCloseReason::Done);
         let ResponseDecision::Drop(reason) = decision else {
             // With all messages, or with SERVFAIL in place of one: a zone without it is useless.
-            return self.finish(Ending::of_pending(&pending), Outcome::Responded, packet);
+            let ending = Ending { block, ..Ending::of_pending(&pending) };
+            return self.finish(ending, Outcome::Responded, packet);
         };
         // A zone with a missing message is useless.
         if let Some(connection) = pending.client.connection {
@@ -83,11 +95,7 @@ impl Shard {
             // More messages follow.
             self.dispatcher.queries.put(entry.filter(|_| had_state), state);
         }
-        match decision {
-            // A transfer that has begun cannot be restarted.
-            ResponseDecision::Deliver | ResponseDecision::Restart(_) => ResponseDecision::Deliver,
-            ended @ (ResponseDecision::Fail | ResponseDecision::Drop(_)) => ended,
-        }
+        decision
     }
 
     /// Passes a message of a transfer to its client, with more to come.
