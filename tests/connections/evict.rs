@@ -370,3 +370,86 @@ fn a_busy_connection_is_given_up_for_a_query_that_waits() {
     assert!(other.is_some() || has_another, "one of the two has it");
     harness.shard().check_invariants();
 }
+
+/// The connection of a query ends while another shard takes its descriptor: the next attempt waits as
+/// the first one does.
+#[test]
+fn a_query_whose_connection_ends_waits_for_a_descriptor() {
+    for close in [BackendCloseReason::Closed, BackendCloseReason::Broken] {
+        for (servers, served) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+            let mut harness = only_connections(servers, 1);
+            let stream = connect(&mut harness).expect("room");
+            (0..=served).for_each(|n| harness.ask(stream, n, n.into()));
+            let received = harness.received();
+            for (link, query) in &received[..served.into()] {
+                harness.deliver(*link, &framed(&answer(query, &[], 0)));
+            }
+            let descriptors = Arc::clone(harness.live_state.descriptors());
+            divide(&harness, 10, 2);
+            let of_another = descriptors.take(Use::Servers, 1).expect("the second one");
+            divide(&harness, 10, 1);
+            harness.break_off(received[0].0, close);
+            harness.pass(100);
+            assert!(harness.connections.is_empty(), "it waits");
+            assert_eq!(harness.drops(DropReason::Descriptors), 0);
+            drop(of_another);
+            harness.pass(5);
+            harness.settle();
+            let got = harness.got(stream).len();
+            assert_eq!(
+                (got, harness.drops(DropReason::Descriptors)),
+                (usize::from(served) + 1, 0),
+                "{close:?}"
+            );
+            harness.shard().check_invariants();
+        }
+    }
+}
+
+#[test]
+fn a_query_whose_datagram_was_truncated_waits_for_a_descriptor() {
+    let mut harness = tcp_to_udp(41);
+    divide(&harness, 10, 1);
+    let stream = connect(&mut harness).expect("room");
+    let descriptors = Arc::clone(harness.live_state.descriptors());
+    let of_another = descriptors.take(Use::Servers, 1).expect("the only one");
+    harness.ask(stream, 1, 1);
+    let Some(Seen::Query { port, bytes, .. }) = harness.datagrams.pop_front() else { panic!("no datagram") };
+    let mut truncated = answer(&bytes, &[], 0);
+    truncated[2] |= 2;
+    harness.sim.answer(port, TickDelta(0), &truncated);
+    harness.run();
+    harness.pass(100);
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Descriptors)), (0, 0));
+    drop(of_another);
+    harness.pass(5);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 1);
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn a_restarted_query_waits_for_a_descriptor() {
+    let mut harness = harness_of(TestConfig::new(2), 10, 2);
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up', tcpOnly=true}\n\
+                newServer{address='127.0.1.1:53', healthCheckMode='up', tcpOnly=true, pool='b'}\n\
+                addResponseAction(RCodeRule(2), RestartResponseAction('b'))\n";
+    harness.publish(Arc::new(configured(text, &Slots::default(), 2).snapshot));
+    divide(&harness, 10, 2);
+    let stream = connect(&mut harness).expect("room");
+    harness.ask(stream, 1, 1);
+    harness.ask(stream, 2, 2);
+    let received = harness.received();
+    let descriptors = Arc::clone(harness.live_state.descriptors());
+    let of_another = descriptors.take(Use::Servers, 1).expect("the second one");
+    let mut failed = answer(&received[0].1, &[], 0);
+    failed[3] |= 2;
+    harness.deliver(received[0].0, &framed(&failed));
+    harness.pass(100);
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Descriptors)), (0, 0));
+    drop(of_another);
+    harness.pass(5);
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Descriptors)), (2, 0));
+    harness.shard().check_invariants();
+}

@@ -31,6 +31,14 @@ const DATAGRAM_FIRST_MAX: usize = DATAGRAM_MAX;
 /// The shortest time that a first attempt still has after a second one has begun.
 const FIRST_ATTEMPT_LEFT_MIN: TickDelta = TickDelta::from_ms(1);
 
+/// Why no other server takes a query.
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    reason: DropReason,
+    /// The first one for which there is no descriptor: the query may wait for one there.
+    short: Option<BackendSlot>,
+}
+
 /// How an attempt ended without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptEnd {
@@ -44,6 +52,8 @@ pub(crate) enum AttemptEnd {
     /// Its server was silent on a connection, which may be the connection's fault: another server is
     /// queried, or the same one by a new connection if there is no other.
     Silent,
+    /// It waited for a descriptor in vain: another server is queried if that needs none.
+    Unserved,
 }
 
 impl Dispatcher {
@@ -88,20 +98,7 @@ impl Dispatcher {
             let kept = self.queries.keep_query(entry, packet.bytes(), retry.is_some());
             queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
-        match self.send(cx, connections, backend, AttemptKind::First(queue), pending, packet) {
-            Err(DropReason::Descriptors) => {
-                // Another server may have a connection.
-                self.queries.set_subnet(pending.waiter.entry(), cx.sends_subnet(backend));
-                let sent =
-                    self.send_elsewhere(cx, connections, backend, AttemptKind::Refused, pending, packet);
-                if sent.is_ok() {
-                    return sent;
-                }
-                self.queries.set_subnet(pending.waiter.entry(), cx.sends_subnet(backend));
-                self.send(cx, connections, backend, AttemptKind::Waits, pending, packet)
-            }
-            sent => sent,
-        }
+        self.send_selected(cx, connections, backend, AttemptKind::First(queue), pending, packet)
     }
 
     /// Returns whether a second server is queried when the first one is slow. The pool earns a part
@@ -150,7 +147,7 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         self.queries.keep_again(pending.waiter.entry(), packet.bytes());
-        self.send(cx, connections, backend, AttemptKind::Restart, pending, packet)
+        self.send_selected(cx, connections, backend, AttemptKind::Restart, pending, packet)
     }
 
     /// Releases the slot of a datagram that the kernel refused to send.
@@ -179,7 +176,13 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Option<Sent> {
         let next = self.select_next(cx, connections, from, refused, pending, packet.bytes())?;
-        self.send(cx, connections, next, AttemptKind::Refused, pending, packet).ok()
+        let kind = AttemptKind::Refused;
+        match self.send(cx, connections, next, kind.at_once(), pending, packet) {
+            Err(DropReason::Descriptors) => {
+                self.send(cx, connections, next, kind.waiting(), pending, packet).ok()
+            }
+            sent => sent.ok(),
+        }
     }
 
     /// Queries a second server too, because the first is slow, with the query in `scratch`. Returns
@@ -198,7 +201,8 @@ impl Dispatcher {
         }
         let mut packet = scratch.load(self.queries.query(pending.waiter.entry())?);
         let next = self.select_next(cx, connections, from, &[from], &pending, packet.bytes())?;
-        let sent = self.send(cx, connections, next, AttemptKind::Second, &pending, &mut packet).ok()?;
+        let sent =
+            self.send(cx, connections, next, AttemptKind::Second.at_once(), &pending, &mut packet).ok()?;
         Some((sent, packet))
     }
 
@@ -260,27 +264,20 @@ impl Dispatcher {
             }
             // One that was silent twice has, too.
             AttemptEnd::Silent if !self.queries.has_failed(entry, backend) && self.queries.moved(entry) => {
-                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
-                    Err(reason) if is_unavailable(reason) => {
-                        self.send(cx, connections, backend, kind, pending, to)
-                    }
-                    sent => sent,
-                }
+                self.send_elsewhere_or_here(cx, connections, backend, how, pending, to)
             }
-            AttemptEnd::Unanswered => {
-                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
-                    // The query is sent as it is: see `select_next`.
-                    Err(DropReason::OutstandingFull)
-                        if self.has_tries_left(entry, backend)
-                            && cx.sends_subnet(backend) == self.has_subnet(cx, backend, pending) =>
-                    {
-                        self.send(cx, connections, backend, kind, pending, to)
-                    }
-                    sent => sent,
-                }
-            }
+            AttemptEnd::Unanswered => self.send_elsewhere_or_here(cx, connections, backend, how, pending, to),
             AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Silent => {
-                self.send_elsewhere(cx, connections, backend, kind, pending, to)
+                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
+                    Err(Unsent { short: Some(short), .. }) => {
+                        self.send(cx, connections, short, kind.waiting(), pending, to)
+                    }
+                    sent => sent.map_err(|unsent| unsent.reason),
+                }
+            }
+            AttemptEnd::Unserved => {
+                let sent = self.send_elsewhere(cx, connections, backend, kind, pending, to);
+                sent.map_err(|unsent| unsent.reason)
             }
         };
         Some((sent.ok()?, packet))
@@ -299,7 +296,8 @@ impl Dispatcher {
         self.copies.put_back(bytes);
         let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
         let pending = PendingQuery::copy(question);
-        let sent = self.send(cx, connections, backend, AttemptKind::Copy, &pending, &mut packet).ok();
+        let sent =
+            self.send(cx, connections, backend, AttemptKind::Copy.at_once(), &pending, &mut packet).ok();
         match sent {
             Some(_) => self.unawaited += 1,
             None => {
@@ -309,7 +307,32 @@ impl Dispatcher {
         Some((sent, packet))
     }
 
+    /// Sends a query to the server that was selected for it. Where that needs a descriptor and there
+    /// is none, another one may have a connection; if not, the query waits for the selected one.
+    fn send_selected(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        kind: AttemptKind,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        match self.send(cx, connections, backend, kind.at_once(), pending, packet) {
+            Err(DropReason::Descriptors) => {}
+            sent => return sent,
+        }
+        let (entry, kind) = (pending.waiter.entry(), AttemptKind::Refused);
+        self.queries.set_subnet(entry, cx.sends_subnet(backend));
+        if let Ok(sent) = self.send_elsewhere(cx, connections, backend, kind, pending, packet) {
+            return Ok(sent);
+        }
+        self.queries.set_subnet(entry, cx.sends_subnet(backend));
+        self.send(cx, connections, backend, kind.waiting(), pending, packet)
+    }
+
     /// Sends a query to the server of its last attempt again, or elsewhere if that takes no more.
+    /// Where all need a descriptor, it waits.
     fn send_here_or_elsewhere(
         &mut self,
         cx: &mut Context,
@@ -319,15 +342,52 @@ impl Dispatcher {
         pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
-        match self.send(cx, connections, from, kind, pending, packet) {
-            Err(reason) if is_unavailable(reason) => {
-                self.send_elsewhere(cx, connections, from, kind, pending, packet)
-            }
-            sent => sent,
-        }
+        let here = match self.send(cx, connections, from, kind.at_once(), pending, packet) {
+            Err(reason) if is_unavailable(reason) => reason,
+            sent => return sent,
+        };
+        let unsent = match self.send_elsewhere(cx, connections, from, kind, pending, packet) {
+            Ok(sent) => return Ok(sent),
+            Err(unsent) => unsent,
+        };
+        let waits_here = here == DropReason::Descriptors;
+        let server = if waits_here { Some(from) } else { unsent.short }.ok_or(unsent.reason)?;
+        self.send(cx, connections, server, kind.waiting(), pending, packet)
     }
 
-    /// Sends a query that `from` has failed to the next server that takes it and has not failed it.
+    /// Continues a query on another server, or on that of its last attempt if no other takes it.
+    /// Where all need a descriptor, it waits.
+    fn send_elsewhere_or_here(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        from: BackendSlot,
+        how: AttemptEnd,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        let (entry, kind) = (pending.waiter.entry(), AttemptKind::Failover);
+        let unsent = match self.send_elsewhere(cx, connections, from, kind, pending, packet) {
+            Err(unsent) if is_unavailable(unsent.reason) => unsent,
+            sent => return sent.map_err(|unsent| unsent.reason),
+        };
+        let mut short = unsent.short;
+        // The query is sent as it is: see `select_next`.
+        let may_return = how == AttemptEnd::Silent
+            || self.has_tries_left(entry, from)
+                && cx.sends_subnet(from) == self.has_subnet(cx, from, pending);
+        if may_return {
+            match self.send(cx, connections, from, kind.at_once(), pending, packet) {
+                Err(DropReason::Descriptors) => short = short.or(Some(from)),
+                Err(DropReason::OutstandingFull) => {}
+                sent => return sent,
+            }
+        }
+        self.send(cx, connections, short.ok_or(unsent.reason)?, kind.waiting(), pending, packet)
+    }
+
+    /// Sends a query that `from` has failed to the next server that takes it at once and has not
+    /// failed it.
     fn send_elsewhere(
         &mut self,
         cx: &mut Context,
@@ -336,21 +396,29 @@ impl Dispatcher {
         kind: AttemptKind,
         pending: &PendingQuery,
         packet: &mut Packet<'_>,
-    ) -> Result<Sent, DropReason> {
+    ) -> Result<Sent, Unsent> {
         let entry = pending.waiter.entry();
+        let mut unsent = Unsent { reason: DropReason::OutstandingFull, short: None };
+        // Without an entry nothing would tell which servers have failed it.
+        if entry.is_none() {
+            return Err(unsent);
+        }
         self.queries.failed_by(entry, from);
-        loop {
-            if !self.has_tries_left(entry, from) {
-                return Err(DropReason::OutstandingFull);
-            }
+        while self.has_tries_left(entry, from) {
             let failed = self.queries.failed(entry);
             let next = self.select_next(cx, connections, from, failed.as_slice(), pending, packet.bytes());
-            let next = next.ok_or(DropReason::OutstandingFull)?;
-            match self.send(cx, connections, next, kind, pending, packet) {
-                Err(reason) if is_unavailable(reason) => self.queries.failed_by(entry, next),
-                sent => return sent,
+            let next = next.ok_or(unsent)?;
+            match self.send(cx, connections, next, kind.at_once(), pending, packet) {
+                Err(reason) if is_unavailable(reason) => {
+                    let is_short = reason == DropReason::Descriptors;
+                    unsent.short = unsent.short.or_else(|| is_short.then_some(next));
+                    self.queries.failed_by(entry, next);
+                }
+                Err(reason) => return Err(Unsent { reason, short: None }),
+                Ok(sent) => return Ok(sent),
             }
         }
+        Err(unsent)
     }
 
     /// Returns whether the query may have another attempt, by the setting of this server.

@@ -25,8 +25,6 @@ pub(crate) enum Sent {
 pub(super) enum AttemptKind {
     /// It is its first attempt; a second one follows after the time of this queue.
     First(Option<Queue>),
-    /// No server takes its first attempt: it waits for a descriptor.
-    Waits,
     /// The first attempt is slow: it is in flight beside this one.
     Second,
     /// The kernel refused to send it to another server, or no descriptor was left for a connection
@@ -42,6 +40,26 @@ pub(super) enum AttemptKind {
     Copy,
 }
 
+/// How an attempt is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    kind: AttemptKind,
+    /// It may wait for a descriptor, because no server takes it at once.
+    waits: bool,
+}
+
+impl AttemptKind {
+    /// Returns the attempt that is sent at once or not at all.
+    pub(super) const fn at_once(self) -> Attempt {
+        Attempt { kind: self, waits: false }
+    }
+
+    /// Returns the attempt that may wait.
+    pub(super) const fn waiting(self) -> Attempt {
+        Attempt { kind: self, waits: true }
+    }
+}
+
 impl Dispatcher {
     /// Sends a query to a server: claims a slot and counts the attempt.
     ///
@@ -55,11 +73,12 @@ impl Dispatcher {
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        kind: AttemptKind,
+        attempt: Attempt,
         pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
-        let claimed = self.claim(cx, connections, backend, pending, kind);
+        let kind = attempt.kind;
+        let claimed = self.claim(cx, connections, backend, pending, attempt);
         if claimed.is_err() && matches!(kind, AttemptKind::First(_)) {
             cx.stats().backend(backend).send_errors.add(1);
         }
@@ -73,7 +92,7 @@ impl Dispatcher {
                 cx.stats().retries.add(1);
             }
             // It has no second attempt beside it.
-            AttemptKind::Refused | AttemptKind::Waits | AttemptKind::Restart => {
+            AttemptKind::Refused | AttemptKind::Restart => {
                 self.queries.take_retry(pending.waiter.entry());
             }
         }
@@ -90,15 +109,14 @@ impl Dispatcher {
         connections: &mut Connections,
         backend: BackendSlot,
         pending: &PendingQuery,
-        kind: AttemptKind,
+        attempt: Attempt,
     ) -> Result<Key, DropReason> {
-        let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
+        let queue = if let AttemptKind::First(queue) = attempt.kind { queue } else { None };
         let server = cx.snapshot.backend(backend).ok_or(DropReason::OutstandingFull)?;
         let (max, with_subnet) = (server.outstanding_max, server.use_client_subnet);
         let attached = self.attached(backend).ok_or(DropReason::OutstandingFull)?;
         let connection = if self.uses_connection(cx, attached, pending) {
-            let waits = kind == AttemptKind::Waits;
-            match self.connection_for(cx, connections, backend, pending, waits) {
+            match self.connection_for(cx, connections, backend, pending, attempt.waits) {
                 Err(DropReason::Descriptors) if self.may_use_datagram(attached, pending) => None,
                 connection => Some(connection?),
             }

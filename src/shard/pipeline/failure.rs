@@ -190,6 +190,8 @@ impl Shard {
             AttemptEnd::Unanswered
         } else if why == BackendCloseReason::Silent {
             AttemptEnd::Silent
+        } else if why == BackendCloseReason::Descriptors {
+            AttemptEnd::Unserved
         } else {
             AttemptEnd::Failed
         };
@@ -214,7 +216,10 @@ impl Shard {
                         match how {
                             // It is lost as those are whose own time was up.
                             AttemptEnd::Silent => self.on_timeout(key, &in_flight, &mut scratch, out),
-                            AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Unanswered => {
+                            AttemptEnd::Failed
+                            | AttemptEnd::Closed
+                            | AttemptEnd::Unanswered
+                            | AttemptEnd::Unserved => {
                                 self.finish_failed(&in_flight, why, &mut scratch, out);
                             }
                         }
