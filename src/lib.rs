@@ -186,6 +186,7 @@
 //!   reactor/            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!     mailbox.rs          what the control thread says; closing listeners
 //!     serve.rs            serves connections, a slice of time in each turn
+//!   owned.rs            entries by slot, each for its own slot only
 //!   readiness.rs        sets of sockets, and what an epoll event is about
 //!   relay/              sockets of relay sessions: what is passed on unread
 //!     pipe.rs             the pipes that splice moves bytes through

@@ -61,13 +61,18 @@ impl Launcher {
     /// # Errors
     /// The operating system's.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(own_descriptors)
+    }
+
+    /// Starts the thread; `separate` gives it a table of descriptors of its own.
+    fn start_with(separate: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let (work, queue) = mpsc::channel::<Work>();
         let (reports, reported) = mpsc::channel::<Report>();
         let (ready, is_ready) = mpsc::channel();
         let reporter = std::thread::Builder::new().name("reporter".into()).stack_size(STACK);
         reporter.spawn(move || reported.into_iter().for_each(|report| report()))?;
         std::thread::Builder::new().name("programs".into()).stack_size(STACK).spawn(move || {
-            let mut shared = own_descriptors().err();
+            let mut shared = separate().err();
             // The caller waits.
             let _ = ready.send(());
             for work in queue {
@@ -228,6 +233,16 @@ mod tests {
             "for f in /proc/self/fd/*; do readlink $f; done | grep -q socket && exit 1; exit 0",
         ]);
         assert_eq!(command.status().expect("a run").code(), Some(1));
+    }
+
+    /// As in a container that forbids unshare(2).
+    #[test]
+    fn programs_start_where_the_system_refuses_a_table_of_descriptors() {
+        let launcher = Launcher::start_with(|| Err(Errno::EPERM.into())).expect("a thread");
+        for (program, succeeds) in [("true", true), ("false", false), ("true", true)] {
+            let status = block_on(launcher.run(Command::new(program), Duration::from_secs(10)));
+            assert_eq!(status.expect("a run").expect("an end").success(), succeeds, "{program}");
+        }
     }
 
     #[test]

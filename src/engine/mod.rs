@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod datagram;
+mod owned;
 pub mod reactor;
 pub mod readiness;
 pub mod relay;

@@ -29,6 +29,11 @@ pub(crate) enum Side {
     Target,
 }
 
+/// Which of those that have had the same place in a table: an event may be of one that was closed
+/// here, but whose socket another process still holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Generation(pub(crate) u16);
+
 /// The subject of an epoll event, packed into its 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
@@ -37,16 +42,18 @@ pub(crate) enum Ready {
     Pulse,
     /// A listener's UDP socket.
     ListenerSocket(ListenerSlot),
-    /// A backend's UDP socket or connection.
+    /// A backend's UDP socket.
     BackendSockets(Route),
+    /// A backend connection.
+    BackendConnection(Route, Generation),
     /// A listener's TCP socket.
     TcpListenerSocket(ListenerSlot),
-    /// A client connection.
+    /// A client connection; its slot has the generation.
     ClientConnection(ConnectionSlot),
-    /// One side of a relayed connection.
-    RelaySession(SessionSlot, Side),
-    /// The target side of a flow.
-    Flow(SessionSlot),
+    /// One side of a relayed connection, with the attempt of a target.
+    RelaySession(SessionSlot, Side, Generation),
+    /// The target side of a flow, with its attempt.
+    Flow(SessionSlot, Generation),
     /// Another set with ready sockets.
     Set(Group),
 }
@@ -81,41 +88,58 @@ impl Ready {
             Self::ListenerSocket(slot) => 1 << 32 | slot.0 as u64,
             Self::TcpListenerSocket(slot) => 3 << 32 | slot.0 as u64,
             Self::ClientConnection(connection) => 4 << 32 | connection.0 as u64,
-            Self::Flow(session) => 7 << 32 | session.0 as u64,
-            Self::RelaySession(session, Side::Client) => 5 << 32 | session.0 as u64,
-            Self::RelaySession(session, Side::Target) => 6 << 32 | session.0 as u64,
-            Self::BackendSockets(route) => {
-                2 << 32 | (route.backend.0 as u64) << 16 | route.socket.number() as u64
+            Self::Flow(session, generation) => generation.bits() | 7 << 32 | session.0 as u64,
+            Self::RelaySession(session, Side::Client, generation) => {
+                generation.bits() | 5 << 32 | session.0 as u64
             }
+            Self::RelaySession(session, Side::Target, generation) => {
+                generation.bits() | 6 << 32 | session.0 as u64
+            }
+            Self::BackendSockets(route) => 2 << 32 | route_bits(route),
+            Self::BackendConnection(route, generation) => generation.bits() | 11 << 32 | route_bits(route),
         }
     }
 
     pub(crate) const fn unpack(data: u64) -> Self {
-        match data >> 32 {
+        let generation = Generation((data >> Generation::SHIFT) as u16);
+        let route =
+            Route { backend: BackendSlot((data >> 16) as u16), socket: SocketSlot::from_number(data as u16) };
+        match data >> 32 & 0xff {
             0 => Self::Mail,
             1 => Self::ListenerSocket(ListenerSlot(data as u16)),
             3 => Self::TcpListenerSocket(ListenerSlot(data as u16)),
             4 => Self::ClientConnection(ConnectionSlot(data as u32)),
-            5 => Self::RelaySession(SessionSlot(data as u32), Side::Client),
-            7 => Self::Flow(SessionSlot(data as u32)),
-            6 => Self::RelaySession(SessionSlot(data as u32), Side::Target),
+            5 => Self::RelaySession(SessionSlot(data as u32), Side::Client, generation),
+            7 => Self::Flow(SessionSlot(data as u32), generation),
+            6 => Self::RelaySession(SessionSlot(data as u32), Side::Target, generation),
             8 => Self::Set(Group::RelayDatagrams),
             9 => Self::Set(Group::Connections),
             10 => Self::Pulse,
-            _ => Self::BackendSockets(Route {
-                backend: BackendSlot((data >> 16) as u16),
-                socket: SocketSlot::from_number(data as u16),
-            }),
+            11 => Self::BackendConnection(route, generation),
+            _ => Self::BackendSockets(route),
         }
     }
 
     pub(crate) const fn priority(self) -> Priority {
         match self {
-            Self::BackendSockets(_) | Self::Flow(_) => Priority::Responses,
+            Self::BackendSockets(_) | Self::BackendConnection(..) | Self::Flow(..) => Priority::Responses,
             Self::ListenerSocket(_) | Self::ClientConnection(_) | Self::RelaySession(..) => Priority::Clients,
             Self::TcpListenerSocket(_) | Self::Mail | Self::Pulse | Self::Set(_) => Priority::Others,
         }
     }
+}
+
+impl Generation {
+    /// Where it is in the bits of an event: above the kind.
+    const SHIFT: u32 = 40;
+
+    const fn bits(self) -> u64 {
+        (self.0 as u64) << Self::SHIFT
+    }
+}
+
+const fn route_bits(route: Route) -> u64 {
+    (route.backend.0 as u64) << 16 | route.socket.number() as u64
 }
 
 /// Sockets that are watched together, and those that the last wait found ready.
@@ -270,9 +294,10 @@ mod tests {
             Ready::TcpListenerSocket(ListenerSlot(3)),
             Ready::BackendSockets(route),
             Ready::ClientConnection(ConnectionSlot(u32::MAX)),
-            Ready::RelaySession(SessionSlot(u32::MAX), Side::Client),
-            Ready::RelaySession(SessionSlot(9), Side::Target),
-            Ready::Flow(SessionSlot(0)),
+            Ready::BackendConnection(route, Generation(u16::MAX)),
+            Ready::RelaySession(SessionSlot(u32::MAX), Side::Client, Generation(0)),
+            Ready::RelaySession(SessionSlot(9), Side::Target, Generation(7)),
+            Ready::Flow(SessionSlot(0), Generation(u16::MAX)),
             Ready::Set(Group::RelayDatagrams),
             Ready::Set(Group::Connections),
         ] {
@@ -304,7 +329,7 @@ mod tests {
         let [tcp_listener, connection, session] = [
             Ready::TcpListenerSocket(ListenerSlot(1)),
             Ready::ClientConnection(ConnectionSlot(2)),
-            Ready::RelaySession(SessionSlot(3), Side::Client),
+            Ready::RelaySession(SessionSlot(3), Side::Client, Generation(0)),
         ];
         let _open = [tcp_listener, connection, route, session].map(|ready| add(&set, ready));
         assert_eq!(set.wait(EpollTimeout::ZERO), Ok(4));

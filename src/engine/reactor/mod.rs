@@ -272,8 +272,9 @@ impl Engine {
                     Ready::Set(Group::Connections) => self.connected_ready = true,
                     Ready::TcpListenerSocket(_)
                     | Ready::ClientConnection(_)
+                    | Ready::BackendConnection(..)
                     | Ready::RelaySession(..)
-                    | Ready::Flow(_) => {}
+                    | Ready::Flow(..) => {}
                 }
             }
             self.deliver();
@@ -294,12 +295,12 @@ impl Engine {
         for priority in [Priority::Responses, Priority::Clients] {
             while !is_over && let Some((ready, _)) = self.relay_datagrams.next(priority) {
                 match ready {
-                    Ready::Flow(session) => {
+                    Ready::Flow(session, attempt) => {
                         let Self { connections, sockets, shard, locals, relay_datagrams, .. } = self;
                         let listener_socket = |slot| sockets.listener_socket(slot);
                         connections.flows.read_flow(
                             relay_datagrams.epoll(),
-                            session,
+                            (session, attempt),
                             listener_socket,
                             shard,
                             locals,
@@ -309,7 +310,8 @@ impl Engine {
                         self.read_clients(slot);
                     }
                     Ready::Mail | Ready::Pulse | Ready::Set(_) | Ready::BackendSockets(_) => {}
-                    Ready::TcpListenerSocket(_) | Ready::ClientConnection(_) | Ready::RelaySession(..) => {}
+                    Ready::TcpListenerSocket(_) | Ready::ClientConnection(_) => {}
+                    Ready::BackendConnection(..) | Ready::RelaySession(..) => {}
                 }
                 is_over = slice.ends_with(Weight::Heavy, clock::now);
             }

@@ -66,10 +66,10 @@ impl Engine {
     fn serve_responses(&mut self, slice: &mut Slice) -> bool {
         self.with_deferred(|connections, set, shard, out| {
             while let Some((ready, what)) = set.next(Priority::Responses) {
-                let Ready::BackendSockets(route) = ready else { continue };
+                let Ready::BackendConnection(route, generation) = ready else { continue };
                 let step = connections.backend_weight(route);
                 let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
-                connections.on_backend(set.epoll(), route, what, shard, is_over, out);
+                connections.on_backend(set.epoll(), (route, generation), what, shard, is_over, out);
                 if slice.ends_with(step, clock::now) {
                     return false;
                 }
@@ -88,12 +88,13 @@ impl Engine {
                         connections.on_client(set.epoll(), connection, what, shard, is_over, out);
                         step
                     }
-                    Ready::RelaySession(session, side) => {
-                        connections.relays.on_event(set.epoll(), session, side, what, shard);
+                    Ready::RelaySession(session, side, attempt) => {
+                        connections.relays.on_event(set.epoll(), session, (side, attempt), what, shard);
                         Weight::Heavy
                     }
                     Ready::Mail | Ready::Pulse | Ready::Set(_) | Ready::ListenerSocket(_) => continue,
-                    Ready::BackendSockets(_) | Ready::TcpListenerSocket(_) | Ready::Flow(_) => continue,
+                    Ready::BackendSockets(_) | Ready::BackendConnection(..) => continue,
+                    Ready::TcpListenerSocket(_) | Ready::Flow(..) => continue,
                 };
                 if slice.ends_with(step, clock::now) {
                     return false;

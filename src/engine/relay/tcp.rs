@@ -19,7 +19,8 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::Socket;
 
 use crate::base::addr::{Endpoint, SessionSlot};
-use crate::engine::readiness::{Ready, Side};
+use crate::engine::owned::Owned;
+use crate::engine::readiness::{Generation, Ready, Side};
 use crate::engine::relay::pipe::Pipes;
 use crate::engine::relay::splice_pump::{Broken, Readiness, SplicePump, TURN, discard};
 use crate::engine::relay::{failure, is_transient, proxy_header};
@@ -59,28 +60,28 @@ struct Relay {
 /// All relayed TCP connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Relays {
-    table: Vec<Option<Box<Relay>>>,
+    table: Owned<SessionSlot, Box<Relay>>,
     pipes: Pipes,
 }
 
 impl Relays {
     /// Creates an empty set.
     pub(crate) const fn new(descriptors: Arc<Descriptors>) -> Self {
-        Self { table: Vec::new(), pipes: Pipes::new(descriptors) }
+        Self { table: Owned::new(), pipes: Pipes::new(descriptors) }
     }
 
     /// Adds a client's connection that the shard has accepted.
     pub(crate) fn open(&mut self, epoll: &Epoll, session: SessionSlot, client: Socket, shard: &mut Shard) {
         // Nothing is read before there is a target, but a reset by the client is still reported.
         let watched = EpollFlags::empty();
-        let event = EpollEvent::new(watched, Ready::RelaySession(session, Side::Client).pack());
+        let event = EpollEvent::new(
+            watched,
+            Ready::RelaySession(session, Side::Client, Generation::default()).pack(),
+        );
         if epoll.add(&client, event).is_err() {
             return shard.on_session_closed(session, RelayCloseReason::Local);
         }
-        if self.table.len() <= session.index() {
-            self.table.resize_with(session.index() + 1, || None);
-        }
-        self.table[session.index()] = Some(Box::new(Relay {
+        let relay = Box::new(Relay {
             client,
             target: None,
             attempt: None,
@@ -92,13 +93,14 @@ impl Relays {
             closed_by: None,
             is_broken: false,
             watched: [Some(watched), None],
-        }));
+        });
+        self.table.insert(session, relay);
     }
 
     /// Does the shard's pending work for a connection; false when there is no such connection.
     pub(crate) fn serve(&mut self, epoll: &Epoll, session: SessionSlot, shard: &mut Shard) -> bool {
         loop {
-            let Some(Some(relay)) = self.table.get_mut(session.index()) else { return false };
+            let Some(relay) = self.table.get_mut(session) else { return false };
             match shard.relay_interest(session) {
                 RelayInterest::Close(why) => {
                     self.close(session, why, shard);
@@ -123,11 +125,14 @@ impl Relays {
         &mut self,
         epoll: &Epoll,
         session: SessionSlot,
-        side: Side,
+        (side, generation): (Side, Generation),
         what: EpollFlags,
         shard: &mut Shard,
     ) {
-        let Some(Some(relay)) = self.table.get_mut(session.index()) else { return };
+        let Some(relay) = self.table.get_mut(session) else { return };
+        if generation != relay.generation(side) {
+            return;
+        }
         if let RelayInterest::Connect(attempt) = shard.relay_interest(session)
             && relay.attempt != Some(attempt)
         {
@@ -163,7 +168,7 @@ impl Relays {
                 }
             }
         }
-        let Some(Some(relay)) = self.table.get_mut(session.index()) else { return };
+        let Some(relay) = self.table.get_mut(session) else { return };
         let awaits = |shard: &Shard| matches!(shard.relay_interest(session), RelayInterest::Await(_));
         let mut left = awaits(shard) && side == Side::Target && relay.has_target_ended();
         let turn = if left { Ok(()) } else { relay.turn(session, side, what, &mut self.pipes, shard) };
@@ -190,7 +195,7 @@ impl Relays {
     }
 
     fn close(&mut self, session: SessionSlot, why: RelayCloseReason, shard: &mut Shard) {
-        let Some(mut relay) = self.table.get_mut(session.index()).and_then(Option::take) else { return };
+        let Some(mut relay) = self.table.take(session) else { return };
         relay.out.close(&mut self.pipes);
         relay.back.close(&mut self.pipes);
         // The bytes that a lost target still owes must not seem complete.
@@ -249,10 +254,19 @@ impl Relay {
             }
         }
         let flags = EpollFlags::EPOLLOUT;
-        epoll.add(&socket, EpollEvent::new(flags, Ready::RelaySession(session, Side::Target).pack()))?;
+        let ready = Ready::RelaySession(session, Side::Target, self.generation(Side::Target));
+        epoll.add(&socket, EpollEvent::new(flags, ready.pack()))?;
         self.watched[1] = Some(flags);
         self.target = Some(socket);
         Ok(())
+    }
+
+    /// Returns which of its sockets on a side it has: that of a target is the attempt's.
+    fn generation(&self, side: Side) -> Generation {
+        match (side, self.attempt) {
+            (Side::Target, Some(attempt)) => Generation(attempt.number),
+            (Side::Client | Side::Target, _) => Generation::default(),
+        }
     }
 
     /// Closes the connection to a target that nothing was relayed to or from.
@@ -264,7 +278,10 @@ impl Relay {
         (self.connected, self.is_broken, self.closed_by) = (false, false, None);
         let none = EpollFlags::empty();
         if self.watched[0].is_some_and(|flags| flags != none) {
-            let mut event = EpollEvent::new(none, Ready::RelaySession(session, Side::Client).pack());
+            let mut event = EpollEvent::new(
+                none,
+                Ready::RelaySession(session, Side::Client, Generation::default()).pack(),
+            );
             // It is in the set.
             let _ = epoll.modify(&self.client, &mut event);
             self.watched[0] = Some(none);
@@ -399,7 +416,7 @@ impl Relay {
             flags
                 .set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, !from.waits() && !from.ended() && !greets);
             flags.set(EpollFlags::EPOLLOUT, to.waits() || greets && this == Side::Target);
-            let packed = Ready::RelaySession(session, this).pack();
+            let packed = Ready::RelaySession(session, this, self.generation(this)).pack();
             // A side that is closed both ways would report it endlessly: it is removed from the
             // set.
             let wanted =

@@ -18,7 +18,8 @@ use socket2::Socket;
 use crate::base::addr::{Client, Endpoint, ListenerSlot, SessionSlot};
 use crate::engine::datagram::local_addresses::Locals;
 use crate::engine::datagram::send_batch::SendBatch;
-use crate::engine::readiness::Ready;
+use crate::engine::owned::Owned;
+use crate::engine::readiness::{Generation, Ready};
 use crate::engine::relay::{failure, proxy_header};
 use crate::engine::socket;
 use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers, Segment};
@@ -52,7 +53,7 @@ struct Flow {
 /// All relayed UDP flows of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    table: Vec<Option<Flow>>,
+    table: Owned<SessionSlot, Flow>,
     /// Allocated when the first UDP relay is opened.
     buffers: Option<Box<Buffers>>,
     kept_total: usize,
@@ -120,7 +121,7 @@ impl Flows {
             if !self.ensure(epoll, session, attempt, shard, locals) {
                 continue;
             }
-            let Some(Some(flow)) = self.table.get_mut(session.index()) else { continue };
+            let Some(flow) = self.table.get_mut(session) else { continue };
             let mut packet = buffers.queries.packet(at);
             shard.on_relayed(session, Direction::Out, packet.len());
             flow.keep(packet.bytes(), &mut self.kept_total);
@@ -146,7 +147,7 @@ impl Flows {
             let same = buffers.outgoing[from..].iter().take_while(|o| o.0 == session);
             buffers.datagrams.extend(same.map(|o| o.1));
             from += buffers.datagrams.len();
-            let Some(Some(flow)) = self.table.get(session.index()) else { continue };
+            let Some(flow) = self.table.get(session) else { continue };
             let (send_buffers, failed) = (&mut buffers.send_batch.send_buffers, &mut buffers.failed);
             let socket = flow.socket.as_fd();
             send_buffers.send(
@@ -166,7 +167,7 @@ impl Flows {
                     continue;
                 }
                 // An earlier datagram of the batch may have moved the flow already.
-                let moved = self.table.get(session.index()).and_then(Option::as_ref).map(|f| f.attempt);
+                let moved = self.table.get(session).map(|f| f.attempt);
                 if moved == Some(attempt) {
                     self.move_on(epoll, session, &e, shard, locals);
                 }
@@ -183,13 +184,14 @@ impl Flows {
     pub(crate) fn read_flow<'d>(
         &mut self,
         epoll: &Epoll,
-        session: SessionSlot,
+        (session, generation): (SessionSlot, Generation),
         listener_socket: impl Fn(ListenerSlot) -> Option<&'d Socket>,
         shard: &mut Shard,
         locals: &Locals,
     ) {
         let Some(mut buffers) = self.buffers.take() else { return };
-        if let Some(Some(flow)) = self.table.get_mut(session.index()) {
+        if let Some(flow) = self.table.get_mut(session).filter(|f| Generation(f.attempt.number) == generation)
+        {
             let first = buffers.received;
             match buffers.replies.receive(flow.socket.as_fd(), first, Note::Nothing) {
                 Ok(count) => {
@@ -216,7 +218,7 @@ impl Flows {
                     let kept = flow.take_kept(&mut self.kept_total);
                     if self.move_on(epoll, session, &e, shard, locals)
                         && let Some(kept) = kept
-                        && let Some(Some(flow)) = self.table.get_mut(session.index())
+                        && let Some(flow) = self.table.get_mut(session)
                     {
                         flow.keep(&kept, &mut self.kept_total);
                         let bytes = [&flow.proxy_header[..], &kept].concat();
@@ -241,7 +243,7 @@ impl Flows {
 
     /// Sends one datagram again after its flow has moved.
     fn send_again(&self, session: SessionSlot, bytes: &[u8], shard: &Shard) {
-        let Some(Some(flow)) = self.table.get(session.index()) else { return };
+        let Some(flow) = self.table.get(session) else { return };
         if flow.socket.send(bytes).is_err() {
             shard.drop(DropReason::QuerySendError);
         }
@@ -275,7 +277,7 @@ impl Flows {
         locals: &Locals,
     ) -> bool {
         loop {
-            let now = self.table.get(session.index()).and_then(Option::as_ref);
+            let now = self.table.get(session);
             if now.is_some_and(|f| f.attempt == attempt) {
                 return true;
             }
@@ -283,10 +285,7 @@ impl Flows {
             self.drop_flow(session);
             match open(epoll, session, attempt, shard, locals) {
                 Ok(flow) => {
-                    if self.table.len() <= session.index() {
-                        self.table.resize_with(session.index() + 1, || None);
-                    }
-                    self.table[session.index()] = Some(flow);
+                    self.table.insert(session, flow);
                     return true;
                 }
                 Err(e) => shard.on_target_failed(session, failure(&e)),
@@ -309,7 +308,7 @@ impl Flows {
     }
 
     fn drop_flow(&mut self, session: SessionSlot) {
-        if let Some(flow) = self.table.get_mut(session.index()).and_then(Option::take) {
+        if let Some(flow) = self.table.take(session) {
             // Closing removes it from the epoll set.
             self.kept_total -= flow.kept.map_or(0, |kept| kept.len());
         }
@@ -373,7 +372,10 @@ fn open(
     let mut header = Vec::new();
     proxy_header(target.client_address, Transport::Datagram, client.peer, asked, &mut header);
     let socket = socket::connect_target(target, client.peer, true, false)?;
-    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Flow(session).pack()))?;
+    epoll.add(
+        &socket,
+        EpollEvent::new(EpollFlags::EPOLLIN, Ready::Flow(session, Generation(attempt.number)).pack()),
+    )?;
     Ok(Flow { socket, attempt, proxy_header: header, kept: None, answered: false })
 }
 

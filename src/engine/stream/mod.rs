@@ -28,7 +28,8 @@ use tracing::{debug, warn};
 use crate::base::addr::{ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
 use crate::base::time::Tick;
 use crate::engine::datagram::local_addresses::Locals;
-use crate::engine::readiness::Ready;
+use crate::engine::owned::Owned;
+use crate::engine::readiness::{Generation, Ready};
 use crate::engine::relay::is_transient;
 use crate::engine::relay::tcp::Relays;
 use crate::engine::relay::udp::Flows;
@@ -63,11 +64,11 @@ pub(crate) struct Connections {
     closes_at: Option<Tick>,
     /// Listeners are paused until this time, or until another connection closes.
     accepts_from: Option<Tick>,
-    /// Client connections by index, each with its slot: an event may be of one that had the index
-    /// before, whose socket another process still holds.
-    clients: Vec<Option<(ConnectionSlot, Transport)>>,
+    clients: Owned<ConnectionSlot, Transport>,
     /// By backend, then by connection.
-    backends: Vec<Vec<Option<Transport>>>,
+    backends: Vec<Vec<Option<(Generation, Transport)>>>,
+    /// The generation of the last backend connection.
+    generation: Generation,
     /// Relayed TCP connections.
     pub(crate) relays: Relays,
     /// Relayed UDP flows.
@@ -90,8 +91,9 @@ impl Connections {
             tcp_listeners: Vec::new(),
             closes_at: None,
             accepts_from: None,
-            clients: Vec::new(),
+            clients: Owned::new(),
             backends: Vec::new(),
+            generation: Generation::default(),
             relays: Relays::new(Arc::clone(descriptors)),
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
@@ -200,9 +202,6 @@ impl Connections {
                 shard.on_client_closed(connection, ClientCloseReason::Broken);
                 continue;
             }
-            if self.clients.len() <= connection.index() {
-                self.clients.resize_with(connection.index() + 1, || None);
-            }
             // As the current configuration has it, unless that has dropped the listener.
             let tls = shard.tls_of(slot).or(tls.as_deref());
             let transport = match tls.map(Session::server) {
@@ -214,7 +213,7 @@ impl Connections {
                     continue;
                 }
             };
-            self.clients[connection.index()] = Some((connection, transport));
+            self.clients.insert(connection, transport);
             if closing {
                 shard.finish_client(connection);
             }
@@ -224,12 +223,12 @@ impl Connections {
 
     /// Returns the cost of an event of a client connection.
     pub(crate) fn client_weight(&self, connection: ConnectionSlot) -> Weight {
-        weight(client(&self.clients, connection))
+        weight(self.clients.get(connection))
     }
 
     /// Returns the cost of an event of a backend connection.
     pub(crate) fn backend_weight(&mut self, route: Route) -> Weight {
-        weight(entry(&mut self.backends, route).and_then(|transport| transport.as_ref()))
+        weight(entry(&mut self.backends, route).and_then(|e| e.as_ref()).map(|(_, transport)| transport))
     }
 
     /// Closes what was just evicted for another connection or flow.
@@ -255,7 +254,7 @@ impl Connections {
         is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
-        let Some(transport) = client_mut(&mut self.clients, connection) else { return };
+        let Some(transport) = self.clients.get_mut(connection) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if what.contains(EpollFlags::EPOLLIN) && !shard.client_may_read(connection) {
             // Bytes that were read before come first. No read events are needed until then.
@@ -303,7 +302,7 @@ impl Connections {
 
     /// Writes pending bytes, and updates the watched events.
     fn serve_client(&mut self, epoll: &Epoll, connection: ConnectionSlot, shard: &mut Shard) {
-        let Some(transport) = client_mut(&mut self.clients, connection) else { return };
+        let Some(transport) = self.clients.get_mut(connection) else { return };
         let mut sent = transport.flush();
         while sent.is_ok() && transport.takes_bytes() && !shard.client_output(connection).is_empty() {
             sent = transport.write(shard.client_output(connection));
@@ -333,9 +332,7 @@ impl Connections {
         why: ClientCloseReason,
         shard: &mut Shard,
     ) {
-        let taken = self.clients.get_mut(connection.index());
-        let taken = taken.and_then(|entry| entry.take_if(|(owner, _)| *owner == connection));
-        let Some((_, transport)) = taken else { return };
+        let Some(transport) = self.clients.take(connection) else { return };
         // Closing removes it from the epoll set; one that is only shut down must be removed here.
         if shard.client_close_drains(connection) && epoll.delete(&transport).is_ok() {
             if let Some(socket) = transport.close_writing() {
@@ -376,13 +373,14 @@ impl Connections {
     pub(crate) fn on_backend(
         &mut self,
         epoll: &Epoll,
-        route: Route,
+        (route, generation): (Route, Generation),
         what: EpollFlags,
         shard: &mut Shard,
         is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
-        let Some(transport) = entry(&mut self.backends, route).and_then(Option::as_mut) else { return };
+        let connection = entry(&mut self.backends, route).and_then(Option::as_mut);
+        let Some((_, transport)) = connection.filter(|(own, _)| *own == generation) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if serve && transport.is_connecting() {
             if let Err(e) = transport.connected() {
@@ -443,9 +441,11 @@ impl Connections {
         if entry(&mut self.backends, route).is_none_or(|p| p.is_none()) {
             return self.open_backend(epoll, route, shard, out);
         }
-        let Some(transport) = entry(&mut self.backends, route).and_then(Option::as_mut) else { return };
+        let connection = entry(&mut self.backends, route).and_then(Option::as_mut);
+        let Some((generation, transport)) = connection else { return };
+        let ready = Ready::BackendConnection(route, *generation);
         if transport.is_connecting() {
-            return watch(epoll, transport, Ready::BackendSockets(route), read, true);
+            return watch(epoll, transport, ready, read, true);
         }
         let mut sent = transport.flush();
         while sent.is_ok() && transport.takes_bytes() && !shard.backend_output(route).is_empty() {
@@ -463,12 +463,14 @@ impl Connections {
         };
         // Early data may only be continued once the backend has answered.
         let writing = full || transport.is_early();
-        watch(epoll, transport, Ready::BackendSockets(route), read, writing);
+        watch(epoll, transport, ready, read, writing);
     }
 
     fn open_backend(&mut self, epoll: &Epoll, route: Route, shard: &mut Shard, out: Out<'_>) {
         let backend = shard.snapshot().backend(route.backend).cloned();
         let client = shard.backend_source(route).map(|ip| Ipv6Addr::from(ip).to_canonical());
+        let generation = Generation(self.generation.0.wrapping_add(1));
+        self.generation = generation;
         let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
             let session = backend.connections.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
@@ -478,7 +480,7 @@ impl Connections {
             }
             let socket = socket?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-            epoll.add(&socket, EpollEvent::new(flags, Ready::BackendSockets(route).pack()))?;
+            epoll.add(&socket, EpollEvent::new(flags, Ready::BackendConnection(route, generation).pack()))?;
             Ok(match session {
                 None => Transport::plain(socket, true),
                 Some(session) => Transport::tls(socket, session, true),
@@ -494,7 +496,7 @@ impl Connections {
                 if backends.len() <= at {
                     backends.resize_with(at + 1, || None);
                 }
-                backends[at] = Some(transport);
+                backends[at] = Some((generation, transport));
             }
             Err(e) => {
                 let is_local = failure::is_local(&e);
@@ -511,7 +513,7 @@ impl Connections {
         shard: &mut Shard,
         out: Out<'_>,
     ) {
-        if let Some(transport) = entry(&mut self.backends, route).and_then(Option::take) {
+        if let Some((_, transport)) = entry(&mut self.backends, route).and_then(Option::take) {
             transport.close();
         }
         shard.on_backend_closed(route, why, out);
@@ -574,19 +576,9 @@ fn weight(transport: Option<&Transport>) -> Weight {
     if transport.is_some_and(Transport::is_encrypted) { Weight::Heavy } else { Weight::Light }
 }
 
-type Clients = [Option<(ConnectionSlot, Transport)>];
+type Backends = [Vec<Option<(Generation, Transport)>>];
 
-fn client(clients: &Clients, connection: ConnectionSlot) -> Option<&Transport> {
-    let (owner, transport) = clients.get(connection.index())?.as_ref()?;
-    (*owner == connection).then_some(transport)
-}
-
-fn client_mut(clients: &mut Clients, connection: ConnectionSlot) -> Option<&mut Transport> {
-    let (owner, transport) = clients.get_mut(connection.index())?.as_mut()?;
-    (*owner == connection).then_some(transport)
-}
-
-fn entry(backends: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Option<Transport>> {
+fn entry(backends: &mut Backends, route: Route) -> Option<&mut Option<(Generation, Transport)>> {
     backends.get_mut(route.backend.index())?.get_mut(index_of(route))
 }
 
@@ -597,3 +589,6 @@ const fn index_of(route: Route) -> usize {
         SocketSlot::Datagram(_) => usize::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests;
