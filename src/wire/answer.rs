@@ -223,7 +223,13 @@ pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
 /// Returns the longest answer over UDP, bytes, that the sender of a query accepts.
 #[must_use]
 pub fn udp_limit(query: &[u8]) -> usize {
-    usize::from(edns::locate(query).map_or(UDP_MIN, |opt| opt.payload.max(UDP_MIN)))
+    udp_limit_of(edns::locate(query))
+}
+
+/// Returns the same for a query with this OPT record.
+#[must_use]
+pub fn udp_limit_of(opt: Option<edns::Opt>) -> usize {
+    usize::from(opt.map_or(UDP_MIN, |opt| opt.payload.max(UDP_MIN)))
 }
 
 /// Truncates an answer that is longer than `limit` bytes ([`udp_limit`]) to TC=1 without records.

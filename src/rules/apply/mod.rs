@@ -82,10 +82,10 @@ pub(crate) struct Effects<'a> {
 impl Effects<'_> {
     /// Notes what the client of a query can take, before that becomes its answer.
     fn note_client(&mut self, context: &EvaluationContext<'_, '_>) {
-        let query = context.packet.bytes();
+        let opt = edns::locate(context.packet.bytes());
         let stream = context.query_state.protocol.is_stream();
-        self.limit = if stream { usize::from(u16::MAX) } else { answer::udp_limit(query) };
-        self.opt_to_add = edns::locate(query).filter(|_| self.edns.wanted).map(|opt| opt.dnssec_ok);
+        self.limit = if stream { usize::from(u16::MAX) } else { answer::udp_limit_of(opt) };
+        self.opt_to_add = opt.filter(|_| self.edns.wanted).map(|opt| opt.dnssec_ok);
     }
 }
 

@@ -309,6 +309,7 @@ impl Dispatcher {
 
     /// Sends a query to the server that was selected for it. Where that needs a descriptor and there
     /// is none, another one may have a connection; if not, the query waits for the selected one.
+    #[inline]
     fn send_selected(
         &mut self,
         cx: &mut Context,
@@ -319,9 +320,20 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         match self.send(cx, connections, backend, kind.at_once(), pending, packet) {
-            Err(DropReason::Descriptors) => {}
-            sent => return sent,
+            Err(DropReason::Descriptors) => self.send_or_wait(cx, connections, backend, pending, packet),
+            sent => sent,
         }
+    }
+
+    #[cold]
+    fn send_or_wait(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
         let (entry, kind) = (pending.waiter.entry(), AttemptKind::Refused);
         self.queries.set_subnet(entry, cx.sends_subnet(backend));
         if let Ok(sent) = self.send_elsewhere(cx, connections, backend, kind, pending, packet) {

@@ -103,6 +103,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// What there is none of: [`DropReason::OutstandingFull`] or [`DropReason::Descriptors`].
+    #[inline]
     fn claim(
         &mut self,
         cx: &mut Context,
@@ -144,6 +145,7 @@ impl Dispatcher {
     }
 
     /// Returns whether an attempt on this server uses a connection.
+    #[inline]
     fn uses_connection(&self, cx: &Context, server: Attached, pending: &PendingQuery) -> bool {
         let entry = pending.waiter.entry();
         server.only_connections
@@ -195,6 +197,7 @@ impl Dispatcher {
 
     /// Sends a query that has claimed a slot: as a datagram, or in a connection's output. Returns
     /// none, and releases the slot, when it does not fit.
+    #[inline]
     fn put(
         &mut self,
         cx: &Context,

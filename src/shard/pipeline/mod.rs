@@ -253,7 +253,6 @@ impl Shard {
         if !header.is_response() {
             return cx.unexpected(from, DropReason::ResponseNotResponse);
         }
-        let block = padding::block(message);
         let mut key = Key { route: from, id: header.id() };
         if from.is_connection() {
             match self.connections.backends.id_in_table(from, key.id) {
@@ -267,6 +266,9 @@ impl Shard {
                 return self.on_unmatched(key, ended, packet);
             }
         };
+        // One that nothing but a rule edits is looked at when there are rules.
+        let is_by_connection = from.is_connection() || in_flight.pending.client.connection.is_some();
+        let block = if is_by_connection { padding::block(message) } else { None };
         if from.is_connection() && self.connections.backends.is_transfer(from) {
             return self.on_transfer(key, &in_flight, block, packet);
         }
@@ -330,6 +332,7 @@ impl Shard {
         if !self.cx.needs.responses && !self.dispatcher.queries.has_state(ending.entry) {
             return self.finish(ending, Outcome::Responded, packet);
         }
+        ending.block = ending.block.or_else(|| padding::block(packet.bytes()));
         let had_state = self.dispatcher.queries.has_state(ending.entry);
         let mut query = self.restore_query(in_flight, packet);
         if self.cx.snapshot.globals.fixup_case
@@ -412,21 +415,14 @@ impl Shard {
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }
-        if outcome == Outcome::Responded {
-            padding::restore(packet, block, limit.unwrap_or(MESSAGE_MAX));
-        }
         let (verdict, counter) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
             Outcome::Sent(Sent::Connection) => return Verdict::Hold,
             Outcome::Dropped(reason) => return self.finish_dropped(client, entry, reason),
-            Outcome::Responded if limit.is_some_and(|limit| !answer::fit(packet, limit)) => {
+            Outcome::Responded if (limit.is_some() || block.is_some()) && !fit(packet, limit, block) => {
                 return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
             }
-            Outcome::Responded => {
-                // It may have lost its records.
-                padding::restore(packet, block, limit.unwrap_or(MESSAGE_MAX));
-                (Verdict::Deliver(client), &self.cx.stats().responses)
-            }
+            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses),
             Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered),
         };
         self.dispatcher.queries.close(entry);
@@ -521,6 +517,17 @@ fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) 
     }
     edit::set_id(packet.bytes_mut(), pending.client_id);
     query_state::set_flags(packet.bytes_mut(), query_state::unpacked(pending.flags));
+}
+
+/// Pads a server's response anew where rules have edited it, and truncates it to what the client can
+/// take. Returns false when that is impossible.
+fn fit(packet: &mut Packet<'_>, limit: Option<usize>, block: Option<Block>) -> bool {
+    let most = limit.unwrap_or(MESSAGE_MAX);
+    padding::restore(packet, block, most);
+    let fits = limit.is_none_or(|limit| answer::fit(packet, limit));
+    // It may have lost its records.
+    padding::restore(packet, block, most);
+    fits
 }
 
 /// Turns a query into a self-generated answer with a response code, without rules.
