@@ -254,7 +254,8 @@ impl Shard {
             return cx.unexpected(from, DropReason::ResponseNotResponse);
         }
         let mut key = Key { route: from, id: header.id() };
-        if from.is_connection() {
+        let is_transfer = from.is_connection() && self.connections.backends.is_transfer(from);
+        if is_transfer {
             match self.connections.backends.id_in_table(from, key.id) {
                 Some(id) => key.id = id,
                 None => return self.on_unmatched(key, Lookup::Foreign, packet),
@@ -269,7 +270,7 @@ impl Shard {
         // One that nothing but a rule edits is looked at when there are rules.
         let is_by_connection = from.is_connection() || in_flight.pending.client.connection.is_some();
         let block = if is_by_connection { padding::block(message) } else { None };
-        if from.is_connection() && self.connections.backends.is_transfer(from) {
+        if is_transfer {
             return self.on_transfer(key, &in_flight, block, packet);
         }
         let (code, pending) = (header.rcode(), &in_flight.pending);
