@@ -152,8 +152,9 @@ fn calls(c: &mut Criterion) {
             })
         });
     });
-    let servers: Vec<Candidate> =
-        (0..4).map(|at| Candidate { slot: BackendSlot(at), outstanding: 3, latency_us: 900 }).collect();
+    let servers: Vec<Candidate> = (0..4)
+        .map(|at| Candidate { slot: BackendSlot(at), outstanding: 3, latency_us: 900, within_qps: true })
+        .collect();
     for (name, text, kind) in [
         ("policy: in turn of 4", POLICY, (FunctionKind::Policy, Interface::Objects)),
         ("FFI policy: in turn of 4", FFI_POLICY, (FunctionKind::Policy, Interface::Ffi)),

@@ -266,6 +266,7 @@
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
 //!     files.rs            the configuration's text
+//!     place.rs            where an error of a function is
 //!     prelude/            dq, dr, names, addresses, sets, as scripts see them
 //!       addresses.lua     ComboAddress, networks
 //!       calls.lua         how functions are called
@@ -273,6 +274,7 @@
 //!       configuration.lua functions of the configuration, which only note functions
 //!       names.lua         DNSName
 //!       overlay.lua       DNSPacketOverlay
+//!       policies.lua      the built-in policies as functions
 //!       query.lua         dq, dr, their header
 //!       servers.lua       servers, for policies and answers
 //!       sets.lua          sets of names, networks, addresses

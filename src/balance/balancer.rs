@@ -119,6 +119,7 @@ impl Balancer {
             slot: member.slot,
             outstanding: self.tally.outstanding(member.slot),
             latency_us: self.tally.latency_us(member.slot),
+            within_qps: self.tally.within_qps(member.slot),
         }));
     }
 

@@ -57,7 +57,8 @@ impl Spoofed {
     /// Parses the argument; returns none when it contains neither an address nor a name.
     #[must_use]
     pub fn read(argument: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(argument).ok()?;
+        // As in the configuration, an international name is written in its form with "xn--".
+        let text = std::str::from_utf8(argument).ok().filter(|text| text.is_ascii())?;
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
             match word.parse::<IpAddr>() {
@@ -88,4 +89,6 @@ pub struct Candidate {
     pub outstanding: u32,
     /// Smoothed latency, microseconds.
     pub latency_us: u32,
+    /// One more query is within its `qps`.
+    pub within_qps: bool,
 }

@@ -180,6 +180,16 @@ c_functions! {
             })
         }
     }
+    "int (*)(void *, int)"
+    fn within_qps(call: At, slot: c_int) -> c_int {
+        // SAFETY: as the macro says.
+        unsafe {
+            open(call, 0, |c| {
+                let found = c.current.candidates.iter().find(|c| c_int::from(c.slot.0) == slot);
+                flag(found.is_none_or(|c| c.within_qps))
+            })
+        }
+    }
     "double (*)(void *, int)"
     fn latency(call: At, slot: c_int) -> f64 {
         // SAFETY: as the macro says.

@@ -19,7 +19,7 @@ c_functions! {
     "bool (*)(const char*, uint16_t, bool, dnsdist_ffi_svc_record_parameters_t**)"
     fn dnsdist_ffi_svc_record_parameters_new(target: *const c_char, priority: u16, no_default_alpn: bool, out: *mut Token) -> bool {
         // SAFETY: as the macro says.
-        let target = std::str::from_utf8(unsafe { string(target) }).ok().and_then(|t| name::from_text(t).ok());
+        let target = std::str::from_utf8(unsafe { string(target) }).ok().filter(|t| t.is_ascii()).and_then(|t| name::from_text(t).ok());
         let made = target.map_or(std::ptr::null(), |target| {
             let mut service = Service { priority, target, ..Service::default() };
             service.params.no_default_alpn = no_default_alpn;

@@ -30,7 +30,7 @@ use crate::lua::front_end::{define_constants, older};
 use crate::lua::limits::{Interrupt, PACKET_TICKS, Runtime};
 use crate::lua::state::call_state::{CallState, TimedChange};
 use crate::lua::state::record::{Found, Use};
-use crate::lua::state::{Shared, core, files, record};
+use crate::lua::state::{Shared, core, files, place, record};
 use crate::lua::{ffi, limits};
 use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
@@ -82,6 +82,8 @@ pub(crate) struct State {
     call: Rc<RunningCall>,
     /// The use of each function, and its entry.
     functions: Vec<(Use, Entry)>,
+    /// Where each begins.
+    places: Vec<Option<String>>,
     suspended: Suspended,
     errors: u64,
     log: ErrorLog,
@@ -90,7 +92,7 @@ pub(crate) struct State {
 }
 
 /// The parts of the prelude, in their order: each gets the table that they share.
-const PRELUDE: [&str; 9] = [
+const PRELUDE: [&str; 10] = [
     include_str!("prelude/common.lua"),
     include_str!("prelude/names.lua"),
     include_str!("prelude/addresses.lua"),
@@ -98,6 +100,7 @@ const PRELUDE: [&str; 9] = [
     include_str!("prelude/servers.lua"),
     include_str!("prelude/query.lua"),
     include_str!("prelude/overlay.lua"),
+    include_str!("prelude/policies.lua"),
     include_str!("prelude/configuration.lua"),
     include_str!("prelude/calls.lua"),
 ];
@@ -265,6 +268,7 @@ impl State {
             maintain,
             call,
             functions,
+            places: found.borrow().iter().map(place::of).collect(),
             suspended: Suspended::default(),
             errors: 0,
             log: ErrorLog::default(),
@@ -391,7 +395,8 @@ impl State {
     fn failed(&mut self, function: Option<FunctionId>, now: Tick, what: &dyn fmt::Display) {
         self.errors += 1;
         if let Some(errors) = self.log.add(function, now) {
-            tracing::warn!(errors, "Lua: {what}");
+            let place = function.and_then(|f| self.places.get(f.0 as usize)?.as_deref());
+            tracing::warn!(errors, "Lua: {}", place::placed(&what.to_string(), place));
         }
     }
 
@@ -427,7 +432,9 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
     let (at, is_whole) = (number as usize, number as usize as f64 == number);
     match ACTIONS.get(at).filter(|_| is_whole) {
         Some((_, Some(ScriptAction::Spoof))) if Spoofed::read(argument).is_none() => {
-            Err(mlua::Error::runtime("DNSAction.Spoof needs addresses or a name as its argument"))
+            let needs = "DNSAction.Spoof needs addresses or a name as its argument; an international name in \
+                         its form with \"xn--\"";
+            Err(mlua::Error::runtime(needs))
         }
         Some((_, Some(ScriptAction::SpoofPacket))) if argument.len() < header::LEN => {
             Err(mlua::Error::runtime("DNSAction.SpoofPacket needs a DNS message as its argument"))

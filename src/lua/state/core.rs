@@ -214,7 +214,11 @@ fn choices(f: &Functions<'_>) -> mlua::Result<()> {
 
 fn values(f: &Functions<'_>) -> mlua::Result<()> {
     f.plain("wire", |_, text: BString| {
-        Ok(std::str::from_utf8(&text).ok().and_then(|t| name::from_text(t).ok()).map(BString::from))
+        Ok(std::str::from_utf8(&text)
+            .ok()
+            .filter(|t| t.is_ascii())
+            .and_then(|t| name::from_text(t).ok())
+            .map(BString::from))
     })?;
     f.plain("is_wire", |_, bytes: BString| Ok(is_wire(&bytes)))?;
     f.plain("address", |_, text: String| {

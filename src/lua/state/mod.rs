@@ -26,6 +26,7 @@ pub(crate) mod call_state;
 pub mod calls;
 mod core;
 mod files;
+mod place;
 mod record;
 
 use std::sync::Arc;

@@ -317,6 +317,15 @@ fn function_decides_about_the_query() {
         "return DNSAction.Delay, 'soon'",
         "return DNSAction.Spoof",
         "return DNSAction.SpoofPacket, 'short'",
+        "return DNSAction.Spoof, 'b\u{fc}cher.example'",
+        "return DNSAction.SpoofCNAME, 'b\u{fc}cher.example'",
+        "newDNSName('b\u{fc}cher.example') return DNSAction.None",
+        "dq:getTag('a', 'b') return DNSAction.None",
+        "dq:setTag('a', 'b', 'c') return DNSAction.None",
+        "dq:getDO(1) return DNSAction.None",
+        "dq:setTagArray({}, 1) return DNSAction.None",
+        "dq:addProxyProtocolValue(1, 'a', 1) return DNSAction.None",
+        "dq:spoof('192.0.2.1', 1, 1, 1) return DNSAction.None",
         "error('x')",
         "error({})",
         "error()",
@@ -753,8 +762,12 @@ fn rules_match() {
 
 fn chosen(text: &str) -> Option<usize> {
     let mut fixture = Fixture::new(text);
-    let servers =
-        [3, 1, 2].map(|n| Candidate { slot: BackendSlot(n), outstanding: u32::from(n), latency_us: 1500 });
+    let servers = [3, 1, 2].map(|n| Candidate {
+        slot: BackendSlot(n),
+        outstanding: u32::from(n),
+        latency_us: 1500,
+        within_qps: n != 1,
+    });
     fixture.snapshot.backends = (0..4).map(|n| Some(Arc::new(crate::balance::tests::backend(n)))).collect();
     fixture.context(QUERY, 0, |s, context, env| s.choose(FunctionId(0), &servers, context, env.now))
 }
@@ -791,6 +804,32 @@ fn policies_choose() {
         "error('x')",
     ] {
         assert_eq!(lua(none), None, "{none}");
+    }
+    // Servers 3, 1, 2: of outstanding queries, as many; 1 is above its `qps`.
+    for (policy, want) in [
+        ("leastOutstanding.policy(servers, dq)", Some(1)),
+        ("leastOutstanding.policy({servers[3], servers[1]}, dq)", Some(2)),
+        ("firstAvailable.policy(servers, dq)", Some(0)),
+        ("firstAvailable.policy({servers[2]}, dq)", Some(1)),
+        ("roundrobin.policy(servers, dq)", Some(1)),
+        ("wrandom.policy({servers[3]}, dq)", Some(2)),
+        ("orderedWrandUntag.policy({servers[3]}, dq)", Some(2)),
+        ("p2c.policy({servers[2], servers[3]}, dq)", Some(1)),
+        ("whashed.policy({}, dq)", None),
+        ("concentrate.policy(servers, dq)", None),
+        ("leastOutstanding.policy(nil, dq)", None),
+    ] {
+        assert_eq!(lua(&format!("return {policy}")), want, "{policy}");
+    }
+    for hashed in ["whashed", "chashed"] {
+        // The same server for the same name; chashed, also without one of the others.
+        let one = lua(&format!("return {hashed}.policy(servers, dq)")).expect("a server");
+        assert_eq!(lua(&format!("return {hashed}.policy(servers, dq)")), Some(one));
+        if hashed == "chashed" {
+            let less =
+                format!("table.remove(servers, {}) return chashed.policy(servers, dq)", (one + 1) % 3 + 1);
+            assert_eq!(lua(&less), Some(one));
+        }
     }
     let ffi = |body: &str| {
         chosen(&format!(

@@ -86,10 +86,7 @@ for _, name in ipairs(P.stand_ins) do
   -- Functions that work at any time are defined before.
   if rawget(_G, name) == nil then configures(name, function() return inert end) end
 end
-for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wrandom", "whashed", "chashed",
-                        "orderedWrandUntag", "p2c", "concentrate" }) do
-  _G[name] = inert
-end
+P.define_policies(INERT)
 
 -- Servers, as far as a file accesses them again. In order, with the removed ones until the next
 -- access by number; the current ones; by name.

@@ -111,13 +111,35 @@ end
 QUERY.__index, QUERY.__newindex = index(methods), newindex
 RESPONSE.__index, RESPONSE.__newindex = index(response_methods), newindex
 
--- Defines a method that requires the query of the running call.
-local function method(name, body)
-  methods[name] = function(q, ...)
-    if q[1] ~= live.generation then stale() end
-    return body(...)
+-- As in dnsdist, more arguments than a method takes are an error.
+local function surplus(name, most)
+  error(name .. ": called with more than " .. most .. " argument" .. (most == 1 and "" or "s"), 3)
+end
+
+-- Defines a method of at most so many arguments that requires the query of the running call. One
+-- function for each number: one of any number of arguments takes longer.
+local function define(to, name, most, body)
+  if most == 0 then
+    to[name] = function(q, more)
+      if q[1] ~= live.generation then stale() end
+      if more ~= nil then surplus(name, 0) end
+      return body()
+    end
+  elseif most == 1 then
+    to[name] = function(q, a, more)
+      if q[1] ~= live.generation then stale() end
+      if more ~= nil then surplus(name, 1) end
+      return body(a)
+    end
+  else
+    to[name] = function(q, a, b, c, more)
+      if q[1] ~= live.generation then stale() end
+      if more ~= nil or most == 2 and c ~= nil then surplus(name, most) end
+      return body(a, b, c)
+    end
   end
 end
+local function method(name, most, body) return define(methods, name, most, body) end
 
 -- As everywhere in Lua, a number is text, too.
 local function text(what, v)
@@ -126,25 +148,28 @@ local function text(what, v)
   wrong(what, v, "a string", 3)
 end
 
-function methods.setTag(q, name, value)
+function methods.setTag(q, name, value, more)
   if q[1] ~= live.generation then stale() end
+  if more ~= nil then surplus("setTag", 2) end
   name, value = text("setTag", name), text("setTag", value)
   if set_tag(running, name, #name, value, #value) == 0 then
     error("setTag: the tags of a query are limited to 64 with 4096 bytes in all", 2)
   end
 end
-function methods.getTag(q, name)
+function methods.getTag(q, name, more)
   if q[1] ~= live.generation then stale() end
+  if more ~= nil then surplus("getTag", 1) end
   name = text("getTag", name)
   return answered(tag(running, name, #name))
 end
-function methods.unsetTag(q, name)
+function methods.unsetTag(q, name, more)
   if q[1] ~= live.generation then stale() end
+  if more ~= nil then surplus("unsetTag", 1) end
   name = text("unsetTag", name)
   c.unset_tag(running, name, #name)
 end
-method("getTagArray", core.tags)
-method("setTagArray", function(tags)
+method("getTagArray", 0, core.tags)
+method("setTagArray", 1, function(tags)
   if type(tags) ~= "table" then wrong("setTagArray", tags, "a table of names and values", 3) end
   for name, value in pairs(tags) do
     name, value = text("setTagArray", name), text("setTagArray", value)
@@ -153,43 +178,43 @@ method("setTagArray", function(tags)
     end
   end
 end)
-method("getHeader", function()
+method("getHeader", 0, function()
   local copy = {}
   for at = 0, 11 do copy[at] = message_byte(at) end
   return setmetatable(copy, HEADER)
 end)
-method("setHeader", function(header)
+method("setHeader", 1, function(header)
   if getmetatable(header) ~= HEADER then wrong("setHeader", header, "a header", 3) end
   for at = 2, 3 do c.set_byte(running, at, byte(header, at)) end
 end)
-method("getDO", function() return c.number(running, 6) ~= 0 end)
-method("getContent", core.content)
-method("setContent", function(content)
+method("getDO", 0, function() return c.number(running, 6) ~= 0 end)
+method("getContent", 0, core.content)
+method("setContent", 1, function(content)
   if type(content) ~= "string" then wrong("setContent", content, "a string", 3) end
   if not core.set_content(content) then
     error("setContent: " .. #content .. " bytes are not a message, or do not fit the packet's buffer", 3)
   end
 end)
-method("getTrailingData", core.trailing)
-method("setTrailingData", function(bytes)
+method("getTrailingData", 0, core.trailing)
+method("setTrailingData", 1, function(bytes)
   if type(bytes) ~= "string" then wrong("setTrailingData", bytes, "a string", 3) end
   return core.set_trailing(bytes)
 end)
-method("getProtocol", core.protocol)
-method("getQueryTime", function()
+method("getProtocol", 0, core.protocol)
+method("getQueryTime", 0, function()
   local s, ns = core.query_time()
   return { tv_sec = s, tv_nsec = ns }
 end)
-method("getElapsedUs", core.elapsed_us)
-method("getIncomingInterface", core.interface)
-method("getServerNameIndication", core.server_name)
-method("getRestartCount", function() return c.number(running, 1) end)
-method("setRestartable", core.set_restartable)
-method("changeName", function(name)
+method("getElapsedUs", 0, core.elapsed_us)
+method("getIncomingInterface", 0, core.interface)
+method("getServerNameIndication", 0, core.server_name)
+method("getRestartCount", 0, function() return c.number(running, 1) end)
+method("setRestartable", 0, core.set_restartable)
+method("changeName", 1, function(name)
   return core.change_name(wire_of(name, "changeName", 4))
 end)
-method("setMaxReturnedTTL", function(max) core.set_ttl_max(whole("setMaxReturnedTTL", max, 4294967295)) end)
-method("setExtendedDNSError", function(code, text)
+method("setMaxReturnedTTL", 1, function(max) core.set_ttl_max(whole("setMaxReturnedTTL", max, 4294967295)) end)
+method("setExtendedDNSError", 2, function(code, text)
   core.set_error(whole("setExtendedDNSError", code, 65535), text == nil and "" or tostring(text))
 end)
 
@@ -202,7 +227,7 @@ function options:getValues()
   return copy
 end
 
-method("getEDNSOptions", function()
+method("getEDNSOptions", 0, function()
   local by_code = {}
   core.options(function(code, data)
     local view = by_code[code]
@@ -216,7 +241,7 @@ local function bad_spoof(v)
   wrong("spoof", v, "an address, a table of addresses, contents of a record, or a table of those", 4)
 end
 
-method("spoof", function(v, type_for_any, ttl)
+method("spoof", 3, function(v, type_for_any, ttl)
   local raw_type = live.qtype
   if type_for_any ~= nil then
     type_for_any = whole("spoof", type_for_any, 65535)
@@ -241,7 +266,7 @@ end)
 
 for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",
                         "setHTTPResponse" }) do
-  method(name, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
+  method(name, 3, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
 end
 local function add_proxy_value(name, kind, value)
   if type(kind) ~= "number" or kind < 0 or kind > 255 or kind % 1 ~= 0 then
@@ -252,11 +277,11 @@ local function add_proxy_value(name, kind, value)
     error(name .. ": the values of a query are limited to 64 with 4096 bytes in all", 4)
   end
 end
-method("getProxyProtocolValues", core.proxy_values)
-method("addProxyProtocolValue", function(kind, value)
+method("getProxyProtocolValues", 0, core.proxy_values)
+method("addProxyProtocolValue", 2, function(kind, value)
   add_proxy_value("addProxyProtocolValue", kind, value)
 end)
-method("setProxyProtocolValues", function(values)
+method("setProxyProtocolValues", 1, function(values)
   if type(values) ~= "table" then wrong("setProxyProtocolValues", values, "a table of types and values", 3) end
   local kinds = {}
   for kind in pairs(values) do
@@ -268,29 +293,24 @@ method("setProxyProtocolValues", function(values)
   for _, kind in ipairs(kinds) do add_proxy_value("setProxyProtocolValues", kind, values[kind]) end
 end)
 for _, name in ipairs({ "setMetaKey", "sendTrap", "setSpanAttribute", "getTraceID" }) do
-  method(name, function() error(name .. " is not available: nothing exports it", 3) end)
+  method(name, 3, function() error(name .. " is not available: nothing exports it", 3) end)
 end
 for _, name in ipairs({ "suspend", "setEDNSOption" }) do
-  method(name, function() error(name .. " is not available", 3) end)
+  method(name, 3, function() error(name .. " is not available", 3) end)
 end
 
 for name, body in pairs(methods) do response_methods[name] = body end
 
-local function response_method(name, body)
-  response_methods[name] = function(q, ...)
-    if q[1] ~= live.generation then stale() end
-    return body(...)
-  end
-end
+local function response_method(name, most, body) return define(response_methods, name, most, body) end
 
-response_method("restart", core.restart)
-response_method("getSelectedBackend", function()
+response_method("restart", 0, core.restart)
+response_method("getSelectedBackend", 0, function()
   local slot = core.selected()
   return slot and server(slot) or nil
 end)
 -- There is no cache: no answer can be stale.
-response_method("getStaleCacheHit", function() return false end)
-response_method("editTTLs", function(change)
+response_method("getStaleCacheHit", 0, function() return false end)
+response_method("editTTLs", 1, function(change)
   if type(change) ~= "function" then wrong("editTTLs", change, "a function", 3) end
   core.edit_ttls(change)
 end)

@@ -59,7 +59,8 @@ fn endless_functions_of_every_kind_end() {
         assert!(crate::lua::limits::is_compiled());
         for body in ENDLESS {
             let mut fixture = Fixture::new(&of_each_kind(body));
-            let servers = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0 }];
+            let servers =
+                [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0, within_qps: true }];
             for number in 0..8 {
                 let function = FunctionId(number);
                 // Later than the suspension that the previous one caused.

@@ -97,7 +97,7 @@ fn functions_change_timed_sets_under_their_numbers() {
     assert!(!inside(&fixture, 2, 0) && inside(&fixture, 4, 4));
     assert_eq!((fixture.number(2), fixture.number(3), fixture.errors()), (None, None, 2));
     assert!(!inside(&fixture, 2, 0));
-    let candidates = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0 }];
+    let candidates = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0, within_qps: true }];
     let chosen = fixture.context(QUERY, 0, |script, context, env| {
         script.choose(FunctionId(4), &candidates, context, env.now)
     });
