@@ -244,6 +244,8 @@
 //!     functions.rs        Lua functions given to rules and policies
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     names.rs            names that functions use and nothing defines
+//!     nearest.rs          numbers out of range, which dnsdist takes: the nearest in range
+//!     needs.rs            options that have no effect without another one
 //!     networks.rs         sets of networks, addresses
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
@@ -292,12 +294,14 @@
 //!     chains.rs           what manages the rules of each chain
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
 //!     missing.rs          names of dnsdist that are not there yet
+//!     needs.rs            options that have an effect only beside another one
 //!     objects.rs          sets, networks, names, and the methods of objects
 //!     older.rs            functions of older versions of dnsdist, and what they mean today
 //!     policies.rs         the policies by name, the options of `concentrate`
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
+//!   lists.rs            lists of a draft that are searched while they grow
 //!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers

@@ -14,7 +14,7 @@ use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::policies::kind as policy_kind;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
-use crate::config::slots::{Full, LISTENERS_MAX, Slots};
+use crate::config::slots::{Full, LISTENERS_MAX, Slots, too_many_pools};
 use crate::config::value::DNS_PORT;
 use crate::config::{chains, loops, relays, value};
 use crate::model::Ring;
@@ -382,7 +382,7 @@ fn pools(
     let mut names = vec![""];
     let mut members: HashMap<&str, Vec<&Backend>> = HashMap::new();
     for (server, backend) in standing.iter().zip(backends) {
-        for pool in &server.pools {
+        for pool in server.pools.iter() {
             let list = members.entry(pool).or_insert_with(|| {
                 if !pool.is_empty() {
                     names.push(pool);
@@ -416,7 +416,7 @@ fn pools(
     let by_slot = slots.order_pools(&names);
     // The last slot means no pool.
     if by_slot.len() >= usize::from(u16::MAX) {
-        let fault = Fault::Limit { what: format!("{} pools", by_slot.len()), limit: u16::MAX.to_string() };
+        let fault = too_many_pools(&by_slot);
         let (origin, function) = pool_origin(draft, standing, names.last().copied().unwrap_or_default());
         errors.push(ConfigError::new(&origin, function, fault));
     }

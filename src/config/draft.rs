@@ -12,12 +12,14 @@ use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
+use crate::config::functions::needs::Need;
+use crate::config::lists::{PoolNames, ServerIndex};
 use crate::config::options::{Key, Settings};
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
 use crate::model::policy::Policy;
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, Listener,
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Listener,
     ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
 };
 use crate::rules::names::Names;
@@ -74,6 +76,8 @@ pub struct Draft {
     pub warnings: Errors,
     /// The index of each pool in `pools`.
     pool_places: HashMap<String, usize>,
+    /// Finds the servers that were added by [`Draft::add_server`].
+    server_index: ServerIndex,
 }
 
 impl Default for Draft {
@@ -101,6 +105,7 @@ impl Default for Draft {
             errors: Errors::default(),
             warnings: Errors::default(),
             pool_places: HashMap::new(),
+            server_index: ServerIndex::default(),
         }
     }
 }
@@ -114,6 +119,33 @@ impl Draft {
             self.pools.len() - 1
         });
         &mut self.pools[at]
+    }
+
+    /// Adds a server, and returns its index in `servers`.
+    pub fn add_server(&mut self, server: DraftServer) -> usize {
+        let at = self.servers.len();
+        if !server.removed {
+            self.server_index.add(at, &server.identity(), server.name.as_deref());
+        }
+        self.servers.push(server);
+        at
+    }
+
+    /// Returns the index of the first server with this id or name, or with this address if it has
+    /// no id.
+    pub fn server_called(&mut self, text: &str) -> Option<usize> {
+        self.server_index.called(text, |at| self.servers[at].removed)
+    }
+
+    /// Returns the index of a server by its number among those that were not removed, from 0.
+    pub fn server_by_number(&mut self, number: usize) -> Option<usize> {
+        self.server_index.by_number(number, |at| self.servers[at].removed)
+    }
+
+    /// Removes the server with this index in `servers`.
+    pub fn remove_server(&mut self, at: usize) {
+        self.servers[at].removed = true;
+        self.server_index.some_are_gone();
     }
 
     /// Replaces the ACL, the default one too.
@@ -153,6 +185,16 @@ impl Draft {
             self.warnings.push(ConfigError::new(&listener.origin, function, Fault::Note(text)));
         }
         self.listeners = kept;
+    }
+
+    /// Warns of options of servers that have no effect by their `healthCheckMode`.
+    pub fn warn_of_modes(&mut self) {
+        for server in self.servers.iter().filter(|s| !s.removed) {
+            let mode = server.mode_name();
+            for (name, need) in server.by_mode.iter().filter(|(_, need)| !need.is_met(Some(mode))) {
+                self.warnings.push(ConfigError::new(&server.origin, "newServer", need.fault(name)));
+            }
+        }
     }
 
     /// Makes the warnings errors where the configuration asks for it.
@@ -215,8 +257,8 @@ pub struct DraftServer {
     pub id: Option<String>,
     /// `name`.
     pub name: Option<String>,
-    /// Names of its pools, each once; the default pool's is empty.
-    pub pools: Vec<String>,
+    /// Its pools; the default pool's name is empty.
+    pub pools: PoolNames,
     /// `order`.
     pub order: i32,
     /// `weight`.
@@ -245,6 +287,8 @@ pub struct DraftServer {
     pub connections: BackendConnectionOptions,
     /// How it learns the client's address.
     pub client_address: ClientAddress,
+    /// Options that have an effect only by some `healthCheckMode`, which methods change.
+    pub by_mode: Vec<(String, &'static Need)>,
 }
 
 impl DraftServer {
@@ -258,7 +302,7 @@ impl DraftServer {
             address,
             id: None,
             name: None,
-            pools: vec![String::new()],
+            pools: std::iter::once(String::new()).collect(),
             order: default.order,
             weight: default.weight,
             qps: default.qps,
@@ -273,6 +317,19 @@ impl DraftServer {
             use_client_subnet: default.use_client_subnet,
             connections: default.connections,
             client_address: default.client_address,
+            by_mode: Vec::new(),
+        }
+    }
+
+    /// Returns its `healthCheckMode`.
+    #[must_use]
+    pub const fn mode_name(&self) -> &'static str {
+        match self.health.mode {
+            HealthMode::Auto => "auto",
+            HealthMode::Up => "up",
+            HealthMode::Down => "down",
+            HealthMode::Drain => "drain",
+            HealthMode::Lazy => "lazy",
         }
     }
 

@@ -34,6 +34,12 @@ impl Origin {
         Self::file("command line")
     }
 
+    /// Returns whether no line is known.
+    #[must_use]
+    pub const fn is_whole_file(&self) -> bool {
+        self.line == 0
+    }
+
     /// The file's name.
     #[must_use]
     pub fn file_name(&self) -> &str {

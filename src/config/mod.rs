@@ -26,6 +26,7 @@ pub mod draft;
 pub mod error;
 pub mod flags;
 pub mod functions;
+pub mod lists;
 mod loops;
 pub mod options;
 pub mod relays;

@@ -89,6 +89,11 @@ pub struct Setting {
     pub default: &'static str,
     /// The Lua functions of one argument that set it.
     pub lua: &'static [Setter],
+    /// Whether Lua's numbers out of range are taken as the nearest in range, with a warning: those
+    /// of dnsdist's settings.
+    pub lenient: bool,
+    /// What 0 is taken as then, if it is out of range and not the smallest: what it means in dnsdist.
+    pub zero: Option<u32>,
     /// Whether a reload changes it; otherwise a restart does.
     pub reload: bool,
     /// Its description: sentences for the reference, the first one also for `--help`.
@@ -243,8 +248,11 @@ impl Setting {
     }
 }
 
+/// The largest of [`Kind::Factor`].
+pub const FACTOR_MAX: f64 = 1000.0;
+
 fn factor(x: f64) -> Option<Value> {
-    (x == 0.0 || (1.0..=1000.0).contains(&x)).then_some(Value::Factor(x))
+    (x == 0.0 || (1.0..=FACTOR_MAX).contains(&x)).then_some(Value::Factor(x))
 }
 
 /// The settings that were given, each with its origin.
@@ -371,12 +379,14 @@ const BASE: Setting = Setting {
     kind: Kind::Switch,
     default: "",
     lua: &[],
+    lenient: false,
+    zero: None,
     reload: false,
     doc: "",
 };
 
 /// The usual values of a data path entry: no flag, a switch, off, changed by a reload.
-const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
+const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
 pub static SETTINGS: [Setting; 56] = [
@@ -423,6 +433,7 @@ pub static SETTINGS: [Setting; 56] = [
         kind: count(1, 1024),
         default: "64",
         lua: &[set("setUDPMultipleMessagesVectorSize")],
+        lenient: true,
         doc: "Most packets received or sent by one system call.",
         ..BASE
     },
@@ -517,6 +528,9 @@ pub static SETTINGS: [Setting; 56] = [
             Setter { name: "setUDPTimeout", scale: 1000, unit: "s" },
             Setter { name: "setUDPTimeoutMs", scale: 1, unit: "ms" },
         ],
+        lenient: true,
+        // dnsdist looks for queries that are too old once per second.
+        zero: Some(1000),
         reload: true,
         doc: "Default time-out of queries to a server.",
         ..BASE
@@ -527,6 +541,8 @@ pub static SETTINGS: [Setting; 56] = [
         kind: count(1, 65535),
         default: "65535",
         lua: &[set("setMaxUDPOutstanding")],
+        lenient: true,
+        zero: Some(65_535),
         reload: true,
         doc: "Default limit of outstanding queries per server and shard: over UDP, and as many \
               over TCP and TLS. One more is dropped and counted as `outstanding-full`.",
@@ -693,6 +709,7 @@ pub static SETTINGS: [Setting; 56] = [
         kind: times_ms(1, 3_600_000),
         default: "10000",
         lua: &[seconds("setTCPRecvTimeout"), milliseconds("setTCPRecvTimeoutMs")],
+        zero: Some(3_600_000),
         doc: "Close a client's connection that is idle this long, or that does not complete a \
               query or handshake in this time.",
         ..LIVE
@@ -704,6 +721,7 @@ pub static SETTINGS: [Setting; 56] = [
         kind: times_ms(1, 3_600_000),
         default: "10000",
         lua: &[seconds("setTCPSendTimeout"), milliseconds("setTCPSendTimeoutMs")],
+        zero: Some(3_600_000),
         doc: "Close a client's connection that does not read its answers this long.",
         ..LIVE
     },

@@ -1,7 +1,7 @@
 //! The rules of a [`Draft`](crate::config::draft::Draft): as written, in order, each with its
 //! origin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::config::error::Origin;
 use crate::rules::action::{Action, ActionTraits, ResponseAction};
@@ -205,7 +205,9 @@ impl Sets for Shown<'_> {
 /// The rules of a draft.
 #[derive(Clone, Debug, Default)]
 pub struct Ruleset {
-    chains: [Vec<DraftRule>; ChainKey::ALL.len()],
+    chains: [VecDeque<DraftRule>; ChainKey::ALL.len()],
+    /// The groups that rules of each chain have had.
+    groups: HashSet<(ChainKey, String)>,
     /// The texts of its sets.
     pub texts: SetTexts,
 }
@@ -213,13 +215,23 @@ pub struct Ruleset {
 impl Ruleset {
     /// Returns the rules of a chain, in order.
     #[must_use]
-    pub fn chain(&self, key: ChainKey) -> &[DraftRule] {
+    pub fn chain(&self, key: ChainKey) -> &VecDeque<DraftRule> {
         &self.chains[key as usize]
     }
 
-    /// Returns the rules of a chain, mutable.
-    pub fn chain_mut(&mut self, key: ChainKey) -> &mut Vec<DraftRule> {
+    /// Returns the rules of a chain, to remove or move some.
+    pub fn chain_mut(&mut self, key: ChainKey) -> &mut VecDeque<DraftRule> {
         &mut self.chains[key as usize]
+    }
+
+    /// Adds rules at the end of a chain.
+    pub fn extend(&mut self, key: ChainKey, rules: impl IntoIterator<Item = DraftRule>) {
+        for rule in rules {
+            if !rule.group.is_empty() {
+                self.groups.insert((key, rule.group.clone()));
+            }
+            self.chains[key as usize].push_back(rule);
+        }
     }
 
     /// Returns every rule, chain by chain.
@@ -235,10 +247,16 @@ impl Ruleset {
 
     /// Replaces the rules of a group, at the place of its first one, or at the end.
     pub fn replace_group(&mut self, key: ChainKey, group: &str, rules: Vec<DraftRule>) {
+        if self.groups.insert((key, group.to_owned())) {
+            // A file may define each of many groups once.
+            return self.extend(key, rules);
+        }
         let chain = self.chain_mut(key);
         let at = chain.iter().position(|r| r.group == group).unwrap_or(chain.len());
         chain.retain(|r| r.group != group);
-        chain.splice(at..at, rules);
+        let mut behind = chain.split_off(at);
+        chain.extend(rules);
+        chain.append(&mut behind);
     }
 }
 

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
 use crate::base::time::{Tick, TickDelta};
+use crate::config::error::Fault;
 use crate::model::{Backend, Listener};
 use crate::stats::live::RULES_MAX;
 
@@ -222,6 +223,17 @@ impl Slots {
         let at = |at: usize| BackendSlot(u16::try_from(at).unwrap_or(u16::MAX));
         self.backends.iter().enumerate().filter(|(_, h)| matches!(h, Held::Retired)).map(move |(n, _)| at(n))
     }
+}
+
+/// Returns the error of more pools than there can be slots, of their names by slot.
+pub(super) fn too_many_pools(by_slot: &[&str]) -> Fault {
+    let removed = match by_slot.iter().skip(1).filter(|name| name.is_empty()).count() {
+        0 => String::new(),
+        count => format!(
+            ", of which {count} were removed by reloads: their slots are free half an hour later, or after a restart"
+        ),
+    };
+    Fault::Limit { what: format!("{} pools{removed}", by_slot.len()), limit: u16::MAX.to_string() }
 }
 
 /// Objects that are the `same` have the same `key`.

@@ -11,7 +11,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     // An unknown name is nil in Lua.
     ("\n\nsetServerPolicy(noSuchPolicy)\n", &[(3, "setServerPolicy")]),
     ("setStrict(true) newServer {address=\"127.0.0.1\", noSuchArgument=1}\n", &[(1, "noSuchArgument")]),
-    ("newServer {address=\"127.0.0.1\", weight=0}\n", &[(1, "weight")]),
+    ("newServer {address=\"127.0.0.1\", weight='heavy'}\n", &[(1, "weight")]),
     ("addLocal(\"127.0.0.1:x\")\nnewServer(\"127.0.0.1\")\n", &[(1, "127.0.0.1:x")]),
     ("setACL({\"10.0.0.0/99\"})\nnewServer(\"127.0.0.1\")\n", &[(1, "10.0.0.0/99")]),
     ("newServer(\n", &[(2, "")]),
@@ -22,7 +22,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ("newServer(\"127.0.0.1\")\nwebserver(\"127.0.0.1:8083\")\n", &[(2, "webserver")]),
     // Two mistakes together.
     (
-        "newServer {address=\"nonsense\"}\nnewServer {address=\"127.0.0.1\", weight=0}\n",
+        "newServer {address=\"nonsense\"}\nnewServer {address=\"127.0.0.1\", weight='heavy'}\n",
         &[(1, "nonsense"), (2, "weight")],
     ),
 ];

@@ -21,6 +21,14 @@ const ROWS: &[Row] = &[
          < 1234 QR RD REFUSED b/A",
     ),
     (
+        "RCodeAction: of a longer code, four bits",
+        "addAction('a', RCodeAction(19)) addAction('b', RCodeAction(16))",
+        "q 1234 RD a/A OPT=4096
+         < 1234 QR RD RA NXDOMAIN a/A OPT=1232
+         q 1234 b/A
+         < 1234 QR b/A",
+    ),
+    (
         "RCodeAction: the opcode is kept",
         "addAction(OpcodeRule(DNSOpcode.Notify), RCodeAction(DNSRCode.NOTIMP))",
         "q 1234 NOTIFY a/SOA

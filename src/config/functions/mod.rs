@@ -8,6 +8,7 @@
 mod chains;
 pub(crate) mod enumerations;
 mod missing;
+pub mod needs;
 mod objects;
 pub mod older;
 pub(crate) mod policies;

@@ -118,20 +118,8 @@ fn connection_limits_are_read() {
     }
     refuses(&[
         (
-            "setTCPRecvTimeout(0)",
-            "FILE:1: setTCPRecvTimeout: 0 is not allowed; expected a number of seconds from 0.001 to 3600",
-        ),
-        (
             "setTCPSendTimeout('soon')",
             "FILE:1: setTCPSendTimeout: \"soon\" is not allowed; expected a number",
-        ),
-        (
-            "setTCPConnectionsOverloadThreshold(101)",
-            "FILE:1: setTCPConnectionsOverloadThreshold: 101 is not allowed; expected a whole number of percent",
-        ),
-        (
-            "setTCPConnectionsMaskV4(33)",
-            "FILE:1: setTCPConnectionsMaskV4: 33 is not allowed; expected a whole number from 0 to 32",
         ),
         (
             "setMaxTCPConnectionsPerClient(-1)",
@@ -186,16 +174,12 @@ fn connection_options_of_servers_are_read() {
             "FILE:1: newServer: tcpOnly is \"yes\"; expected true or false",
         ),
         (
-            "newServer{address='192.0.2.1', tcpConnectTimeout=0}",
-            "FILE:1: newServer: tcpConnectTimeout is 0; expected a number of seconds from 0.001 to 300",
-        ),
-        (
             "newServer{address='192.0.2.1', tcpRecvTimeout=1, tcpRecvTimeoutMs=1}",
             "FILE:1: newServer: tcpRecvTimeout and tcpRecvTimeoutMs are both given; expected one of them",
         ),
         (
             "newServer{address='192.0.2.1', retries=-1}",
-            "FILE:1: newServer: retries is -1; expected a whole number from 0 to 255",
+            "FILE:1: newServer: retries is -1; expected a whole number from 0 to 2147483647",
         ),
     ]);
 }
@@ -274,10 +258,6 @@ fn proxy_headers_are_accepted_from_listed_peers() {
         (
             "setProxyProtocolACL({'192.0.2.0/33'})",
             "FILE:1: setProxyProtocolACL: \"192.0.2.0/33\" is not allowed; expected ADDRESS or ADDRESS/LENGTH",
-        ),
-        (
-            "setProxyProtocolMaximumPayloadSize(15)",
-            "FILE:1: setProxyProtocolMaximumPayloadSize: 15 is not allowed; expected a whole number of bytes from 16",
         ),
         (
             "setProxyProtocolApplyACLToProxiedClients(1)",

@@ -216,8 +216,6 @@ fn an_invalid_relay_is_reported_with_its_place() {
             "idleTimeout=1, idleTimeoutMs=1",
             "addTCPForward: idleTimeout and idleTimeoutMs are both given; expected one of them",
         ),
-        ("maxFlows=1", "addTCPForward: unknown argument \"maxFlows\""),
-        ("listem='x'", "addTCPForward: unknown argument \"listem\"; did you mean \"listen\"?"),
         ("acl={'x'}", "addTCPForward: \"x\" is not allowed; expected ADDRESS or ADDRESS/LENGTH"),
         (
             "transparent=true, useProxyProtocol=true",

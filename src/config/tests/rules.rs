@@ -321,14 +321,9 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: addAction: the rule is a userdata; expected its slice(), as set:slice()",
     ),
     (
-        "addAction(AllRule(), DropAction(), {naem='x'})",
-        "FILE:1: addAction: unknown option \"naem\"; did you mean \"name\"?",
-    ),
-    (
         "addAction(AllRule(), DropAction(), {uuid='zzz'})",
         "FILE:1: addAction: uuid is \"zzz\"; expected a UUID, as \"123e4567",
     ),
-    ("addAction(AllRule(), DropAction(), {name=5})", "FILE:1: addAction: name is 5; expected a name"),
     (
         "addAction(AllRule(), DropAction(), 1)",
         "FILE:1: addAction: the table of options is 1; expected a table",
@@ -363,8 +358,6 @@ const BROKEN: &[(&str, &str)] = &[
     ("RegexRule(5)", "FILE:1: RegexRule: 5 is not allowed; expected a regular expression"),
     ("QTypeRule(65536)", "FILE:1: QTypeRule: 65536 is not allowed; expected a whole number from 0 to 65535"),
     ("QClassRule('XX')", "FILE:1: QClassRule: \"XX\" is not allowed; expected a class"),
-    ("OpcodeRule(16)", "FILE:1: OpcodeRule: 16 is not allowed; expected a whole number from 0 to 15"),
-    ("RCodeRule(16)", "FILE:1: RCodeRule: 16 is not allowed; expected a whole number from 0 to 15"),
     ("ERCodeRule(4096)", "FILE:1: ERCodeRule: 4096 is not allowed; expected a whole number from 0 to 4095"),
     (
         "EDNSVersionRule(256)",
@@ -391,8 +384,6 @@ const BROKEN: &[(&str, &str)] = &[
     ("TCPRule()", "FILE:1: TCPRule: nil is not allowed; expected true or false"),
     ("TagRule('')", "FILE:1: TagRule: name is \"\"; expected the name of a tag, not empty"),
     ("MaxQPSRule(-1)", "FILE:1: MaxQPSRule: qps is -1; expected a whole number from 0"),
-    ("MaxQPSIPRule(1, 256)", "FILE:1: MaxQPSIPRule: v4 is 256; expected a whole number from 0 to 255"),
-    ("ProbaRule(2)", "FILE:1: ProbaRule: 2 is not allowed; expected a number from 0 to 1"),
     ("PoolAvailableRule()", "FILE:1: PoolAvailableRule: nil is not allowed; expected the name of a pool"),
     ("LuaRule('f')", "FILE:1: LuaRule: \"f\" is not allowed; expected a function"),
     ("LuaRule(print)", "FILE:1: LuaRule: a function is not allowed; expected a function written in Lua"),
@@ -401,8 +392,6 @@ const BROKEN: &[(&str, &str)] = &[
     ("PoolAction()", "FILE:1: PoolAction: pool is nil; expected the name of a pool"),
     ("PoolAction('p', 1)", "FILE:1: PoolAction: stop is 1; expected true or false"),
     ("QPSAction('x')", "FILE:1: QPSAction: \"x\" is not allowed; expected a whole number"),
-    ("RCodeAction(16)", "FILE:1: RCodeAction: code is 16; expected a whole number from 0 to 15"),
-    ("RCodeAction(5, {ttl=5})", "FILE:1: RCodeAction: unknown option \"ttl\"; "),
     ("RCodeAction(5, {aa=1})", "FILE:1: RCodeAction: aa is 1; expected true or false"),
     (
         "NegativeAndSOAAction(true, 'a', 1, 'm', 'r', 1, 2, 3, 4)",
@@ -414,7 +403,6 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     ("SpoofAction('x')", "FILE:1: SpoofAction: the address is \"x\"; expected an address, as"),
     ("SpoofAction({})", "FILE:1: SpoofAction: the address is an empty list; expected an address"),
-    ("SpoofAction('::1', {tll=5})", "FILE:1: SpoofAction: unknown option \"tll\"; did you mean \"ttl\"?"),
     (
         "SpoofAction('::1', {ttl=-5})",
         "FILE:1: SpoofAction: ttl is -5; expected a whole number from 0 to 2147483647",
@@ -447,6 +435,23 @@ const BROKEN: &[(&str, &str)] = &[
         "newSVCRecordParameters(1, 'a', {mandatory={}})",
         "FILE:1: newSVCRecordParameters: mandatory is an empty list",
     ),
+    (
+        "newSVCRecordParameters(1, 'a', {alpn='h2', key1='h3'})",
+        "FILE:1: newSVCRecordParameters: alpn and key1 are the same key; expected it once",
+    ),
+    (
+        "SpoofSVCAction({})",
+        "FILE:1: SpoofSVCAction: the list is empty; expected a list of newSVCRecordParameters",
+    ),
+    (
+        "SNIRule('b\u{fc}cher.example')",
+        "FILE:1: SNIRule: \"b\u{fc}cher.example\" is not allowed; expected a domain name in ASCII; an international",
+    ),
+    (
+        "RegexRule('^b\u{fc}cher')",
+        "FILE:1: RegexRule: \"^b\u{fc}cher\" is not allowed; expected an expression for a domain name in ASCII",
+    ),
+    ("RE2Rule('b\u{fc}cher.*')", "FILE:1: RE2Rule: \"b\u{fc}cher.*\" is not allowed; expected an expression"),
     ("newSVCRecordParameters(1, 'a', {ech=''})", "FILE:1: newSVCRecordParameters: ech is empty"),
     (
         "newSVCRecordParameters(1, 'a', {noDefaultAlpn=true})",
@@ -515,7 +520,6 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: SetECSAction: the second network is of the same family as the first",
     ),
     ("SetECSAction('x')", "FILE:1: SetECSAction: the first network is \"x\"; expected a network"),
-    ("SetECSPrefixLengthAction(33, 1)", "FILE:1: SetECSPrefixLengthAction: v4 is 33; expected"),
     (
         "SetEDNSOptionAction(10, string.rep('a', 1025))",
         "FILE:1: SetEDNSOptionAction: data is 1025 bytes; expected at most 1024",
@@ -537,26 +541,12 @@ const BROKEN: &[(&str, &str)] = &[
         "RestartResponseAction('p', 0)",
         "FILE:1: RestartResponseAction: times is 0; expected a whole number from 1 to 10",
     ),
-    (
-        "rmRule('nope')",
-        "FILE:1: rmRule: \"nope\" is not allowed; expected the number, name or UUID of a rule",
-    ),
-    ("rmRule(0)", "FILE:1: rmRule: 0 is not allowed; expected the number, name or UUID of a rule"),
-    ("mvRule(0, 1)", "FILE:1: mvRule: from is 0; expected the number of a rule, below 0"),
-    (
-        "addAction('a', DropAction()) mvRule(0, 2)",
-        "FILE:1: mvRule: to is 2; expected the number of a rule, below 2",
-    ),
     ("setRules(5)", "FILE:1: setRules: the list is 5; expected a list of newRuleAction(...)"),
     (
         "setRules({newRuleAction(AllRule(), DropResponseAction())})",
         "FILE:1: setRules: rule 1 is of the other kind; expected an action on queries",
     ),
     ("setRuleGroup('', {})", "FILE:1: setRuleGroup: the group is \"\"; expected a name, not empty"),
-    (
-        "showRules({showUUID=true})",
-        "FILE:1: showRules: unknown option \"showUUID\"; did you mean \"showUUIDs\"?",
-    ),
     ("topRules('x')", "FILE:1: topRules: \"x\" is not allowed; expected a whole number"),
     ("newSuffixMatchNode():add(5)", "FILE:1: add: 5 is not allowed; expected a domain name"),
     (
@@ -576,10 +566,6 @@ const BROKEN: &[(&str, &str)] = &[
     (
         "setPoolServerPolicyLua('x', function() end)",
         "FILE:1: setPoolServerPolicyLua: pool is nil; expected the name",
-    ),
-    (
-        "setECSSourcePrefixV4(33)",
-        "FILE:1: setECSSourcePrefixV4: 33 is not allowed; expected a whole number from 0 to 32",
     ),
     (
         "addAction(HTTPPathRule('x'), DropAction())",

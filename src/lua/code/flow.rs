@@ -54,6 +54,12 @@ mod op {
     pub(super) const JMP: u8 = 88;
 }
 
+/// Returns the lines in which a function ends by the call of another one.
+pub(crate) fn tail_calls(function: &Prototype) -> impl Iterator<Item = u32> {
+    let ends = |op: u8| matches!(op, op::CALLMT | op::CALLT);
+    function.instructions.iter().filter(move |(i, _)| ends(i.op)).map(|(_, line)| *line)
+}
+
 /// What is known of a global name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {

@@ -19,7 +19,7 @@ use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::networks::network;
 use crate::lua::front_end::selectors::{DEPTH_MAX, stand_in};
 use crate::lua::front_end::values::{bucket, pool, tag_name, tag_part};
-use crate::lua::front_end::{every_function, functions, missing};
+use crate::lua::front_end::{every_function, functions, missing, nearest};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::action::{Action, ExtendedError, ProxyValue, Tee};
 use crate::stats::log_queue::LogTarget;
@@ -52,7 +52,7 @@ static ACTIONS: &[Declared<Action>] = &[
         "qps",
         "Drops queries above this rate; below it, the next rule is evaluated.",
         |call, a| {
-            let qps = a.whole(0, u32::MAX)?;
+            let qps = a.nearest(call, 0, u32::MAX)?;
             Ok(Action::Qps(bucket(call, qps, qps)))
         },
     ),
@@ -61,14 +61,14 @@ static ACTIONS: &[Declared<Action>] = &[
         "qps, pool [, stop=true]",
         "Chooses a pool within this rate; above it, the next rule is evaluated.",
         |call, a| {
-            let qps = a.whole(0, u32::MAX)?;
+            let qps = a.nearest(call, 0, u32::MAX)?;
             let stop = a.switch(2)?;
             let pool = pool(a, 1)?;
             Ok(Action::QpsPool(bucket(call, qps, qps), pool, !stop))
         },
     ),
-    declared("DelayAction", "milliseconds", "Delays the answer; UDP only.", |_, a| {
-        delay(a).map(Action::Delay)
+    declared("DelayAction", "milliseconds", "Delays the answer; UDP only.", |call, a| {
+        delay(call, a).map(Action::Delay)
     }),
     declared(
         "TeeAction",
@@ -132,9 +132,9 @@ static ACTIONS: &[Declared<Action>] = &[
         "SetECSPrefixLengthAction",
         "v4, v6",
         "Sets the prefix lengths of the client subnet.",
-        |_, a| {
-            let v4 = a.byte(0, 32)?;
-            Ok(Action::SetEcsPrefixLength(v4, a.byte(1, 128)?))
+        |call, a| {
+            let v4 = a.nearest_byte(call, 0, 32)?;
+            Ok(Action::SetEcsPrefixLength(v4, a.nearest_byte(call, 1, 128)?))
         },
     ),
     declared(
@@ -153,15 +153,15 @@ static ACTIONS: &[Declared<Action>] = &[
         "Adds an Extended DNS Error to the answer. `clearExisting` must be true.",
         |_, a| error(a).map(Action::SetExtendedDnsError),
     ),
-    declared("SetMaxReturnedTTLAction", "seconds", "Limits the TTLs of the answer to this.", |_, a| {
-        a.whole(0, TTL_MAX).map(Action::SetMaxReturnedTtl)
+    declared("SetMaxReturnedTTLAction", "seconds", "Limits the TTLs of the answer to this.", |call, a| {
+        a.nearest(call, 0, TTL_MAX).map(Action::SetMaxReturnedTtl)
     }),
     declared("SetSkipCacheAction", "", "Bypasses the cache.", |_, _| Ok(Action::SetSkipCache)),
     declared(
         "SetTempFailureCacheTTLAction",
         "seconds",
         "Sets how long a cache keeps SERVFAIL and REFUSED.",
-        |_, a| a.whole(0, TTL_MAX).map(Action::SetTempFailureCacheTtl),
+        |call, a| a.nearest(call, 0, TTL_MAX).map(Action::SetTempFailureCacheTtl),
     ),
     declared(
         "LuaAction",
@@ -278,8 +278,8 @@ pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleA
 }
 
 /// Reads milliseconds, the first argument.
-pub(crate) fn delay(a: Arguments<'_>) -> Result<TickDelta, Fault> {
-    a.whole(0, DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
+pub(crate) fn delay(call: &mut Call<'_>, a: Arguments<'_>) -> Result<TickDelta, Fault> {
+    a.nearest(call, 0, DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
 }
 
 /// Reads a tag's name and value.
@@ -363,6 +363,6 @@ fn lua_action(call: &mut Call<'_>, a: Arguments<'_>, interface: Interface) -> Re
 }
 
 /// Reads an optional whole number of seconds.
-pub(crate) fn ttl(what: &str, value: &Value) -> Result<u32, Fault> {
-    whole(what, value, 0, TTL_MAX)
+pub(crate) fn ttl(call: &mut Call<'_>, what: &str, value: &Value) -> Result<u32, Fault> {
+    nearest::whole(call, what, value, 0, TTL_MAX)
 }

@@ -1,5 +1,6 @@
 //! Actions that answer queries: response codes, negative answers, spoofing, SVCB parameters.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -29,17 +30,23 @@ const MESSAGE_BYTES: usize = 4_096;
 
 /// The actions that answer queries.
 static ANSWERS: &[Declared<Action>] = &[
-    declared("RCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code.", |_, a| {
-        let code = a.byte(0, 15)?;
-        Ok(Action::RCode(code.into(), flags(a.given(1), &[], &mut no_more)?))
+    declared("RCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code.", |call, a| {
+        let written = a.byte(0, u8::MAX)?;
+        // As in dnsdist: the header has four bits for it.
+        let code = written & 0x0f;
+        if code != written {
+            let note = format!("code is {written}, of which {code} is sent; ERCodeAction sends all of it");
+            call.warn(Fault::Note(note));
+        }
+        Ok(Action::RCode(code.into(), flags(call, a.given(1), &[], &mut no_more)?))
     }),
     declared(
         "ERCodeAction",
         "code [, {aa=, ad=, ra=}]",
         "Answers with this code, including its extended part.",
-        |_, a| {
+        |call, a| {
             let code = a.whole(0, 4095)?;
-            Ok(Action::RCode(low(code), flags(a.given(1), &[], &mut no_more)?))
+            Ok(Action::RCode(low(code), flags(call, a.given(1), &[], &mut no_more)?))
         },
     ),
     declared("TCAction", "", "Answers TC=1 over UDP; no effect over TCP.", |_, _| {
@@ -58,9 +65,9 @@ static ANSWERS: &[Declared<Action>] = &[
         "Answers A, AAAA and ANY with these addresses.",
         spoof,
     ),
-    declared("SpoofCNAMEAction", "name [, {aa=, ad=, ra=, ttl=60}]", "Answers with a CNAME.", |_, a| {
+    declared("SpoofCNAMEAction", "name [, {aa=, ad=, ra=, ttl=60}]", "Answers with a CNAME.", |call, a| {
         let name = packet::wire(a.what(0), a.at(0))?;
-        Ok(Action::SpoofCname(name.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
+        Ok(Action::SpoofCname(name.into(), flags(call, a.given(1), &["ttl"], &mut no_more)?))
     }),
     declared(
         "SpoofRawAction",
@@ -72,9 +79,9 @@ static ANSWERS: &[Declared<Action>] = &[
         "SpoofSVCAction",
         "{parameters, ...} [, {aa=, ad=, ra=, ttl=60}]",
         "Answers SVCB and HTTPS with records of `newSVCRecordParameters`, their hints as additional records.",
-        |_, a| {
+        |call, a| {
             let records = services(a.at(0))?;
-            Ok(Action::SpoofSvc(records.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
+            Ok(Action::SpoofSvc(records.into(), flags(call, a.given(1), &["ttl"], &mut no_more)?))
         },
     ),
     declared(
@@ -115,7 +122,12 @@ fn no_more(_: &str, _: &Value) -> Result<bool, Fault> {
 }
 
 /// Reads `{aa=, ad=, ra=}` and, if it is among the `further` options, `ttl=`.
-fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Result<Flags, Fault> {
+fn flags(
+    call: &mut Call<'_>,
+    value: Option<&Value>,
+    further: &[&str],
+    other: &mut Other<'_>,
+) -> Result<Flags, Fault> {
     let mut flags = Flags::default();
     let Some(value) = value else { return Ok(flags) };
     for (name, v) in named("the table of options", value)? {
@@ -123,11 +135,11 @@ fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Resu
             "aa" => flags.aa = switch(&name, &v)?,
             "ad" => flags.ad = switch(&name, &v)?,
             "ra" => flags.ra = Some(switch(&name, &v)?),
-            "ttl" if further.contains(&"ttl") => flags.ttl = ttl(&name, &v)?,
+            "ttl" if further.contains(&"ttl") => flags.ttl = ttl(call, &name, &v)?,
             _ => {
                 if !other(&name, &v)? {
                     let known = ["aa", "ad", "ra"].into_iter().chain(further.iter().copied());
-                    return Err(Fault::unknown("option", &name, known));
+                    call.unknown("option", &name, known);
                 }
             }
         }
@@ -135,7 +147,7 @@ fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Resu
     Ok(flags)
 }
 
-fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
+fn negative(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     // serial, refresh, retry, expire, minimum
     let mut numbers = [0; 5];
     for (at, number) in numbers.iter_mut().enumerate() {
@@ -149,8 +161,8 @@ fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
         }
         Ok(known)
     };
-    let mut flags = flags(a.given(10), &["soaInAuthoritySection"], &mut other)?;
-    flags.ttl = a.whole(2, TTL_MAX)?;
+    let mut flags = flags(call, a.given(10), &["soaInAuthoritySection"], &mut other)?;
+    flags.ttl = a.nearest(call, 2, TTL_MAX)?;
     Ok(Action::NegativeAndSoa(Arc::new(NegativeSoa {
         nxdomain: a.switch(0)?,
         zone: packet::wire(a.what(1), a.at(1))?,
@@ -162,7 +174,7 @@ fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     })))
 }
 
-fn spoof(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
+fn spoof(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     const ADDRESS: &str = "an address, as \"192.0.2.1\", or a list of them";
     let mut options = a.given(1);
     // The older form: SpoofAction(v4, v6 [, options]).
@@ -183,7 +195,7 @@ fn spoof(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
         return Err(Fault::value("the address", "an empty list", ADDRESS));
     }
     fitting(addresses.v4.len() * 16 + addresses.v6.len() * 28)?;
-    Ok(Action::Spoof(Arc::new(addresses), flags(options, &["ttl"], &mut no_more)?))
+    Ok(Action::Spoof(Arc::new(addresses), flags(call, options, &["ttl"], &mut no_more)?))
 }
 
 fn fitting(bytes: usize) -> Result<(), Fault> {
@@ -194,7 +206,7 @@ fn fitting(bytes: usize) -> Result<(), Fault> {
     Err(Fault::Limit { what, limit: format!("{CONTENTS_BYTES}, which fit into a datagram") })
 }
 
-fn raw(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
+fn raw(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     let rdata: Vec<Vec<u8>> =
         items(a.at(0))?.map(|item| bytes("the data", &item?)).collect::<Result<_, _>>()?;
     if rdata.is_empty() {
@@ -209,7 +221,7 @@ fn raw(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
         }
         Ok(known)
     };
-    let flags = flags(a.given(1), &["ttl", "typeForAny"], &mut other)?;
+    let flags = flags(call, a.given(1), &["ttl", "typeForAny"], &mut other)?;
     Ok(Action::SpoofRaw(Arc::new(RawRecords { rdata, type_for_any }), flags))
 }
 
@@ -230,6 +242,9 @@ fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
             None if is_inert(&item) => {}
             None => return Err(wrong("the record", &item, RECORDS)),
         }
+    }
+    if records.is_empty() && !is_inert(value) && value.as_table().is_none_or(mlua::Table::is_empty) {
+        return Err(Fault::value("the list", "empty", RECORDS));
     }
     let is_alias = |r: &SvcRecord| r.priority == 0;
     if records.iter().any(is_alias) && !records.iter().all(is_alias) {
@@ -266,8 +281,14 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
     if a.count() > 3 || (a.given(2).is_some() && is_list) {
         positional(a, &mut params)?;
     } else if let Some(value) = a.given(2) {
+        let mut names: HashMap<u16, String> = HashMap::new();
         for (name, v) in named("the table of parameters", value)? {
-            parameter(&name, key(&name)?, &v, &mut params)?;
+            let key = key(&name)?;
+            parameter(&name, key, &v, &mut params)?;
+            if let Some(first) = names.insert(key, name.clone()) {
+                let wrong = format!("{first} and {name} are the same key");
+                return Err(Fault::Conflict { wrong, expected: "it once".to_owned() });
+            }
         }
     }
     // Each is searched among all others below.

@@ -63,7 +63,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// Returns an argument, or what the signature says that it is when it is omitted.
-    fn value(&self, n: usize) -> Cow<'a, Value> {
+    pub(crate) fn value(&self, n: usize) -> Cow<'a, Value> {
         match (self.given(n), self.signature.preset(n)) {
             (Some(value), _) => Cow::Borrowed(value),
             (None, Some(Preset::Switch(on))) => Cow::Owned(Value::Boolean(on)),

@@ -1,5 +1,6 @@
 //! Rules in their chains: functions that add, remove, move, replace and show them, and groups.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 
 use mlua::{Lua, UserData, UserDataMethods, Value};
@@ -9,7 +10,7 @@ use crate::config::error::Fault;
 use crate::config::functions::{CHAINS, ChainFunctions, RULE_METHODS};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
 use crate::lua::front_end::actions::{ActionObject, action};
-use crate::lua::front_end::argument::{named, switch, text, whole, wrong};
+use crate::lua::front_end::argument::{named, shown, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
@@ -77,35 +78,48 @@ fn define_chain(
     let responses = functions.responses;
     context.define_entry(lua, add, move |call, a| {
         let rule = new_rule(call, a, Some(responses))?;
-        call.draft.rules.chain_mut(key).push(rule);
+        call.draft.rules.extend(key, [rule]);
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, rm, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
-        let at = find(chain, a.at(0)).ok_or_else(|| a.wrong(0, SELECTOR))?;
-        chain.remove(at);
+        match find(chain, a.at(0)) {
+            Some(at) => drop(chain.remove(at)),
+            None => call.warn(no_such_rule(a, 0)?),
+        }
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, mv, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
-        let place = |n: usize, count: usize| -> Result<usize, Fault> {
-            let at = a.whole(n, u32::MAX).ok().map(|at| at as usize).filter(|at| *at < count);
-            at.ok_or_else(|| a.wrong(n, format!("the number of a rule, below {count}")))
-        };
-        let from = place(0, chain.len())?;
-        let to = place(1, chain.len() + 1)?;
+        let count = chain.len();
+        let (from, to) = (a.whole(0, u32::MAX)? as usize, a.whole(1, u32::MAX)? as usize);
+        for (n, fits, below) in [(0, from < count, "below"), (1, to <= count, "up to")] {
+            if !fits {
+                let fault = a.wrong(n, format!("a number {below} that of the rules, which are {count}"));
+                call.warn(fault);
+                return Ok(Value::Nil);
+            }
+        }
         let rule = chain.remove(from);
         // Before the rule that had that number.
-        chain.insert(if from < to { to - 1 } else { to }, rule);
+        let to = if from < to { to - 1 } else { to };
+        rule.into_iter().for_each(|rule| chain.insert(to, rule));
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, to_top, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
         let at = match a.given(0) {
-            Some(v) => find(chain, v).ok_or_else(|| wrong("", v, SELECTOR))?,
+            Some(v) => match find(chain, v) {
+                Some(at) => at,
+                None => {
+                    call.warn(no_such_rule(a, 0)?);
+                    return Ok(Value::Nil);
+                }
+            },
             None => chain.len().saturating_sub(1),
         };
-        chain.get_mut(..=at).into_iter().for_each(|head| head.rotate_right(1));
+        let rule = chain.remove(at);
+        rule.into_iter().for_each(|rule| chain.push_front(rule));
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, clear, move |call, _| {
@@ -114,11 +128,12 @@ fn define_chain(
     })?;
     context.define_entry(lua, set, move |call, a| {
         let rules = read_rules(call, key, a.at(0))?;
-        *call.draft.rules.chain_mut(key) = rules;
+        call.draft.rules.chain_mut(key).clear();
+        call.draft.rules.extend(key, rules);
         Ok(Value::Nil)
     })?;
     context.define_printing(lua, show, move |call, a| {
-        let options = Options::read(a.given(0))?;
+        let options = Options::read(call, a.given(0))?;
         let all = call.draft.rules.chain(key).len();
         Ok(listed(call, key, all, &options))
     })?;
@@ -166,7 +181,7 @@ fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> R
                     made.uuid = Some(parse_uuid(&written).ok_or_else(|| wrong(&name, &v, UUID))?);
                 }
             }
-            _ => return Err(Fault::unknown("option", &name, ["name", "uuid", "group"].into_iter())),
+            _ => call.unknown("option", &name, ["name", "uuid", "group"]),
         }
     }
     Ok(made)
@@ -174,13 +189,27 @@ fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> R
 
 fn label(what: &str, v: &Value) -> Result<String, Fault> {
     const LABEL: &str = "a name of at most 255 bytes";
-    let label = text(what, v, LABEL)?;
+    let label = match v {
+        Value::Integer(_) | Value::Number(_) => shown(v),
+        _ => text(what, v, LABEL)?,
+    };
     if label.len() > NAME_BYTES { Err(wrong(what, v, LABEL)) } else { Ok(label) }
+}
+
+/// Returns the warning that there is no such rule: dnsdist says so and goes on.
+///
+/// # Errors
+/// When the argument is not what identifies a rule.
+fn no_such_rule(a: Arguments<'_>, n: usize) -> Result<Fault, Fault> {
+    if matches!(a.at(n), Value::String(_)) || a.whole(n, u32::MAX).is_ok() {
+        return Ok(Fault::Note(format!("there is no rule {}", shown(a.at(n)))));
+    }
+    Err(a.wrong(n, SELECTOR))
 }
 
 /// Returns the index of the rule that a value identifies: a number, a UUID, or the first rule of a
 /// name.
-fn find(chain: &[DraftRule], value: &Value) -> Option<usize> {
+fn find(chain: &VecDeque<DraftRule>, value: &Value) -> Option<usize> {
     if let Value::String(s) = value {
         let wanted = s.to_string_lossy();
         let uuid = parse_uuid(&wanted);
@@ -231,7 +260,7 @@ struct Options {
 }
 
 impl Options {
-    fn read(value: Option<&Value>) -> Result<Self, Fault> {
+    fn read(call: &mut Call<'_>, value: Option<&Value>) -> Result<Self, Fault> {
         let mut options = Self::default();
         let Some(value) = value else { return Ok(options) };
         for (name, v) in named("the table of options", value)? {
@@ -240,10 +269,7 @@ impl Options {
                 "truncateRuleWidth" => {
                     options.width = usize::try_from(crate::lua::front_end::argument::signed(&name, &v)?).ok();
                 }
-                _ => {
-                    let known = ["showUUIDs", "truncateRuleWidth"];
-                    return Err(Fault::unknown("option", &name, known.into_iter()));
-                }
+                _ => call.unknown("option", &name, ["showUUIDs", "truncateRuleWidth"]),
             }
         }
         Ok(options)

@@ -204,6 +204,17 @@ impl Call<'_> {
         self.draft.warnings.push(ConfigError::new(&self.origin, self.function, fault));
     }
 
+    /// Records that an option, or an argument by name, is not among the known ones. As in dnsdist,
+    /// it is ignored with a warning.
+    pub(crate) fn unknown<'k>(
+        &mut self,
+        what: &'static str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) {
+        self.warn(Fault::unknown(what, name, known.into_iter()));
+    }
+
     /// Keeps a Lua function beyond the evaluation.
     pub(crate) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
         self.code.function(&function, When::Check);
@@ -256,13 +267,14 @@ impl Context {
         lua.globals().raw_set(name, function)
     }
 
-    /// Defines a global function that does not look at its arguments.
+    /// Defines a global function of any number of arguments.
     pub(crate) fn define_any<F>(&self, lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
     where
-        F: Fn(&mut Call<'_>) -> Result<Value, Fault> + 'static,
+        F: Fn(&mut Call<'_>, &[Value]) -> Result<Value, Fault> + 'static,
     {
         let context = self.clone();
-        let function = bounded(lua, name, move |lua, _| context.call(lua, name, &body))?;
+        let function =
+            bounded(lua, name, move |lua, values| context.call(lua, name, |call| body(call, values)))?;
         lua.globals().raw_set(name, function)
     }
 

@@ -51,7 +51,11 @@ pub(crate) fn forget(lua: &Lua) -> mlua::Result<()> {
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for family in FUNCTIONS_MISSING {
         for name in family.names {
-            context.define_any(lua, name, move |call| {
+            context.define_any(lua, name, move |call, arguments| {
+                // What is disabled need not exist.
+                if let [Value::Boolean(false)] = arguments {
+                    return Ok(Value::UserData(call.lua.create_userdata(Inert)?));
+                }
                 call.fail(Fault::Missing {
                     what: format!("the function ({})", family.family),
                     meanwhile: family.meanwhile.to_owned(),
@@ -62,7 +66,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     }
     for family in WITHOUT_EFFECT {
         for name in family.names {
-            context.define_any(lua, name, move |call| {
+            context.define_any(lua, name, move |call, _| {
                 call.warn(Fault::Note(format!("has no effect: {}", family.meanwhile)));
                 Ok(Value::Nil)
             })?;

@@ -26,6 +26,8 @@ mod declared;
 mod functions;
 mod missing;
 mod names;
+mod nearest;
+mod needs;
 mod networks;
 pub(crate) mod older;
 mod packet;
@@ -49,7 +51,8 @@ use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
-use crate::config::functions::{Entry, FUNCTIONS_MISSING, WITHOUT_EFFECT};
+use crate::config::functions::enumerations::ENUMERATIONS;
+use crate::config::functions::{Entry, FUNCTIONS_MISSING, POLICIES, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
 use crate::config::value;
 pub use crate::lua::ffi::watch::Interrupt;
@@ -98,6 +101,7 @@ pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<C
     let (mut draft, lua) = evaluate(flags.file.as_deref(), interrupt)?;
     flags.apply(&mut draft);
     draft.join_shared_listeners();
+    draft.warn_of_modes();
     draft.apply_strictness();
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
@@ -265,6 +269,12 @@ fn shown_name(file: Option<&Path>) -> String {
     file.map_or_else(|| "command line".to_owned(), |f| f.display().to_string())
 }
 
+/// Evaluates a file on the calling thread, whose time it takes.
+#[cfg(test)]
+pub(crate) fn evaluated_here(file: &Path) -> Result<Draft, Vec<ConfigError>> {
+    evaluate_here(Some(file), &Interrupt::default()).map(|(draft, _)| draft)
+}
+
 fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Host), Vec<ConfigError>> {
     let name = shown_name(file);
     let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
@@ -282,7 +292,13 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
         let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
         let mut errors = draft.errors.into_list();
-        errors.push(script_error(&e, &files));
+        let mut error = script_error(&e, &files);
+        if let (Fault::Script(_), true) = (&error.fault, error.origin.is_whole_file())
+            && let Some(line) = code.tail_call()
+        {
+            error.origin = Origin::line(&name, line);
+        }
+        errors.push(error);
         return Err(errors);
     }
     draft.is_blank = files.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
@@ -417,15 +433,22 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
     }
     let file = match short.strip_prefix("...") {
         Some(end) => files.iter().find(|f| f.ends_with(end)).copied().unwrap_or(short),
-        None => short,
+        // A text that was loaded may have any name.
+        None if files.contains(&short) || Path::new(short).is_file() => short,
+        None => return None,
     };
     Some((Origin::line(file, line), message.trim_start().to_owned()))
 }
 
-/// Returns the intended function of "attempt to call global 'x' (a nil value)".
+/// Returns what was intended in "attempt to call global 'x' (a nil value)", or to index it.
 fn misspelt(message: &str) -> Option<&'static str> {
-    let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
-    nearest(name, every_name())
+    let quoted = |before: &str| message.strip_prefix(before)?.split('\'').next();
+    if let Some(name) = quoted("attempt to index global '") {
+        // Where the constants of dnsdist's first versions were.
+        let codes = (name == "dnsdist").then_some("DNSRCode");
+        return codes.or_else(|| nearest(name, ENUMERATIONS.iter().map(|(name, _)| *name).chain(POLICIES)));
+    }
+    nearest(quoted("attempt to call global '")?, every_name())
 }
 
 /// Returns the names of all functions, those that are missing, too.

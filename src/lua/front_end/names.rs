@@ -11,7 +11,7 @@ use crate::config::error::{ConfigError, Fault, Origin, nearest};
 use crate::config::functions::FUNCTIONS_MISSING;
 use crate::lua::code::dump;
 use crate::lua::code::dump::Prototype;
-use crate::lua::code::flow::{Kind, Names, Standing, Use, Walk, When};
+use crate::lua::code::flow::{Kind, Names, Standing, Use, Walk, When, tail_calls};
 use crate::lua::ffi;
 use crate::lua::front_end::{every_name, missing};
 use crate::lua::limits::Interrupt;
@@ -43,6 +43,15 @@ impl Code {
         if self.files.insert(chunk.info().source.unwrap_or_default()) {
             self.pieces.push(Piece { dump: chunk.dump(false), when: None, origin: None });
         }
+    }
+
+    /// Returns the line of the main file that ends it by the call of a function, if there is one
+    /// such line: an error of that function does not say where it was called.
+    pub(crate) fn tail_call(&self) -> Option<u32> {
+        let main = dump::read(&self.pieces.iter().find(|piece| piece.when.is_none())?.dump)?;
+        let mut lines = tail_calls(&main.root);
+        let line = lines.next()?;
+        lines.all(|other| other == line).then_some(line)
     }
 
     /// Adds a text that is code of a function for shards.

@@ -172,8 +172,11 @@ impl NetworkContent {
     }
 
     fn contains(&self, ip: IpAddr) -> bool {
-        let holding = self.entries.iter().filter(|(network, _)| network.contains(ip));
-        holding.max_by_key(|(network, _)| network.length).is_some_and(|(_, is_in)| *is_in)
+        let width = if ip.is_ipv4() { 32 } else { 128 };
+        // The longest network decides; each may be one of very many.
+        let place =
+            (0..=width).rev().find_map(|length| self.places.get(&(Network { ip, length }.first(), length)));
+        place.is_some_and(|place| self.entries[*place].1)
     }
 }
 

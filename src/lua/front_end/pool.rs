@@ -4,6 +4,7 @@ use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
 use crate::base::time::TickDelta;
 use crate::config::error::{Fault, Sited};
+use crate::config::functions::needs::HASH_NEEDS;
 use crate::config::functions::policies::{CONCENTRATE, kind, name};
 use crate::config::functions::{POLICIES, POOL_METHODS};
 use crate::config::ruleset::{FunctionKind, Interface};
@@ -13,7 +14,7 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::values::POOL;
-use crate::lua::front_end::{functions, missing};
+use crate::lua::front_end::{functions, missing, needs};
 use crate::model::policy::{Concentrate, HashKey, Kind, Policy};
 use crate::model::{Eject, Retry};
 
@@ -63,6 +64,15 @@ struct PolicyObject {
 impl UserData for PolicyObject {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
         fields.add_field_method_get("name", |_, object| Ok(name(object.policy.kind)));
+        fields.add_field_method_get("isLua", |_, object| Ok(matches!(object.policy.kind, Kind::Lua(_))));
+        // Functions per query call it, in the shards' states.
+        fields.add_field_method_get("policy", |lua, object| {
+            let name = name(object.policy.kind);
+            lua.create_function(move |_, _: ()| -> mlua::Result<Value> {
+                let message = format!("{name}.policy can be called only by functions that are run per query");
+                Err(mlua::Error::runtime(message))
+            })
+        });
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
@@ -111,14 +121,14 @@ fn policy(value: &Value) -> Result<Policy, Fault> {
 }
 
 fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    type Change = fn(&mut Policy, Arguments<'_>) -> Result<(), Fault>;
+    type Change = fn(&mut Call<'_>, &mut Policy, Arguments<'_>) -> Result<(), Fault>;
     let changes: [(&'static str, Change); 3] = [
-        ("ordered", |policy, _| {
+        ("ordered", |_, policy, _| {
             policy.ordered = true;
             Ok(())
         }),
         ("hashBy", hash_by),
-        ("bounded", |policy, a| {
+        ("bounded", |_, policy, a| {
             use Kind::{CHashed, Concentrate, OrderedWRandUntag, WHashed, WRandom};
             if !matches!(policy.kind, WRandom | WHashed | CHashed | OrderedWRandUntag | Concentrate) {
                 return Err(unsupported(
@@ -138,7 +148,7 @@ fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
                 call.fail(fault);
                 Policy::new(Kind::WHashed)
             });
-            if let Err(fault) = change(&mut made, a) {
+            if let Err(fault) = change(call, &mut made, a) {
                 call.fail(fault);
             }
             Ok(Value::UserData(
@@ -197,21 +207,24 @@ fn unsupported(policy: &Policy, expected: &str) -> Fault {
     }
 }
 
-fn hash_by(policy: &mut Policy, a: Arguments<'_>) -> Result<(), Fault> {
+fn hash_by(call: &mut Call<'_>, policy: &mut Policy, a: Arguments<'_>) -> Result<(), Fault> {
     const KEYS: &str = "\"qname\", \"zone\", \"client\" or \"clientPrefix\"";
     if !matches!(policy.kind, Kind::WHashed | Kind::CHashed | Kind::Concentrate) {
         return Err(unsupported(policy, "whashed, chashed or concentrate"));
     }
     let (mut labels, mut v4, mut v6) = (2_u32, 24_u32, 56_u32);
     if let Some(options) = a.given(2) {
-        for (name, v) in named(a.what(2), options)? {
+        let mut entries = named(a.what(2), options)?;
+        for (name, v) in &entries {
             match name.as_str() {
-                "labels" => labels = whole(&name, &v, 1, 127)?,
-                "v4" => v4 = whole(&name, &v, 0, 32)?,
-                "v6" => v6 = whole(&name, &v, 0, 128)?,
-                _ => return Err(Fault::unknown("option", &name, ["labels", "v4", "v6"].into_iter())),
+                "labels" => labels = whole(name, v, 1, 127)?,
+                "v4" => v4 = whole(name, v, 0, 32)?,
+                "v6" => v6 = whole(name, v, 0, 128)?,
+                _ => call.unknown("option", name, ["labels", "v4", "v6"]),
             }
         }
+        entries.push(("key".to_owned(), a.at(1).clone()));
+        needs::check(call, &entries, HASH_NEEDS.iter());
     }
     // The ranges above bound these.
     let byte = |n: u32| u8::try_from(n).unwrap_or(u8::MAX);
@@ -231,7 +244,7 @@ fn concentrate(call: &mut Call<'_>, to: &mut Concentrate, options: &Value) {
         Vec::new()
     });
     for (name, v) in entries {
-        if let Err(fault) = concentrate_option(to, &name, &v) {
+        if let Err(fault) = concentrate_option(call, to, &name, &v) {
             call.fail(fault);
         }
     }
@@ -243,7 +256,7 @@ fn concentrate(call: &mut Call<'_>, to: &mut Concentrate, options: &Value) {
     }
 }
 
-fn concentrate_option(to: &mut Concentrate, name: &str, v: &Value) -> Result<(), Fault> {
+fn concentrate_option(call: &mut Call<'_>, to: &mut Concentrate, name: &str, v: &Value) -> Result<(), Fault> {
     let time = |min_ms: f64, max_ms: f64| -> Result<TickDelta, Fault> { span(name, v, 1, min_ms, max_ms) };
     match name {
         "fullFactor" => to.full_factor = fraction(name, v, 1.0, 1000.0)?,
@@ -261,7 +274,7 @@ fn concentrate_option(to: &mut Concentrate, name: &str, v: &Value) -> Result<(),
         "spreadAfterDeath" => to.spread_after_death = time(0.0, HOUR_MS)?,
         "window" => to.window = time(10.0, 60_000.0)?,
         "floorSpan" => to.floor_span = time(1000.0, 24.0 * HOUR_MS)?,
-        _ => return Err(Fault::unknown("option", name, CONCENTRATE.iter().map(|(n, _)| *n))),
+        _ => call.unknown("option", name, CONCENTRATE.iter().map(|(n, _)| *n)),
     }
     Ok(())
 }
@@ -272,7 +285,7 @@ type SetPool = fn(&mut Call<'_>, &str, &Value) -> Result<(), Fault>;
 /// Methods of pools, and functions for the default pool.
 const POOL_SETTERS: [(&str, SetPool); 4] = [
     ("setRetry", |call, pool, v| {
-        let retry = retry(v)?;
+        let retry = retry(call, v)?;
         call.draft.pool(pool).retry = Some(retry);
         Ok(())
     }),
@@ -282,7 +295,7 @@ const POOL_SETTERS: [(&str, SetPool); 4] = [
         Ok(())
     }),
     ("setEjection", |call, pool, v| {
-        let eject = eject(v)?;
+        let eject = eject(call, v)?;
         call.draft.pool(pool).eject = Some(eject);
         Ok(())
     }),
@@ -292,20 +305,20 @@ const POOL_SETTERS: [(&str, SetPool); 4] = [
     }),
 ];
 
-fn retry(v: &Value) -> Result<Retry, Fault> {
+fn retry(call: &mut Call<'_>, v: &Value) -> Result<Retry, Fault> {
     let (mut after, mut budget_ppm) = (None, 100_000);
     for (name, v) in named("the argument", v)? {
         match name.as_str() {
             "after" => after = Some(span(&name, &v, 1, 1.0, 300_000.0)?),
             "budget" => budget_ppm = percent(&name, &v)?,
-            _ => return Err(Fault::unknown("option", &name, ["after", "budget"].into_iter())),
+            _ => call.unknown("option", &name, ["after", "budget"]),
         }
     }
     let after = after.ok_or_else(|| Fault::value("after", "missing", "a number of milliseconds"))?;
     Ok(Retry { after, budget_ppm })
 }
 
-fn eject(v: &Value) -> Result<Eject, Fault> {
+fn eject(call: &mut Call<'_>, v: &Value) -> Result<Eject, Fault> {
     let mut eject = Eject {
         excess_ppm: 200_000,
         span: TickDelta::from_ms(30_000),
@@ -318,10 +331,7 @@ fn eject(v: &Value) -> Result<Eject, Fault> {
             "time" => eject.span = span(&name, &v, 1, 1000.0, 24.0 * HOUR_MS)?,
             "share" => eject.share_max_ppm = percent(&name, &v)?,
             "queries" => eject.queries_min = whole(&name, &v, 1, 1_000_000)?,
-            _ => {
-                let known = ["excess", "time", "share", "queries"];
-                return Err(Fault::unknown("option", &name, known.into_iter()));
-            }
+            _ => call.unknown("option", &name, ["excess", "time", "share", "queries"]),
         }
     }
     Ok(eject)

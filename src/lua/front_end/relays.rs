@@ -7,11 +7,13 @@ use mlua::{Lua, Value};
 use crate::base::time::TickDelta;
 use crate::config::draft::DraftRelay;
 use crate::config::error::{Fault, counted};
+use crate::config::functions::needs::RELAY_NEEDS;
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::needs;
 use crate::lua::front_end::server::{client_address, proxy, relayd_exit, script};
 use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::policy::{HashKey, Kind, Policy};
@@ -110,6 +112,7 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
             call.fail(fault);
         }
     }
+    needs::check(call, &entries, RELAY_NEEDS.iter());
     for fault in join(&parts, &mut made) {
         call.fail(fault);
     }
@@ -129,7 +132,8 @@ fn apply(
     let own = if made.tcp { TCP_RELAY_ARGUMENTS } else { UDP_RELAY_ARGUMENTS };
     if !RELAY_ARGUMENTS.iter().chain(own).any(|e| e.name == name) {
         let known = RELAY_ARGUMENTS.iter().chain(own).map(|e| e.name);
-        return Err(Fault::unknown("argument", name, known));
+        call.unknown("argument", name, known);
+        return Ok(());
     }
     let idle_min = if made.tcp { 0.0 } else { 100.0 };
     match name {

@@ -31,8 +31,8 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         "Turns the answer into TC=1 without records; no effect over TCP.",
         |_, _| Ok(ResponseAction::Tc),
     ),
-    declared("DelayResponseAction", "milliseconds", "Delays the answer; UDP only.", |_, a| {
-        delay(a).map(ResponseAction::Delay)
+    declared("DelayResponseAction", "milliseconds", "Delays the answer; UDP only.", |call, a| {
+        delay(call, a).map(ResponseAction::Delay)
     }),
     declared(
         "LogResponseAction",
@@ -45,8 +45,8 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         "min [, max [, {type, ...}]]",
         "Limits the TTLs of these types, or of all, to this range.",
         |call, a| {
-            let min = a.whole(0, TTL_MAX)?;
-            let max = a.given(1).map_or(Ok(u32::MAX), |_| a.whole(1, u32::MAX))?;
+            let min = a.nearest(call, 0, TTL_MAX)?;
+            let max = a.given(1).map_or(Ok(u32::MAX), |_| a.nearest(call, 1, u32::MAX))?;
             if min > max {
                 // The upper bound is applied last.
                 call.warn(Fault::Note(format!("min ({min}) is above max ({max}): every TTL will be {max}")));
@@ -55,11 +55,11 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
             Ok(ResponseAction::LimitTtl(min, max, types.into()))
         },
     ),
-    declared("SetMinTTLResponseAction", "seconds", "Raises TTLs to at least this.", |_, a| {
-        a.whole(0, TTL_MAX).map(ResponseAction::SetMinTtl)
+    declared("SetMinTTLResponseAction", "seconds", "Raises TTLs to at least this.", |call, a| {
+        a.nearest(call, 0, TTL_MAX).map(ResponseAction::SetMinTtl)
     }),
-    declared("SetMaxTTLResponseAction", "seconds", "Limits TTLs to at most this.", |_, a| {
-        a.whole(0, TTL_MAX).map(ResponseAction::SetMaxTtl)
+    declared("SetMaxTTLResponseAction", "seconds", "Limits TTLs to at most this.", |call, a| {
+        a.nearest(call, 0, TTL_MAX).map(ResponseAction::SetMaxTtl)
     }),
     declared("SetReducedTTLResponseAction", "percent", "Reduces TTLs to this percentage.", |_, a| {
         a.byte(0, 100).map(ResponseAction::SetReducedTtl)
@@ -68,7 +68,7 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         "SetMaxReturnedTTLResponseAction",
         "seconds",
         "Limits TTLs towards the client; a cache keeps the original ones.",
-        |_, a| a.whole(0, TTL_MAX).map(ResponseAction::SetMaxReturnedTtl),
+        |call, a| a.nearest(call, 0, TTL_MAX).map(ResponseAction::SetMaxReturnedTtl),
     ),
     declared(
         "ClearRecordTypesResponseAction",

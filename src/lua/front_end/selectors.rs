@@ -7,7 +7,8 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 use crate::config::error::Fault;
 use crate::config::functions::{Entry, SELECTOR_METHODS, TIMED_SET_METHODS, enumerations};
 use crate::config::ruleset::{DraftState, FunctionKind, Interface};
-use crate::lua::front_end::argument::{fraction, wrong};
+use crate::config::value;
+use crate::lua::front_end::argument::wrong;
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::{Declared, Methods, declared};
@@ -15,7 +16,7 @@ use crate::lua::front_end::missing::{Inert, is_inert};
 use crate::lua::front_end::networks::{NetworkSet, prefixes};
 use crate::lua::front_end::sets::{NameSet, names};
 use crate::lua::front_end::values::{bucket, code, low, pool, state, tag_name, tag_part};
-use crate::lua::front_end::{functions, packet};
+use crate::lua::front_end::{functions, nearest, packet};
 use crate::rules::limits::{ClientLimit, TimedSet};
 use crate::rules::matcher::Matcher;
 use crate::rules::pattern::Pattern;
@@ -90,11 +91,11 @@ static SELECTORS: &[Declared<Matcher>] = &[
         code(a.what(0), a.at(0), "a class, as \"IN\" or DNSClass.IN", enumerations::qclass)
             .map(Matcher::QClass)
     }),
-    declared("OpcodeRule", "code", "The operation, as `DNSOpcode.Update`.", |_, a| {
-        a.byte(0, 15).map(Matcher::Opcode)
+    declared("OpcodeRule", "code", "The operation, as `DNSOpcode.Update`.", |call, a| {
+        four_bits(call, a).map(Matcher::Opcode)
     }),
-    declared("RCodeRule", "code", "The response code, without its extension.", |_, a| {
-        a.byte(0, 15).map(Matcher::RCode)
+    declared("RCodeRule", "code", "The response code, without its extension.", |call, a| {
+        four_bits(call, a).map(Matcher::RCode)
     }),
     declared("ERCodeRule", "code", "The response code with the extension of its OPT record.", |_, a| {
         Ok(Matcher::ERCode(low(a.whole(0, 4095)?)))
@@ -145,13 +146,13 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "PayloadSizeRule",
         "comparison, size",
         "The message's bytes; \"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\".",
-        |_, a| {
+        |call, a| {
             const SIGNS: &str =
                 "\"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\"";
             let name = a.text(0, SIGNS)?;
             let known = COMPARISONS.iter().find(|(n, _, _)| *n == name).map(|(_, c, _)| *c);
             let comparison = known.ok_or_else(|| a.wrong(0, SIGNS))?;
-            Ok(Matcher::PayloadSize(comparison, a.word(1)?))
+            Ok(Matcher::PayloadSize(comparison, a.nearest_word(call, 1)?))
         },
     ),
     declared(
@@ -197,15 +198,17 @@ static SELECTORS: &[Declared<Matcher>] = &[
         },
     ),
     declared("SNIRule", "name", "The client's TLS handshake named this server.", |_, a| {
-        a.bytes(0).map(|name| Matcher::Sni(name.into()))
+        let name = a.bytes(0)?;
+        // Clients send an international name in that form (RFC 6066, 3).
+        if name.is_ascii() { Ok(Matcher::Sni(name.into())) } else { Err(a.wrong(0, value::ASCII_NAME)) }
     }),
     declared(
         "MaxQPSRule",
         "qps [, burst=qps]",
         "No more than this many queries per second reach the rule, over all shards.",
         |call, a| {
-            let qps = a.whole(0, u32::MAX)?;
-            let burst = a.whole(1, u32::MAX)?;
+            let qps = a.nearest(call, 0, u32::MAX)?;
+            let burst = if a.given(1).is_some() { a.nearest(call, 1, u32::MAX)? } else { qps };
             Ok(Matcher::MaxQps(bucket(call, qps, burst)))
         },
     ),
@@ -217,8 +220,8 @@ static SELECTORS: &[Declared<Matcher>] = &[
          without effect.",
         clients,
     ),
-    declared("ProbaRule", "probability", "With this probability; 1 is always.", |_, a| {
-        let p = fraction(a.what(0), a.at(0), 0.0, 1.0)?;
+    declared("ProbaRule", "probability", "With this probability; 1 is always.", |call, a| {
+        let p = nearest::fraction(call, a.what(0), a.at(0), 0.0, 1.0)?;
         // Below 1 this is below 2^32.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Ok(Matcher::Probability((p < 1.0).then_some((p * 4_294_967_296.0) as u32)))
@@ -447,14 +450,27 @@ fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
 
 fn pattern(a: Arguments<'_>, whole: bool) -> Result<Matcher, Fault> {
     let text = a.text(0, "a regular expression")?;
+    if !text.is_ascii() {
+        // It would match no name: those that it is compared with are ASCII.
+        return Err(a.wrong(0, format!("an expression for {}", value::ASCII_NAME)));
+    }
     let pattern = Pattern::new(&text, whole);
     pattern.map(Matcher::Regex).map_err(|e| {
         a.wrong(0, format!("a regular expression ({})", e.lines().last().unwrap_or_default().trim()))
     })
 }
 
+/// Reads a code that has four bits in the header; dnsdist takes eight.
+fn four_bits(call: &mut Call<'_>, a: Arguments<'_>) -> Result<u8, Fault> {
+    let code = a.byte(0, u8::MAX)?;
+    if code > 0x0f {
+        call.warn(Fault::Note(format!("{code} has more than four bits: nothing will match")));
+    }
+    Ok(code)
+}
+
 fn bounds(call: &mut Call<'_>, a: Arguments<'_>, from: usize) -> Result<(u16, u16), Fault> {
-    let (min, max) = (a.word(from)?, a.word(from + 1)?);
+    let (min, max) = (a.nearest_word(call, from)?, a.nearest_word(call, from + 1)?);
     if min > max {
         let (low, high) = (a.what(from), a.what(from + 1));
         call.warn(Fault::Note(format!("{low} ({min}) is above {high} ({max}): nothing will match")));
@@ -464,19 +480,15 @@ fn bounds(call: &mut Call<'_>, a: Arguments<'_>, from: usize) -> Result<(u16, u1
 
 /// Reads a prefix length; a longer one than addresses have stands for the whole address.
 fn mask(call: &mut Call<'_>, a: Arguments<'_>, n: usize, width: u8) -> Result<u8, Fault> {
-    let length = a.byte(n, 255)?;
-    if length > width {
-        call.warn(Fault::Note(format!("{} is {length}, which is taken as {width}", a.what(n))));
-    }
-    Ok(length.min(width))
+    a.nearest_byte(call, n, width)
 }
 
 fn clients(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
-    let qps = a.whole(0, u32::MAX)?;
+    let qps = a.nearest(call, 0, u32::MAX)?;
     let v4 = mask(call, a, 1, 32)?;
     let v6 = mask(call, a, 2, 128)?;
-    let burst = a.whole(3, u32::MAX)?;
-    let expiration_s = a.whole(4, 86_400)?;
+    let burst = if a.given(3).is_some() { a.nearest(call, 3, u32::MAX)? } else { qps };
+    let expiration_s = a.nearest(call, 4, 86_400)?;
     for at in (5..8).filter(|at| a.given(*at).is_some()) {
         a.whole(at, u32::MAX)?;
     }

@@ -1,6 +1,5 @@
 //! `newServer` and the server object.
 
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
@@ -9,6 +8,7 @@ use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
 use crate::config::functions::enumerations;
+use crate::config::functions::needs::{Need, SERVER_NEEDS};
 use crate::config::functions::{
     SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS,
 };
@@ -18,7 +18,7 @@ use crate::lua::front_end::argument::{
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
-use crate::lua::front_end::{missing, tls};
+use crate::lua::front_end::{missing, nearest, needs, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
 /// Largest order, weight and the like (dnsdist's own limit).
@@ -34,12 +34,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
     context.define(lua, "newServer", move |call, a| {
         let server = new_server(call, a.at(0));
-        call.draft.servers.push(server);
-        object(call.lua, &own, call.draft.servers.len() - 1)
+        let at = call.draft.add_server(server);
+        object(call.lua, &own, at)
     })?;
     context.define(lua, "rmServer", |call, a| {
         match find(call.draft, a.at(0)) {
-            Some(at) => call.draft.servers[at].removed = true,
+            Some(at) => call.draft.remove_server(at),
             None => return Err(a.wrong(0, "a server, its number, id or name")),
         }
         Ok(Value::Nil)
@@ -52,7 +52,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
     context.define(lua, "getServers", move |call, _| {
         let list = call.lua.create_table()?;
-        for at in standing(call.draft) {
+        let all = 0..call.draft.servers.len();
+        for at in all.filter(|at| !call.draft.servers[*at].removed) {
             list.raw_push(object(call.lua, &own, at)?)?;
         }
         Ok(Value::Table(list))
@@ -64,28 +65,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-/// Returns the indexes of the servers that were not removed.
-fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
-    draft.servers.iter().enumerate().filter(|(_, s)| !s.removed).map(|(at, _)| at)
-}
-
 /// Returns the index of a server by object, number (from 0 in order of creation), id or name.
-fn find(draft: &Draft, value: &Value) -> Option<usize> {
+fn find(draft: &mut Draft, value: &Value) -> Option<usize> {
     match value {
         Value::UserData(u) => u.borrow::<Server>().ok().map(|s| s.at),
-        Value::String(s) => {
-            let wanted = s.to_string_lossy();
-            let address = wanted.parse::<SocketAddr>().ok().filter(|a| a.to_string() == wanted);
-            let is = |s: &DraftServer| {
-                let by_identity = s.id.as_ref().map_or(address == Some(s.address), |id| *id == wanted);
-                by_identity || s.name.as_deref() == Some(&*wanted)
-            };
-            standing(draft).find(|at| is(&draft.servers[*at]))
-        }
-        _ => {
-            let n = whole("", value, 0, u32::from(u16::MAX)).ok()?;
-            standing(draft).nth(n as usize)
-        }
+        Value::String(s) => draft.server_called(&s.to_string_lossy()),
+        _ => draft.server_by_number(whole("", value, 0, u32::from(u16::MAX)).ok()? as usize),
     }
 }
 
@@ -130,6 +115,7 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
         proxy: None,
         advertise_tls: false,
         transparent: false,
+        left_out: false,
         tls: tls::ServerArguments::default(),
         dot_address: nowhere,
     };
@@ -141,13 +127,18 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     if let Err(fault) = parts.join(call, &mut server) {
         call.fail(fault);
     }
+    let is_by_mode = |need: &&Need| need.other == "healthCheckMode";
+    needs::check(call, &entries, SERVER_NEEDS.iter().filter(|need| !is_by_mode(need)));
+    for need in SERVER_NEEDS.iter().filter(is_by_mode) {
+        server.by_mode.extend(needs::concerned(&entries, need).map(|name| (name.to_owned(), need)));
+    }
     if server.health.lazy.sample_min > server.health.lazy.sample {
         call.fail(Fault::Conflict {
             wrong: "lazyHealthCheckMinSampleCount is above lazyHealthCheckSampleSize".to_owned(),
             expected: "a sample that can be reached".to_owned(),
         });
     }
-    server.removed = server.address == nowhere;
+    server.removed = server.address == nowhere || parts.left_out;
     server
 }
 
@@ -159,6 +150,8 @@ struct Parts {
     proxy: Option<ProxyVersion>,
     advertise_tls: bool,
     transparent: bool,
+    /// dnsdist makes no such server.
+    left_out: bool,
     tls: tls::ServerArguments,
     /// The address with the default port of DNS over TLS.
     dot_address: SocketAddr,
@@ -245,9 +238,6 @@ fn apply(
     v: &Value,
 ) -> Result<(), Fault> {
     // The ranges given to `whole` bound these.
-    let small = |max: u8| whole(name, v, 1, max.into()).map(|n| u8::try_from(n).unwrap_or(max));
-    let medium =
-        |min: u16, max: u16| whole(name, v, min.into(), max.into()).map(|n| u16::try_from(n).unwrap_or(max));
     let health = &mut server.health;
     match name {
         "address" => {
@@ -257,16 +247,19 @@ fn apply(
         "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
         "name" => server.name = Some(label(name, v, "a name")?),
         "pool" => {
-            let mut known = HashSet::new();
-            server.pools = texts(name, v, "the name of a pool, or a list of them")?;
-            server.pools.retain(|pool| known.insert(pool.clone()));
+            server.pools = texts(name, v, "the name of a pool, or a list of them")?.into_iter().collect();
         }
         "order" => server.order = signed(name, v)?,
-        "weight" => server.weight = whole(name, v, 1, WEIGHT_MAX)?,
-        "qps" => server.qps = whole(name, v, 0, WEIGHT_MAX)?,
-        "udpTimeout" => server.timeout = Some(span(name, v, 1000, 1.0, TIMEOUT_MS)?),
-        "udpTimeoutMs" => server.timeout = Some(span(name, v, 1, 1.0, TIMEOUT_MS)?),
-        "sockets" => server.sockets = Some(small(255)?),
+        // As in dnsdist, which says so and makes no server.
+        "weight" if number(v).is_some_and(|n| n < 1.0) => {
+            call.warn(Fault::Note(format!("weight is {}: the server is left out", shown(v))));
+            parts.left_out = true;
+        }
+        "weight" => server.weight = nearest::whole(call, name, v, 1, WEIGHT_MAX)?,
+        "qps" => server.qps = nearest::whole(call, name, v, 0, WEIGHT_MAX)?,
+        "udpTimeout" => server.timeout = Some(nearest::span(call, name, v, 1000, (1.0, TIMEOUT_MS), 1000.0)?),
+        "udpTimeoutMs" => server.timeout = Some(nearest::span(call, name, v, 1, (1.0, TIMEOUT_MS), 1000.0)?),
+        "sockets" => server.sockets = Some(nearest::byte(call, name, v, 1, 255)?),
         "source" => {
             let (address, interface) = parsed(name, v, value::SOURCE, value::source)?;
             server.source = address;
@@ -274,7 +267,9 @@ fn apply(
         }
         "interface" => server.source_interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => server.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
-        "maxOutstandingQueries" => server.outstanding_soft_max = whole(name, v, 0, WEIGHT_MAX)?,
+        "maxOutstandingQueries" => {
+            server.outstanding_soft_max = nearest::whole(call, name, v, 0, WEIGHT_MAX)?;
+        }
         "maxOutstanding" => server.outstanding_max = Some(whole(name, v, 1, 65535)?),
         "healthCheckMode" => health.mode = mode(name, v)?,
         "check" => {
@@ -296,22 +291,26 @@ fn apply(
         "checkName" => health.qname = parsed(name, v, value::QNAME, value::qname)?,
         "checkType" => health.qtype = code(name, v, "a type, as \"AAAA\" or 28", enumerations::qtype)?,
         "checkClass" => health.qclass = code(name, v, "a class, as \"IN\" or 1", enumerations::qclass)?,
-        "checkInterval" => health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
+        "checkInterval" => health.interval = nearest::span(call, name, v, 1000, (10.0, DAY_MS), 1000.0)?,
         "checkIntervalMs" => health.interval = span(name, v, 1, 10.0, DAY_MS)?,
-        "checkTimeout" => health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "checkTimeout" => health.timeout = nearest::span(call, name, v, 1, (1.0, TIMEOUT_MS), 1000.0)?,
         "checkFunction" => health.choose = Some(call.keep(function(name, v)?)?),
         "checkResponseFunction" => health.judge = Some(call.keep(function(name, v)?)?),
-        "rise" => health.rise = whole(name, v, 1, 255)?,
-        "maxCheckFailures" => health.fall = whole(name, v, 1, 255)?,
+        "rise" => health.rise = nearest::whole(call, name, v, 1, 255)?,
+        "maxCheckFailures" => health.fall = nearest::whole(call, name, v, 1, 255)?,
         "mustResolve" => health.must_resolve = switch(name, v)?,
         "setCD" => health.set_cd = switch(name, v)?,
         "slowStart" => health.slow_start = span(name, v, 1000, 0.0, DAY_MS)?,
         "lazyHealthCheckThreshold" => {
-            health.lazy.threshold_percent = small(100)?;
+            health.lazy.threshold_percent = nearest::byte(call, name, v, 1, 100)?;
         }
-        "lazyHealthCheckSampleSize" => health.lazy.sample = medium(1, u16::MAX)?,
-        "lazyHealthCheckMinSampleCount" => health.lazy.sample_min = medium(1, u16::MAX)?,
-        "lazyHealthCheckFailedInterval" => health.lazy.failed_interval = span(name, v, 1000, 10.0, DAY_MS)?,
+        "lazyHealthCheckSampleSize" => health.lazy.sample = nearest::word(call, name, v, 1, u16::MAX)?,
+        "lazyHealthCheckMinSampleCount" => {
+            health.lazy.sample_min = nearest::word(call, name, v, 1, u16::MAX)?;
+        }
+        "lazyHealthCheckFailedInterval" => {
+            health.lazy.failed_interval = nearest::span(call, name, v, 1000, (10.0, DAY_MS), 1000.0)?;
+        }
         "lazyHealthCheckMode" => {
             const MODES: &str = "\"TimeoutOrServFail\" or \"TimeoutOnly\"";
             health.lazy.servfail_counts = match text(name, v, MODES)?.as_str() {
@@ -321,28 +320,41 @@ fn apply(
             };
         }
         "lazyHealthCheckUseExponentialBackOff" => parts.backoff = switch(name, v)?,
-        "lazyHealthCheckMaxBackOff" => parts.backoff_max = span(name, v, 1000, 10.0, DAY_MS)?,
+        "lazyHealthCheckMaxBackOff" => {
+            parts.backoff_max = nearest::span(call, name, v, 1000, (10.0, DAY_MS), 1000.0)?;
+        }
         "useClientSubnet" => server.use_client_subnet = switch(name, v)?,
         "tcpOnly" => server.connections.only = switch(name, v)?,
         "tcpWhileSpoofed" => server.connections.while_spoofed = switch(name, v)?,
-        "tcpConnectTimeout" => server.connections.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpConnectTimeout" => {
+            server.connections.connect_timeout =
+                nearest::span(call, name, v, 1000, (1.0, TIMEOUT_MS), TIMEOUT_MS)?;
+        }
         "tcpConnectTimeoutMs" => server.connections.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
-        "tcpSendTimeout" => server.connections.send_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpSendTimeout" => {
+            server.connections.send_timeout =
+                nearest::span(call, name, v, 1000, (1.0, TIMEOUT_MS), TIMEOUT_MS)?;
+        }
         "tcpSendTimeoutMs" => server.connections.send_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
-        "tcpRecvTimeout" => server.connections.receive_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpRecvTimeout" => {
+            server.connections.receive_timeout =
+                nearest::span(call, name, v, 1000, (1.0, TIMEOUT_MS), TIMEOUT_MS)?;
+        }
         "tcpRecvTimeoutMs" => server.connections.receive_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
         "tcpFastOpen" => server.connections.fast_open = switch(name, v)?,
         // dnsdist's is any number of attempts on the same server; more servers than this are of no
         // use.
         "retries" => {
-            let tries = whole(name, v, 0, 255)?.clamp(1, SERVERS_TO_TRY_MAX);
+            let tries = nearest::whole(call, name, v, 0, WEIGHT_MAX)?.clamp(1, SERVERS_TO_TRY_MAX);
             server.connections.tries = u8::try_from(tries).unwrap_or(1);
         }
         "maxInFlight" => {
-            let in_flight = whole(name, v, 0, 65_535)?.max(1);
+            let in_flight = nearest::whole(call, name, v, 0, 65_535)?.max(1);
             server.connections.in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
         }
-        "maxConcurrentTCPConnections" => server.connections.connections = whole(name, v, 0, WEIGHT_MAX)?,
+        "maxConcurrentTCPConnections" => {
+            server.connections.connections = nearest::whole(call, name, v, 0, WEIGHT_MAX)?;
+        }
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,
         "proxyProtocolAdvertiseTLS" => parts.advertise_tls = switch(name, v)?,
         "transparent" => parts.transparent = switch(name, v)?,
@@ -367,7 +379,7 @@ fn unusable(call: &mut Call<'_>, name: &str, v: &Value) -> Option<Fault> {
         None => {
             let known = SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name);
             let known = known.chain(SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied()));
-            call.warn(Fault::unknown("argument", name, known));
+            call.unknown("argument", name, known);
             None
         }
     }
@@ -394,16 +406,6 @@ fn mode(name: &str, v: &Value) -> Result<HealthMode, Fault> {
         "down" => Ok(HealthMode::Down),
         "lazy" => Ok(HealthMode::Lazy),
         _ => Err(wrong(name, v, MODES)),
-    }
-}
-
-fn mode_name(mode: HealthMode) -> &'static str {
-    match mode {
-        HealthMode::Auto => "auto",
-        HealthMode::Up => "up",
-        HealthMode::Down => "down",
-        HealthMode::Drain => "drain",
-        HealthMode::Lazy => "lazy",
     }
 }
 
@@ -454,8 +456,8 @@ impl Server {
 
 /// A getter.
 type Get = fn(&Lua, &DraftServer) -> Result<Value, Fault>;
-/// A method with at most one argument.
-type Method = fn(&mut DraftServer, &Value) -> Result<(), Fault>;
+/// A method with at most one argument, of the server with this index.
+type Method = fn(&mut Call<'_>, usize, &Value) -> Result<(), Fault>;
 
 fn string(lua: &Lua, text: &str) -> Result<Value, Fault> {
     Ok(Value::String(lua.create_string(text)?))
@@ -467,7 +469,7 @@ const FIELDS: [(&str, Get); 7] = [
     ("qps", |_, s| Ok(Value::Number(s.qps.into()))),
     ("name", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
     ("id", |lua, s| string(lua, &s.identity())),
-    ("pools", |lua, s| Ok(Value::Table(lua.create_sequence_from(s.pools.iter().map(String::as_str))?))),
+    ("pools", |lua, s| Ok(Value::Table(lua.create_sequence_from(s.pools.iter())?))),
     ("upStatus", |_, s| Ok(Value::Boolean(is_up(s)))),
 ];
 
@@ -481,37 +483,48 @@ const GETTERS: [(&str, Get); 7] = [
     ("canAcceptQueries", |_, s| Ok(Value::Boolean(is_up(s)))),
     ("getOutstanding", |_, _| Ok(Value::Number(0.0))),
     ("getLatency", |_, _| Ok(Value::Number(0.0))),
-    ("getHealthCheckMode", |lua, s| string(lua, mode_name(s.health.mode))),
+    ("getHealthCheckMode", |lua, s| string(lua, s.mode_name())),
 ];
 
 const ACTIONS: [(&str, Method); 11] = [
-    ("setUp", |s, _| force(s, HealthMode::Up)),
-    ("setDown", |s, _| force(s, HealthMode::Down)),
-    ("setAuto", |s, _| match s.health.mode {
+    ("setUp", |call, at, _| force(call, at, HealthMode::Up)),
+    ("setDown", |call, at, _| force(call, at, HealthMode::Down)),
+    ("setAuto", |call, at, _| match call.draft.servers[at].health.mode {
         HealthMode::Lazy => Ok(()),
         HealthMode::Auto | HealthMode::Up | HealthMode::Down | HealthMode::Drain => {
-            force(s, HealthMode::Auto)
+            force(call, at, HealthMode::Auto)
         }
     }),
-    ("setActiveAuto", |s, _| force(s, HealthMode::Auto)),
-    ("setLazyAuto", |s, _| force(s, HealthMode::Lazy)),
-    ("drain", |s, _| force(s, HealthMode::Drain)),
-    ("setQPS", |s, v| whole("", v, 0, WEIGHT_MAX).map(|n| s.qps = n)),
-    ("setOrder", |s, v| signed("", v).map(|n| s.order = n)),
-    ("setWeight", |s, v| whole("", v, 1, WEIGHT_MAX).map(|n| s.weight = n)),
-    ("addPool", |s, v| {
+    ("setActiveAuto", |call, at, _| force(call, at, HealthMode::Auto)),
+    ("setLazyAuto", |call, at, _| force(call, at, HealthMode::Lazy)),
+    ("drain", |call, at, _| force(call, at, HealthMode::Drain)),
+    ("setQPS", |call, at, v| {
+        let qps = nearest::whole(call, "", v, 0, WEIGHT_MAX)?;
+        call.draft.servers[at].qps = qps;
+        Ok(())
+    }),
+    ("setOrder", |call, at, v| signed("", v).map(|n| call.draft.servers[at].order = n)),
+    ("setWeight", |call, at, v| {
+        let kept = call.draft.servers[at].weight;
+        if number(v).is_some_and(|n| n < 1.0) {
+            call.warn(Fault::Note(format!("{} is ignored: the weight stays {kept}", shown(v))));
+            return Ok(());
+        }
+        let weight = nearest::whole(call, "", v, 1, WEIGHT_MAX)?;
+        call.draft.servers[at].weight = weight;
+        Ok(())
+    }),
+    ("addPool", |call, at, v| {
         let pool = text("", v, "the name of a pool")?;
-        if !s.pools.contains(&pool) {
-            s.pools.push(pool);
-        }
+        call.draft.servers[at].pools.add(pool);
         Ok(())
     }),
-    ("rmPool", |s, v| {
+    ("rmPool", |call, at, v| {
         let pool = text("", v, "the name of a pool that the server is in")?;
-        let at = s.pools.iter().position(|p| *p == pool);
-        let at = at.ok_or_else(|| wrong("", v, "the name of a pool that the server is in"))?;
-        s.pools.remove(at);
-        Ok(())
+        match call.draft.servers[at].pools.remove(&pool) {
+            true => Ok(()),
+            false => Err(wrong("", v, "the name of a pool that the server is in")),
+        }
     }),
 ];
 
@@ -519,8 +532,8 @@ fn is_up(server: &DraftServer) -> bool {
     !matches!(server.health.mode, HealthMode::Down | HealthMode::Drain)
 }
 
-fn force(server: &mut DraftServer, mode: HealthMode) -> Result<(), Fault> {
-    server.health.mode = mode;
+fn force(call: &mut Call<'_>, at: usize, mode: HealthMode) -> Result<(), Fault> {
+    call.draft.servers[at].health.mode = mode;
     Ok(())
 }
 
@@ -532,9 +545,8 @@ impl UserData for Server {
         for (field, method) in [("order", "setOrder"), ("weight", "setWeight"), ("qps", "setQPS")] {
             fields.add_field_method_set(field, move |lua, server, v: Value| {
                 let act = ACTIONS.iter().find(|(name, _)| *name == method).map(|(_, act)| act);
-                server
-                    .on(lua, field, |s| act.map_or(Ok(()), |act| act(s, &v)).map(|()| Value::Nil))
-                    .map(|_| ())
+                let set = |call: &mut Call<'_>| act.map_or(Ok(()), |act| act(call, server.at, &v));
+                server.context.call(lua, field, |call| set(call).map(|()| Value::Nil)).map(|_| ())
             });
         }
     }
@@ -549,7 +561,7 @@ impl UserData for Server {
         }
         for (name, act) in ACTIONS {
             all.add_recorded(name, context, move |call, server, a| {
-                act(&mut call.draft.servers[server.at], a.at(0)).map(|()| Value::Nil)
+                act(call, server.at, a.at(0)).map(|()| Value::Nil)
             });
         }
         methods.add_method("setHealthCheckParams", |lua, server, _: Value| {

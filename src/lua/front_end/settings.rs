@@ -9,6 +9,7 @@ use crate::base::prefix::Prefix;
 use crate::config::draft::{DraftListener, Listed};
 use crate::config::error::{ConfigError, Fault, Sited};
 use crate::config::functions::LOCAL_OPTIONS;
+use crate::config::functions::needs::LOCAL_NEEDS;
 use crate::config::functions::signature::Signature;
 use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::{options, value};
@@ -16,7 +17,7 @@ use crate::lua::code::flow::When;
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
-use crate::lua::front_end::{argument, caller, read_list, run, unreadable};
+use crate::lua::front_end::{argument, caller, nearest, needs, read_list, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The form of a network.
@@ -43,7 +44,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setUDPSocketBufferSizes", |call, a| {
         for (at, key) in [(0, Key::ReceiveBuffer), (1, Key::SendBuffer)] {
             let Kind::Number { min, max, .. } = options::setting(key).kind else { continue };
-            let bytes = a.whole_from(at, min, max)?;
+            let bytes = nearest::whole(call, a.what(at), a.at(at), min, max)?;
             let value = Sited { value: options::Value::Number(bytes), origin: call.origin.clone() };
             call.draft.settings.set(key, value);
         }
@@ -73,23 +74,24 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, argument: &Value
         Kind::Switch => {
             argument.as_boolean().map(options::Value::Switch).ok_or_else(|| setting.kind.to_string())
         }
-        // As in RFC 6891, 6.2.5; and the largest that answers of dnslob itself have.
-        Kind::Number { min, max, .. } if setting.key == Key::SelfPayload => {
-            let written = argument::number(argument).filter(|n| *n >= 0.0 && *n <= 65_535.0);
-            let taken = written.map(|n| n.clamp(min.into(), max.into()));
-            if let (Some(n), true) = (taken, taken != written) {
-                call.warn(Fault::Note(format!("{} is taken as {n}", shown(argument))));
-            }
-            setting.from_number(taken.unwrap_or(f64::NAN), 1)
-        }
-        Kind::Number { .. } | Kind::Factor => match argument::number(argument) {
-            Some(n) => setting.from_number(n, setter.scale),
-            None => match milliseconds(setting, argument) {
-                Some(ms) => setting.from_number(ms, 1),
-                // Not a number: the table's error states the range.
-                None => setting.from_number(f64::NAN, setter.scale),
-            },
+        Kind::Number { min, max, .. } if setting.lenient => match argument::number(argument) {
+            Some(n) if n >= 0.0 => Ok(nearest_number(call, setting, setter, (argument, n), (min, max))),
+            _ => number(setting, setter, argument),
         },
+        Kind::Factor => match argument::number(argument) {
+            // As in dnsdist, which says so and keeps the factor that it has.
+            Some(n) if n < 1.0 && n != 0.0 => {
+                let expected = format!("{}; it is ignored", setting.kind);
+                call.warn(wrong("", argument, expected));
+                return Ok(Value::Nil);
+            }
+            Some(n) if n > options::FACTOR_MAX => {
+                nearest::warn(call, "", argument, options::FACTOR_MAX);
+                setting.from_number(options::FACTOR_MAX, 1)
+            }
+            n => setting.from_number(n.unwrap_or(f64::NAN), 1),
+        },
+        Kind::Number { .. } => number(setting, setter, argument),
         Kind::Span { .. } | Kind::Choice(_) | Kind::Cpus | Kind::Text(_) | Kind::FastOpenKey => {
             match argument.as_string() {
                 Some(s) => setting.parse(&s.to_string_lossy()),
@@ -100,6 +102,33 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, argument: &Value
     let value = value.map_err(|e| wrong("", argument, e.trim_start_matches("expected ")))?;
     call.draft.settings.set(setting.key, Sited { value, origin: call.origin.clone() });
     Ok(Value::Nil)
+}
+
+/// Reads a number, or a time with a unit.
+fn number(setting: &Setting, setter: &Setter, argument: &Value) -> Result<options::Value, String> {
+    match (argument::number(argument), milliseconds(setting, argument)) {
+        (None, Some(ms)) => setting.from_number(ms, 1),
+        // Not a number: the table's error states the range.
+        (n, _) => setting.from_number(n.unwrap_or(f64::NAN), setter.scale),
+    }
+}
+
+/// Returns the value of a setting that is nearest to a number, with a warning if it is another one.
+fn nearest_number(
+    call: &mut Call<'_>,
+    setting: &Setting,
+    setter: &Setter,
+    (argument, n): (&Value, f64),
+    (min, max): (u32, u32),
+) -> options::Value {
+    let scale = f64::from(setter.scale);
+    let zero = setting.zero.filter(|_| n == 0.0);
+    // 0.29 times 1000 is a little less than 290.
+    let taken = zero.unwrap_or_else(|| nearest::within((n * scale * 1e3).round() / 1e3, min, max));
+    if f64::from(taken) / scale != n {
+        nearest::warn(call, "", argument, f64::from(taken) / scale);
+    }
+    options::Value::Number(taken)
 }
 
 /// Reads a time with a unit, as "2s", for a setting in milliseconds.
@@ -125,21 +154,27 @@ fn listener(call: &mut Call<'_>, a: Arguments<'_>) -> Result<DraftListener, Faul
         proxy: ProxyHeader::default(),
     };
     if let Some(tcp) = a.at(1).as_boolean() {
-        older_form(&mut listener, tcp, a)?;
+        older_form(call, &mut listener, tcp, a)?;
     } else if let Some(options) = a.given(1) {
         let named = argument::named(a.what(1), options)?;
         a.at_most(2)?;
-        for (name, v) in named {
-            if let Err(fault) = local_option(call, &mut listener, &name, &v) {
+        for (name, v) in &named {
+            if let Err(fault) = local_option(call, &mut listener, name, v) {
                 call.fail(fault);
             }
         }
+        needs::check(call, &named, LOCAL_NEEDS.iter());
     }
     Ok(listener)
 }
 
 /// Reads `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
-fn older_form(listener: &mut DraftListener, tcp: bool, a: Arguments<'_>) -> Result<(), Fault> {
+fn older_form(
+    call: &mut Call<'_>,
+    listener: &mut DraftListener,
+    tcp: bool,
+    a: Arguments<'_>,
+) -> Result<(), Fault> {
     if !tcp {
         listener.service = Service::DnsUdp;
     }
@@ -147,7 +182,7 @@ fn older_form(listener: &mut DraftListener, tcp: bool, a: Arguments<'_>) -> Resu
         listener.reuse_port = a.switch(2)?;
     }
     if a.given(3).is_some() {
-        listener.connection_options.fast_open = a.whole(3, BACKLOG_MAX)?;
+        listener.connection_options.fast_open = a.nearest(call, 3, BACKLOG_MAX)?;
     }
     Ok(())
 }
@@ -163,23 +198,25 @@ pub(crate) fn local_option(
         "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
-        "tcpFastOpenQueueSize" => options.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        "tcpFastOpenQueueSize" => options.fast_open = nearest::whole(call, name, v, 0, BACKLOG_MAX)?,
         "tcpFastOpenSize" => {
-            options.fast_open = whole(name, v, 0, BACKLOG_MAX)?;
+            options.fast_open = nearest::whole(call, name, v, 0, BACKLOG_MAX)?;
             call.warn(Fault::Note(
                 "tcpFastOpenSize is of an older version; write tcpFastOpenQueueSize".to_owned(),
             ));
         }
         // As in dnsdist, 0 means the kernel's limit.
         "tcpListenQueueSize" => {
-            let size = whole(name, v, 0, BACKLOG_MAX)?;
+            let size = nearest::whole(call, name, v, 0, BACKLOG_MAX)?;
             options.backlog = if size == 0 { ConnectionOptions::default().backlog } else { size };
         }
         "maxInFlight" => {
             // No further query beside the current one: 1.
-            options.in_flight = u16::try_from(whole(name, v, 0, 65_535)?.max(1)).unwrap_or(u16::MAX);
+            options.in_flight = nearest::word(call, name, v, 0, u16::MAX)?.max(1);
         }
-        "maxConcurrentTCPConnections" => options.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
+        "maxConcurrentTCPConnections" => {
+            options.connections = nearest::whole(call, name, v, 0, CONNECTIONS_MAX)?;
+        }
         "enableProxyProtocol" => {
             listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
         }
@@ -195,7 +232,7 @@ pub(crate) fn local_option(
         }
         _ => {
             let known = LOCAL_OPTIONS.iter().map(|e| e.name).chain(LOCAL_MISSING);
-            call.warn(Fault::unknown("option", name, known));
+            call.unknown("option", name, known);
         }
     }
     Ok(())

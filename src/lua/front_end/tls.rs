@@ -9,14 +9,15 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::config::draft::DraftListener;
 use crate::config::error::{Fault, counted};
+use crate::config::functions::needs::TLS_LOCAL_NEEDS;
 use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 use crate::config::value;
-use crate::lua::front_end::argument::{named, parsed, switch, text, texts, whole, wrong};
+use crate::lua::front_end::argument::{named, parsed, switch, text, texts, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
-use crate::lua::front_end::missing;
 use crate::lua::front_end::settings::local_option;
+use crate::lua::front_end::{missing, nearest, needs};
 use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
@@ -30,7 +31,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     context.define(lua, "newTLSCertificate", |call, a| {
-        let certificate = certificate(a)?;
+        let certificate = certificate(call, a)?;
         Ok(Value::UserData(call.lua.create_userdata(certificate)?))
     })?;
     // Files are loaded with the configuration, and again by SIGHUP.
@@ -123,7 +124,7 @@ impl UserData for Certificate {
 }
 
 /// Reads `newTLSCertificate(path, {key=, password=})`.
-fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
+fn certificate(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Certificate, Fault> {
     let path = PathBuf::from(a.text(0, PATH)?);
     let mut key = path.clone();
     if let Some(options) = a.given(1) {
@@ -136,7 +137,7 @@ fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
                         "convert the file to PEM: openssl pkcs12 -nodes",
                     ));
                 }
-                _ => return Err(Fault::unknown("option", &name, ["key", "password"].into_iter())),
+                _ => call.unknown("option", &name, ["key", "password"]),
             }
         }
     }
@@ -199,7 +200,9 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
     };
     let (mut outside, mut lenient, mut more) = (false, false, Vec::new());
     if let Some(options) = a.given(3) {
-        for (name, v) in named("the table of options", options)? {
+        let entries = named("the table of options", options)?;
+        needs::check(call, &entries, TLS_LOCAL_NEEDS.iter());
+        for (name, v) in entries {
             let read = match name.as_str() {
                 "proxyProtocolOutsideTLS" => switch(&name, &v).map(|on| outside = on),
                 "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
@@ -216,7 +219,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
                     local_option(call, &mut made, other, &v)
                 }
                 _ => {
-                    call.warn(unknown(&name));
+                    call.unknown("option", &name, known());
                     Ok(())
                 }
             };
@@ -229,9 +232,6 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
         made.proxy = ProxyHeader::Outside;
     }
     warn_of_ciphers(call, spec.version_min, &spec.ciphers);
-    if let (false, Some(_)) = (spec.tickets, &spec.ticket_key_file) {
-        call.warn(without_effect("ticketKeyFile", "sessionTickets=false", "one of them"));
-    }
     let listeners = match ServerTls::load(&spec) {
         Ok(tls) => {
             made.service = Service::Dot(ListenerTls(Arc::new(tls)));
@@ -262,9 +262,8 @@ fn warn_of_ciphers(call: &mut Call<'_>, least: Version, tls12: &str) {
     }
 }
 
-fn unknown(name: &str) -> Fault {
-    let known = LOCAL_OPTIONS.iter().chain(TLS_LOCAL_OPTIONS).map(|e| e.name).filter(|n| *n != "doTCP");
-    Fault::unknown("option", name, known)
+fn known() -> impl Iterator<Item = &'static str> {
+    LOCAL_OPTIONS.iter().chain(TLS_LOCAL_OPTIONS).map(|e| e.name).filter(|n| *n != "doTCP")
 }
 
 /// Parses an address with the default port of DNS over TLS.
@@ -313,7 +312,7 @@ fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Val
         "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
         "sessionTickets" => spec.tickets = switch(name, v)?,
         "numberOfTicketsKeys" => {
-            let keys = whole(name, v, 0, 64)?;
+            let keys = nearest::whole(call, name, v, 0, 64)?;
             if keys == 0 {
                 let note = "numberOfTicketsKeys=0 is taken as 1; sessionTickets=false disables tickets";
                 call.warn(Fault::Note(note.to_owned()));
@@ -321,9 +320,11 @@ fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Val
             spec.ticket_keys = keys.max(1) as usize;
         }
         "ticketKeyFile" => spec.ticket_key_file = Some(PathBuf::from(text(name, v, PATH)?)),
-        "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, u32::MAX)?,
-        "sessionTimeout" => spec.session_seconds = whole(name, v, 1, SESSION_SECONDS_MAX)?,
-        "numberOfStoredSessions" => spec.sessions = whole(name, v, 0, 10_000_000)? as usize,
+        "ticketsKeysRotationDelay" => {
+            spec.ticket_rotation_seconds = nearest::whole(call, name, v, 0, u32::MAX)?;
+        }
+        "sessionTimeout" => spec.session_seconds = nearest::whole(call, name, v, 1, SESSION_SECONDS_MAX)?,
+        "numberOfStoredSessions" => spec.sessions = nearest::whole(call, name, v, 0, 10_000_000)? as usize,
         "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
         "provider" => {
             const PROVIDERS: &str = "\"openssl\" or \"gnutls\"";
