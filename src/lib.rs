@@ -113,6 +113,7 @@
 //!   text.rs             rules as people read them
 //!
 //! model/                Snapshot: listeners, backends, pools; immutable, by index
+//!   console.rs          its console
 //!   listener.rs         its listeners, and what clients' connections may do
 //!   policy.rs           how a pool chooses: settings
 //!   ring.rs             chashed's points
@@ -186,7 +187,6 @@
 //!   reactor/            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!     mailbox.rs          what the control thread says; closing listeners
 //!     serve.rs            serves connections, a slice of time in each turn
-//!   owned.rs            entries by slot, each for its own slot only
 //!   readiness.rs        sets of sockets, and what an epoll event is about
 //!   relay/              sockets of relay sessions: what is passed on unread
 //!     pipe.rs             the pipes that splice moves bytes through
@@ -238,10 +238,13 @@
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
 //!     chains.rs           rules in their chains, groups
+//!     command.rs          commands of the console, in the state of the configuration
+//!     console.rs          controlSocket, setKey, the console's ACL
 //!     constants.rs        DNSQType, DNSRCode and the like
 //!     context.rs          where a call stands, and the draft it fills
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
+//!     inspect.rs          functions that show the running process
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     names.rs            names that functions use and nothing defines
 //!     nearest.rs          numbers out of range, which dnsdist takes: the nearest in range
@@ -258,6 +261,7 @@
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     values.rs           what several selectors and actions take: types, tags, pools
+//!     view.rs             the running process, as these functions see it
 //!   limits/             a Lua state with its limits: time, memory, stack
 //!     library.lua         what scripts see of the standard library where it could be without end
 //!     library.rs          the functions under it
@@ -292,6 +296,7 @@
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
 //!     chains.rs           what manages the rules of each chain
+//!     console.rs          what configures the console, and what it shows
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
 //!     missing.rs          names of dnsdist that are not there yet
 //!     needs.rs            options that have an effect only beside another one
@@ -302,6 +307,7 @@
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
 //!   lists.rs            lists of a draft that are searched while they grow
+//!   log_style.rs        how the log's lines look
 //!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers
@@ -313,17 +319,22 @@
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
+//!   commands.rs         commands of the console, each a change like a reload
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
 //!     gauge.rs            full or good: the latency of fast answers against its floor
 //!     trial.rs            whether load is the cause: an experiment
 //!   configured.rs       flags and file as a source of plans
+//!   console.rs          the console's thread and connections
+//!     channel.rs          its encrypted messages
 //!   eject.rs            finds the server that answers worse than its peers
 //!   fixture.rs          configurations for this module's tests
 //!   health.rs           the probe state machine; warmth, lazy checks
 //!   launcher.rs         starts the programs of health checks
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
+//!     logfmt.rs           lines of names and quoted values
+//!   monitor.rs          the figures of the process, for every thread that shows them
 //!   plan.rs             what the loop needs of a configuration
 //!   preconditions.rs    what the machine must have: interfaces, programs, directories
 //!   privileges.rs       -u, -g, capabilities
@@ -341,15 +352,20 @@
 //!   stats.rs            adds up statistics: readings, spans, percentiles
 //!     connections.rs      connections, why they ended, handshakes, certificates
 //!     dump.rs             the dump of SIGUSR1
+//!     figures.rs          all figures of one moment
 //!     rules.rs            the rules with their hits
 //!     servers.rs          the table of servers
+//!     tables.rs           the tables of the console
 //!     text.rs             the line of --stats, the dump of SIGUSR1
 //!   stop.rs             the end of the process: what is finished, and what is cut
 //!   systemd.rs          sd_notify, watchdog, passed sockets
+//!   view.rs             the running process, for the console's functions
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail
 //!
 //! tools/                programs beside the server
+//!   console.rs          `dnslob console`: the client
+//!     prompt.rs           completion, history, pages
 //!   demo/               `dnslob demo`: all of it in one process
 //!     account.rs          where every query went
 //!     backend.rs          a name server with a cache that must warm up

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use dnslob::base::printable::Printable;
+use dnslob::config::log_style::LogStyle;
 use dnslob::config::{Flags, Invocation, Slots, flags};
 use dnslob::control::log;
 use dnslob::control::signals::Signals;
 use dnslob::lua::front_end;
-use dnslob::tools::documents;
+use dnslob::tools::{console, documents};
 use dnslob::{config, control};
 
 fn main() -> ExitCode {
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Serve(flags)) if flags.check => check(&flags),
         Ok(Invocation::Serve(flags)) => serve(&flags),
         Ok(Invocation::Demo(options)) => demo(&options),
+        Ok(Invocation::Console(options)) => console::run(&options),
         Ok(Invocation::Generate(which)) => {
             let written = std::io::stdout().write_all(&documents::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -27,17 +29,24 @@ fn main() -> ExitCode {
 /// `--check-config`: says that the configuration is good, or everything that is wrong.
 fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
+    log::hold();
     control::configured::start_log(flags);
     let compiled = front_end::load(flags)
         .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(|_| loaded))
-        .and_then(|loaded| met(&loaded.draft));
+        .and_then(|loaded| met(&loaded.draft).map(|()| LogStyle::of(&loaded.draft.settings)));
     match compiled {
-        Ok(()) => {
+        Ok(style) => {
+            // Before anything else, as dnsdist's users parse it.
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
-            log::output().push(format!("Configuration '{}' OK!\n", Printable(file)).as_bytes());
+            log::set_style(&style);
+            log::confirm(&Printable(file).to_string());
+            log::release();
             ExitCode::SUCCESS
         }
-        Err(errors) => refuse(&errors),
+        Err(errors) => {
+            log::release();
+            refuse(&errors)
+        }
     }
 }
 

@@ -16,6 +16,9 @@ _dnslob() {
             ",$1")
                 cmd="dnslob"
                 ;;
+            dnslob,console)
+                cmd="dnslob__subcmd__console"
+                ;;
             dnslob,demo)
                 cmd="dnslob__subcmd__demo"
                 ;;
@@ -55,6 +58,9 @@ _dnslob() {
             dnslob__subcmd__generate__subcmd__help,reference)
                 cmd="dnslob__subcmd__generate__subcmd__help__subcmd__reference"
                 ;;
+            dnslob__subcmd__help,console)
+                cmd="dnslob__subcmd__help__subcmd__console"
+                ;;
             dnslob__subcmd__help,demo)
                 cmd="dnslob__subcmd__help__subcmd__demo"
                 ;;
@@ -83,7 +89,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -v -u -g -h -V --config --check-config --local --acl --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo generate help"
+            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -114,6 +120,30 @@ _dnslob() {
                     return 0
                     ;;
                 -a)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --execute)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --setkey)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -k)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -206,6 +236,44 @@ _dnslob() {
                     return 0
                     ;;
                 --tcp-connections-per-client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__console)
+            opts="-C -e -k -h --config --execute --setkey --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --execute)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --setkey)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -k)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -397,8 +465,22 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__help)
-            opts="demo generate help"
+            opts="demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__help__subcmd__console)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

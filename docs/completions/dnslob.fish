@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_dnslob_global_optspecs
-    string join \n C/config= check-config= l/local= a/acl= supervised shards= cpus= steer= busy-poll= batch= drain= stats= log-format= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
+    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog supervised shards= cpus= steer= busy-poll= batch= drain= stats= log-format= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
 end
 
 function __fish_dnslob_needs_command
@@ -29,6 +29,9 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -l check-config -d 'Report e
 strict\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -s l -l local -d 'Listen here rather than where the file says; can be repeated' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s a -l acl -d 'Allow queries from this network, rather than from the default ACL; can be repeated' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -s c -l client -d 'Connect to the console of a running process, here or where the file says' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -s e -l execute -d 'Run this command on the console of a running process; the exit code tells whether it worked' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -s k -l setkey -d 'The console\'s key, rather than the configuration\'s' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l shards -d 'Threads that serve queries, each with its own sockets for every listener and server' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l cpus -d 'CPUs to pin the shards to, in turn' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l steer -d 'How clients\' packets are distributed to shards [default: flow]' -r -f -a "flow\t''
@@ -61,18 +64,24 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-recv-timeout -d 'Clos
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-send-timeout -d 'Close a client\'s connection that does not read its answers this long [default: 10000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections -d 'Most concurrent connections of all clients [default: 100000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections-per-client -d 'Most concurrent connections of a client [default: 0]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l disable-syslog -d 'Accepted as in dnsdist: nothing is sent to syslog'
 complete -c dnslob -n "__fish_dnslob_needs_command" -l supervised -d 'Accepted as in dnsdist: dnslob always stays in the foreground'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log verbosely'
 complete -c dnslob -n "__fish_dnslob_needs_command" -l strict -d 'Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, what has no effect'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print version'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "console" -d 'Connects to the console of a running process'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l rate -d 'Offered load, queries per second' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s C -l config -d 'The configuration of the running process [default: /etc/dnslob/dnslob.lua]' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s e -l execute -d 'Run this command on the console of a running process; the exit code tells whether it worked' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s k -l setkey -d 'The console\'s key, rather than the configuration\'s' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and not __fish_seen_subcommand_from man completions reference metrics help" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and not __fish_seen_subcommand_from man completions reference metrics help" -f -a "man" -d 'The manual page'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and not __fish_seen_subcommand_from man completions reference metrics help" -f -a "completions" -d 'Completions for a shell'
@@ -88,9 +97,10 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "reference" -d 'The reference of the configuration, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "metrics" -d 'The statistics, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "console" -d 'Connects to the console of a running process'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "man" -d 'The manual page'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "completions" -d 'Completions for a shell'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "reference" -d 'The reference of the configuration, Markdown'

@@ -12,13 +12,14 @@ use crate::base::time::TickDelta;
 use crate::config::draft::DraftRelay;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
-use crate::config::functions::policies::kind as policy_kind;
+use crate::config::log_style::LogStyle;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
 use crate::config::slots::{Full, LISTENERS_MAX, Slots, too_many_pools};
 use crate::config::value::DNS_PORT;
 use crate::config::{chains, loops, relays, value};
 use crate::model::Ring;
 use crate::model::Steer;
+use crate::model::console::Console;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, BackendConnectionOptions, ConnectionOptions, Globals, Health, HealthMode, Listener, Pool,
@@ -62,17 +63,20 @@ pub struct Boot {
     pub drain: TickDelta,
     /// Interval of the statistics line. A reload changes it.
     pub stats: Option<TickDelta>,
-    /// Log lines as JSON.
-    pub log_json: bool,
+    /// The format of log lines. A reload changes it.
+    pub log: LogStyle,
     /// Log verbosely. A reload changes it.
     pub verbose: bool,
     /// Log every failed health check. A reload changes it.
     pub verbose_health: bool,
+    /// The console. A reload changes it.
+    pub console: Option<Console>,
     settings: Settings,
 }
 
 impl Boot {
-    fn new(settings: &Settings) -> Self {
+    fn new(draft: &Draft) -> Self {
+        let settings = &draft.settings;
         let text = |key| settings.text(key);
         let cpus = settings.cpus(Key::Cpus);
         let listed = u16::try_from(cpus.len()).ok().filter(|n| *n > 0);
@@ -92,9 +96,10 @@ impl Boot {
             group: text(Key::Group),
             drain: settings.span(Key::Drain).unwrap_or_default(),
             stats: settings.span(Key::Stats),
-            log_json: text(Key::LogFormat).as_deref() == Some("json"),
+            log: LogStyle::of(settings),
             verbose: settings.switch(Key::Verbose),
             verbose_health: settings.switch(Key::VerboseHealth),
+            console: draft.console.compile(settings),
             settings: settings.clone(),
         }
     }
@@ -120,7 +125,7 @@ impl Boot {
 /// All errors, the draft's own first.
 pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled, Vec<ConfigError>> {
     let mut errors = draft.errors.clone();
-    let boot = Boot::new(&draft.settings);
+    let boot = Boot::new(draft);
     let mut slots = slots.clone();
     let mut listeners = listeners(draft, &mut errors);
     let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
@@ -420,7 +425,7 @@ fn pools(
         let (origin, function) = pool_origin(draft, standing, names.last().copied().unwrap_or_default());
         errors.push(ConfigError::new(&origin, function, fault));
     }
-    let fallback = default_policy(draft);
+    let fallback = draft.default_policy();
     let settings_of: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
     let policy_of =
         |name: &str| settings_of.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
@@ -501,13 +506,6 @@ fn refuse_two_shares(standing: &[&DraftServer], concentrates: impl Fn(&str) -> b
             errors.push(ConfigError::new(&s.origin, "newServer", Fault::Conflict { wrong, expected }));
         }
     }
-}
-
-/// Returns the policy of pools without their own: the flag's, the file's, or dnsdist's default.
-fn default_policy(draft: &Draft) -> Policy {
-    let flag = draft.settings.text(Key::Policy).and_then(|name| policy_kind(&name)).map(Policy::new);
-    let file = || draft.policy.as_ref().map(|p| p.value.clone());
-    flag.or_else(file).unwrap_or_else(|| Policy::new(Kind::LeastOutstanding))
 }
 
 /// Applies dnsdist's global policy settings where the policy has none.

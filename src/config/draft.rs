@@ -12,12 +12,14 @@ use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
+use crate::config::functions::policies::kind as policy_kind;
 use crate::config::functions::needs::Need;
 use crate::config::lists::{PoolNames, ServerIndex};
 use crate::config::options::{Key, Settings};
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
-use crate::model::policy::Policy;
+use crate::model::console::{Console, ConsoleKey};
+use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Listener,
     ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
@@ -52,6 +54,8 @@ pub struct Draft {
     pub acl_default: bool,
     /// The networks that send PROXY headers, and exceptions.
     pub proxy_peers: Listed,
+    /// The console.
+    pub console: DraftConsole,
     /// Judges the health check answers of every server without its own function.
     pub judge: Option<LuaFunction>,
     /// The rules.
@@ -93,6 +97,7 @@ impl Default for Draft {
             acl: Vec::new(),
             acl_default: true,
             proxy_peers: Vec::new(),
+            console: DraftConsole::default(),
             judge: None,
             rules: Ruleset::default(),
             functions: Vec::new(),
@@ -119,6 +124,14 @@ impl Draft {
             self.pools.len() - 1
         });
         &mut self.pools[at]
+    }
+
+    /// Returns the policy of pools without their own: the flag's, the file's, or dnsdist's default.
+    #[must_use]
+    pub fn default_policy(&self) -> Policy {
+        let flag = self.settings.text(Key::Policy).and_then(|name| policy_kind(&name)).map(Policy::new);
+        let file = || self.policy.as_ref().map(|p| p.value.clone());
+        flag.or_else(file).unwrap_or_else(|| Policy::new(Kind::LeastOutstanding))
     }
 
     /// Adds a server, and returns its index in `servers`.
@@ -218,6 +231,44 @@ impl Draft {
             false
         });
         kept
+    }
+}
+
+/// The console as written.
+#[derive(Clone, Debug, Default)]
+pub struct DraftConsole {
+    /// Where it listens; `None` without a console.
+    pub address: Option<SocketAddr>,
+    /// Its key.
+    pub key: Option<ConsoleKey>,
+    /// Who may connect, and exceptions (`false`); `None` for the machine itself.
+    pub acl: Option<Listed>,
+}
+
+/// Who may use the console unless the configuration says otherwise.
+pub const CONSOLE_ACL: [&str; 2] = ["127.0.0.1/32", "::1/128"];
+
+impl DraftConsole {
+    /// Returns the networks that may connect, and exceptions.
+    #[must_use]
+    pub fn allowed(&self) -> Listed {
+        let local = || CONSOLE_ACL.iter().filter_map(|n| n.parse().ok()).map(|net| (net, true)).collect();
+        self.acl.clone().unwrap_or_else(local)
+    }
+
+    /// Returns the console that this asks for, with the limits of the settings.
+    #[must_use]
+    pub fn compile(&self, settings: &Settings) -> Option<Console> {
+        let number = |key| settings.number(key).unwrap_or_default() as usize;
+        Some(Console {
+            address: self.address?,
+            key: self.key.clone(),
+            acl: self.allowed().into_iter().collect(),
+            log_connections: settings.switch(Key::ConsoleLog),
+            output_max: number(Key::ConsoleOutput),
+            connections_max: number(Key::ConsoleConnections),
+            bind_fatal: settings.switch(Key::ConsoleBindFatal),
+        })
     }
 }
 

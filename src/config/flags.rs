@@ -11,8 +11,10 @@ use clap_complete::Shell;
 use crate::base::prefix::Prefix;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Origin, Sited};
+use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::value;
+use crate::model::console::ConsoleKey;
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The usage in one line.
@@ -28,6 +30,21 @@ pub enum Invocation {
     Demo(DemoOptions),
     /// Print a generated document.
     Generate(Document),
+    /// Connect to a console.
+    Console(ConsoleOptions),
+}
+
+/// The options of the console's client.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleOptions {
+    /// The configuration that has what is not given here.
+    pub file: Option<PathBuf>,
+    /// The server's address.
+    pub address: Option<SocketAddr>,
+    /// The shared key.
+    pub key: Option<ConsoleKey>,
+    /// The commands; without any, they come from standard input.
+    pub commands: Vec<String>,
 }
 
 /// How to serve. Kept for the life of the process: every reload starts from it.
@@ -122,8 +139,43 @@ where
             Some(("metrics", _)) => Document::Metrics,
             _ => Document::Reference,
         })),
+        Some(("console", m)) => Ok(Invocation::Console(console(m, "address"))),
+        _ if matches.contains_id("client") || matches.contains_id("execute") => {
+            Ok(Invocation::Console(console(&matches, "client")))
+        }
         _ => serve(&matches).map(|f| Invocation::Serve(Box::new(f))),
     }
+}
+
+/// Reads the options of the console's client, whose address is the value of this argument.
+fn console(matches: &ArgMatches, address: &str) -> ConsoleOptions {
+    ConsoleOptions {
+        file: matches.get_one::<PathBuf>("config").cloned(),
+        address: matches.get_one::<SocketAddr>(address).copied(),
+        key: matches.get_one::<ConsoleKey>("setkey").cloned(),
+        commands: matches.get_many::<String>("execute").unwrap_or_default().cloned().collect(),
+    }
+}
+
+/// The arguments that the console's client has as a command of its own, and as dnsdist's flags.
+fn console_arguments() -> [Arg; 2] {
+    [
+        Arg::new("execute").short('e').long("execute").value_name("COMMAND").action(ArgAction::Append).help(
+            "Run this command on the console of a running process; the exit code tells whether it worked",
+        ),
+        Arg::new("setkey")
+            .short('k')
+            .long("setkey")
+            .value_name("KEY")
+            .value_parser(ValueParser::new(|t: &str| {
+                value::console_key(t).map_err(|e| format!("expected {e}"))
+            }))
+            .help("The console's key, rather than the configuration's"),
+    ]
+}
+
+fn console_address() -> ValueParser {
+    ValueParser::new(|t: &str| value::address_of(t, CONSOLE_PORT).map_err(|e| format!("expected {e}")))
 }
 
 fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
@@ -151,6 +203,10 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
             flags.settings.set(setting.key, Sited { value, origin: Origin::command_line() });
         }
     }
+    if let Some(on) = matches.get_one::<bool>("structured-logging") {
+        let value = Value::Text(if *on { "logfmt" } else { "text" }.to_owned());
+        flags.settings.set(Key::LogFormat, Sited { value, origin: Origin::command_line() });
+    }
     if matches.get_one::<String>("check-config").is_some_and(|how| how == "strict") {
         flags.settings.set(Key::Strict, Sited { value: Value::Switch(true), origin: Origin::command_line() });
     }
@@ -175,7 +231,7 @@ pub fn command() -> Command {
         .about("DNS load balancer: sends queries to as few name servers as serve them well")
         .override_usage(
             "dnslob [OPTIONS] LISTEN BACKEND...\n       dnslob [OPTIONS] -C FILE [BACKEND...]\n       \
-             dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob demo [OPTIONS]\n       dnslob generate DOCUMENT",
+             dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob console [OPTIONS] [ADDR:PORT]\n       dnslob demo [OPTIONS]\n       dnslob generate DOCUMENT",
         )
         .args_conflicts_with_subcommands(true)
         .arg(
@@ -228,6 +284,29 @@ pub fn command() -> Command {
                 .help("Allow queries from this network, rather than from the default ACL; can be repeated"),
         )
         .arg(
+            Arg::new("client")
+                .short('c')
+                .long("client")
+                .value_name("ADDR:PORT")
+                .num_args(0..=1)
+                .value_parser(console_address())
+                .help("Connect to the console of a running process, here or where the file says"),
+        )
+        .args(console_arguments())
+        .arg(
+            Arg::new("disable-syslog")
+                .long("disable-syslog")
+                .action(ArgAction::SetTrue)
+                .help("Accepted as in dnsdist: nothing is sent to syslog"),
+        )
+        .arg(
+            Arg::new("structured-logging")
+                .long("structured-logging")
+                .value_name("true|false")
+                .value_parser(value_parser!(bool))
+                .help("Write the log as logfmt lines, as setStructuredLogging does"),
+        )
+        .arg(
             Arg::new("supervised")
                 .long("supervised")
                 .action(ArgAction::SetTrue)
@@ -269,7 +348,27 @@ pub fn command() -> Command {
         }
         command = command.arg(arg);
     }
-    command.subcommand(demo()).subcommand(generate())
+    command.subcommand(demo()).subcommand(console_command()).subcommand(generate())
+}
+
+fn console_command() -> Command {
+    Command::new("console")
+        .about("Connects to the console of a running process")
+        .arg(
+            Arg::new("address")
+                .value_name("ADDR:PORT")
+                .value_parser(console_address())
+                .help("Where the console listens, rather than where the configuration says"),
+        )
+        .arg(
+            Arg::new("config")
+                .short('C')
+                .long("config")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("The configuration of the running process [default: /etc/dnslob/dnslob.lua]"),
+        )
+        .args(console_arguments())
 }
 
 fn demo() -> Command {

@@ -27,6 +27,7 @@ pub mod error;
 pub mod flags;
 pub mod functions;
 pub mod lists;
+pub mod log_style;
 mod loops;
 pub mod options;
 pub mod relays;

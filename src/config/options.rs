@@ -22,6 +22,8 @@ pub enum Key {
     Drain,
     Stats,
     LogFormat,
+    LogTime,
+    LogLevelName,
     Verbose,
     VerboseHealth,
     User,
@@ -70,6 +72,10 @@ pub enum Key {
     ProxyBytes,
     ProxyAcl,
     Strict,
+    ConsoleLog,
+    ConsoleOutput,
+    ConsoleConnections,
+    ConsoleBindFatal,
 }
 
 /// One setting.
@@ -389,7 +395,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 56] = [
+pub static SETTINGS: [Setting; 62] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -459,9 +465,31 @@ pub static SETTINGS: [Setting; 56] = [
     Setting {
         key: Key::LogFormat,
         name: "log-format",
-        kind: Kind::Choice(&["text", "json"]),
+        kind: Kind::Choice(&["text", "logfmt", "json"]),
         default: "text",
-        doc: "Format of log lines.",
+        reload: true,
+        doc: "Format of log lines; `logfmt` is that of setStructuredLogging.",
+        ..BASE
+    },
+    Setting {
+        key: Key::LogTime,
+        name: "log-time",
+        flag: false,
+        kind: Kind::Choice(&["numeric", "iso8601"]),
+        default: "numeric",
+        reload: true,
+        doc: "The time of logfmt lines: seconds since 1970, or as in ISO 8601. `timeFormat` of \
+              setStructuredLogging.",
+        ..BASE
+    },
+    Setting {
+        key: Key::LogLevelName,
+        name: "log-level-name",
+        flag: false,
+        kind: Kind::Text("a name of letters"),
+        default: "prio",
+        reload: true,
+        doc: "What the level is called in logfmt lines. `levelPrefix` of setStructuredLogging.",
         ..BASE
     },
     Setting {
@@ -911,6 +939,42 @@ pub static SETTINGS: [Setting; 56] = [
         lua: &[set("setStrict")],
         doc: "Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, \
               what has no effect. `--check-config=strict` does so for the check alone.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ConsoleLog,
+        name: "console-connections-logging",
+        kind: Kind::Switch,
+        default: "true",
+        lua: &[set("setConsoleConnectionsLogging")],
+        doc: "Log connections to the console.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ConsoleOutput,
+        name: "console-output",
+        kind: Kind::Number { min: 1_000, max: 1_000_000_000, unit: "bytes" },
+        default: "10000000",
+        lua: &[set("setConsoleOutputMaxMsgSize")],
+        doc: "Longest reply of the console; a longer one is cut, and says so.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ConsoleConnections,
+        name: "console-connections",
+        kind: count(0, 10_000),
+        default: "100",
+        lua: &[set("setConsoleMaximumConcurrentConnections")],
+        doc: "Most concurrent connections to the console; further ones are closed at once. 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ConsoleBindFatal,
+        name: "console-bind-fatal",
+        kind: Kind::Switch,
+        default: "true",
+        lua: &[set("setConsoleBindFatal")],
+        doc: "End when the console cannot listen on its address at the start; otherwise a warning says so.",
         ..LIVE
     },
 ];

@@ -574,7 +574,9 @@ fn settings_of_the_process_reach_boot_and_globals() {
     assert_eq!((boot.shards, &boot.cpus[..], boot.steer), (Some(3), &[0, 2, 3][..], Steer::Client));
     assert_eq!((boot.busy_poll_us, boot.batch_packets, boot.backends_max), (25, 128, 50));
     assert_eq!((boot.drain, boot.stats), (TickDelta::from_ms(5000), Some(TickDelta::from_ms(1000))));
-    assert!(boot.verbose && boot.verbose_health && !boot.log_json);
+    assert!(
+        boot.verbose && boot.verbose_health && boot.log.format == crate::config::log_style::LogFormat::Text
+    );
     let b = only(&snapshot);
     assert_eq!((b.sockets, b.timeout, b.outstanding_max), (7, TickDelta::from_ms(3000), 500));
     assert_eq!((b.socket_options.receive_buffer, b.socket_options.send_buffer), (100_000, 200_000));

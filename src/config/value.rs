@@ -4,7 +4,11 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::base::time::TickDelta;
+use crate::model::console::ConsoleKey;
 
 /// The default port.
 pub const DNS_PORT: u16 = 53;
@@ -33,6 +37,31 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
             SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Err(ZONE_MISSING),
             SocketAddr::V4(_) | SocketAddr::V6(_) => Ok(address),
         })
+}
+
+/// Parses an [`address`] whose default port is this one.
+///
+/// # Errors
+/// What was expected.
+pub fn address_of(text: &str, port: u16) -> Result<SocketAddr, &'static str> {
+    let mut address = address(text)?;
+    let has_port = text.rsplit_once("]:").is_some() || text.parse::<SocketAddr>().is_ok();
+    if !has_port {
+        address.set_port(port);
+    }
+    Ok(address)
+}
+
+/// The form of a [`console_key`].
+pub const CONSOLE_KEY: &str = "32 bytes in base64, as makeKey() prints them";
+
+/// Reads a key of the console.
+///
+/// # Errors
+/// What was expected.
+pub fn console_key(text: &str) -> Result<ConsoleKey, &'static str> {
+    let bytes = STANDARD.decode(text.trim()).map_err(|_| CONSOLE_KEY)?;
+    bytes.try_into().map(ConsoleKey).map_err(|_| CONSOLE_KEY)
 }
 
 const ZONE_MISSING: &str =

@@ -14,7 +14,7 @@ use crate::control::concentrate::ConcentrateDriver;
 use crate::control::eject::Ejector;
 use crate::control::health::{Check, Checks, Due, Live};
 use crate::control::stats;
-use crate::control::stats::text::{Standing, state_name};
+use crate::control::stats::text::state_name;
 use crate::model::{Backend, Snapshot};
 use crate::stats::check_failure::Failure;
 use crate::stats::live::{LiveState, PPM, State};
@@ -66,6 +66,7 @@ impl BackendHealth {
         self.seen.insert(slot, stats::live(&self.live_state, slot));
         self.live_state.set_share(slot, 0, 0);
         self.live_state.set_warmth(slot, check.warmth_ppm(now));
+        self.live_state.backend(slot).set_checks_failed(check.failed());
         self.checks.insert(slot, check);
         self.update(backend, reason);
     }
@@ -107,6 +108,7 @@ impl BackendHealth {
     ) {
         let Some(check) = self.checks.at_mut(backend.slot) else { return };
         check.settle(ticket, outcome.map_err(|(reason, _)| reason), now);
+        self.live_state.backend(backend.slot).set_checks_failed(check.failed());
         // Before the state: no shard may see the backend back with its full share.
         warm(&self.live_state, backend.slot, check.warmth_ppm(now));
         match outcome {
@@ -173,13 +175,6 @@ impl BackendHealth {
         }
         // Last, because it reads the state of every backend.
         self.concentrate.tick(now, snapshot, &self.live_state);
-    }
-
-    /// Returns a backend's state and failed checks, for tables.
-    #[must_use]
-    pub fn standing(&self, slot: BackendSlot) -> Standing {
-        let failed = self.checks.at(slot).map(|c| *c.failed()).unwrap_or_default();
-        Standing { state: self.live_state.backend(slot).state(), failed }
     }
 
     /// Returns the live results of all backends since the last call.
@@ -332,7 +327,7 @@ mod tests {
             backend_health.settle(backend, due[0].ticket, Err((Failure::Timeout, "late")), now);
         }
         assert_eq!(live_state.backend(a).state(), State::Down);
-        assert_eq!(backend_health.standing(a).failed, [3, 0, 0, 0, 0, 0]);
+        assert_eq!(live_state.backend(a).checks_failed(), [3, 0, 0, 0, 0, 0]);
         backend_health.leave(a);
         assert_eq!(backend_health.next(), None);
     }
@@ -355,7 +350,7 @@ mod tests {
             }
         }
         assert_eq!(
-            (warned, backend_health.standing(slot).failed[Failure::Local as usize]),
+            (warned, live_state.backend(slot).checks_failed()[Failure::Local as usize]),
             (vec![0, 10, 20], 25)
         );
     }
@@ -424,9 +419,11 @@ mod tests {
         let slot = BackendSlot(0);
         live_state.set_share(slot, 7, 7);
         live_state.set_warmth(slot, 7);
+        live_state.backend(slot).set_checks_failed(&[7; Failure::ALL.len()]);
         live_state.shards()[0].backend(slot).timeouts.add(1000);
         let mut backend_health = joined(&snapshot, &live_state);
         assert_eq!(backend_health.read_live(&snapshot)[&slot], Live::default());
         assert_eq!((live_state.backend(slot).share_ppm(), live_state.backend(slot).warmth_ppm()), (0, PPM));
+        assert_eq!(live_state.backend(slot).checks_failed(), [0; Failure::ALL.len()]);
     }
 }

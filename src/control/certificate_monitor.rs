@@ -24,6 +24,12 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
+/// Returns seconds and milliseconds since 1970.
+pub(crate) fn unix_time() -> (u64, u32) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs(), since.subsec_millis())
+}
+
 /// Logs warnings.
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {

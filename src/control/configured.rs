@@ -3,6 +3,8 @@
 //! Keeps what a reload is compared with: the start-up settings, the slots, the current snapshot. A
 //! refused reload leaves nothing behind.
 
+use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,12 +13,13 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::base::addr::ListenerSlot;
 use crate::base::panics;
 use crate::config;
-use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Fault};
+use crate::config::log_style::LogStyle;
 use crate::config::options::Key;
 use crate::config::{Boot, Compiled, Flags, Slots};
 use crate::control::log;
-use crate::control::log::Format;
-use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::plan::{Answer, Fixed, Origin, Plan, Settings, Source, Vacancies};
 use crate::control::preconditions;
 use crate::control::privileges::Identity;
 use crate::control::probe::{Called, Failed, Question, Script};
@@ -27,6 +30,7 @@ use crate::lua::front_end::Interrupt;
 use crate::lua::front_end::Loaded;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::NoResult;
+use crate::lua::front_end::command::Command;
 use crate::model::{Backend, LuaFunction, Snapshot};
 use crate::stats::check_failure::Failure;
 
@@ -38,6 +42,14 @@ pub struct Configured {
     /// The result of the last load; current once it is accepted.
     next: Option<Running>,
     evaluation: Option<Evaluation>,
+    /// The Lua of the current configuration.
+    host: Rc<LuaHost>,
+    /// That of the result of the last load.
+    next_host: Option<Rc<LuaHost>>,
+    /// The configuration as the last command would have it.
+    draft: Rc<RefCell<Option<Box<Draft>>>>,
+    /// The last load is of a command.
+    of_command: bool,
 }
 
 /// An evaluation on its own thread.
@@ -51,7 +63,8 @@ struct Evaluation {
 #[derive(Debug)]
 struct Prepared {
     next: Running,
-    lua: LuaHost,
+    /// None if the configuration comes of a command: the Lua is that of its predecessor.
+    lua: Option<LuaHost>,
     changes: Vec<String>,
 }
 
@@ -72,7 +85,8 @@ impl Configured {
     pub fn new(flags: Flags, loaded: Loaded, compiled: Compiled) -> (Self, Plan) {
         let Compiled { boot, snapshot, slots } = compiled;
         let snapshot = Arc::new(snapshot);
-        let plan = plan(&boot, &snapshot, loaded.lua, Vec::new());
+        let host = Rc::new(loaded.lua);
+        let plan = plan(&boot, &snapshot, &host, Vec::new());
         let running = Running {
             boot,
             slots,
@@ -80,7 +94,24 @@ impl Configured {
             is_blank: loaded.draft.is_blank,
             named: preconditions::named(&loaded.draft),
         };
-        (Self { flags, running, next: None, evaluation: None }, plan)
+        let own = Self {
+            flags,
+            running,
+            next: None,
+            evaluation: None,
+            host,
+            next_host: None,
+            draft: Rc::default(),
+            of_command: false,
+        };
+        (own, plan)
+    }
+
+    /// Tells the Lua of the current configuration what became of its command's change.
+    fn settle(&mut self, accepted: bool) {
+        if std::mem::take(&mut self.of_command) {
+            self.host.settle(accepted);
+        }
     }
 
     /// Returns the settings that only a restart can change.
@@ -92,9 +123,7 @@ impl Configured {
 
 /// Starts logging as the command line asks; messages of the file come first of all.
 pub fn start_log(flags: &Flags) {
-    let json = flags.settings.text(Key::LogFormat).as_deref() == Some("json");
-    let format = if json { Format::Json } else { Format::Text };
-    log::start(format, flags.settings.switch(Key::Verbose));
+    log::start(&LogStyle::of(&flags.settings), flags.settings.switch(Key::Verbose));
 }
 
 /// Calls a function when dropped.
@@ -109,8 +138,10 @@ impl Drop for OnDrop {
 }
 
 impl Source for Configured {
-    fn begin(&mut self, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>) {
+    fn begin(&mut self, origin: Origin, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>) {
         self.interrupt();
+        self.of_command = origin == Origin::Command;
+        let changed = self.draft.borrow_mut().take();
         self.running.slots.reclaim(|slot| vacancies.backend(slot));
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
         self.running.slots.reclaim_rules(|_| vacancies.rules());
@@ -122,7 +153,11 @@ impl Source for Configured {
         let ended = OnDrop(Some(ended));
         let body = move || {
             let _signals = SignalStack::enlarge();
-            let made = panics::caught(|| prepare(&flags, &running, &own));
+            let made = panics::caught(|| match (origin, changed) {
+                (Origin::File, _) => prepare(&flags, &running, &own),
+                (Origin::Command, Some(draft)) => recompile(*draft, &flags, &running),
+                (Origin::Command, None) => Err(vec!["the command changed nothing".to_owned()]),
+            });
             // The receiver may be gone.
             let _ = done.send(made.unwrap_or_else(|panic| Err(vec![panic])));
             drop(ended);
@@ -140,32 +175,72 @@ impl Source for Configured {
         }
     }
 
+    fn run(&mut self, command: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let (ran, draft) = (self.host.run(command), Rc::clone(&self.draft));
+        Box::pin(async move {
+            let failed = |error| Answer { reply: Err(error), changes: false, wish: None };
+            match ran.await {
+                Ok(evaluated) => {
+                    let changes = evaluated.draft.is_some();
+                    *draft.borrow_mut() = evaluated.draft;
+                    Answer { reply: evaluated.reply, changes, wish: evaluated.wish }
+                }
+                Err(NoResult::Busy) => failed("an earlier function is still running".to_owned()),
+                Err(NoResult::Failed(why)) => failed(why),
+            }
+        })
+    }
+
     fn load(&mut self) -> Result<Plan, Vec<String>> {
         let prepared = self.evaluation.take().and_then(|e| e.prepared.recv().ok());
-        let Prepared { next, lua, changes } =
-            prepared.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])??;
-        let plan = plan(&next.boot, &next.snapshot, lua, changes);
-        self.next = Some(next);
+        let prepared =
+            prepared.unwrap_or_else(|| Err(vec!["the configuration was not evaluated".to_owned()]));
+        let Prepared { next, lua, changes } = prepared.inspect_err(|_| self.settle(false))?;
+        let host = lua.map_or_else(|| Rc::clone(&self.host), Rc::new);
+        let plan = plan(&next.boot, &next.snapshot, &host, changes);
+        (self.next, self.next_host) = (Some(next), Some(host));
         Ok(plan)
     }
 
     fn accept(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.running = next;
+        self.settle(true);
+        if let (Some(next), Some(host)) = (self.next.take(), self.next_host.take()) {
+            (self.running, self.host) = (next, host);
         }
     }
 
     fn refuse(&mut self, slots: &[ListenerSlot]) {
-        self.next = None;
+        self.settle(false);
+        (self.next, self.next_host) = (None, None);
         self.running.slots.retire_listeners(slots);
     }
 }
 
+/// Converts errors to lines.
+fn lines(errors: Vec<ConfigError>) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
 /// Evaluates the configuration and compiles it as the successor of the current one.
 fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Prepared, Vec<String>> {
-    let say = |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut loaded = front_end::load_unless(flags, interrupt).map_err(say)?;
-    let is_blank = loaded.draft.is_blank;
+    let Loaded { draft, lua } = front_end::load_unless(flags, interrupt).map_err(lines)?;
+    compile(draft, Some(lua), flags, running)
+}
+
+/// Applies the command line to what a command left, and compiles that.
+fn recompile(mut draft: Draft, flags: &Flags, running: &Running) -> Result<Prepared, Vec<String>> {
+    front_end::complete(&mut draft, flags);
+    compile(draft, None, flags, running)
+}
+
+/// Compiles a draft as the successor of the current configuration.
+fn compile(
+    mut draft: Draft,
+    lua: Option<LuaHost>,
+    flags: &Flags,
+    running: &Running,
+) -> Result<Prepared, Vec<String>> {
+    let is_blank = draft.is_blank;
     if is_blank && !running.is_blank {
         // Most often it is being written. Whoever means it can say so in a comment.
         let file = flags.file.as_deref().map(|f| f.display().to_string()).unwrap_or_default();
@@ -173,18 +248,18 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
             wrong: "is empty".to_owned(),
             expected: "a configuration, or a comment if there is to be none".to_owned(),
         };
-        return Err(say(vec![ConfigError::new(&Origin::file(&file), "", fault)]));
+        return Err(lines(vec![ConfigError::new(&config::error::Origin::file(&file), "", fault)]));
     }
-    for address in loaded.draft.keep_tls(&running.snapshot) {
+    for address in draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "the listener keeps its present certificates and keys");
     }
-    let (missing, gone) = preconditions::missing_after(&running.named, &loaded.draft);
+    let (missing, gone) = preconditions::missing_after(&running.named, &draft);
     gone.iter().for_each(|gone| tracing::warn!("{gone}"));
     if !missing.is_empty() {
-        return Err(say(missing));
+        return Err(lines(missing));
     }
     let generation = running.snapshot.generation + 1;
-    let compiled = config::compile(&loaded.draft, &running.slots, generation).map_err(say)?;
+    let compiled = config::compile(&draft, &running.slots, generation).map_err(lines)?;
     let restarts = running.boot.differences(&compiled.boot);
     if !restarts.is_empty() {
         return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
@@ -192,9 +267,9 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
     let Compiled { boot, mut snapshot, slots } = compiled;
     snapshot.inherit(&running.snapshot);
     let changes = config::diff(&running.snapshot, &snapshot);
-    let named = preconditions::named(&loaded.draft);
+    let named = preconditions::named(&draft);
     let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank, named };
-    Ok(Prepared { next, lua: loaded.lua, changes })
+    Ok(Prepared { next, lua, changes })
 }
 
 impl Script for LuaHost {
@@ -231,7 +306,7 @@ impl From<NoResult> for Failed {
     }
 }
 
-fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, lua: LuaHost, changes: Vec<String>) -> Plan {
+fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<String>) -> Plan {
     Plan {
         snapshot: Arc::clone(snapshot),
         settings: Settings {
@@ -239,8 +314,10 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, lua: LuaHost, changes: Vec<String
             stats: boot.stats,
             verbose: boot.verbose,
             verbose_checks: boot.verbose_health,
+            log: boot.log.clone(),
+            console: boot.console.clone(),
         },
-        script: Rc::new(lua),
+        script: Rc::<LuaHost>::clone(host),
         changes,
     }
 }
@@ -321,7 +398,7 @@ mod tests {
 
     /// Evaluates again and makes a plan.
     fn load(source: &mut Configured, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
-        source.begin(vacancies, Box::new(|| {}));
+        source.begin(Origin::File, vacancies, Box::new(|| {}));
         source.load()
     }
 

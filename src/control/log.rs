@@ -5,24 +5,32 @@
 //! within [`FLUSH`]. `RUST_LOG`, if set, takes precedence over `-v`.
 
 #![expect(clippy::disallowed_methods, reason = "a flush at the end has a deadline")]
+#![expect(clippy::disallowed_types, reason = "lines of several threads that wait for the end of a check")]
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tracing::field::Field;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::format;
-use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, debug_fn};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, format};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::printable::Printable;
+use crate::config::log_style::{LogFormat, LogStyle};
 use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
+
+mod logfmt;
 
 /// How long the process waits at its end for unwritten lines.
 pub const FLUSH: Duration = Duration::from_secs(1);
@@ -34,19 +42,18 @@ const ITALIC: &str = "\x1b[3m";
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Human-readable text.
-    #[default]
-    Text,
-    /// JSON.
-    Json,
-}
-
 /// Changes the filter of the active log, whatever its format's type is.
 type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
+/// Most lines that are kept.
+const HELD_MAX: usize = 8_192;
+
+static STYLE: LazyLock<ArcSwap<LogStyle>> = LazyLock::new(ArcSwap::default);
+/// Lines are kept rather than written.
+static HOLDS: AtomicBool = AtomicBool::new(false);
+static HELD: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// The line that is being written goes to standard output.
+static CONFIRMS: AtomicBool = AtomicBool::new(false);
 static CHANGE: OnceLock<Change> = OnceLock::new();
 static ERROR: OnceLock<Writer> = OnceLock::new();
 static OUTPUT: OnceLock<Writer> = OnceLock::new();
@@ -83,6 +90,15 @@ pub fn wait_for_readers() {
     PATIENT.store(true, Relaxed);
 }
 
+/// Returns the time as the log writes it.
+#[must_use]
+pub fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    let _ = FormatTime::format_time(&SystemTime, &mut format::Writer::new(&mut text));
+    text
+}
+
 fn flush_at_exit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| sys::at_exit(at_exit));
@@ -96,26 +112,91 @@ extern "C" fn at_exit() {
 }
 
 /// Starts logging, panics included. Later calls have no effect.
-pub fn start(format: Format, verbose: bool) {
-    let to =
-        tracing_subscriber::fmt().with_env_filter(filter(verbose)).with_writer(|| Line).with_target(false);
-    let (begun, change): (_, Change) = match format {
-        Format::Text => {
-            let to = to.with_ansi(io::stderr().is_terminal()).fmt_fields(debug_fn(field));
-            let to = to.with_filter_reloading();
-            let handle = to.reload_handle();
-            (to.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
-        }
-        Format::Json => {
-            let to = to.json().flatten_event(true).with_filter_reloading();
-            let handle = to.reload_handle();
-            (to.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
-        }
-    };
-    if begun.is_ok() {
+pub fn start(style: &LogStyle, verbose: bool) {
+    set_style(style);
+    let to = tracing_subscriber::fmt()
+        .with_env_filter(filter(verbose))
+        .with_writer(|| Line)
+        .with_ansi(io::stderr().is_terminal())
+        .fmt_fields(debug_fn(field))
+        .event_format(Events)
+        .with_filter_reloading();
+    let handle = to.reload_handle();
+    let change: Change = Box::new(move |filter| drop(handle.reload(filter)));
+    if to.try_init().is_ok() {
         // Only the first start has effect.
         let _ = CHANGE.set(change);
         std::panic::set_hook(Box::new(panicked));
+    }
+}
+
+/// Sets how lines look from here on.
+pub fn set_style(style: &LogStyle) {
+    STYLE.store(Arc::new(style.clone()));
+}
+
+/// Keeps the lines of the log until [`release`], as far as there is room for them.
+pub fn hold() {
+    HOLDS.store(true, Relaxed);
+}
+
+/// Keeps a line; returns whether there is room.
+fn keep(line: &[u8]) -> bool {
+    let mut held = held();
+    let has_room = held.len() < HELD_MAX;
+    if has_room {
+        held.push(line.into());
+    }
+    has_room
+}
+
+/// Writes the lines that were kept; from here on they are written at once.
+pub fn release() {
+    HOLDS.store(false, Relaxed);
+    for line in std::mem::take(&mut *held()) {
+        error().push(&line);
+    }
+}
+
+fn held() -> MutexGuard<'static, Vec<Box<[u8]>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says on standard output that the configuration of a file is good, and waits until it is written.
+pub fn confirm(file: &str) {
+    if STYLE.load().format == LogFormat::Text {
+        output().push(format!("Configuration '{file}' OK!\n").as_bytes());
+    } else {
+        CONFIRMS.store(true, Relaxed);
+        tracing::info!(subsystem = "setup", path = file, "Configuration OK");
+        CONFIRMS.store(false, Relaxed);
+    }
+    output().flush(None);
+}
+
+/// Formats events in the present style.
+struct Events;
+
+impl<S, N> FormatEvent<S, N> for Events
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut to: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let style = STYLE.load();
+        match style.format {
+            LogFormat::Text => format::format().with_target(false).format_event(context, to, event),
+            LogFormat::Json => {
+                let json = format::format().with_target(false).json().flatten_event(true);
+                json.format_event(context, to, event)
+            }
+            LogFormat::Logfmt => logfmt::line(&mut to, event, &style),
+        }
     }
 }
 
@@ -167,9 +248,11 @@ struct Line;
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if line.len() > LINE_MAX {
+        if CONFIRMS.load(Relaxed) {
+            output().push(line);
+        } else if line.len() > LINE_MAX {
             error().count_lost(line);
-        } else {
+        } else if !HOLDS.load(Relaxed) || !keep(line) {
             error().push(line);
         }
         Ok(line.len())

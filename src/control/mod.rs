@@ -24,38 +24,38 @@ use crate::config::{Compiled, Flags};
 use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
+use crate::control::commands::Commands;
 use crate::control::configured::Configured;
 use crate::control::health::Due;
 use crate::control::launcher::Launcher;
-use crate::control::limits::{Resources, open_files};
-use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
+use crate::control::limits::Resources;
+use crate::control::monitor::Monitor;
+use crate::control::plan::{Evaluation, Fixed, Origin, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
-use crate::control::rates::Rates;
 use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
 use crate::control::spoofing::SpoofingMonitor;
-use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::clock;
 use crate::lua::front_end::Loaded;
 use crate::model::policy::Kind;
-use crate::model::{Backend, ClientAddress, Listener, Snapshot};
+use crate::model::{Listener, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
 use crate::stats::live::LiveState;
-use crate::stats::registry::ProcessReading;
-use crate::tls;
 
 pub mod backend_health;
 mod budget;
 pub mod certificate_monitor;
+mod commands;
 pub mod concentrate;
 pub mod configured;
+pub mod console;
 pub mod eject;
 #[cfg(test)]
 mod fixture;
@@ -63,6 +63,7 @@ pub mod health;
 pub mod launcher;
 pub mod limits;
 pub mod log;
+pub mod monitor;
 pub mod plan;
 pub mod preconditions;
 pub mod privileges;
@@ -79,6 +80,7 @@ mod spoofing;
 pub mod stats;
 mod stop;
 pub mod systemd;
+mod view;
 mod watchdog;
 pub mod writer;
 
@@ -101,6 +103,7 @@ const CLOSING: TickDelta = TickDelta::from_ms(5_000);
 #[must_use]
 pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled, signals: Signals) -> ExitCode {
     let (source, first) = Configured::new(flags.clone(), loaded, compiled);
+    log::set_style(&first.settings.log);
     log::set_verbose(first.settings.verbose);
     let fixed = source.fixed();
     match run_held(source, &fixed, first, signals, None) {
@@ -158,7 +161,7 @@ async fn serve(
     let first = first.map_err(|errors| errors.join("\n"))?;
     listener_sockets.close_unclaimed();
     let snapshot = Arc::clone(&first.plan().snapshot);
-    privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
+    privileges::shed(&fixed.identity, privileges::needs_raw_sockets(&snapshot))?;
     signals.shed();
     launcher.shed();
     // The thread that evaluated the configuration started before the capabilities were dropped.
@@ -179,6 +182,7 @@ async fn serve(
     control.runner.launcher = Some(launcher);
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
+    let (mut requests, mut answers) = control.commands.receivers();
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
     // The first change is from nothing to the configuration that the shards already hold.
     control.reload = Some(first);
@@ -193,22 +197,20 @@ async fn serve(
             () = ShutdownHandle::stopped(&mut shutdown_handle) => break None,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
+            Some(request) = requests.recv(), if control.takes_commands() => control.run_command(request),
+            Some(answer) = answers.recv() => control.answered(answer, clock::now()),
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
         if let Err(error) = control.turn(clock::now()) {
             break Some(error);
         }
+        if control.commands.stop {
+            break None;
+        }
     };
     // Received queries are answered, whatever the reason.
     control.stop(&mut signals).await;
     fault.map_or(Ok(()), Err)
-}
-
-/// Returns whether sockets need CAP_NET_RAW: bound to an interface, or to clients' addresses.
-fn needs_raw_sockets(snapshot: &Snapshot) -> bool {
-    let far = |b: &Backend| b.source_interface.is_some() || b.client_address == ClientAddress::Transparent;
-    snapshot.listeners.iter().any(|l| l.interface.is_some())
-        || snapshot.backends.iter().flatten().any(|b| far(b))
 }
 
 fn entropy() -> io::Result<ShardRng> {
@@ -248,7 +250,8 @@ struct Control<S> {
     evaluated: Option<mpsc::UnboundedSender<()>>,
     retiring: Option<Retiring>,
     closing: Vec<Closing>,
-    rates: Rates,
+    monitor: Arc<Monitor>,
+    commands: Commands,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
@@ -275,6 +278,7 @@ impl<S: Source> Control<S> {
         let files = querylog::Files::open(&querylog::targets(&first.snapshot))?;
         let querylog = QueryLog::start(Arc::clone(feed.live_state()), files)
             .map_err(|e| format!("the query logs' thread: {e}"))?;
+        let monitor = Monitor::new(&feed, Arc::clone(querylog.lost()));
         Ok(Self {
             source,
             budget: Budget::new(feed.live_state().descriptors(), shards.count()),
@@ -290,7 +294,8 @@ impl<S: Source> Control<S> {
             evaluated: None,
             retiring: None,
             closing: Vec::new(),
-            rates: Rates::new(clock::now()),
+            monitor: Arc::new(monitor),
+            commands: Commands::start(first.settings.console.as_ref())?,
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
@@ -314,7 +319,7 @@ impl<S: Source> Control<S> {
         let soon = waits.then(|| now + SOON);
         let probes = [self.backend_health.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
-        let due = [Some(self.watch_at), Some(self.rates.at(&self.settings)), watchdog, soon];
+        let due = [Some(self.watch_at), Some(self.monitor.rates().at(&self.settings)), watchdog, soon];
         due.into_iter().chain(probes).flatten().min().unwrap_or(now)
     }
 
@@ -325,7 +330,7 @@ impl<S: Source> Control<S> {
         }
         if self.reload_due() {
             self.reload_wanted = false;
-            self.evaluate(now);
+            self.evaluate(Origin::File, now);
         }
         if self.evaluation == Evaluation::Ended {
             self.evaluation = Evaluation::None;
@@ -352,7 +357,7 @@ impl<S: Source> Control<S> {
             }
         }
         certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
-        if now >= self.rates.at(&self.settings) {
+        if now >= self.monitor.rates().at(&self.settings) {
             self.print_line(now);
         }
         self.notifier.retry();
@@ -373,13 +378,16 @@ impl<S: Source> Control<S> {
 
     /// Returns whether a reload is requested and none is in progress.
     fn reload_due(&self) -> bool {
-        self.reload_wanted && self.reload.is_none() && self.evaluation == Evaluation::None
+        let changing = self.reload.is_some() || self.evaluation != Evaluation::None;
+        self.reload_wanted && !changing && !self.commands.is_evaluating()
     }
 
     /// Starts evaluating the configuration on another thread.
-    fn evaluate(&mut self, now: Tick) {
-        self.notifier.reloading(now.0 / 1_000);
-        tracing::info!("reloading the configuration");
+    fn evaluate(&mut self, origin: Origin, now: Tick) {
+        if origin == Origin::File {
+            self.notifier.reloading(now.0 / 1_000);
+            tracing::info!("reloading the configuration");
+        }
         self.evaluation = Evaluation::Running;
         let evaluated = self.evaluated.clone();
         let ending = self.ending(now);
@@ -388,7 +396,7 @@ impl<S: Source> Control<S> {
             // The control loop may have ended.
             let _ = evaluated.map(|e| e.send(()));
         };
-        self.source.begin(&vacancies, Box::new(ended));
+        self.source.begin(origin, &vacancies, Box::new(ended));
     }
 
     /// Returns listeners of earlier changes whose sockets may still be open.
@@ -411,6 +419,7 @@ impl<S: Source> Control<S> {
         let rng = ShardRng::from_seed(self.rng.u64());
         let begun = load_contained(&mut self.source).and_then(|plan| {
             self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
+            self.commands.prepare(plan.settings.console.as_ref()).map_err(|e| vec![e])?;
             Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now)
         });
         match begun {
@@ -421,6 +430,11 @@ impl<S: Source> Control<S> {
 
     fn refuse(&mut self, errors: &[String]) {
         self.budget.refuse();
+        self.source.refuse(&[]);
+        if self.commands.refuse(errors) {
+            tracing::info!(errors = errors.len(), "the change by a command of the console was refused");
+            return;
+        }
         for error in errors {
             tracing::error!("{error}");
         }
@@ -473,8 +487,12 @@ impl<S: Source> Control<S> {
     /// Commits the pending change. Only the first one's failure ends the process.
     fn commit(&mut self, now: Tick) -> Result<(), String> {
         let Some(reload) = self.reload.take() else { return Ok(()) };
-        let gatherer = &mut self.rates.gatherer;
-        match reload.commit(&mut self.shards, &self.feed, &mut self.backend_health, gatherer, now) {
+        // Until it is published, nobody takes figures.
+        let mut rates = self.monitor.rates();
+        let gatherer = &mut rates.gatherer;
+        let committed = reload.commit(&mut self.shards, &self.feed, &mut self.backend_health, gatherer, now);
+        drop(rates);
+        match committed {
             Ok((plan, done)) => {
                 for change in &plan.changes {
                     tracing::info!("{change}");
@@ -489,6 +507,8 @@ impl<S: Source> Control<S> {
                 }
                 self.script = plan.script;
                 self.settings = plan.settings;
+                self.commands.adopt(self.settings.console.as_ref());
+                log::set_style(&self.settings.log);
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));
@@ -497,6 +517,7 @@ impl<S: Source> Control<S> {
                 }
                 self.budget.accept();
                 self.serving = true;
+                self.monitor.serve();
                 certificate_monitor::warn(&self.certificate_monitor.adopt(
                     &self.feed.current(),
                     now,
@@ -508,6 +529,7 @@ impl<S: Source> Control<S> {
                     self.retiring = Some(Retiring { listeners: done.removed, until: now + ACKNOWLEDGE });
                 }
                 self.ready();
+                self.commands.end(&[]);
                 Ok(())
             }
             Err(Refused { error, ending }) if self.serving => {
@@ -552,39 +574,15 @@ impl<S: Source> Control<S> {
         self.closing.extend(listeners.into_iter().map(|listener| Closing { listener, closed }));
     }
 
-    fn print_line(&mut self, now: Tick) {
-        let snapshot = self.feed.current();
-        let (interval, span) = self.rates.take(self.feed.live_state(), &snapshot, now);
+    fn print_line(&self, now: Tick) {
+        let line = self.monitor.line(now);
         if self.settings.stats.is_some() {
-            let line =
-                stats::text::line(&interval, span, &snapshot, &|slot| self.backend_health.standing(slot));
             log::output().push(format!("{line}\n").as_bytes());
         }
     }
 
-    fn dump(&mut self) {
-        let (snapshot, now) = (self.feed.current(), clock::now());
-        let (total, recent, span) = self.rates.peek(self.feed.live_state(), &snapshot, now);
-        let standing = |slot| self.backend_health.standing(slot);
-        let process = ProcessReading {
-            log_lines_lost: log::error().lost(),
-            output_lines_lost: log::output().lost(),
-            query_log_lines_lost: self.querylog.lost(),
-            key_log_lines_lost: tls::key_log_lines_lost(),
-            generation: snapshot.generation,
-        };
-        let dump = Dump {
-            process: &process,
-            descriptors_open: open_files().unwrap_or_default(),
-            total: &total,
-            recent: &recent,
-            span,
-            snapshot: &snapshot,
-            live_state: self.feed.live_state(),
-            standing: &standing,
-            unix: unix_seconds(),
-        };
-        log::output().push(dump.text().as_bytes());
+    fn dump(&self) {
+        log::output().push(stats::dump::text(&self.monitor.figures()).as_bytes());
     }
 }
 

@@ -3,16 +3,20 @@
 //! The border to [`config`](crate::config): the loop only knows [`Source`] and [`Plan`], so its
 //! tests can build configurations directly.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::base::panics;
 use crate::base::time::TickDelta;
+use crate::config::log_style::LogStyle;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
+use crate::lua::front_end::command::{Command, Wish};
 use crate::model::Snapshot;
 use crate::model::Steer;
+use crate::model::console::Console;
 
 /// An evaluated configuration that is not current yet.
 pub struct Plan {
@@ -37,6 +41,30 @@ pub struct Settings {
     pub verbose: bool,
     /// Whether to log each failed probe rather than only changes of state.
     pub verbose_checks: bool,
+    /// How the log's lines look.
+    pub log: LogStyle,
+    /// The console.
+    pub console: Option<Console>,
+}
+
+/// What a configuration is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The source, read again.
+    File,
+    /// The current configuration, and what the last command changed.
+    Command,
+}
+
+/// The result of a command of the console.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it printed and returned; or its error.
+    pub reply: Result<Vec<u8>, String>,
+    /// It may have changed the configuration: [`Source::begin`] compiles it.
+    pub changes: bool,
+    /// What it asks of the process.
+    pub wish: Option<Wish>,
 }
 
 /// Settings that only a restart can change.
@@ -84,7 +112,13 @@ pub enum Evaluation {
 pub trait Source {
     /// Starts evaluating and compiling the source as successor of the current configuration.
     /// `ended` is called from another thread as soon as [`Source::load`] does not block.
-    fn begin(&mut self, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>);
+    fn begin(&mut self, origin: Origin, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>);
+
+    /// Runs a command of the console, with the globals of the current configuration.
+    fn run(&mut self, _: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let reply = Err("this configuration has no Lua".to_owned());
+        Box::pin(std::future::ready(Answer { reply, changes: false, wish: None }))
+    }
 
     /// Interrupts a running evaluation, whose result is dropped.
     fn interrupt(&mut self);
@@ -122,7 +156,7 @@ mod tests {
     impl Source for Broken {
         fn refuse(&mut self, _: &[ListenerSlot]) {}
 
-        fn begin(&mut self, _: &dyn Vacancies, _: Box<dyn FnOnce() + Send>) {}
+        fn begin(&mut self, _: Origin, _: &dyn Vacancies, _: Box<dyn FnOnce() + Send>) {}
 
         fn interrupt(&mut self) {}
 

@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::model::{Backend, ClientAddress, Snapshot};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Group, Uid, User, fchown, geteuid, initgroups, setgroups, setresgid, setresuid};
@@ -196,6 +197,14 @@ fn find_group(text: &str) -> Result<Gid, String> {
         .map(|g| g.gid)
         .or_else(|| text.parse().ok().map(Gid::from_raw))
         .ok_or_else(|| format!("there is no group {text}"))
+}
+
+/// Returns whether sockets need CAP_NET_RAW: bound to an interface, or to clients' addresses.
+#[must_use]
+pub fn needs_raw_sockets(snapshot: &Snapshot) -> bool {
+    let far = |b: &Backend| b.source_interface.is_some() || b.client_address == ClientAddress::Transparent;
+    snapshot.listeners.iter().any(|l| l.interface.is_some())
+        || snapshot.backends.iter().flatten().any(|b| far(b))
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub fn targets(snapshot: &Snapshot) -> Targets {
 struct Orders {
     verbose: AtomicBool,
     /// Lines that were not written.
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
 }
 
 impl QueryLog {
@@ -109,10 +109,10 @@ impl QueryLog {
         }
     }
 
-    /// Returns the number of lines that files did not take.
+    /// Returns the counter of lines that files did not take.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.orders.lost.load(Relaxed)
+    pub fn lost(&self) -> &Arc<AtomicU64> {
+        &self.orders.lost
     }
 
     /// Writes all pending lines, and waits no longer than [`FLUSH`].
@@ -738,7 +738,7 @@ mod tests {
         }
         let mut log = QueryLog::start(live_state, Files::default()).expect("a thread");
         log.finish();
-        assert_eq!(log.lost(), 7);
+        assert_eq!(log.lost().load(Relaxed), 7);
     }
 
     #[test]

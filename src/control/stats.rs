@@ -15,8 +15,10 @@ use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
 
 mod connections;
 pub mod dump;
+pub mod figures;
 mod rules;
 mod servers;
+pub(crate) mod tables;
 pub mod text;
 
 /// Every counter of the shards at one moment, or (see [`Reading::since`]) over a span.

@@ -15,6 +15,7 @@ impl<S: Source> Control<S> {
     /// Lets the shards finish outstanding queries, within the drain time.
     pub(super) async fn stop(&mut self, signals: &mut Signals) {
         self.notifier.stopping();
+        self.monitor.drain();
         self.source.interrupt();
         tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
         self.shards.send_all(&|| Message::Stop);

@@ -5,6 +5,7 @@
 //! What changes while a configuration stands (health, shares, counts) is in the
 //! [`LiveState`](crate::stats::live::LiveState).
 
+pub mod console;
 pub mod listener;
 pub mod policy;
 mod ring;

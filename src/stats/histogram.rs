@@ -81,6 +81,17 @@ impl Latency {
         (!merged.is_empty()).then(|| shares.map(|s| merged.value_at_quantile(s)))
     }
 
+    /// Returns how many answers took less than each of these bounds, nanoseconds and ascending, and
+    /// not less than the one before; then how many took longer.
+    #[must_use]
+    pub fn between(&self, bounds: &[u64]) -> Vec<u64> {
+        let mut counts = vec![0; bounds.len() + 1];
+        for (bucket, count) in self.0.iter().enumerate() {
+            counts[bounds.partition_point(|bound| *bound <= bucket_ns(bucket))] += count;
+        }
+        counts
+    }
+
     /// Adds what a shard has counted. Its buckets wrap, so only differences of such sums have a
     /// meaning.
     pub(super) fn read(&mut self, histogram: &Histogram) {

@@ -17,6 +17,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 
 use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, RuleSlot};
+use crate::stats::check_failure::Failure;
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::log_queue::LogQueue;
@@ -148,6 +149,7 @@ pub struct BackendLive {
     warmth_ppm: AtomicU32,
     share_ppm: AtomicU32,
     trickle_ppm: AtomicU32,
+    checks_failed: [AtomicU64; Failure::ALL.len()],
 }
 
 impl Default for BackendLive {
@@ -157,6 +159,7 @@ impl Default for BackendLive {
             warmth_ppm: AtomicU32::new(PPM),
             share_ppm: AtomicU32::new(0),
             trickle_ppm: AtomicU32::new(0),
+            checks_failed: Default::default(),
         }
     }
 }
@@ -190,6 +193,19 @@ impl BackendLive {
     #[must_use]
     pub fn trickle_ppm(&self) -> u32 {
         self.trickle_ppm.load(Relaxed)
+    }
+
+    /// Returns its failed health checks by reason, in the order of [`Failure::ALL`].
+    #[must_use]
+    pub fn checks_failed(&self) -> [u64; Failure::ALL.len()] {
+        std::array::from_fn(|reason| self.checks_failed[reason].load(Relaxed))
+    }
+
+    /// Sets them; shards do not read them. Only the control thread calls this.
+    pub fn set_checks_failed(&self, counts: &[u64; Failure::ALL.len()]) {
+        for (failed, count) in self.checks_failed.iter().zip(counts) {
+            failed.store(*count, Relaxed);
+        }
     }
 }
 

@@ -8,12 +8,12 @@ use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING,
-    HEADER_METHODS, LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
-    NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS,
-    SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS,
-    TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, UDP_RELAY_ARGUMENTS,
-    WITHOUT_EFFECT,
+    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FUNCTIONS, FUNCTIONS_MISSING,
+    HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_METHODS, NAME_SET_METHODS,
+    NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS,
+    RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
+    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS,
+    TLS_METHODS, UDP_RELAY_ARGUMENTS, WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -114,6 +114,8 @@ fn reference() -> String {
     entries(&mut out, "Actions that answer queries", "Action", answers(), true);
     entries(&mut out, "Actions on answers", "Action", response_actions(), true);
     entries(&mut out, "Sets and parameters", "Function", SETS, true);
+    entries(&mut out, "The console", "Function", CONSOLE, true);
+    entries(&mut out, "The running process", "Function", INSPECTION, true);
     for (title, methods) in OBJECTS {
         entries(&mut out, title, "Method", *methods, true);
     }

@@ -1,4 +1,5 @@
-//! Programs beside the server: the demonstration, the documents.
+//! Programs beside the server: the console's client, the demonstration, the documents.
 
+pub mod console;
 pub mod demo;
 pub mod documents;

@@ -27,6 +27,7 @@ mod activation;
 mod addresses;
 mod clients;
 mod connections;
+mod console;
 mod descriptors;
 mod dnsdist;
 mod failover;

@@ -6,6 +6,7 @@
 //! Functions of one argument that set a process setting are in [`options`](crate::config::options).
 
 mod chains;
+pub mod console;
 pub(crate) mod enumerations;
 mod missing;
 pub mod needs;
@@ -17,6 +18,7 @@ pub mod signature;
 mod tls;
 
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
+pub use crate::config::functions::console::{CONSOLE, INSPECTION};
 pub use crate::config::functions::missing::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
     ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
@@ -228,6 +230,12 @@ pub static FUNCTIONS: &[Entry] = &[
         "Evaluates the files of a directory that end in `.conf`, in order of name; not hidden ones, whose \
          names begin with a dot.",
     ),
+    entry(
+        "setStructuredLogging",
+        "enable [, {levelPrefix=, timeFormat=, backend=}]",
+        "Writes the log as logfmt lines, for programs to read: `levelPrefix` names the level (\"prio\"), \
+         `timeFormat` is \"numeric\" or \"ISO8601\", and `backend=\"json\"` writes JSON instead.",
+    ),
     entry("errlog", "text", "Logs an error."),
     entry("warnlog", "text", "Logs a warning."),
     entry("infolog", "text", "Logs a line."),
@@ -269,7 +277,10 @@ pub static LUA_POLICIES: &[Entry] = &[
 /// Returns every function, besides those of the settings, selectors and actions.
 pub fn functions() -> impl Iterator<Item = &'static Entry> {
     let chains = CHAINS.iter().flat_map(|c| c.entries.iter());
-    FUNCTIONS.iter().chain(chains).chain([CHAIN_EXTRAS, SETS, LUA_POLICIES].into_iter().flatten())
+    FUNCTIONS
+        .iter()
+        .chain(chains)
+        .chain([CHAIN_EXTRAS, SETS, LUA_POLICIES, CONSOLE, INSPECTION].into_iter().flatten())
 }
 
 /// The methods of a server.

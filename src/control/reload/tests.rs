@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Release;
 use socket2::Socket;
 
 use crate::base::time::TickDelta;
+use crate::config::log_style::LogStyle;
 use crate::control::fixture;
 use crate::control::plan::Settings;
 use crate::control::probe::{Called, Question, Script};
@@ -93,7 +94,14 @@ impl Edge for Recorder {
 fn plan(snapshot: Snapshot) -> Plan {
     Plan {
         snapshot: Arc::new(snapshot),
-        settings: Settings { drain: TickDelta(0), stats: None, verbose: false, verbose_checks: false },
+        settings: Settings {
+            drain: TickDelta(0),
+            stats: None,
+            verbose: false,
+            verbose_checks: false,
+            log: LogStyle::default(),
+            console: None,
+        },
         script: Rc::new(NoScript),
         changes: Vec::new(),
     }

@@ -1,72 +1,29 @@
 //! The dump of SIGUSR1: every metric since the start, the servers and the rules as tables.
 
-use crate::base::addr::BackendSlot;
-use crate::base::time::TickDelta;
-use crate::control::stats::text::{Standing, lines};
-use crate::control::stats::{Reading, connections, rules, servers};
-use crate::model::Snapshot;
-use crate::stats::live::LiveState;
-use crate::stats::meter::Counts;
-use crate::stats::registry::{DescriptorReading, ProcessReading};
+use crate::control::stats::figures::Figures;
+use crate::control::stats::text::lines;
+use crate::control::stats::{connections, rules, servers};
 
-/// What a dump shows.
-#[derive(Clone, Copy)]
-pub struct Dump<'a> {
-    /// What the process counts beside its shards.
-    pub process: &'a ProcessReading,
-    /// File descriptors that are open.
-    pub descriptors_open: u64,
-    /// What was counted since the start.
-    pub total: &'a Reading,
-    /// What was counted lately, for rates.
-    pub recent: &'a Reading,
-    /// In which time that was.
-    pub span: TickDelta,
-    /// The configuration.
-    pub snapshot: &'a Snapshot,
-    /// What is read once a dump, as it is long: listeners, rules.
-    pub live_state: &'a LiveState,
-    /// What is known of each backend beside its counters.
-    pub standing: &'a dyn Fn(BackendSlot) -> Standing,
-    /// Seconds since 1970.
-    pub unix: u64,
-}
-
-impl Dump<'_> {
-    /// Its text.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let Self { process, total, snapshot, live_state, .. } = *self;
-        let shards = &total.shards;
-        let mut out = String::new();
-        lines(&mut out, process.values());
-        lines(&mut out, shards.clients.values());
-        lines(&mut out, self.descriptors().values());
-        connections::dump(&mut out, total, snapshot, live_state, self.unix);
-        lines(&mut out, shards.values());
-        lines(&mut out, total.latency(snapshot).values());
-        if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || shards.relays.opened > 0 {
-            lines(&mut out, shards.relays.values());
-        }
-        out.push_str(&servers::table(total, self.recent, self.span, snapshot, self.standing));
-        out.push_str(&rules::table(snapshot, live_state));
-        out
+/// The dump of these figures.
+#[must_use]
+pub fn text(figures: &Figures) -> String {
+    let Figures { process, total, snapshot, live_state, .. } = figures;
+    let shards = &total.shards;
+    let mut out = String::new();
+    lines(&mut out, process.values());
+    lines(&mut out, shards.clients.values());
+    lines(&mut out, figures.descriptors.values());
+    connections::dump(&mut out, total, snapshot, live_state, figures.unix);
+    lines(&mut out, shards.values());
+    lines(&mut out, total.latency(snapshot).values());
+    if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || shards.relays.opened > 0 {
+        lines(&mut out, shards.relays.values());
     }
-
-    fn descriptors(&self) -> DescriptorReading {
-        let descriptors = self.live_state.descriptors();
-        let (limit, reserve) = descriptors.limit_and_reserve();
-        let (evicted, refused) = descriptors.evicted_and_refused();
-        DescriptorReading {
-            open: self.descriptors_open,
-            limit: limit.into(),
-            reserve: reserve.into(),
-            evicted,
-            refused,
-            used: Counts::of(|usage| descriptors.used(usage).into()),
-            max: Counts::of(|usage| descriptors.max(usage).into()),
-        }
-    }
+    out.push_str(&servers::table(total, &figures.recent, figures.span, snapshot, &|slot| {
+        figures.standing(slot)
+    }));
+    out.push_str(&rules::table(snapshot, live_state));
+    out
 }
 
 #[cfg(test)]
@@ -74,20 +31,21 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::addr::{ListenerSlot, RuleSlot};
-    use crate::base::time::Tick;
+    use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+    use crate::base::time::{Tick, TickDelta};
     use crate::control::fixture;
-    use crate::control::stats::Gatherer;
-    use crate::model::{Listener, ListenerTls, Service};
+    use crate::control::stats::figures::descriptors;
+    use crate::control::stats::{Gatherer, Reading};
+    use crate::model::{Listener, ListenerTls, Service, Snapshot};
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
     use crate::rules::{Chain, Rule};
     use crate::stats::check_failure::Failure;
     use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
     use crate::stats::drop_reason::DropReason;
-    use crate::stats::live::State;
+    use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
-    use crate::stats::registry::METRIC_SETS;
+    use crate::stats::registry::{METRIC_SETS, ProcessReading};
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{Reason, ServerSpec, ServerTls};
 
@@ -116,26 +74,24 @@ mod tests {
         snapshot
     }
 
-    fn dump(snapshot: &Snapshot, live_state: &LiveState) -> String {
-        let total = Gatherer::default().gather(live_state, [BACKEND].into_iter(), Tick(0));
-        let process = ProcessReading { generation: 3, query_log_lines_lost: 4, ..ProcessReading::default() };
-        let dump = Dump {
-            process: &process,
-            descriptors_open: 12,
-            total: &total,
-            recent: &Reading::default(),
+    fn dump(snapshot: &Snapshot, live_state: &Arc<LiveState>) -> String {
+        live_state.set_state(BACKEND, State::Up);
+        live_state.backend(BACKEND).set_checks_failed(&[1; Failure::ALL.len()]);
+        text(&Figures {
+            process: ProcessReading { generation: 3, query_log_lines_lost: 4, ..ProcessReading::default() },
+            descriptors: descriptors(live_state.descriptors(), 12),
+            total: Gatherer::default().gather(live_state, [BACKEND].into_iter(), Tick(0)),
+            recent: Reading::default(),
             span: TickDelta::from_ms(2_000),
-            snapshot,
-            live_state,
-            standing: &|_| Standing { state: State::Up, failed: [1; Failure::ALL.len()] },
+            snapshot: Arc::new(snapshot.clone()),
+            live_state: Arc::clone(live_state),
             unix: UNTIL - 60,
-        };
-        dump.text()
+        })
     }
 
     #[test]
     fn it_has_every_metric_of_the_registry() {
-        let (snapshot, live_state) = (snapshot(), LiveState::new(1, 1));
+        let (snapshot, live_state) = (snapshot(), Arc::new(LiveState::new(1, 1)));
         let stats = &live_state.shards()[0];
         stats.relays.opened.add(1);
         stats.backend(BACKEND).connections.opened.add(1);
@@ -180,7 +136,8 @@ mod tests {
     #[test]
     fn texts_of_the_configuration_stay_within_their_lines() {
         let mut snapshot = snapshot();
-        let dump_lines = |snapshot: &Snapshot| dump(snapshot, &LiveState::new(1, 1)).lines().count();
+        let dump_lines =
+            |snapshot: &Snapshot| dump(snapshot, &Arc::new(LiveState::new(1, 1))).lines().count();
         let before = dump_lines(&snapshot);
         let hostile = "x\ndrop-timeout 999\r\u{1b}[2J\u{2028}";
         snapshot.pools.iter_mut().for_each(|p| p.name = hostile.to_owned());
@@ -192,7 +149,7 @@ mod tests {
             matcher: Matcher::Tag(hostile.into(), Some(hostile.into())),
             action: Action::SetTag(hostile.into(), hostile.into()),
         }]);
-        let text = dump(&snapshot, &LiveState::new(1, 1));
+        let text = dump(&snapshot, &Arc::new(LiveState::new(1, 1)));
         assert_eq!(text.lines().count(), before, "{text}");
         assert!(!text.contains(['\r', '\u{1b}', '\u{2028}']), "{text}");
         let shown = r"x\ndrop-timeout 999\r\u{1b}[2J\u{2028}";
@@ -202,7 +159,7 @@ mod tests {
 
     #[test]
     fn counts_are_of_all_shards() {
-        let (snapshot, live_state) = (snapshot(), LiveState::new(2, 1));
+        let (snapshot, live_state) = (snapshot(), Arc::new(LiveState::new(2, 1)));
         for shard in live_state.shards() {
             shard.queries.add(600);
             shard.dropped(DropReason::Timeout).add(5);

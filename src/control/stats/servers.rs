@@ -20,7 +20,20 @@ const LOST: [&str; 2] = ["Drops", "Drate"];
 const BACK: [&str; 2] = ["Failed checks", "Pools"];
 
 /// Columns of words, which stand at their left edge; numbers stand at their right.
-const WORDS: [&str; 5] = ["Name", "Address", "State", "Failed checks", "Pools"];
+const WORDS: [&str; 12] = [
+    "Name",
+    "Address",
+    "State",
+    "Failed checks",
+    "Pools",
+    "Policy",
+    "Servers",
+    "Protocol",
+    "Interface",
+    "Reasons",
+    "Certificates",
+    "Up",
+];
 
 /// A row for each server, with rates over `recent`'s `span`, and one for all of them.
 pub(super) fn table(
@@ -96,7 +109,7 @@ fn per_second(count: u64, span: TickDelta) -> String {
 const CELL_CHARS: usize = 64;
 
 /// Columns as wide as their widest cell, two spaces apart, nothing behind the last.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -130,7 +143,7 @@ fn failures(standing: &Standing) -> String {
 }
 
 /// Names of the pools it is in; the default pool, which has no name, is not said.
-fn pools(snapshot: &Snapshot, backend: &Backend) -> String {
+pub(super) fn pools(snapshot: &Snapshot, backend: &Backend) -> String {
     let names: Vec<&str> = snapshot
         .pools
         .iter()

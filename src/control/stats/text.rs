@@ -10,7 +10,7 @@ use crate::model::{Backend, HealthMode, Snapshot};
 use crate::stats::check_failure::Failure;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::histogram::Latency;
-use crate::stats::live::State;
+use crate::stats::live::{LiveState, State};
 use crate::stats::meter::Value;
 use crate::stats::registry::{BackendReading, Metric, Set};
 
@@ -23,6 +23,15 @@ pub struct Standing {
     pub state: State,
     /// Failed probes by reason.
     pub failed: [u64; Failure::ALL.len()],
+}
+
+impl Standing {
+    /// That of a backend at this moment.
+    #[must_use]
+    pub fn of(live_state: &LiveState, slot: BackendSlot) -> Self {
+        let live = live_state.backend(slot);
+        Self { state: live.state(), failed: live.checks_failed() }
+    }
 }
 
 /// The name of a state as tables and logs have it; in capitals where the operator forced it.
@@ -157,7 +166,7 @@ pub(super) fn rate(count: u64, span: TickDelta) -> f64 {
 }
 
 /// Milliseconds with the digits that mean something (a bucket is 3 % wide).
-fn ms(ns: u64) -> String {
+pub(super) fn ms(ns: u64) -> String {
     let ms = ns as f64 / MS;
     if ms < 1.0 {
         format!("{ms:.3}")
@@ -174,7 +183,6 @@ pub(super) mod tests {
     use crate::base::time::Tick;
     use crate::control::fixture;
     use crate::control::stats::Gatherer;
-    use crate::stats::live::LiveState;
 
     pub(in crate::control::stats) fn standing(slot: BackendSlot) -> Standing {
         match slot.0 {

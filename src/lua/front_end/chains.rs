@@ -135,11 +135,11 @@ fn define_chain(
     context.define_printing(lua, show, move |call, a| {
         let options = Options::read(call, a.given(0))?;
         let all = call.draft.rules.chain(key).len();
-        Ok(listed(call, key, all, &options))
+        Ok(listed(call, key, all, &options, false))
     })?;
     context.define_printing(lua, top, move |call, a| {
         let count = a.whole(0, u32::MAX)?;
-        Ok(listed(call, key, count as usize, &Options::default()))
+        Ok(listed(call, key, count as usize, &Options::default(), true))
     })?;
     let own = context.clone();
     context.define_entry(lua, top_list, move |call, a| {
@@ -276,11 +276,19 @@ impl Options {
     }
 }
 
-/// Formats the first rules of a chain as a table. All counters are 0 here, so the order by matches
-/// is that of the chain.
-fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> String {
+/// Formats the first rules of a chain as a table; with `top` those that matched most. While the file
+/// is evaluated all counters are 0, so the order is that of the chain.
+fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options, top: bool) -> String {
     let sets = call.sets();
-    let rules = call.draft.rules.chain(key).iter().take(count);
+    let chain = call.draft.rules.chain(key);
+    let running = call.session.as_ref().map(|s| s.view.rules(key)).unwrap_or_default();
+    let hits = |at: usize| running.get(at).map_or(0, |(_, hits)| *hits);
+    let mut order: Vec<usize> = (0..chain.len()).collect();
+    if top {
+        order.sort_by_key(|at| std::cmp::Reverse(hits(*at)));
+    }
+    order.truncate(count);
+    let rules = order.iter().map(|at| &chain[*at]);
     let cut = |text: String| match options.width {
         Some(width) => text.chars().take(width).collect(),
         None => text,
@@ -290,9 +298,10 @@ fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> St
     rows.insert(0, ("Rule".to_owned(), "Action".to_owned()));
     let width = rows.iter().map(|(m, _)| m.chars().count()).max().unwrap_or(0).min(MATCHER_CHARS);
     let heads = std::iter::once(("#".to_owned(), "Name".to_owned(), "UUID".to_owned(), "Matches".to_owned()));
-    let lines = rules.enumerate().map(|(at, r)| {
-        let uuid = r.uuid.as_ref().map(uuid_text).unwrap_or_default();
-        (at.to_string(), r.name.clone(), uuid, "0".to_owned())
+    let lines = order.iter().map(|at| {
+        let (r, running) = (&chain[*at], running.get(*at).map(|(uuid, _)| uuid));
+        let uuid = r.uuid.as_ref().or(running).map(uuid_text).unwrap_or_default();
+        (at.to_string(), r.name.clone(), uuid, hits(*at).to_string())
     });
     let mut out = String::new();
     for ((number, name, uuid, matches), (matcher, action)) in heads.chain(lines).zip(rows) {

@@ -15,6 +15,7 @@ use crate::config::functions::{Entry, functions};
 use crate::config::ruleset::{SetText, SetTexts};
 use crate::lua::code::flow::When;
 use crate::lua::front_end::arguments::Arguments;
+use crate::lua::front_end::command::Session;
 use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::missing::Inert;
 use crate::lua::front_end::names::Code;
@@ -28,19 +29,61 @@ use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
 use crate::tls::CaStores;
 
-/// The draft under construction, shared by all functions; `None` after the evaluation.
-#[derive(Clone, Debug)]
-pub(crate) struct Context(Rc<RefCell<Option<Build>>>);
+/// What all functions of a state share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context(Rc<Inner>);
 
 #[derive(Debug, Default)]
-struct Build {
-    draft: Draft,
-    /// In the registry, which can hold any number; Rust can hold few values.
-    functions: Vec<RegistryKey>,
-    texts: Files,
-    code: Code,
+struct Inner {
+    /// The draft under construction; `None` outside of an evaluation.
+    build: RefCell<Option<Build>>,
+    /// The console's command that is running.
+    session: RefCell<Option<Session>>,
+}
+
+/// A configuration under construction.
+#[derive(Debug, Default)]
+pub(crate) struct Build {
+    /// What is written so far.
+    pub(crate) draft: Draft,
+    /// Functions of health checks. In the registry, which can hold any number; Rust can hold few
+    /// values.
+    pub(crate) functions: Vec<RegistryKey>,
+    /// The files that were evaluated.
+    pub(crate) texts: Files,
+    /// Their code.
+    pub(crate) code: Code,
+    /// A function was called that may have changed the draft.
+    pub(crate) touched: bool,
     objects: Objects,
     authorities: CaStores,
+}
+
+/// The size of what commands add to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    functions: usize,
+    names: usize,
+    networks: usize,
+}
+
+impl Build {
+    /// Returns the size of what commands add to.
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            functions: self.functions.len(),
+            names: self.objects.names.len(),
+            networks: self.objects.networks.len(),
+        }
+    }
+
+    /// Removes what was added since, with `draft` as it was then.
+    pub(crate) fn restore(&mut self, draft: Draft, sizes: Sizes) {
+        self.draft = draft;
+        self.functions.truncate(sizes.functions);
+        self.objects.names.truncate(sizes.names);
+        self.objects.networks.truncate(sizes.networks);
+    }
 }
 
 /// The contents of the draft's sets, in their order.
@@ -98,13 +141,17 @@ const LITERALS_MAX: usize = 20;
 impl Objects {
     /// Describes the sets with their present contents.
     fn describe(&self, draft: &mut Draft) {
-        let names = draft.name_sets.iter().map(Names::key).zip(&self.names);
-        for (at, (key, content)) in names.enumerate() {
+        // Those of earlier commands are described.
+        let names = draft.name_sets.iter().zip(&self.names).enumerate();
+        let new = names.filter(|(_, (set, _))| set.set().is_none()).map(|(at, (set, c))| (at, set.key(), c));
+        for (at, key, content) in new {
             let content = Some(content.borrow().shown());
             draft.rules.texts.insert(key, SetText { identity: format!("set {}", at + 1), content });
         }
-        let networks = draft.networks.iter().map(Networks::key).zip(&self.networks);
-        for (at, (key, content)) in networks.enumerate() {
+        let networks = draft.networks.iter().zip(&self.networks).enumerate();
+        let new =
+            networks.filter(|(_, (set, _))| set.set().is_none()).map(|(at, (set, c))| (at, set.key(), c));
+        for (at, key, content) in new {
             let content = Some(content.borrow().shown());
             draft.rules.texts.insert(key, SetText { identity: format!("networks {}", at + 1), content });
         }
@@ -112,18 +159,13 @@ impl Objects {
 
     /// Fills the sets with their contents.
     fn fill(&self, draft: &Draft) {
-        for (set, content) in draft.name_sets.iter().zip(&self.names) {
+        for (set, content) in draft.name_sets.iter().zip(&self.names).filter(|(set, _)| set.set().is_none()) {
             set.fill(content.borrow_mut().take());
         }
-        for (set, content) in draft.networks.iter().zip(&self.networks) {
+        for (set, content) in draft.networks.iter().zip(&self.networks).filter(|(set, _)| set.set().is_none())
+        {
             set.fill(content.borrow().set());
         }
-    }
-}
-
-impl Default for Context {
-    fn default() -> Self {
-        Self(Rc::new(RefCell::new(Some(Build::default()))))
     }
 }
 
@@ -141,6 +183,8 @@ pub(crate) struct Call<'a> {
     pub(crate) depth: u8,
     /// The code of the configuration.
     pub(crate) code: &'a mut Code,
+    /// The console's command that is running.
+    pub(crate) session: Option<&'a mut Session>,
     functions: &'a mut Vec<RegistryKey>,
     objects: &'a mut Objects,
     authorities: &'a mut CaStores,
@@ -295,7 +339,9 @@ impl Context {
             })?;
             // Outside of the draft, because a configuration may replace `print`.
             match lua.globals().raw_get::<Option<Function>>("print")? {
-                Some(print) if !text.is_nil() => print.call::<Value>(text),
+                Some(print) if text.as_string().is_some_and(|t| !t.as_bytes().is_empty()) => {
+                    print.call::<Value>(text)
+                }
                 _ => Ok(Value::Nil),
             }
         })?;
@@ -310,23 +356,62 @@ impl Context {
     where
         F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
     {
+        self.run(lua, function, !is_reading(function), body)
+    }
+
+    /// Does the same with a body that changes nothing.
+    ///
+    /// # Errors
+    /// After the evaluation.
+    pub(crate) fn look<F>(&self, lua: &Lua, function: &str, body: F) -> mlua::Result<Value>
+    where
+        F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
+    {
+        self.run(lua, function, false, body)
+    }
+
+    fn run<F>(&self, lua: &Lua, function: &str, touches: bool, body: F) -> mlua::Result<Value>
+    where
+        F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
+    {
         // Already borrowed: a function of the configuration runs within another call of ours.
-        let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
-        let Some(Build { draft, functions, objects, authorities, code, .. }) = build.as_mut() else {
+        let mut build = self.0.build.try_borrow_mut().map_err(mlua::Error::external)?;
+        let Some(Build { draft, functions, objects, authorities, code, touched, .. }) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
-        let origin = caller(lua);
-        let mut call = Call { lua, draft, origin, function, depth: 0, code, functions, objects, authorities };
+        *touched |= touches;
+        let mut session = self.0.session.borrow_mut();
+        let (session, origin) = (session.as_mut(), caller(lua));
+        let mut call =
+            Call { lua, draft, origin, function, depth: 0, code, session, functions, objects, authorities };
         Ok(body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil
         }))
     }
 
+    /// Begins an evaluation that adds to `build`, of a console's command if there is a session.
+    pub(crate) fn begin(&self, build: Build, session: Option<Session>) {
+        self.0.build.replace(Some(build));
+        self.0.session.replace(session);
+    }
+
+    /// Ends the console's command.
+    pub(crate) fn take_session(&self) -> Option<Session> {
+        self.0.session.take()
+    }
+
+    /// Adds a line to the output of the running command; returns whether there is one.
+    pub(crate) fn prints(&self, line: &[u8]) -> bool {
+        // Already borrowed: within another call of ours, which prints nothing itself.
+        let Ok(mut session) = self.0.session.try_borrow_mut() else { return false };
+        session.as_mut().map(|session| session.print(line)).is_some()
+    }
+
     /// Records a file that is evaluated: the configuration itself, or one of a directory.
     pub(crate) fn reads(&self, directory: Option<&str>, file: File) {
-        let mut build = self.0.borrow_mut();
+        let mut build = self.0.build.borrow_mut();
         let Some(Build { texts, .. }) = build.as_mut() else { return };
         match directory {
             None => texts.main = Some(file),
@@ -341,19 +426,26 @@ impl Context {
 
     /// Keeps the code of a file that is evaluated.
     pub(crate) fn has_code(&self, chunk: &Function) {
-        if let Some(Build { code, .. }) = self.0.borrow_mut().as_mut() {
+        if let Some(Build { code, .. }) = self.0.build.borrow_mut().as_mut() {
             code.file(chunk);
         }
     }
 
-    /// Ends the evaluation and fills the sets. Returns the draft, the functions, the files and their
-    /// code.
-    pub(crate) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files, Code) {
-        let mut build = self.0.borrow_mut().take().unwrap_or_default();
+    /// Ends the evaluation and fills the sets. Returns all that was built.
+    pub(crate) fn finish(&self) -> Build {
+        let mut build = self.0.build.borrow_mut().take().unwrap_or_default();
         build.objects.describe(&mut build.draft);
         build.objects.fill(&build.draft);
-        (build.draft, build.functions, build.texts, build.code)
+        build.objects.by_key.clear();
+        build
     }
+}
+
+/// Returns whether a function only reads, by its name.
+fn is_reading(function: &str) -> bool {
+    const BEGINNINGS: [&str; 6] = ["show", "get", "top", "dump", "is", "has"];
+    const NAMES: [&str; 5] = ["delta", "help", "reload", "shutdown", "makeKey"];
+    BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
 }
 
 /// Defines a global function of the tables that works at any time. Its errors, surplus arguments
@@ -374,7 +466,7 @@ where
 }
 
 /// Returns the entry of a function.
-fn entry(name: &str) -> mlua::Result<&'static Entry> {
+pub(crate) fn entry(name: &str) -> mlua::Result<&'static Entry> {
     let found = functions().find(|e| e.name == name);
     found.ok_or_else(|| mlua::Error::runtime(format!("the function {name} is in no table")))
 }

@@ -20,10 +20,13 @@ mod answers;
 mod argument;
 mod arguments;
 mod chains;
+pub mod command;
+pub mod console;
 mod constants;
 mod context;
 mod declared;
 mod functions;
+mod inspect;
 mod missing;
 mod names;
 mod nearest;
@@ -40,17 +43,19 @@ mod sets;
 mod settings;
 mod tls;
 mod values;
+pub mod view;
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
+use mlua::{ChunkMode, Function, Lua, Value};
 
 use crate::base::files;
 use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
 use crate::config::draft::Draft;
-use crate::config::error::{ConfigError, Fault, Origin, nearest};
+use crate::config::error::{ConfigError, Errors, Fault, Origin, nearest};
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::{Entry, FUNCTIONS_MISSING, POLICIES, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
@@ -59,7 +64,8 @@ pub use crate::lua::ffi::watch::Interrupt;
 use crate::lua::ffi::watch::Why;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
-use crate::lua::front_end::context::{Context, caller};
+use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
+use crate::lua::front_end::context::{Build, Context, caller};
 pub use crate::lua::front_end::responses::response_actions;
 pub use crate::lua::front_end::selectors::selectors;
 pub use crate::lua::limits::thread::NoResult;
@@ -99,17 +105,22 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 /// Those of [`load`], and the interruption.
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
     let (mut draft, lua) = evaluate(flags.file.as_deref(), interrupt)?;
-    flags.apply(&mut draft);
-    draft.join_shared_listeners();
-    draft.warn_of_modes();
-    draft.apply_strictness();
+    complete(&mut draft, flags);
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
     }
     Ok(Loaded { draft, lua })
 }
 
-/// The functions of health checks, on the thread that evaluated the configuration.
+/// Adds the command line to what was evaluated.
+pub fn complete(draft: &mut Draft, flags: &Flags) {
+    flags.apply(draft);
+    draft.join_shared_listeners();
+    draft.warn_of_modes();
+    draft.apply_strictness();
+}
+
+/// The functions of health checks and the commands of the console, on the thread that evaluated the configuration.
 #[derive(Debug)]
 pub struct LuaHost {
     worker: Worker<Host>,
@@ -119,7 +130,9 @@ pub struct LuaHost {
 #[derive(Debug)]
 struct Host {
     runtime: Runtime,
-    functions: Vec<RegistryKey>,
+    standing: RefCell<Standing>,
+    /// Commands of the console may come.
+    has_console: bool,
 }
 
 impl Host {
@@ -129,8 +142,11 @@ impl Host {
         function: LuaFunction,
         arguments: impl mlua::IntoLuaMulti,
     ) -> Result<R, String> {
-        let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
-        let function: Function = self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?;
+        let function: Function = {
+            let standing = self.standing.borrow();
+            let function = standing.build().functions.get(function.0 as usize).ok_or("no such function")?;
+            self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?
+        };
         let (result, _) = self.runtime.run(CHECK_TICKS, || function.call::<R>(arguments));
         result.map_err(|e| {
             if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
@@ -176,7 +192,33 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Returns whether anything may be called after the evaluation.
+    fn stays(&self) -> bool {
+        self.has_console || !self.standing.borrow().build().functions.is_empty()
+    }
+
+    fn run(&self, command: &Command) -> Evaluated {
+        let mut standing = self.standing.borrow_mut();
+        standing.run(&self.runtime, command)
+    }
+}
+
 impl LuaHost {
+    /// Runs a command of the console. What it changes is kept once it is
+    /// [settled](LuaHost::settle).
+    ///
+    /// # Errors
+    /// It did not run.
+    pub fn run(&self, command: Command) -> impl Future<Output = Result<Evaluated, NoResult>> + use<> {
+        self.worker.call_within(COMMAND, move |host| host.run(&command))
+    }
+
+    /// Keeps the change of the last command, or forgets it; before any later command.
+    pub fn settle(&self, accepted: bool) {
+        self.worker.tell(move |host| host.standing.borrow_mut().settle(accepted));
+    }
+
     /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Returns
     /// name, type, class and header.
     ///
@@ -246,7 +288,7 @@ fn evaluate_within(
     let (path, own) = (file.map(Path::to_owned), interrupt.clone());
     let started =
         Worker::start("config", interrupt, limit, move || match evaluate_here(path.as_deref(), &own) {
-            Ok((draft, host)) => (Ok(draft), (!host.functions.is_empty()).then_some(host)),
+            Ok((draft, host)) => (Ok(draft), host.stays().then_some(host)),
             Err(errors) => (Err(errors), None),
         });
     match started {
@@ -280,6 +322,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
     let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
     let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
     let context = Context::default();
+    context.begin(Build::default(), None);
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
     let ended = runtime.evaluate(|| {
         let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f));
@@ -287,42 +330,54 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
         ran
     });
-    let (mut draft, functions, files, code) = context.finish();
+    let mut build = context.finish();
+    let mut draft = std::mem::take(&mut build.draft);
     if let Err(e) = ended {
+        let files = build.texts;
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
         let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
         let mut errors = draft.errors.into_list();
         let mut error = script_error(&e, &files);
         if let (Fault::Script(_), true) = (&error.fault, error.origin.is_whole_file())
-            && let Some(line) = code.tail_call()
+            && let Some(line) = build.code.tail_call()
         {
             error.origin = Origin::line(&name, line);
         }
         errors.push(error);
         return Err(errors);
     }
-    draft.is_blank = files.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
+    let code = std::mem::take(&mut build.code);
+    draft.is_blank = build.texts.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
     draft.maintenance |= matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
     names::check(runtime.lua(), code, &mut draft, interrupt).map_err(|e| vec![e])?;
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
             (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());
-        match state::check_unless(files, functions, names, networks, interrupt) {
+        match state::check_unless(build.texts.clone(), functions, names, networks, interrupt) {
             Ok(source) => draft.script = Some(source),
             Err(e) => draft.errors.push(e),
         }
     }
-    if !functions.is_empty() {
-        missing::forget(runtime.lua()).map_err(|e| fatal(&e))?;
-        runtime.serve(false).map_err(|e| fatal(&e))?;
+    let has_console = draft.console.address.is_some();
+    if has_console {
+        build.draft = draft.clone();
+        build.draft.warnings = Errors::default();
     }
-    Ok((draft, Host { runtime, functions }))
+    let host =
+        Host { runtime, standing: RefCell::new(Standing::new(context, build, interrupt)), has_console };
+    if host.stays() {
+        missing::forget(host.runtime.lua()).map_err(|e| fatal(&e))?;
+        host.runtime.serve(false).map_err(|e| fatal(&e))?;
+    }
+    Ok((draft, host))
 }
 
 /// Defines every function and constant.
 fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     constants::define(lua)?;
     packet::define(lua, context)?;
+    console::define(lua, context)?;
+    inspect::define(lua, context)?;
     settings::define(lua, context)?;
     relays::define(lua, context)?;
     tls::define(lua, context)?;

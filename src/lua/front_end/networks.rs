@@ -15,8 +15,10 @@ use crate::config::value;
 use crate::lua::front_end::argument::wrong;
 use crate::lua::front_end::arguments::items;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
+
 use crate::lua::front_end::declared::{Methods, raised};
 use crate::lua::front_end::selectors::stand_in;
+use crate::lua::front_end::sets::in_force;
 use crate::rules::networks;
 use crate::rules::networks::Networks;
 
@@ -241,7 +243,12 @@ impl UserData for NetworkSet {
             all.add_recorded(
                 name,
                 |set| &set.context,
-                move |call, set, a| change(call, set, a.at(0)).map(|()| Value::Nil),
+                move |call, set, a| {
+                    if set.networks.set().is_some() {
+                        return Err(in_force());
+                    }
+                    change(call, set, a.at(0)).map(|()| Value::Nil)
+                },
             );
         }
         all.add("match", |lua, set, a| {

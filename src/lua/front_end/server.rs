@@ -18,6 +18,7 @@ use crate::lua::front_end::argument::{
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
+use crate::lua::front_end::view::ServerView;
 use crate::lua::front_end::{missing, nearest, needs, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
@@ -63,6 +64,11 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         call.draft.judge = Some(call.keep(judge)?);
         Ok(Value::Nil)
     })
+}
+
+/// Returns the indexes of the servers that were not removed.
+pub(crate) fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
+    draft.servers.iter().enumerate().filter(|(_, s)| !s.removed).map(|(at, _)| at)
 }
 
 /// Returns the index of a server by object, number (from 0 in order of creation), id or name.
@@ -440,11 +446,20 @@ struct Server {
     at: usize,
 }
 
-fn object(lua: &Lua, context: &Context, at: usize) -> Result<Value, Fault> {
+pub(crate) fn object(lua: &Lua, context: &Context, at: usize) -> Result<Value, Fault> {
     Ok(Value::UserData(lua.create_userdata(Server { context: context.clone(), at })?))
 }
 
 impl Server {
+    /// Calls a getter.
+    fn get(&self, lua: &Lua, name: &str, get: Get) -> mlua::Result<Value> {
+        self.context.look(lua, name, |call| {
+            let server = &call.draft.servers[self.at];
+            let running = call.session.as_ref().and_then(|s| s.view.server(&server.identity()));
+            get(call.lua, server, running)
+        })
+    }
+
     /// Runs `body` on the server in the draft, as a method of this name.
     fn on<F>(&self, lua: &Lua, method: &str, body: F) -> mlua::Result<Value>
     where
@@ -454,8 +469,8 @@ impl Server {
     }
 }
 
-/// A getter.
-type Get = fn(&Lua, &DraftServer) -> Result<Value, Fault>;
+/// A getter, of what is configured and what runs.
+type Get = fn(&Lua, &DraftServer, Option<ServerView>) -> Result<Value, Fault>;
 /// A method with at most one argument, of the server with this index.
 type Method = fn(&mut Call<'_>, usize, &Value) -> Result<(), Fault>;
 
@@ -464,26 +479,28 @@ fn string(lua: &Lua, text: &str) -> Result<Value, Fault> {
 }
 
 const FIELDS: [(&str, Get); 7] = [
-    ("order", |_, s| Ok(Value::Number(s.order.into()))),
-    ("weight", |_, s| Ok(Value::Number(s.weight.into()))),
-    ("qps", |_, s| Ok(Value::Number(s.qps.into()))),
-    ("name", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
-    ("id", |lua, s| string(lua, &s.identity())),
-    ("pools", |lua, s| Ok(Value::Table(lua.create_sequence_from(s.pools.iter())?))),
-    ("upStatus", |_, s| Ok(Value::Boolean(is_up(s)))),
+    ("order", |_, s, _| Ok(Value::Number(s.order.into()))),
+    ("weight", |_, s, _| Ok(Value::Number(s.weight.into()))),
+    ("qps", |_, s, _| Ok(Value::Number(s.qps.into()))),
+    ("name", |lua, s, _| string(lua, s.name.as_deref().unwrap_or_default())),
+    ("id", |lua, s, _| string(lua, &s.identity())),
+    ("pools", |lua, s, _| Ok(Value::Table(lua.create_sequence_from(s.pools.iter())?))),
+    ("upStatus", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
 ];
 
 const GETTERS: [(&str, Get); 7] = [
-    ("getName", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
-    ("getNameWithAddr", |lua, s| match s.name.as_deref().filter(|n| !n.is_empty()) {
+    ("getName", |lua, s, _| string(lua, s.name.as_deref().unwrap_or_default())),
+    ("getNameWithAddr", |lua, s, _| match s.name.as_deref().filter(|n| !n.is_empty()) {
         Some(name) => string(lua, &format!("{name} ({})", s.address)),
         None => string(lua, &s.address.to_string()),
     }),
-    ("isUp", |_, s| Ok(Value::Boolean(is_up(s)))),
-    ("canAcceptQueries", |_, s| Ok(Value::Boolean(is_up(s)))),
-    ("getOutstanding", |_, _| Ok(Value::Number(0.0))),
-    ("getLatency", |_, _| Ok(Value::Number(0.0))),
-    ("getHealthCheckMode", |lua, s| string(lua, s.mode_name())),
+    ("isUp", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
+    ("canAcceptQueries", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
+    ("getOutstanding", |_, _, v| {
+        Ok(Value::Number(f64::from(u32::try_from(v.unwrap_or_default().outstanding).unwrap_or(u32::MAX))))
+    }),
+    ("getLatency", |_, _, v| Ok(Value::Number(v.unwrap_or_default().latency_ms))),
+    ("getHealthCheckMode", |lua, s, _| string(lua, s.mode_name())),
 ];
 
 const ACTIONS: [(&str, Method); 11] = [
@@ -528,8 +545,9 @@ const ACTIONS: [(&str, Method); 11] = [
     }),
 ];
 
-fn is_up(server: &DraftServer) -> bool {
-    !matches!(server.health.mode, HealthMode::Down | HealthMode::Drain)
+/// Returns whether a server is up; without a running one, whether it is not forced down.
+fn is_up(server: &DraftServer, running: Option<ServerView>) -> bool {
+    running.is_none_or(|view| view.up) && !matches!(server.health.mode, HealthMode::Down | HealthMode::Drain)
 }
 
 fn force(call: &mut Call<'_>, at: usize, mode: HealthMode) -> Result<(), Fault> {
@@ -540,7 +558,7 @@ fn force(call: &mut Call<'_>, at: usize, mode: HealthMode) -> Result<(), Fault> 
 impl UserData for Server {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
         for (name, get) in FIELDS {
-            fields.add_field_method_get(name, move |lua, server| server.on(lua, name, |s| get(lua, s)));
+            fields.add_field_method_get(name, move |lua, server| server.get(lua, name, get));
         }
         for (field, method) in [("order", "setOrder"), ("weight", "setWeight"), ("qps", "setQPS")] {
             fields.add_field_method_set(field, move |lua, server, v: Value| {
@@ -555,9 +573,7 @@ impl UserData for Server {
         let mut all = Methods::new(methods, SERVER_METHODS);
         let context: fn(&Self) -> &Context = |server| &server.context;
         for (name, get) in GETTERS {
-            all.add_recorded(name, context, move |call, server, _| {
-                get(call.lua, &call.draft.servers[server.at])
-            });
+            all.add(name, move |lua, server, _| server.get(lua, name, get));
         }
         for (name, act) in ACTIONS {
             all.add_recorded(name, context, move |call, server, a| {
@@ -570,7 +586,7 @@ impl UserData for Server {
             server.on(lua, "setHealthCheckParams", |_| Err(fault))
         });
         methods.add_meta_method(MetaMethod::ToString, |lua, server, ()| {
-            server.on(lua, "tostring", |s| string(lua, &s.display_name()))
+            server.get(lua, "tostring", |lua, s, _| string(lua, &s.display_name()))
         });
     }
 }

@@ -180,6 +180,14 @@ fn remove(_: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
+/// The error of changing a set that the shards read.
+pub(crate) fn in_force() -> Fault {
+    Fault::Conflict {
+        wrong: "changes a set that is in force".to_owned(),
+        expected: "a new set in a new rule, or a change of the file and a reload".to_owned(),
+    }
+}
+
 /// Adds the names of a file, one per line.
 fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     let path = text("", v, "the path of a file")?;
@@ -217,7 +225,16 @@ impl UserData for NameSet {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         let mut all = Methods::new(methods, NAME_SET_METHODS);
         for (name, change) in CHANGES {
-            all.add_recorded(name, |set| &set.context, move |call, set, a| change(call, set, a.at(0)));
+            all.add_recorded(
+                name,
+                |set| &set.context,
+                move |call, set, a| {
+                    if set.names.set().is_some() {
+                        return Err(in_force());
+                    }
+                    change(call, set, a.at(0))
+                },
+            );
         }
         // These work at any time, for check functions.
         all.add("check", |lua, set, a| {

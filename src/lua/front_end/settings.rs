@@ -64,7 +64,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     define_acl(lua, context)?;
     define_accepted(lua, context)?;
-    define_logging(lua)?;
+    context.define(lua, "setStructuredLogging", structured_logging)?;
+    define_logging(lua, context)?;
     define_include(lua, context)
 }
 
@@ -239,7 +240,7 @@ pub(crate) fn local_option(
 }
 
 /// Reads a network, or with `!` an exception (`false`).
-fn network(call: &mut Call<'_>, written: &str) -> Result<(Prefix, bool), Fault> {
+pub(crate) fn network(call: &mut Call<'_>, written: &str) -> Result<(Prefix, bool), Fault> {
     let wrong = || Fault::value("", format!("\"{written}\""), NETWORK);
     let (text, is_in) = written.strip_prefix('!').map_or((written, true), |rest| (rest, false));
     if !is_in {
@@ -317,8 +318,54 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
+/// Reads the arguments of `setStructuredLogging`.
+fn structured_logging(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fault> {
+    let on = switch(a.what(0), a.at(0))?;
+    let mut written = vec![(Key::LogFormat, if on { "logfmt" } else { "text" }.to_owned())];
+    let options = a.given(1).map(|options| argument::named(a.what(1), options)).transpose()?;
+    for (name, v) in options.unwrap_or_default() {
+        match name.as_str() {
+            "levelPrefix" => {
+                const NAME: &str = "a name of letters";
+                let prefix = text(&name, &v, NAME)?;
+                if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphabetic()) {
+                    return Err(wrong(&name, &v, NAME));
+                }
+                written.push((Key::LogLevelName, prefix));
+            }
+            "timeFormat" => {
+                const FORMATS: &str = "\"numeric\" or \"ISO8601\"";
+                let format = text(&name, &v, FORMATS)?.to_lowercase();
+                if !["numeric", "iso8601"].contains(&format.as_str()) {
+                    return Err(wrong(&name, &v, FORMATS));
+                }
+                written.push((Key::LogTime, format));
+            }
+            "backend" => match text(&name, &v, "\"default\" or \"json\"")?.as_str() {
+                "default" => {}
+                "json" if on => written[0].1 = "json".to_owned(),
+                "json" => {}
+                "systemd-journal" => call.warn(Fault::Note(
+                    "backend \"systemd-journal\" is taken as \"default\": systemd reads standard error"
+                        .to_owned(),
+                )),
+                _ => return Err(wrong(&name, &v, "\"default\" or \"json\"")),
+            },
+            _ => {
+                let known = ["levelPrefix", "timeFormat", "backend"];
+                call.warn(Fault::unknown("option", &name, known.into_iter()));
+            }
+        }
+    }
+    for (key, text) in written {
+        let value = Sited { value: options::Value::Text(text), origin: call.origin.clone() };
+        call.draft.settings.set(key, value);
+    }
+    Ok(Value::Nil)
+}
+
 /// The log functions work at any time.
-fn define_logging(lua: &Lua) -> mlua::Result<()> {
+fn define_logging(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let define = |name: &'static str, write: fn(&str, &str)| {
         define_anytime(lua, name, move |lua, a| {
             let text = a.at(0).as_string().map_or_else(|| shown(a.at(0)), |s| s.to_string_lossy());
@@ -330,7 +377,11 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
     define("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
     define("infolog", |place, text| tracing::info!(place, "{text}"))?;
     define("vinfolog", |place, text| tracing::debug!(place, "{text}"))?;
-    let print = lua.create_function(|lua, line: mlua::String| {
+    let own = context.clone();
+    let print = lua.create_function(move |lua, line: mlua::String| {
+        if own.prints(&line.as_bytes()) {
+            return Ok(());
+        }
         tracing::info!(place = caller(lua).to_string(), "{}", line.to_string_lossy());
         Ok(())
     })?;

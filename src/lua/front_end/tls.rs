@@ -268,12 +268,7 @@ fn known() -> impl Iterator<Item = &'static str> {
 
 /// Parses an address with the default port of DNS over TLS.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    let mut address = value::address(text)?;
-    let has_port = text.rsplit_once("]:").is_some() || text.parse::<SocketAddr>().is_ok();
-    if !has_port {
-        address.set_port(DOT_PORT);
-    }
-    Ok(address)
+    value::address_of(text, DOT_PORT)
 }
 
 fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {

@@ -134,6 +134,22 @@ impl<T: 'static> Worker<T> {
         R: Send + 'static,
         F: FnOnce(&T) -> R + Send + 'static,
     {
+        self.call_within(CALL, call)
+    }
+
+    /// Does the same with another wall-clock limit.
+    ///
+    /// # Errors
+    /// See [`NoResult`].
+    pub(crate) fn call_within<R, F>(
+        &self,
+        limit: Duration,
+        call: F,
+    ) -> impl Future<Output = Result<R, NoResult>> + use<T, R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&T) -> R + Send + 'static,
+    {
         let (answer, result) = oneshot::channel();
         let begun = Arc::<AtomicBool>::default();
         let begins = Arc::clone(&begun);
@@ -150,7 +166,7 @@ impl<T: 'static> Worker<T> {
         };
         async move {
             sent?;
-            match timeout(CALL, result).await {
+            match timeout(limit, result).await {
                 Ok(Ok(done)) => done.map_err(NoResult::Failed),
                 Ok(Err(_)) => Err(NoResult::Failed("the thread for Lua functions has ended".to_owned())),
                 Err(_) if begun.load(Relaxed) => {
@@ -158,6 +174,18 @@ impl<T: 'static> Worker<T> {
                 }
                 Err(_) => Err(NoResult::Busy),
             }
+        }
+    }
+
+    /// Runs something in the thread, after the calls before it; nobody waits.
+    pub(crate) fn tell(&self, work: impl FnOnce(&T) + Send + 'static) {
+        let job: Job<T> = Box::new(move |value| {
+            // A panic must not end the thread.
+            let _ = panics::caught(|| work(value));
+        });
+        if let Some(jobs) = &self.jobs {
+            // Full of calls that do not return: this one would not run either.
+            let _ = jobs.try_send(job);
         }
     }
 

@@ -247,12 +247,12 @@ impl State {
         }
         older::define(lua, None)?;
         let mut taken = 0;
-        if let Some(file) = &shared.files.main {
+        for file in shared.files.main.iter().chain(&shared.files.commands) {
             let chunk = lua.load(files::runnable(file)).set_name(format!("@{}", file.name));
             let chunk = chunk.set_mode(mlua::ChunkMode::Text);
             let (evaluated, ticks) = runtime.run(ticks, || chunk.exec());
             evaluated?;
-            taken = ticks;
+            taken += ticks;
         }
         lua.set_named_registry_value(CONFIGURING, prelude.raw_get::<Table>("configuring")?)?;
         runtime.serve(limits::is_compiled())?;

@@ -18,6 +18,8 @@ pub struct Files {
     /// Directories that `includeDirectory` was called with, as written, each with its files in the
     /// order of evaluation.
     pub directories: Vec<(String, Vec<File>)>,
+    /// Commands of the console that functions come from, in their order; evaluated after the file.
+    pub commands: Vec<File>,
 }
 
 impl Files {
@@ -25,7 +27,7 @@ impl Files {
     #[must_use]
     pub fn one(name: &str, text: &[u8]) -> Self {
         let main = Some(File { name: name.to_owned(), text: text.to_vec() });
-        Self { main, directories: Vec::new() }
+        Self { main, ..Self::default() }
     }
 
     /// Returns the files of a directory; none of one that was not read.

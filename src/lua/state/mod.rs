@@ -137,7 +137,7 @@ pub fn check_unless(
         identity = xxh3_64_with_seed(&function.line.to_ne_bytes(), identity);
     }
     let directories = shared.files.directories.iter().flat_map(|d| &d.1);
-    for file in shared.files.main.iter().chain(directories) {
+    for file in shared.files.main.iter().chain(directories).chain(&shared.files.commands) {
         identity = xxh3_64_with_seed(file.name.as_bytes(), identity);
         identity = xxh3_64_with_seed(&file.text, identity);
     }

@@ -732,6 +732,7 @@ fn included_files_are_evaluated_too() {
                 text: b"#!x\nfirst = DNSAction.Drop LuaRule(function() return true end)".to_vec(),
             }],
         )],
+        commands: Vec::new(),
     };
     let recorded = vec![
         one((FunctionKind::Rule, Interface::Objects), "@a.conf", 2),

@@ -1,0 +1,61 @@
+//! The tables of the console: the functions that configure it, and those that show the running
+//! process.
+
+use crate::config::functions::{Entry, entry};
+
+/// Port of the console when none is given.
+pub const CONSOLE_PORT: u16 = 5199;
+
+/// The functions that configure the console, besides those of the settings.
+pub static CONSOLE: &[Entry] = &[
+    entry(
+        "controlSocket",
+        "address",
+        "Listens for console connections on an address; the default port is 5199. setKey is needed, too.",
+    ),
+    entry(
+        "setKey",
+        "key",
+        "Sets the console's key: 32 bytes in base64, as makeKey prints them. Without one every connection \
+         is refused.",
+    ),
+    entry("makeKey", "", "Prints a new random key, as a line for the configuration."),
+    entry(
+        "setConsoleACL",
+        "network | {network, ...}",
+        "Allows console connections from these networks only; by default from the machine itself.",
+    ),
+    entry("addConsoleACL", "network", "Allows console connections from this network as well."),
+    entry("showConsoleACL", "", "Prints the networks that may use the console."),
+];
+
+/// The functions that show the running process, and direct it.
+pub static INSPECTION: &[Entry] = &[
+    entry("showServers", "", "Prints the servers with their state and figures, one in each line."),
+    entry("showPools", "", "Prints the pools with their policies and servers."),
+    entry("showBinds", "", "Prints the listeners with their figures."),
+    entry("showACL", "", "Prints the networks that may query."),
+    entry("showServerPolicy", "", "Prints the policy of pools without one of their own."),
+    entry("showPoolServerPolicy", "pool", "Prints the policy of a pool."),
+    entry("showTCPStats", "", "Prints the figures of connections from clients and to servers."),
+    entry("showTLSErrorCounters", "", "Prints the failed TLS handshakes by reason."),
+    entry("showTLSFrontends", "", "Prints the listeners with TLS and their certificates."),
+    entry("showTLSContexts", "", "The same as showTLSFrontends."),
+    entry("showResponseLatency", "", "Draws how many responses took how long."),
+    entry("showVersion", "", "Prints the version."),
+    entry("dumpStats", "", "Prints every metric."),
+    entry("getStatisticsCounters", "", "Returns the metrics of the whole process as a table, by name."),
+    entry("getPoolServers", "pool", "Returns the servers of a pool, as a list."),
+    entry("getPoolNames", "", "Returns the names of the pools, as a list."),
+    entry("getACL", "", "Returns the networks that may query, as a list of texts."),
+    entry("rmACL", "network", "Removes a network from those that may query."),
+    entry("getVerbose", "", "Returns whether messages of level debug are logged."),
+    entry("delta", "", "Prints the commands that have changed the configuration since its file was read."),
+    entry(
+        "reload",
+        "",
+        "Reads the configuration file again, as SIGHUP does. What was changed since is gone.",
+    ),
+    entry("shutdown", "", "Stops the process as SIGTERM does: outstanding queries are answered first."),
+    entry("help", "[text]", "Prints the functions with their arguments: all, or those with this text."),
+];

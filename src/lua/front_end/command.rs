@@ -1,0 +1,316 @@
+//! Commands of the console: evaluated in the state of the configuration, with its globals, as if
+//! they stood at the end of its file.
+//!
+//! A command that fails leaves the configuration as it was. One that calls a function that changes
+//! it yields a draft; whoever compiles and publishes that says with [`Standing::settle`] whether it
+//! is in force.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
+
+use crate::config::draft::Draft;
+use crate::lua::front_end::context::{Build, Context, Sizes};
+use crate::lua::front_end::names::Code;
+use crate::lua::front_end::view::View;
+use crate::lua::front_end::{first_line, innermost, message, names, script_error};
+use crate::lua::limits::{Interrupt, Runtime};
+use crate::lua::state;
+use crate::lua::state::File;
+
+/// Wall-clock limit of one command, with the calls before it.
+pub(crate) const COMMAND: Duration = Duration::from_secs(30);
+/// Limit of one command, ticks: 5 s of CPU time. Functions of health checks wait meanwhile.
+const COMMAND_TICKS: u32 = 500;
+/// Most bytes of commands since the file was read.
+const COMMANDS_BYTES: usize = 1 << 20;
+
+/// What a command asks of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To read the configuration again.
+    Reload,
+    /// To stop.
+    Stop,
+}
+
+/// A command.
+#[derive(Debug)]
+pub struct Command {
+    /// As it was typed.
+    pub text: String,
+    /// When, for `delta`.
+    pub at: String,
+    /// The running process.
+    pub view: Arc<dyn View>,
+    /// Longest reply, bytes.
+    pub output_max: usize,
+}
+
+/// The result of a command.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// What it printed and returned; or its error.
+    pub reply: Result<Vec<u8>, String>,
+    /// The configuration as it shall be, if the command may have changed it.
+    pub draft: Option<Box<Draft>>,
+    /// What it asks of the process.
+    pub wish: Option<Wish>,
+}
+
+/// A running command.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The running process.
+    pub(crate) view: Arc<dyn View>,
+    /// What the command asks of it.
+    pub(crate) wish: Option<Wish>,
+    /// Earlier commands that changed something.
+    pub(crate) delta: String,
+    output: Vec<u8>,
+    /// Longest output, bytes.
+    output_max: usize,
+}
+
+impl Session {
+    /// Adds a line to the output; what is too much is left out.
+    pub(crate) fn print(&mut self, line: &[u8]) {
+        if self.output.len() <= self.output_max {
+            self.output.extend_from_slice(line);
+            self.output.push(b'\n');
+        }
+    }
+
+    /// Returns the whole reply.
+    fn reply(mut self, returned: &[u8]) -> Vec<u8> {
+        self.output.extend_from_slice(returned);
+        if self.output.len() > self.output_max {
+            let note = format!("\n(cut after {} bytes: setConsoleOutputMaxMsgSize)\n", self.output_max);
+            self.output.truncate(self.output_max.saturating_sub(note.len()));
+            self.output.extend_from_slice(note.as_bytes());
+        }
+        self.output
+    }
+}
+
+/// The configuration that commands add to.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    context: Context,
+    build: Build,
+    /// Number of commands so far, for their names in messages.
+    count: u32,
+    /// What is undone if the last command's change is refused.
+    undo: Option<Undo>,
+    /// Commands that changed something or defined globals.
+    changes: Vec<Change>,
+    interrupt: Interrupt,
+}
+
+/// A command that changed something.
+#[derive(Debug)]
+struct Change {
+    file: File,
+    /// As it was typed.
+    typed: String,
+    at: String,
+    /// It called functions that change the configuration, so that `delta` shows it.
+    touched: bool,
+}
+
+#[derive(Debug)]
+struct Undo {
+    draft: Draft,
+    sizes: Sizes,
+    changes: usize,
+}
+
+impl Standing {
+    /// Creates it of a configuration that has been evaluated.
+    pub(crate) fn new(context: Context, build: Build, interrupt: &Interrupt) -> Self {
+        let interrupt = interrupt.clone();
+        Self { context, build, count: 0, undo: None, changes: Vec::new(), interrupt }
+    }
+
+    /// Returns what was built.
+    pub(crate) const fn build(&self) -> &Build {
+        &self.build
+    }
+
+    /// Keeps the change of the last command, or forgets it.
+    pub(crate) fn settle(&mut self, accepted: bool) {
+        if let Some(undo) = self.undo.take()
+            && !accepted
+        {
+            self.build.restore(undo.draft, undo.sizes);
+            self.changes.truncate(undo.changes);
+        }
+    }
+
+    /// Returns the commands that changed the configuration, ready to paste.
+    fn delta(&self) -> String {
+        let shown = self.changes.iter().filter(|c| c.touched);
+        shown.map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
+    }
+
+    /// Runs a command.
+    pub(crate) fn run(&mut self, runtime: &Runtime, command: &Command) -> Evaluated {
+        let failed = |error: String| Evaluated { reply: Err(error), draft: None, wish: None };
+        // Nobody has put the last one's change in force.
+        self.settle(false);
+        self.count = self.count.wrapping_add(1);
+        let name = format!("command#{}", self.count);
+        let (lua, mut build) = (runtime.lua(), std::mem::take(&mut self.build));
+        let (chunk, file, is_expression) = match compile(lua, &name, &command.text) {
+            Ok(compiled) => compiled,
+            Err(e) => {
+                self.build = build;
+                return failed(first_line(&message(innermost(&e))).to_owned());
+            }
+        };
+        let undo = Undo { draft: build.draft.clone(), sizes: build.sizes(), changes: self.changes.len() };
+        let (functions, maintenance) = (build.draft.functions.len(), maintenance(lua));
+        build.touched = false;
+        build.code = Code::default();
+        let session = Session {
+            view: Arc::clone(&command.view),
+            wish: None,
+            delta: self.delta(),
+            output: Vec::new(),
+            output_max: command.output_max,
+        };
+        self.context.begin(build, Some(session));
+        self.context.has_code(&chunk);
+        let (ended, _) = runtime.run(COMMAND_TICKS, || {
+            let returned = chunk.call::<MultiValue>(())?;
+            // Flushes what was written without a line end.
+            lua.load("io.stdout:flush() io.stderr:flush()").exec()?;
+            shown(&returned)
+        });
+        let session = self.context.take_session();
+        self.build = self.context.finish();
+        let Some(session) = session else { return failed("internal error: no session".to_owned()) };
+        let wish = session.wish;
+        let returned = match ended {
+            Ok(returned) => returned,
+            Err(e) => {
+                if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
+                    runtime.recover();
+                }
+                self.build.restore(undo.draft, undo.sizes);
+                return failed(script_error(&e, &[&name]).to_string());
+            }
+        };
+        let touched = self.build.touched;
+        let in_shards = self.build.draft.functions.len() > functions || maintenance != self::maintenance(lua);
+        if touched || !is_expression {
+            let (typed, at) = (command.text.trim().to_owned(), command.at.clone());
+            self.changes.push(Change { file, typed, at, touched: touched || in_shards });
+            if let Err(error) = self.check(lua, in_shards) {
+                self.build.restore(undo.draft, undo.sizes);
+                self.changes.truncate(undo.changes);
+                return failed(error);
+            }
+        }
+        let errors = std::mem::take(&mut self.build.draft.errors).into_list();
+        if !errors.is_empty() {
+            self.build.restore(undo.draft, undo.sizes);
+            self.changes.truncate(undo.changes);
+            return failed(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        }
+        let mut session = session;
+        for warning in std::mem::take(&mut self.build.draft.warnings).into_list() {
+            session.print(format!("Warning: {warning}").as_bytes());
+        }
+        let draft = (touched || in_shards).then(|| Box::new(self.build.draft.clone()));
+        self.undo = draft.is_some().then_some(undo);
+        Evaluated { reply: Ok(session.reply(&returned)), draft, wish }
+    }
+
+    /// Checks the last change, and makes the shards' states anew if they need its code.
+    fn check(&mut self, lua: &Lua, in_shards: bool) -> Result<(), String> {
+        let bytes: usize = self.changes.iter().map(|c| c.file.text.len()).sum();
+        if bytes > COMMANDS_BYTES {
+            return Err(format!(
+                "commands since the configuration was read exceed {COMMANDS_BYTES} bytes: \
+                 put the output of delta() into its file, and reload"
+            ));
+        }
+        let code = std::mem::take(&mut self.build.code);
+        names::check(lua, code, &mut self.build.draft, &self.interrupt).map_err(|e| e.to_string())?;
+        if !in_shards || !self.build.draft.errors.is_empty() {
+            return Ok(());
+        }
+        let draft = &mut self.build.draft;
+        draft.maintenance |= matches!(lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
+        let mut files = self.build.texts.clone();
+        files.commands = self.changes.iter().map(|c| c.file.clone()).collect();
+        let sets = (draft.name_sets.clone(), draft.networks.clone());
+        let source = state::check_unless(files, draft.functions.clone(), sets.0, sets.1, &self.interrupt);
+        draft.script = Some(source.map_err(|e| e.to_string())?);
+        Ok(())
+    }
+}
+
+/// Returns what identifies the function `maintenance`, if there is one.
+fn maintenance(lua: &Lua) -> Option<usize> {
+    let function: Function = lua.globals().raw_get("maintenance").ok()?;
+    Some(function.to_pointer().addr())
+}
+
+/// Compiles a command: as an expression if it is one, or else as statements.
+fn compile(lua: &Lua, name: &str, text: &str) -> mlua::Result<(Function, File, bool)> {
+    let load = |text: &str| {
+        let chunk = lua.load(text.as_bytes()).set_name(format!("@{name}")).set_mode(ChunkMode::Text);
+        let file = File { name: name.to_owned(), text: text.as_bytes().to_vec() };
+        chunk.into_function().map(|chunk| (chunk, file))
+    };
+    // In parentheses, or it would be a tail call, which has no line. A comment may end it.
+    match load(&format!("return ({text}\n)")) {
+        Ok((chunk, file)) => Ok((chunk, file, true)),
+        Err(_) => load(text).map(|(chunk, file)| (chunk, file, false)),
+    }
+}
+
+/// Formats what a command returned: texts and numbers as they are, a table of numbers by name as
+/// JSON, objects by their names.
+fn shown(returned: &MultiValue) -> mlua::Result<Vec<u8>> {
+    let Some(value) = returned.front() else { return Ok(Vec::new()) };
+    let mut out = match value {
+        Value::Nil => return Ok(Vec::new()),
+        Value::String(text) => text.as_bytes().to_vec(),
+        Value::Table(table) => json(table)?,
+        other => other.to_string()?.into_bytes(),
+    };
+    if out.last().is_some_and(|last| *last != b'\n') {
+        out.push(b'\n');
+    }
+    Ok(out)
+}
+
+/// Formats a table: a list line by line, others as an object of JSON, by name.
+fn json(table: &mlua::Table) -> mlua::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    if table.raw_len() > 0 {
+        for item in table.sequence_values::<Value>() {
+            out.extend_from_slice(item?.to_string()?.as_bytes());
+            out.push(b'\n');
+        }
+        return Ok(out);
+    }
+    let mut pairs = Vec::new();
+    for pair in table.pairs::<Value, Value>() {
+        let (name, value) = pair?;
+        let value = match value {
+            Value::Integer(_) | Value::Number(_) | Value::Boolean(_) => value.to_string()?,
+            other => format!("{:?}", other.to_string()?),
+        };
+        pairs.push(format!("{:?}: {value}", name.to_string()?));
+    }
+    pairs.sort();
+    Ok(format!("{{{}}}", pairs.join(", ")).into_bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::config::ruleset::ChainKey;
+use crate::config::tests::good;
+use crate::lua::front_end::LuaHost;
+use crate::lua::front_end::view::{ServerView, Table, View};
+use crate::rules::names::Names;
+
+/// A process with one server and some hits.
+#[derive(Debug)]
+struct Process;
+
+impl View for Process {
+    fn table(&self, table: Table) -> String {
+        format!("{table:?}\n")
+    }
+
+    fn counters(&self) -> Vec<(String, f64)> {
+        vec![("queries".to_owned(), 3.0), ("drop-acl".to_owned(), 0.0)]
+    }
+
+    fn server(&self, identity: &str) -> Option<ServerView> {
+        let view = ServerView { up: true, outstanding: 7, latency_ms: 1.5, queries: 9 };
+        (identity == "192.0.2.1:53").then_some(view)
+    }
+
+    fn rules(&self, _: ChainKey) -> Vec<([u8; 16], u64)> {
+        vec![([1; 16], 5), ([2; 16], 50)]
+    }
+}
+
+const CONSOLE: &str = "controlSocket('127.0.0.1:5199') newServer{address='192.0.2.1', name='one'}\n";
+
+struct Console {
+    lua: LuaHost,
+}
+
+impl Console {
+    fn new(lua: &str) -> Self {
+        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua }
+    }
+
+    fn run(&self, text: &str) -> Evaluated {
+        let command = Command {
+            text: text.to_owned(),
+            at: "then".to_owned(),
+            view: Arc::new(Process),
+            output_max: 1_000,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(self.lua.run(command)).expect("a result")
+    }
+
+    /// The reply to a command that works and changes nothing.
+    fn reply(&self, text: &str) -> String {
+        let ran = self.run(text);
+        assert!(ran.draft.is_none(), "{text} changes nothing");
+        String::from_utf8(ran.reply.expect("no error")).expect("UTF-8")
+    }
+
+    /// The draft after a command that works and changes something.
+    fn change(&self, text: &str) -> Draft {
+        let ran = self.run(text);
+        assert!(ran.reply.is_ok(), "{text}: {:?}", ran.reply);
+        let draft = ran.draft.unwrap_or_else(|| panic!("{text} changes something"));
+        self.lua.settle(true);
+        *draft
+    }
+
+    fn error(&self, text: &str) -> String {
+        let ran = self.run(text);
+        assert!(ran.draft.is_none(), "{text}");
+        ran.reply.expect_err("an error")
+    }
+}
+
+#[test]
+fn replies_are_what_was_printed_and_returned() {
+    let console = Console::new("x = 5\n");
+    for (command, reply) in [
+        ("", ""),
+        ("1 + 1", "2\n"),
+        ("x", "5\n"),
+        ("'a' .. x -- a comment", "a5\n"),
+        ("\"line\\n\"", "line\n"),
+        ("print('a', 'b')", "a\tb\n"),
+        ("print('a') return 'b'", "a\nb\n"),
+        ("io.write('no end')", "no end\ntrue\n"),
+        ("nil", ""),
+        ("true", "true\n"),
+        ("{'a', 'b'}", "a\nb\n"),
+        ("{b=1.5, a=true}", "{\"a\": true, \"b\": 1.5}\n"),
+        ("getServer(0)", "one\n"),
+        ("getServer(0):getOutstanding()", "7\n"),
+        ("getServer(0).name", "one\n"),
+        ("showServers()", "Servers\n"),
+        ("getStatisticsCounters()['queries']", "3\n"),
+        ("getPoolNames()", "\n"),
+        ("#getPoolServers('')", "1\n"),
+    ] {
+        assert_eq!(console.reply(command), reply, "{command}");
+    }
+    let long = console.reply("for n = 1, 1000 do print(n) end");
+    assert!(long.len() <= 1_000 && long.ends_with("(cut after 1000 bytes: setConsoleOutputMaxMsgSize)\n"));
+}
+
+#[test]
+fn a_failed_command_leaves_everything_as_it_was() {
+    let console = Console::new("");
+    let before = console.change("newServer('192.0.2.2')");
+    assert_eq!(before.servers.len(), 2);
+    for (command, error) in [
+        ("newServer('192.0.2.3') error('stop')", "command#2:1: stop"),
+        ("newServer('192.0.2.3') newServer('nonsense')", "command#3:1: newServer: address is \"nonsense\""),
+        ("newServer(", "unexpected symbol near '<eof>'"),
+        ("foo()", "command#5:1: attempt to call global 'foo'"),
+        ("addAction(AllRule(), LuaAction(function(dq) foo() end))", "\"foo\""),
+        ("addAction(AllRule(), 5)", "expected an action"),
+        ("getServer(9):setUp()", "attempt to index"),
+    ] {
+        let found = console.error(command);
+        assert!(found.contains(error), "{command}: {found}");
+    }
+    let after = console.change("newServer('192.0.2.4')");
+    let addresses: Vec<_> = after.servers.iter().map(|s| s.address.ip().to_string()).collect();
+    assert_eq!(addresses, ["192.0.2.1", "192.0.2.2", "192.0.2.4"]);
+    assert!(
+        after.functions.is_empty()
+            && after.errors.is_empty()
+            && after.rules.chain(ChainKey::Query).is_empty()
+    );
+}
+
+#[test]
+fn a_change_that_is_not_put_in_force_is_forgotten() {
+    let console = Console::new("");
+    assert!(console.run("newServer('192.0.2.2')").draft.is_some());
+    // As when it cannot be compiled.
+    console.lua.settle(false);
+    assert!(console.run("newServer('192.0.2.3')").draft.is_some());
+    // Nobody says anything.
+    let draft = console.change("newServer('192.0.2.4')");
+    assert_eq!(draft.servers.len(), 2);
+    assert_eq!(console.reply("delta()"), "-- then\nnewServer('192.0.2.4')\n");
+}
+
+#[test]
+fn globals_last_and_functions_reach_the_shards() {
+    let console = Console::new("count = 1\n");
+    assert_eq!(console.reply("names = {'a.test'}"), "");
+    let draft = console
+        .change("addAction(AllRule(), LuaAction(function(dq)\n  return DNSAction.Refused, names[1]\nend))");
+    assert_eq!(draft.functions.len(), 1);
+    let first = draft.script.expect("a script");
+    // Its state has the global that an earlier command defined.
+    assert!(first.start(0).is_some());
+    let draft = console.change("addAction(AllRule(), DropAction())");
+    assert_eq!(draft.script.expect("the same").identity(), first.identity(), "no new function");
+    let draft = console.change("function maintenance() count = count + 1 end");
+    assert!(draft.maintenance && draft.script.expect("another").identity() != first.identity());
+}
+
+#[test]
+fn sets_of_commands_are_filled_and_those_in_force_stay() {
+    let console = Console::new(
+        "smn = newSuffixMatchNode() smn:add('a.test') addAction(SuffixMatchNodeRule(smn), DropAction())\n",
+    );
+    let error = console.error("smn:add('b.test')");
+    assert!(error.contains("a set that is in force"), "{error}");
+    let draft = console.change(
+        "more = newSuffixMatchNode() more:add('b.test') addAction(SuffixMatchNodeRule(more), DropAction())",
+    );
+    assert_eq!(draft.name_sets.iter().map(Names::len).collect::<Vec<_>>(), [1, 1]);
+    let rules = console.reply("showRules()");
+    assert!(rules.contains("a.test") && rules.contains("b.test"), "{rules}");
+}
+
+#[test]
+fn rules_are_listed_with_their_matches() {
+    let console = Console::new("addAction(AllRule(), DropAction()) addAction(TCPRule(true), DropAction())\n");
+    let matches = |text: String| -> Vec<String> {
+        text.lines().skip(1).filter_map(|l| l.split_whitespace().nth(1).map(str::to_owned)).collect()
+    };
+    assert_eq!(matches(console.reply("showRules()")), ["5", "50"]);
+    assert_eq!(matches(console.reply("topRules(1)")), ["50"]);
+}
+
+#[test]
+fn a_command_that_loops_is_ended() {
+    let console = Console::new("");
+    let error = console.error("while true do end");
+    assert!(error.contains("the function ran too long"), "{error}");
+    assert_eq!(console.reply("1"), "1\n");
+}
+
+#[test]
+fn the_acl_is_shown_and_changed() {
+    let console = Console::new("setACL({'192.0.2.0/24', '2001:db8::/32'})\n");
+    assert_eq!(console.reply("showACL()"), "192.0.2.0/24\n2001:db8::/32\n");
+    let draft = console.change("rmACL('192.0.2.0/24') addACL('198.51.100.1')");
+    assert_eq!(draft.acl.len(), 2);
+    assert_eq!(console.reply("getACL()"), "2001:db8::/32\n198.51.100.1/32\n");
+    assert!(console.error("rmACL('10.0.0.0/8')").contains("a network of those that may query"));
+}

@@ -1,0 +1,58 @@
+//! The functions that configure the console.
+
+#![expect(clippy::disallowed_methods, reason = "makeKey makes a random key")]
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mlua::{Lua, Value};
+
+use crate::base::prefix::Prefix;
+use crate::config::error::Fault;
+use crate::config::functions::console::CONSOLE_PORT;
+use crate::config::value;
+use crate::lua::front_end::argument::{parsed, text, texts};
+use crate::lua::front_end::context::{Context, entry};
+use crate::lua::front_end::settings::{NETWORK, networks};
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "controlSocket", |call, a| {
+        let address = parsed("", a.at(0), value::ADDRESS, |t| value::address_of(t, CONSOLE_PORT))?;
+        call.draft.console.address = Some(address);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setKey", |call, a| {
+        // The message must not show the key.
+        let key = text("", a.at(0), value::CONSOLE_KEY)?;
+        let key =
+            value::console_key(&key).map_err(|expected| Fault::value("", "something else", expected))?;
+        call.draft.console.key = Some(key);
+        Ok(Value::Nil)
+    })?;
+    context.define_printing(lua, entry("makeKey")?, |_, _| {
+        let mut key = [0; 32];
+        let random = ring::rand::SystemRandom::new();
+        ring::rand::SecureRandom::fill(&random, &mut key)
+            .map_err(|_| Fault::Script("no random bytes".to_owned()))?;
+        Ok(format!("setKey(\"{}\")", STANDARD.encode(key)))
+    })?;
+    context.define(lua, "setConsoleACL", |call, a| {
+        let texts = texts("", a.at(0), NETWORK)?;
+        call.draft.console.acl = Some(networks(call, texts.iter().map(String::as_str)));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "addConsoleACL", |call, a| {
+        let written = text("", a.at(0), NETWORK)?;
+        let mut acl = call.draft.console.allowed();
+        acl.extend(networks(call, std::iter::once(written.as_str())));
+        call.draft.console.acl = Some(acl);
+        Ok(Value::Nil)
+    })?;
+    context.define_printing(lua, entry("showConsoleACL")?, |call, _| {
+        Ok(shown(&call.draft.console.allowed()).join("\n"))
+    })
+}
+
+/// Formats the networks of a list; exceptions begin with `!`.
+pub(crate) fn shown(list: &[(Prefix, bool)]) -> Vec<String> {
+    list.iter().map(|(net, is_in)| format!("{}{net}", if *is_in { "" } else { "!" })).collect()
+}

@@ -1,0 +1,54 @@
+//! What functions of the console show of the running process.
+
+use std::fmt;
+
+use crate::config::ruleset::ChainKey;
+
+/// A table or text of the running process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// The servers.
+    Servers,
+    /// The pools.
+    Pools,
+    /// The listeners.
+    Listeners,
+    /// Connections of clients and to servers.
+    Connections,
+    /// Failed TLS handshakes.
+    TlsErrors,
+    /// The listeners with TLS.
+    TlsListeners,
+    /// How many responses took how long.
+    Latency,
+    /// Every metric.
+    Metrics,
+}
+
+/// What is known of a running server.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ServerView {
+    /// It gets queries.
+    pub up: bool,
+    /// Queries that are sent and not answered yet.
+    pub outstanding: u64,
+    /// The mean latency of its recent responses, milliseconds.
+    pub latency_ms: f64,
+    /// Queries sent to it.
+    pub queries: u64,
+}
+
+/// The running process, as commands see it. Nothing here waits for it.
+pub trait View: fmt::Debug + Send + Sync {
+    /// Returns a table as text.
+    fn table(&self, table: Table) -> String;
+
+    /// Returns the metrics of the whole process that have one value each, by name.
+    fn counters(&self) -> Vec<(String, f64)>;
+
+    /// Returns a server's state, by its identity ([`crate::config::draft::DraftServer::identity`]).
+    fn server(&self, identity: &str) -> Option<ServerView>;
+
+    /// Returns UUID and hits of each rule of a chain, in its order.
+    fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)>;
+}

@@ -1,0 +1,168 @@
+//! The client of the console: commands from the command line, from standard input, or typed with
+//! completion and history.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::config::flags::ConsoleOptions;
+use crate::control::console::channel::{Channel, LENGTH_BYTES, NONCE_BYTES, nonce};
+use crate::lua::front_end;
+use crate::model::console::ConsoleKey;
+
+mod prompt;
+
+/// How long a connection may take, and the first bytes of the server.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a reply may take: longer than any command may run, and a reload.
+const REPLY: Duration = Duration::from_secs(120);
+/// Longest reply that is accepted, bytes.
+const REPLY_MAX: usize = 1 << 30;
+/// What the reply to a command that failed begins with.
+const ERROR: &str = "Error: ";
+/// The configuration that is looked at when none is named.
+const DEFAULT_FILE: &str = "/etc/dnslob/dnslob.lua";
+
+/// A connection to a server.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    channel: Channel,
+}
+
+impl Connection {
+    /// Connects, and proves that both ends have the same key.
+    fn open(address: SocketAddr, key: &ConsoleKey) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&address, CONNECT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(CONNECT))?;
+        stream.set_write_timeout(Some(REPLY))?;
+        let own = nonce().map_err(io::Error::other)?;
+        stream.write_all(&own)?;
+        let mut peer = [0; NONCE_BYTES];
+        stream.read_exact(&mut peer)?;
+        let channel = Channel::new(key, &own, &peer);
+        stream.set_read_timeout(Some(REPLY))?;
+        let mut connection = Self { stream, channel };
+        connection.ask("")?;
+        Ok(connection)
+    }
+
+    /// Sends a command and returns the reply.
+    pub(crate) fn ask(&mut self, command: &str) -> io::Result<String> {
+        let sealed = self.channel.seal(command.as_bytes()).map_err(io::Error::other)?;
+        self.stream.write_all(&sealed)?;
+        let mut length = [0; LENGTH_BYTES];
+        self.stream.read_exact(&mut length)?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > REPLY_MAX {
+            return Err(io::Error::other("the reply is too long"));
+        }
+        // Not allocated ahead: the length is the server's word only.
+        let mut sealed = Vec::new();
+        (&mut self.stream).take(length as u64).read_to_end(&mut sealed)?;
+        let opened = self.channel.open(&sealed).map_err(io::Error::other)?;
+        Ok(String::from_utf8_lossy(&opened).into_owned())
+    }
+}
+
+/// Runs the client.
+#[must_use]
+pub fn run(options: &ConsoleOptions) -> ExitCode {
+    let connection = match target(options) {
+        Ok((address, key)) => Connection::open(address, &key).map_err(|e| refused(address, &e)),
+        Err(error) => Err(error),
+    };
+    let done = connection.and_then(|mut connection| {
+        if !options.commands.is_empty() {
+            let mut commands = options.commands.iter().map(|c| Ok(c.clone()));
+            one_by_one(&mut connection, &mut commands)
+        } else if io::stdin().is_terminal() {
+            prompt::converse(connection).map_err(|e| e.to_string())
+        } else {
+            one_by_one(&mut connection, &mut io::stdin().lock().lines())
+        }
+    });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Standard error may be closed.
+            let _ = writeln!(io::stderr(), "dnslob console: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says why there is no connection.
+fn refused(address: SocketAddr, error: &io::Error) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    let kind = error.kind();
+    let hint = if [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&kind) {
+        ": it has another key, or its setConsoleACL does not allow this client"
+    } else if kind == ConnectionRefused {
+        ": nothing listens there"
+    } else {
+        return format!("{address}: {error}");
+    };
+    format!("{address} refused the connection{hint}")
+}
+
+/// Runs commands in turn. Returns whether all of them worked.
+fn one_by_one(
+    connection: &mut Connection,
+    commands: &mut dyn Iterator<Item = io::Result<String>>,
+) -> Result<bool, String> {
+    let mut fine = true;
+    for command in commands {
+        let command = command.map_err(|e| format!("standard input: {e}"))?;
+        let reply = connection.ask(&command).map_err(|e| format!("the connection has ended: {e}"))?;
+        let failed = is_error(&reply);
+        fine &= !failed;
+        let written = if failed {
+            write!(io::stderr(), "{reply}")
+        } else {
+            write!(io::stdout(), "{reply}").and_then(|()| io::stdout().flush())
+        };
+        // Whoever reads our output may have seen enough.
+        if written.is_err() {
+            break;
+        }
+    }
+    Ok(fine)
+}
+
+/// Returns whether a reply says that the command failed.
+pub(crate) fn is_error(reply: &str) -> bool {
+    reply.starts_with(ERROR)
+}
+
+/// Returns the server's address and key: as given, or as the configuration says.
+fn target(options: &ConsoleOptions) -> Result<(SocketAddr, ConsoleKey), String> {
+    let mut found = (options.address, options.key.clone());
+    if found.0.is_none() || found.1.is_none() {
+        let file = options.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let named = options.file.is_some();
+        match front_end::evaluate(Some(&file), &front_end::Interrupt::default()) {
+            Ok((draft, _)) => {
+                found = (found.0.or(draft.console.address), found.1.or(draft.console.key));
+            }
+            Err(errors) if named => {
+                return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+            }
+            Err(_) => {}
+        }
+        let name = file.display();
+        if found.0.is_none() {
+            return Err(format!("no address: give one, or -C FILE with controlSocket ({name} has none)"));
+        }
+        if found.1.is_none() {
+            return Err(format!("no key: give -k KEY, or -C FILE with setKey ({name} has none)"));
+        }
+    }
+    match found {
+        (Some(address), Some(key)) => Ok((address, key)),
+        _ => Err("no address or no key".to_owned()),
+    }
+}
