@@ -76,6 +76,7 @@
 //!   check_failure.rs    why a health check failed
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
+//!   custom_metrics.rs   metrics that a configuration declares
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
 //!   histogram.rs        latency histograms
@@ -83,6 +84,7 @@
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   registry.rs         every metric: name, kind, unit, help, labels
+//!   web_refusal.rs      why the web server refuses connections and requests
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
@@ -187,6 +189,7 @@
 //!   reactor/            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!     mailbox.rs          what the control thread says; closing listeners
 //!     serve.rs            serves connections, a slice of time in each turn
+//!   owned.rs            entries by slot, each for its own slot only
 //!   readiness.rs        sets of sockets, and what an epoll event is about
 //!   relay/              sockets of relay sessions: what is passed on unread
 //!     pipe.rs             the pipes that splice moves bytes through
@@ -225,6 +228,7 @@
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
 //!     handles.rs          objects that scripts make and free
+//!     metrics.rs          those that change metrics of the configuration
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
 //!     packets.rs          those that read a message
 //!     proxy.rs            those about the PROXY protocol
@@ -245,6 +249,7 @@
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
 //!     inspect.rs          functions that show the running process
+//!     metrics.rs          declareMetric and what changes such metrics
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     names.rs            names that functions use and nothing defines
 //!     nearest.rs          numbers out of range, which dnsdist takes: the nearest in range
@@ -260,6 +265,7 @@
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
+//!     web.rs              webserver, setWebserverConfig, hashPassword
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
 //!   limits/             a Lua state with its limits: time, memory, stack
@@ -273,11 +279,13 @@
 //!     core.rs             the steps between Lua's values and the packet
 //!     files.rs            the configuration's text
 //!     place.rs            where an error of a function is
+//!     metrics.rs          declareMetric and what changes such metrics
 //!     prelude/            dq, dr, names, addresses, sets, as scripts see them
 //!       addresses.lua     ComboAddress, networks
 //!       calls.lua         how functions are called
 //!       common.lua        what the others share
 //!       configuration.lua functions of the configuration, which only note functions
+//!       metrics.lua       metrics of the configuration
 //!       names.lua         DNSName
 //!       overlay.lua       DNSPacketOverlay
 //!       policies.lua      the built-in policies as functions
@@ -308,17 +316,23 @@
 //!     tls.rs              arguments that concern TLS
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
+//!     web.rs              the web server, and metrics of a configuration
 //!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
+//!   password.rs         hashes of passwords, as dnsdist writes them
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
 //!   slots.rs            stable slots over reloads
 //!   value.rs            values as people write them: addresses, spans, CPU lists
+//!   web.rs              the web server as it is asked for
 //!
 //! control/              CONTROL PLANE: one slow thread; may block, lock, allocate
+//!   api/                the dashboard: its page, and what it has remembered
+//!     overview.rs         the figures of this moment as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
+//!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of the console, each a change like a reload
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
@@ -328,8 +342,10 @@
 //!   console.rs          the console's thread and connections
 //!     channel.rs          its encrypted messages
 //!   eject.rs            finds the server that answers worse than its peers
+//!   events.rs           what has happened lately, for people
 //!   fixture.rs          configurations for this module's tests
 //!   health.rs           the probe state machine; warmth, lazy checks
+//!   history.rs          the last 24 hours at falling resolution, for charts
 //!   launcher.rs         starts the programs of health checks
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
@@ -340,6 +356,7 @@
 //!   privileges.rs       -u, -g, capabilities
 //!   probe.rs            makes one check: UDP, TCP, connect, script
 //!     message.rs          its query, and the judgement of its answer
+//!   process.rs          CPU time and memory, as the kernel says
 //!   publisher.rs        publish: one ArcSwap, generations, acknowledgement
 //!   querylog.rs         the thread that writes query logs and key logs
 //!   rates.rs            readings kept for rates
@@ -361,6 +378,14 @@
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   view.rs             the running process, for the console's functions
 //!   watchdog.rs         a sign of life only while every shard turns
+//!   web/                metrics, statistics and health over HTTP, on a thread of its own
+//!     access.rs           passwords and keys
+//!     dnsdist.rs          our figures under dnsdist's names
+//!     exposition.rs       the text format of Prometheus
+//!     json.rs             /jsonstat and /api/v1
+//!     pages.rs            its paths
+//!     prometheus.rs       every metric for /metrics
+//!     server.rs           accepts connections within limits
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail
 //!
 //! tools/                programs beside the server

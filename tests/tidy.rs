@@ -307,7 +307,8 @@ fn one_word_per_thing() {
                 }
             }
             for part in ["fn get_", "Manager ", "Handler ", "Util ", "Helper ", "mod common", "mod utils"] {
-                if line.contains(part) && !foreign {
+                // `get_mut` beside `get` is the standard library's name.
+                if line.contains(part) && !foreign && !line.contains("fn get_mut(") {
                     wrong.push(format!("{path}:{}: {part}", at + 1));
                 }
             }

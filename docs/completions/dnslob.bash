@@ -89,7 +89,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo console generate help"
+            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -147,6 +147,10 @@ _dnslob() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --structured-logging)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
                 --shards)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -175,8 +179,20 @@ _dnslob() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --metrics-prefix)
+                    COMPREPLY=($(compgen -W "dnslob dnsdist" -- "${cur}"))
+                    return 0
+                    ;;
                 --log-format)
-                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "text logfmt json" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-time)
+                    COMPREPLY=($(compgen -W "numeric iso8601" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-level-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --uid)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_dnslob_global_optspecs
-    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog supervised shards= cpus= steer= busy-poll= batch= drain= stats= log-format= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
+    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog structured-logging= supervised shards= cpus= steer= busy-poll= batch= drain= stats= metrics-prefix= log-format= log-time= log-level-name= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
 end
 
 function __fish_dnslob_needs_command
@@ -32,6 +32,8 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s a -l acl -d 'Allow querie
 complete -c dnslob -n "__fish_dnslob_needs_command" -s c -l client -d 'Connect to the console of a running process, here or where the file says' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s e -l execute -d 'Run this command on the console of a running process; the exit code tells whether it worked' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s k -l setkey -d 'The console\'s key, rather than the configuration\'s' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l structured-logging -d 'Write the log as logfmt lines, as setStructuredLogging does' -r -f -a "true\t''
+false\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -l shards -d 'Threads that serve queries, each with its own sockets for every listener and server' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l cpus -d 'CPUs to pin the shards to, in turn' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l steer -d 'How clients\' packets are distributed to shards [default: flow]' -r -f -a "flow\t''
@@ -41,8 +43,14 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -l busy-poll -d 'Poll for mo
 complete -c dnslob -n "__fish_dnslob_needs_command" -l batch -d 'Most packets received or sent by one system call [default: 64]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l drain -d 'How long outstanding queries may take when the process stops [default: 2s]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l stats -d 'Print a line of statistics at this interval' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l metrics-prefix -d 'Names of the metrics that the web server shows at /metrics [default: dnslob]' -r -f -a "dnslob\t''
+dnsdist\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -l log-format -d 'Format of log lines [default: text]' -r -f -a "text\t''
+logfmt\t''
 json\t''"
+complete -c dnslob -n "__fish_dnslob_needs_command" -l log-time -d 'The time of logfmt lines: seconds since 1970, or as in ISO 8601 [default: numeric]' -r -f -a "numeric\t''
+iso8601\t''"
+complete -c dnslob -n "__fish_dnslob_needs_command" -l log-level-name -d 'What the level is called in logfmt lines [default: prio]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s u -l uid -d 'Run as this user once the sockets are open' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s g -l gid -d 'Run as this group once the sockets are open' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l backends-max -d 'Most servers at a time, including removed ones that still have outstanding queries [default: 1024]' -r

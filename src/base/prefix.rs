@@ -108,6 +108,26 @@ impl PrefixSet {
         after > 0 && self.ranges[after - 1].1 >= ip
     }
 
+    /// Returns the fewest networks that make up the set, as text.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (first, last) in &self.ranges {
+            let mut at = *first;
+            loop {
+                // The largest network that begins here and does not go beyond the end.
+                let beyond = |bits: u8| at & !mask(bits) != 0 || at | !mask(bits) > *last;
+                let bits = (0..=128).find(|bits| !beyond(*bits)).unwrap_or(128);
+                texts.push(Prefix { first: at, bits }.to_string());
+                match (at | !mask(bits)).checked_add(1) {
+                    Some(next) if next <= *last => at = next,
+                    _ => break,
+                }
+            }
+        }
+        texts
+    }
+
     /// Returns the number of ranges after merging.
     #[must_use]
     pub fn len(&self) -> usize {

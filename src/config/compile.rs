@@ -16,6 +16,7 @@ use crate::config::log_style::LogStyle;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
 use crate::config::slots::{Full, LISTENERS_MAX, Slots, too_many_pools};
 use crate::config::value::DNS_PORT;
+use crate::config::web::{MetricNames, WebSettings};
 use crate::config::{chains, loops, relays, value};
 use crate::model::Ring;
 use crate::model::Steer;
@@ -71,6 +72,8 @@ pub struct Boot {
     pub verbose_health: bool,
     /// The console. A reload changes it.
     pub console: Option<Console>,
+    /// The web server. A reload changes it.
+    pub web: WebSettings,
     settings: Settings,
 }
 
@@ -100,6 +103,7 @@ impl Boot {
             verbose: settings.switch(Key::Verbose),
             verbose_health: settings.switch(Key::VerboseHealth),
             console: draft.console.compile(settings),
+            web: WebSettings { names: MetricNames::of(settings), ..draft.web.clone() },
             settings: settings.clone(),
         }
     }

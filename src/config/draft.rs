@@ -12,11 +12,12 @@ use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
-use crate::config::functions::policies::kind as policy_kind;
 use crate::config::functions::needs::Need;
+use crate::config::functions::policies::kind as policy_kind;
 use crate::config::lists::{PoolNames, ServerIndex};
 use crate::config::options::{Key, Settings};
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
+use crate::config::web::WebSettings;
 use crate::model::Source;
 use crate::model::console::{Console, ConsoleKey};
 use crate::model::policy::{Kind, Policy};
@@ -52,6 +53,8 @@ pub struct Draft {
     pub acl: Listed,
     /// The default ACL applies too: neither the file nor the command line has replaced it.
     pub acl_default: bool,
+    /// The web server.
+    pub web: WebSettings,
     /// The networks that send PROXY headers, and exceptions.
     pub proxy_peers: Listed,
     /// The console.
@@ -96,6 +99,7 @@ impl Default for Draft {
             policy: None,
             acl: Vec::new(),
             acl_default: true,
+            web: WebSettings::default(),
             proxy_peers: Vec::new(),
             console: DraftConsole::default(),
             judge: None,

@@ -30,10 +30,12 @@ pub mod lists;
 pub mod log_style;
 mod loops;
 pub mod options;
+pub mod password;
 pub mod relays;
 pub mod ruleset;
 pub mod slots;
 pub mod value;
+pub mod web;
 
 pub use crate::config::compile::{Boot, Compiled, compile};
 pub use crate::config::diff::diff;

@@ -21,6 +21,7 @@ pub enum Key {
     Batch,
     Drain,
     Stats,
+    MetricsPrefix,
     LogFormat,
     LogTime,
     LogLevelName,
@@ -395,7 +396,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 62] = [
+pub static SETTINGS: [Setting; 63] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -463,6 +464,17 @@ pub static SETTINGS: [Setting; 62] = [
         ..BASE
     },
     Setting {
+        key: Key::MetricsPrefix,
+        name: "metrics-prefix",
+        kind: Kind::Choice(&["dnslob", "dnsdist"]),
+        default: "dnslob",
+        lua: &[set("setMetricsPrefix")],
+        reload: true,
+        doc: "Names of the metrics that the web server shows at /metrics. `dnsdist`: those of dnsdist with its \
+              labels, for what both have, so that its dashboards and alerts keep working.",
+        ..BASE
+    },
+    Setting {
         key: Key::LogFormat,
         name: "log-format",
         kind: Kind::Choice(&["text", "logfmt", "json"]),
@@ -474,7 +486,6 @@ pub static SETTINGS: [Setting; 62] = [
     Setting {
         key: Key::LogTime,
         name: "log-time",
-        flag: false,
         kind: Kind::Choice(&["numeric", "iso8601"]),
         default: "numeric",
         reload: true,
@@ -485,7 +496,6 @@ pub static SETTINGS: [Setting; 62] = [
     Setting {
         key: Key::LogLevelName,
         name: "log-level-name",
-        flag: false,
         kind: Kind::Text("a name of letters"),
         default: "prio",
         reload: true,

@@ -8,6 +8,7 @@ mod rules;
 mod scale;
 mod tls;
 mod warnings;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -304,8 +305,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setRandomizedIdsOverUDP: false is not allowed; expected true: ids and sockets are always random",
     ),
     (
-        "webserver('127.0.0.1:8083')",
-        "FILE:1: webserver: the function (console, web server, metrics) is not implemented yet; use --stats",
+        "registerWebHandler('/mine', function() end)",
+        "FILE:1: registerWebHandler: the function (console, web server, metrics) is not implemented yet; the console",
     ),
     (
         "addDOHLocal('0.0.0.0', 'a', 'b')",

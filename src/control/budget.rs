@@ -21,6 +21,8 @@ const ROOM_TIMEOUT: TickDelta = TickDelta::from_ms(2_000);
 pub(super) struct Budget {
     descriptors: Arc<Descriptors>,
     shards: usize,
+    /// Descriptors of console and web server: of the current configuration and the pending change.
+    pub(super) operators: u32,
     /// For the current configuration, and for the pending change.
     division: Division,
     next: Option<Divided>,
@@ -37,6 +39,7 @@ impl Budget {
         Self {
             descriptors: Arc::clone(descriptors),
             shards,
+            operators: 0,
             division: descriptors.division(),
             next: None,
             is_shared: false,
@@ -70,7 +73,7 @@ impl Budget {
     /// Returns the resources beside what this configuration and earlier ones hold.
     fn resources(&self, running: &Snapshot) -> Resources {
         let used = Use::ALL.iter().map(|usage| self.descriptors.used(*usage)).sum();
-        Resources::now(self.shards).beside(running, used)
+        Resources { operators: self.operators, ..Resources::now(self.shards) }.beside(running, used)
     }
 
     /// Makes the change's division current. Sockets of the previous configuration may still be

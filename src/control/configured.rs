@@ -316,6 +316,7 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<
             verbose_checks: boot.verbose_health,
             log: boot.log.clone(),
             console: boot.console.clone(),
+            web: boot.web.clone(),
         },
         script: Rc::<LuaHost>::clone(host),
         changes,
@@ -429,7 +430,7 @@ mod tests {
         let file = File::new("refused", "newServer('192.0.2.1')");
         let (mut source, _) = file.start();
         file.rewrite(
-            "newServer('192.0.2.1')\nnewServer('nonsense')\nnewServer({address='192.0.2.3', weight=-1})",
+            "newServer('192.0.2.1')\nnewServer('nonsense')\nnewServer({address='192.0.2.3', qps=-1})",
         );
         let errors = load(&mut source, &All(true)).err().expect("errors");
         assert_eq!(errors.len(), 2, "{errors:?}");

@@ -62,6 +62,8 @@ pub struct Resources {
     pub ports: u32,
     /// The number of shards.
     pub shards: u32,
+    /// Descriptors of console and web server.
+    pub operators: u32,
     /// Descriptors that earlier configurations still hold.
     pub stale: u32,
 }
@@ -71,7 +73,7 @@ impl Resources {
     #[must_use]
     pub fn now(shards: usize) -> Self {
         let shards = u32::try_from(shards).unwrap_or(u32::MAX);
-        Self { descriptors: raise_files(), ports: ports(), shards, stale: 0 }
+        Self { descriptors: raise_files(), ports: ports(), shards, operators: 0, stale: 0 }
     }
 
     /// Subtracts what earlier configurations still hold: their sockets stay open as long as answers
@@ -86,7 +88,10 @@ impl Resources {
     /// Returns what the process needs besides connections and flows.
     fn own(&self, sockets: &Sockets<'_>) -> u32 {
         let fixed = BASE.saturating_add(self.shards.saturating_mul(PER_SHARD));
-        fixed.saturating_add(sockets.count(self.shards)).saturating_add(self.stale)
+        fixed
+            .saturating_add(sockets.count(self.shards))
+            .saturating_add(self.operators)
+            .saturating_add(self.stale)
     }
 
     /// Divides the descriptors for a configuration and its predecessor, whose sockets stay open for
@@ -362,7 +367,8 @@ mod tests {
         }
     }
 
-    const RESOURCES: Resources = Resources { descriptors: 1_000, ports: 1_000, shards: 2, stale: 0 };
+    const RESOURCES: Resources =
+        Resources { descriptors: 1_000, ports: 1_000, shards: 2, operators: 0, stale: 0 };
 
     #[test]
     fn the_reserve_covers_the_sockets_of_two_configurations() {

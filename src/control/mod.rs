@@ -26,7 +26,6 @@ use crate::control::budget::Budget;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::commands::Commands;
 use crate::control::configured::Configured;
-use crate::control::health::Due;
 use crate::control::launcher::Launcher;
 use crate::control::limits::Resources;
 use crate::control::monitor::Monitor;
@@ -35,12 +34,13 @@ use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
-use crate::control::report::{Outcome, Report};
+use crate::control::report::Outcome;
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
 use crate::control::spoofing::SpoofingMonitor;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
+use crate::control::web::WebServer;
 use crate::engine::clock;
 use crate::lua::front_end::Loaded;
 use crate::model::policy::Kind;
@@ -49,17 +49,21 @@ use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
 use crate::stats::live::LiveState;
 
+mod api;
 pub mod backend_health;
 mod budget;
 pub mod certificate_monitor;
+mod checks;
 mod commands;
 pub mod concentrate;
 pub mod configured;
 pub mod console;
 pub mod eject;
+mod events;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+mod history;
 pub mod launcher;
 pub mod limits;
 pub mod log;
@@ -68,6 +72,7 @@ pub mod plan;
 pub mod preconditions;
 pub mod privileges;
 pub mod probe;
+mod process;
 pub mod publisher;
 pub mod querylog;
 mod rates;
@@ -82,6 +87,7 @@ mod stop;
 pub mod systemd;
 mod view;
 mod watchdog;
+mod web;
 pub mod writer;
 
 pub use crate::control::shutdown_handle::ShutdownHandle;
@@ -141,7 +147,7 @@ async fn serve(
     signals.attend();
     // Before there is a socket.
     let launcher = Launcher::start().map_err(|e| format!("the thread that starts programs: {e}"))?;
-    let means = Resources::now(fixed.shards.len());
+    let means = Resources { operators: first.settings.descriptors(), ..Resources::now(fixed.shards.len()) };
     let environment = Environment::read();
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
         tracing::warn!(error = %e, "cannot notify the service manager");
@@ -156,6 +162,8 @@ async fn serve(
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let divided = means.divide(None, &first.snapshot)?;
     let mut listener_sockets = SocketOpener::new(fixed, inherited);
+    let mut web = WebServer::default();
+    web.prepare(&first.settings.web)?;
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
     let first = first.map_err(|errors| errors.join("\n"))?;
@@ -180,6 +188,7 @@ async fn serve(
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng)?;
     control.runner.launcher = Some(launcher);
+    control.web = web;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     let (mut requests, mut answers) = control.commands.receivers();
@@ -252,6 +261,7 @@ struct Control<S> {
     closing: Vec<Closing>,
     monitor: Arc<Monitor>,
     commands: Commands,
+    web: WebServer,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
@@ -296,6 +306,7 @@ impl<S: Source> Control<S> {
             closing: Vec::new(),
             monitor: Arc::new(monitor),
             commands: Commands::start(first.settings.console.as_ref())?,
+            web: WebServer::default(),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
@@ -418,8 +429,10 @@ impl<S: Source> Control<S> {
         let old = self.feed.current();
         let rng = ShardRng::from_seed(self.rng.u64());
         let begun = load_contained(&mut self.source).and_then(|plan| {
+            self.budget.operators = self.settings.descriptors().max(plan.settings.descriptors());
             self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
             self.commands.prepare(plan.settings.console.as_ref()).map_err(|e| vec![e])?;
+            self.web.prepare(&plan.settings.web).map_err(|e| vec![e])?;
             Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now)
         });
         match begun {
@@ -430,6 +443,7 @@ impl<S: Source> Control<S> {
 
     fn refuse(&mut self, errors: &[String]) {
         self.budget.refuse();
+        self.web.discard();
         self.source.refuse(&[]);
         if self.commands.refuse(errors) {
             tracing::info!(errors = errors.len(), "the change by a command of the console was refused");
@@ -442,46 +456,6 @@ impl<S: Source> Control<S> {
         // Files may have been rotated all the same.
         self.querylog.reopen(querylog::targets(&self.feed.current()));
         self.ready();
-    }
-
-    /// Starts all due probes, each as its own task.
-    fn probe(&mut self, now: Tick) {
-        let current = self.feed.current();
-        for due in self.backend_health.begin(now, &mut self.tickets) {
-            let script = Rc::clone(&self.script);
-            self.spawn(due, &current, script);
-        }
-        let Some(reload) = &mut self.reload else { return };
-        let due = reload.probes(now, &mut self.tickets);
-        let (snapshot, script) = (Arc::clone(&reload.plan().snapshot), Rc::clone(&reload.plan().script));
-        for due in due {
-            self.spawn(due, &snapshot, Rc::clone(&script));
-        }
-    }
-
-    fn spawn(&mut self, due: Due, snapshot: &Snapshot, script: Rc<dyn Script>) {
-        let Some(backend) = snapshot.backend(due.slot).map(Arc::clone) else { return };
-        let (id, runner, outcomes) = (self.rng.id(), self.runner.clone(), self.outcomes.clone());
-        let report = Report::new(due, Arc::clone(&backend), outcomes);
-        tokio::task::spawn_local(async move {
-            report.send(probe::run(&backend, id, &script, runner).await);
-        });
-    }
-
-    fn settle(&mut self, Outcome { due, backend, result }: Outcome) {
-        let now = clock::now();
-        if let (true, Err(failed)) = (self.settings.verbose_checks, &result) {
-            let (server, address) = (&backend.name, backend.address);
-            tracing::info!(server, %address, reason = %failed.reason, detail = failed.detail, "check failed");
-        }
-        let result = result.as_ref().copied().map_err(|f| (f.reason, f.detail.as_str()));
-        if let Some(reload) = &mut self.reload {
-            reload.settle(due, result, now);
-        }
-        // Tickets of a reload's checks are ignored here, and vice versa.
-        if let Some(backend) = self.feed.current().backend(due.slot) {
-            self.backend_health.settle(backend, due.ticket, result, now);
-        }
     }
 
     /// Commits the pending change. Only the first one's failure ends the process.
@@ -509,6 +483,8 @@ impl<S: Source> Control<S> {
                 self.settings = plan.settings;
                 self.commands.adopt(self.settings.console.as_ref());
                 log::set_style(&self.settings.log);
+                self.budget.operators = self.settings.descriptors();
+                self.web.adopt(&self.settings.web, &self.monitor);
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));

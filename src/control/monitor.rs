@@ -23,6 +23,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
 use crate::control::limits::open_files;
 use crate::control::log;
+use crate::control::process;
 use crate::control::publisher::Feed;
 use crate::control::rates::Rates;
 use crate::control::stats::figures::{self, Figures};
@@ -30,7 +31,7 @@ use crate::control::stats::text::{Standing, line};
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
-use crate::stats::registry::ProcessReading;
+use crate::stats::registry::{ProcessReading, WebReading, WebStats};
 use crate::tls;
 
 /// What there is to know of the running process.
@@ -40,6 +41,7 @@ pub struct Monitor {
     live_state: Arc<LiveState>,
     rates: Mutex<Rates>,
     query_log_lines_lost: Arc<AtomicU64>,
+    web: WebStats,
     started: Tick,
     started_unix: u64,
     serving: AtomicBool,
@@ -56,6 +58,7 @@ impl Monitor {
             live_state: Arc::clone(feed.live_state()),
             rates: Mutex::new(Rates::new(started)),
             query_log_lines_lost,
+            web: WebStats::default(),
             started,
             started_unix: unix_seconds(),
             serving: AtomicBool::new(false),
@@ -73,6 +76,11 @@ impl Monitor {
     #[must_use]
     pub const fn live_state(&self) -> &Arc<LiveState> {
         &self.live_state
+    }
+
+    /// What the web server counts; only its thread writes it.
+    pub(super) const fn web(&self) -> &WebStats {
+        &self.web
     }
 
     /// How long the process has run.
@@ -123,17 +131,25 @@ impl Monitor {
         let snapshot = self.snapshot();
         let (total, recent, span) = rates.peek(&self.live_state, &snapshot, clock::now());
         drop(rates);
+        let mut web = WebReading::default();
+        self.web.read(&mut web);
+        let used = process::usage();
         let process = ProcessReading {
             log_lines_lost: log::error().lost(),
             output_lines_lost: log::output().lost(),
             query_log_lines_lost: self.query_log_lines_lost.load(Relaxed),
             key_log_lines_lost: tls::key_log_lines_lost(),
             generation: snapshot.generation,
+            uptime_s: self.uptime().0 / 1_000_000_000,
+            cpu_user_ms: used.user_ms,
+            cpu_system_ms: used.system_ms,
+            resident_memory: used.memory,
         };
         let open = open_files().unwrap_or_default();
         let descriptors = figures::descriptors(self.live_state.descriptors(), open);
         let live_state = Arc::clone(&self.live_state);
-        Figures { snapshot, live_state, total, recent, span, process, descriptors, unix: unix_seconds() }
+        let unix = unix_seconds();
+        Figures { snapshot, live_state, total, recent, span, process, descriptors, web, unix }
     }
 
     /// Ends the interval that rates are worked out from; returns its line.

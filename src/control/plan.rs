@@ -11,6 +11,7 @@ use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::base::panics;
 use crate::base::time::TickDelta;
 use crate::config::log_style::LogStyle;
+use crate::config::web::WebSettings;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
 use crate::lua::front_end::command::{Command, Wish};
@@ -45,6 +46,16 @@ pub struct Settings {
     pub log: LogStyle,
     /// The console.
     pub console: Option<Console>,
+    /// The web server.
+    pub web: WebSettings,
+}
+
+impl Settings {
+    /// Returns the file descriptors that operators' connections may take.
+    #[must_use]
+    pub fn descriptors(&self) -> u32 {
+        self.web.descriptors() + self.console.as_ref().map_or(0, Console::descriptors)
+    }
 }
 
 /// What a configuration is made of.

@@ -16,7 +16,7 @@ use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
 mod connections;
 pub mod dump;
 pub mod figures;
-mod rules;
+pub(in crate::control) mod rules;
 mod servers;
 pub(crate) mod tables;
 pub mod text;

@@ -34,3 +34,15 @@ pub struct Console {
     /// Whether the process ends when it cannot listen at the start.
     pub bind_fatal: bool,
 }
+
+impl Console {
+    /// Returns the file descriptors that it may take: its connections, two listeners while an
+    /// address is replaced, and two for its runtime.
+    #[must_use]
+    pub fn descriptors(&self) -> u32 {
+        /// What is set aside where connections have no limit.
+        const MANY: usize = 1_000;
+        let connections = if self.connections_max == 0 { MANY } else { self.connections_max };
+        u32::try_from(connections).unwrap_or(u32::MAX - 4) + 4
+    }
+}

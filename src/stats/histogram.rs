@@ -92,6 +92,35 @@ impl Latency {
         counts
     }
 
+    /// How many answers there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// All latencies together, nanoseconds, each taken as the middle of its bucket.
+    #[must_use]
+    pub fn sum_ns(&self) -> u128 {
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(bucket, count)| u128::from(bucket_ns(bucket)) * u128::from(*count))
+            .sum()
+    }
+
+    /// How many did not exceed each of these latencies, which ascend, nanoseconds.
+    #[must_use]
+    pub fn at_most<const N: usize>(&self, bounds: [u64; N]) -> [u64; N] {
+        let (mut bucket, mut sum) = (0, 0);
+        bounds.map(|ns| {
+            while bucket < BUCKETS && bucket_ns(bucket) <= ns {
+                sum += self.0[bucket];
+                bucket += 1;
+            }
+            sum
+        })
+    }
+
     /// Adds what a shard has counted. Its buckets wrap, so only differences of such sums have a
     /// meaning.
     pub(super) fn read(&mut self, histogram: &Histogram) {

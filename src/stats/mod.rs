@@ -4,6 +4,7 @@
 pub mod check_failure;
 pub mod close_reason;
 pub mod connection_limits;
+pub mod custom_metrics;
 pub mod descriptors;
 pub mod drop_reason;
 pub mod histogram;
@@ -11,3 +12,4 @@ pub mod live;
 pub mod log_queue;
 pub mod meter;
 pub mod registry;
+pub mod web_refusal;

@@ -25,6 +25,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::web_refusal::WebRefusal;
 use crate::tls::Reason;
 
 /// What a metric's value counts.
@@ -54,6 +55,8 @@ pub enum Unit {
     Queries,
     /// Responses and answers.
     Responses,
+    /// Requests to the web server.
+    Requests,
     /// Restarts.
     Restarts,
     /// Seconds.
@@ -79,6 +82,7 @@ impl Unit {
             Self::Packets => "packets",
             Self::Queries => "queries",
             Self::Responses => "responses",
+            Self::Requests => "requests",
             Self::Restarts => "restarts",
             Self::Seconds => "seconds",
             Self::Sessions => "sessions",
@@ -229,6 +233,26 @@ registry! {
         key_log_lines_lost: Counter = "key-log-lines-lost", Lines;
         /// The configuration in force; each reload adds 1.
         generation: Gauge = "generation", Number;
+        /// How long the process has run.
+        uptime_s: Gauge = "uptime-s", Seconds;
+        /// CPU time in user mode.
+        cpu_user_ms: Counter = "cpu-user-ms", Milliseconds;
+        /// CPU time in the kernel.
+        cpu_system_ms: Counter = "cpu-system-ms", Milliseconds;
+        /// Resident memory.
+        resident_memory: Gauge = "resident-memory-bytes", Bytes;
+    }
+
+    /// The web server.
+    WebReading from WebStats = "web" [] {
+        /// Connections at this time.
+        open: Gauge = "web-open", Connections;
+        /// Connections that came, with those that were closed at once.
+        opened: Counter = "web-opened", Connections;
+        /// Requests that were answered, those that were refused included.
+        requests: Counter = "web-requests", Requests;
+        /// Connections and requests that were refused, by reason.
+        refused: CounterBy<WebRefusal> = "web-refused", Requests;
     }
 
     /// File descriptors.

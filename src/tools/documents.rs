@@ -9,11 +9,12 @@ use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
     ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FUNCTIONS, FUNCTIONS_MISSING,
-    HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_METHODS, NAME_SET_METHODS,
-    NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS,
-    RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
-    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS,
-    TLS_METHODS, UDP_RELAY_ARGUMENTS, WITHOUT_EFFECT,
+    HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, METRIC_FUNCTIONS, Missing, NAME_METHODS,
+    NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS,
+    RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
+    SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS,
+    TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS, WEB_OPTIONS,
+    WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -126,6 +127,9 @@ fn reference() -> String {
         let names: Vec<&str> = numbers.iter().map(|(name, _)| *name).collect();
         line(&mut out, &[&format!("`{name}`"), &names.join(", ")]);
     }
+    entries(&mut out, "Web server", "Function", WEB_FUNCTIONS, true);
+    entries(&mut out, "Options of setWebserverConfig", "Option", WEB_OPTIONS, false);
+    entries(&mut out, "Metrics of the configuration", "Function", METRIC_FUNCTIONS, true);
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);

@@ -59,7 +59,7 @@ fn commands_change_the_running_configuration_and_a_reload_takes_it_back() {
     // What fails changes nothing.
     for (command, error) in [
         ("clearRules() newServer('nonsense')", "Error: command#4:1: newServer: address is"),
-        ("clearRules() setShards(7)", "Error: needs a restart: shards"),
+        ("clearRules() setBackendsMax(77)", "Error: needs a restart: backends-max"),
         ("clearRules() foo()", "attempt to call global 'foo'"),
     ] {
         let (fine, text) = ours(at, command);

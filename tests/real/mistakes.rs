@@ -19,7 +19,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ("noSuchFunction()\n", &[(1, "noSuchFunction")]),
     ("error(\"on purpose\")\n", &[(1, "on purpose")]),
     // A function of dnsdist that this version lacks: reported by name.
-    ("newServer(\"127.0.0.1\")\nwebserver(\"127.0.0.1:8083\")\n", &[(2, "webserver")]),
+    ("newServer(\"127.0.0.1\")\naddDOQLocal(\"127.0.0.1:8853\")\n", &[(2, "addDOQLocal")]),
     // Two mistakes together.
     (
         "newServer {address=\"nonsense\"}\nnewServer {address=\"127.0.0.1\", weight='heavy'}\n",

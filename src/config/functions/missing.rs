@@ -47,19 +47,10 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "console, web server, metrics",
-        meanwhile: "use --stats 1s and SIGUSR1 for statistics, SIGHUP to change the configuration",
+        meanwhile: "the console, the dashboard and /metrics show servers, rules, latency and counters",
         names: &[
-            "webserver",
-            "setWebserverConfig",
             "registerWebHandler",
             "setAPIWritable",
-            "hashPassword",
-            "showWebserverConfig",
-            "declareMetric",
-            "incMetric",
-            "decMetric",
-            "setMetric",
-            "getMetric",
             "showSecurityStatus",
             "showDynBlocks",
             "showDOHFrontends",
@@ -228,11 +219,6 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "care of the packet cache",
         meanwhile: "there is no packet cache",
         names: &["setStaleCacheEntriesTTL", "setCacheCleaningDelay", "setCacheCleaningPercentage"],
-    },
-    Missing {
-        family: "details of the console and web server",
-        meanwhile: "there is no console and no web server",
-        names: &["setWebserverBindFatal"],
     },
     Missing {
         family: "dynamic blocks",

@@ -6,6 +6,7 @@ use socket2::Socket;
 
 use crate::base::time::TickDelta;
 use crate::config::log_style::LogStyle;
+use crate::config::web::WebSettings;
 use crate::control::fixture;
 use crate::control::plan::Settings;
 use crate::control::probe::{Called, Question, Script};
@@ -101,6 +102,7 @@ fn plan(snapshot: Snapshot) -> Plan {
             verbose_checks: false,
             log: LogStyle::default(),
             console: None,
+            web: WebSettings::default(),
         },
         script: Rc::new(NoScript),
         changes: Vec::new(),

@@ -1,8 +1,12 @@
 //! The dump of SIGUSR1: every metric since the start, the servers and the rules as tables.
 
+use std::fmt::Write;
+
+use crate::base::printable::Printable;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::lines;
 use crate::control::stats::{connections, rules, servers};
+use crate::stats::custom_metrics;
 
 /// The dump of these figures.
 #[must_use]
@@ -13,6 +17,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, process.values());
     lines(&mut out, shards.clients.values());
     lines(&mut out, figures.descriptors.values());
+    lines(&mut out, figures.web.values());
     connections::dump(&mut out, total, snapshot, live_state, figures.unix);
     lines(&mut out, shards.values());
     lines(&mut out, total.latency(snapshot).values());
@@ -23,7 +28,19 @@ pub fn text(figures: &Figures) -> String {
         figures.standing(slot)
     }));
     out.push_str(&rules::table(snapshot, live_state));
+    custom(&mut out);
     out
+}
+
+/// A line for each value of the metrics that the configuration declared.
+fn custom(out: &mut String) {
+    for metric in custom_metrics::all().list() {
+        for (labels, value) in metric.values() {
+            let labels: Vec<_> =
+                labels.iter().map(|(label, value)| format!(" {label}={}", Printable(value))).collect();
+            let _ = writeln!(out, "custom {}{} {value}", metric.name, labels.concat());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -45,7 +62,7 @@ mod tests {
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
-    use crate::stats::registry::{METRIC_SETS, ProcessReading};
+    use crate::stats::registry::{METRIC_SETS, ProcessReading, WebReading};
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{Reason, ServerSpec, ServerTls};
 
@@ -85,6 +102,7 @@ mod tests {
             span: TickDelta::from_ms(2_000),
             snapshot: Arc::new(snapshot.clone()),
             live_state: Arc::clone(live_state),
+            web: WebReading::default(),
             unix: UNTIL - 60,
         })
     }

@@ -11,7 +11,7 @@ use crate::model::Snapshot;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
-use crate::stats::registry::{DescriptorReading, ProcessReading};
+use crate::stats::registry::{DescriptorReading, ProcessReading, WebReading};
 
 /// What there is to say of the process at one moment.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Figures {
     pub process: ProcessReading,
     /// Its file descriptors.
     pub descriptors: DescriptorReading,
+    /// The web server.
+    pub web: WebReading,
     /// Seconds since 1970.
     pub unix: u64,
 }

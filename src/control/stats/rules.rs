@@ -59,17 +59,22 @@ fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String
     for (at, hits, rule) in rules {
         let name = if rule.name.is_empty() { String::new() } else { format!("{}: ", rule.name) };
         let group = if rule.group.is_empty() { String::new() } else { format!(" [{}]", rule.group) };
-        let (mut matches, does) = (text::matcher(&rule.matcher, &Sizes), act(&rule.action));
-        if let Some((at, _)) = matches.char_indices().nth(MATCHER_CHARS) {
-            matches.truncate(at);
-            matches.push_str("...");
-        }
-        let text = format!("{name}{matches} -> {does}{group}");
+        let text = format!("{name}{} -> {}{group}", matches(rule), act(&rule.action));
         let _ = writeln!(out, "  {at:>6} {hits:>12}  {}", Printable(text));
     }
     if more > 0 {
         let _ = writeln!(out, "  and {more} more");
     }
+}
+
+/// What a rule matches, in a length that can be shown.
+pub(in crate::control) fn matches<A>(rule: &Rule<A>) -> String {
+    let mut matches = text::matcher(&rule.matcher, &Sizes);
+    if let Some((at, _)) = matches.char_indices().nth(MATCHER_CHARS) {
+        matches.truncate(at);
+        matches.push_str("...");
+    }
+    matches
 }
 
 /// What sets are called here: a block list would fill the page.

@@ -161,7 +161,7 @@ pub(super) fn with_readings<'a>(
     snapshot.backends.iter().flatten().filter_map(|b| Some((&**b, reading.backends.get(&b.slot)?)))
 }
 
-pub(super) fn rate(count: u64, span: TickDelta) -> f64 {
+pub(in crate::control) fn rate(count: u64, span: TickDelta) -> f64 {
     if span.0 == 0 { 0.0 } else { count as f64 * 1e9 / span.0 as f64 }
 }
 

@@ -18,6 +18,7 @@
 pub(crate) mod call;
 mod functions;
 pub(crate) mod handles;
+mod metrics;
 mod objects;
 mod packets;
 mod proxy;
@@ -107,7 +108,7 @@ pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
 
 /// Returns the functions of the LuaFFI family.
 fn functions() -> impl Iterator<Item = Function> {
-    let tables = [functions::table(), packets::table(), services::table(), proxy::table()];
+    let tables = [functions::table(), packets::table(), services::table(), proxy::table(), metrics::table()];
     tables.into_iter().flatten()
 }
 

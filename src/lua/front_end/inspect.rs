@@ -108,7 +108,9 @@ fn define_pools(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "getPoolServers", move |call, a| {
         let pool = a.text(0, POOL)?;
         let list = call.lua.create_table()?;
-        for at in server::standing(call.draft).filter(|at| call.draft.servers[*at].pools.iter().any(|p| p == pool)) {
+        for at in
+            server::standing(call.draft).filter(|at| call.draft.servers[*at].pools.iter().any(|p| p == pool))
+        {
             list.raw_push(server::object(call.lua, &own, at)?)?;
         }
         Ok(Value::Table(list))

@@ -27,6 +27,7 @@ mod context;
 mod declared;
 mod functions;
 mod inspect;
+mod metrics;
 mod missing;
 mod names;
 mod nearest;
@@ -44,6 +45,7 @@ mod settings;
 mod tls;
 mod values;
 pub mod view;
+mod web;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -390,6 +392,8 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     answers::define(lua, context)?;
     responses::define(lua, context)?;
     chains::define(lua, context)?;
+    web::define(lua, context)?;
+    metrics::define(lua)?;
     missing::define(lua, context)
 }
 

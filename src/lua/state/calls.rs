@@ -92,7 +92,7 @@ pub(crate) struct State {
 }
 
 /// The parts of the prelude, in their order: each gets the table that they share.
-const PRELUDE: [&str; 10] = [
+const PRELUDE: [&str; 11] = [
     include_str!("prelude/common.lua"),
     include_str!("prelude/names.lua"),
     include_str!("prelude/addresses.lua"),
@@ -101,6 +101,7 @@ const PRELUDE: [&str; 10] = [
     include_str!("prelude/query.lua"),
     include_str!("prelude/overlay.lua"),
     include_str!("prelude/policies.lua"),
+    include_str!("prelude/metrics.lua"),
     include_str!("prelude/configuration.lua"),
     include_str!("prelude/calls.lua"),
 ];

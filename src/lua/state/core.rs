@@ -17,7 +17,7 @@ use crate::base::time::TickDelta;
 use crate::engine::clock;
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::state::call_state::{Open, SPOOF_TTL, TimedChange};
-use crate::lua::state::{Shared, files};
+use crate::lua::state::{Shared, files, metrics};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::query_state::Protocol;
@@ -104,6 +104,7 @@ pub(crate) fn table(lua: &Lua, call: &Rc<RunningCall>, shared: &Arc<Shared>) -> 
     values(&functions)?;
     sets(&functions, shared)?;
     world(&functions, shared)?;
+    metrics::define(lua, &functions.table)?;
     Ok(functions.table)
 }
 

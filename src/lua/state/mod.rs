@@ -26,6 +26,7 @@ pub(crate) mod call_state;
 pub mod calls;
 mod core;
 mod files;
+pub(crate) mod metrics;
 mod place;
 mod record;
 

@@ -176,19 +176,58 @@ fn the_documents_list_every_function_of_the_family() {
 #[test]
 fn what_functions_cannot_do_is_said_as_it_is() {
     // A function that is missing is nil, so that a file can ask for it.
-    let mut fixture =
-        Fixture::action("assert(not getPoolServers and not newPacketCache) return DNSAction.Allow");
+    let mut fixture = Fixture::action("assert(not grepq and not newPacketCache) return DNSAction.Allow");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let mut fixture = Fixture::new(
-        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), getPoolServers, newPacketCache(9)\n\
+        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), grepq, newPacketCache(9)\n\
          local function says(text, f, ...) local ok, e = pcall(f, ...) assert(not ok and tostring(e):find(text, 1, true), e) end\n\
          LuaAction(function(dq)\n\
            says('what runs later, in each shard, cannot change it', newServer, '192.0.2.1')\n\
            says('only while that is evaluated', function() s:setDown() end)\n\
            says('only while that is evaluated', function() p:addToPool('x') end)\n\
            says('only while that is evaluated', function() cache:expunge() end)\n\
-           says('getPoolServers is not implemented yet; use --stats', get, '')\n\
+           says('grepq is not implemented yet; the console', get, '')\n\
            getTLSContext(0):rotateTicketsKey() return DNSAction.Allow end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+}
+
+#[test]
+fn metrics_are_declared_and_changed() {
+    family_holds(
+        QUERY,
+        "local function declare(name, kind, custom) return $$metric_declare(name, #name, kind, 'About it.', custom) end
+         local function get(name) return $$metric_get(name, #name, true) end
+         local c, g = 'family-counter', 'family-gauge'
+         assert(declare(c, 'counter', nil) and declare(c, 'counter', '') and declare(g, 'gauge', 'family_level'))
+         assert(not declare(c, 'gauge', nil) and not declare('Wrong', 'counter', nil) and not declare('x', 'other', nil))
+         $$metric_inc(c, #c) $$metric_inc_by(c, #c, 41) $$metric_dec(c, #c) $$metric_set(c, #c, 7)
+         assert(get(c) == 42)
+         $$metric_set(g, #g, 2.5) $$metric_dec(g, #g) $$metric_inc(g, #g) $$metric_inc(g, #g)
+         assert(get(g) == 2.5 + 1 and get('missing') == 0) $$metric_inc('missing', 7)",
+    );
+}
+
+#[test]
+fn functions_change_metrics_of_the_whole_process() {
+    let mut fixture = Fixture::new(
+        "assert(declareMetric('shown-hits', 'counter', 'Hits.') and incMetric('shown-hits', 100) == 0)\n\
+         LuaAction(function(dq)\n\
+           assert(declareMetric('shown-by', 'counter', 'By label.', {withLabels=true, name='shown_by_total'}))\n\
+           assert(incMetric('shown-hits') == 1 and incMetric('shown-hits', 2) == 3 and incMetric('shown-hits', {step=4}) == 7)\n\
+           assert(getMetric('shown-hits') == 7 and decMetric('shown-hits') == 0 and setMetric('shown-hits', 1) == 0)\n\
+           local labels = {labels={type='A', n=1}}\n\
+           assert(incMetric('shown-by', labels) == 1 and incMetric('shown-by', {labels={n=1, type='A'}, step=2}) == 3)\n\
+           assert(getMetric('shown-by', labels) == 3 and getMetric('shown-by', {labels={type='B'}}) == 0)\n\
+           assert(incMetric('nobody-knows') == 0 and not declareMetric('shown-hits', 'gauge', 'x'))\n\
+           assert(declareMetric('shown-level', 'gauge', 'Level.') and setMetric('shown-level', -1.5) == -1.5)\n\
+           assert(decMetric('shown-level', 2) == -3.5)\n\
+           return DNSAction.Allow\n\
+         end)",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    let metrics = crate::stats::custom_metrics::all().list();
+    let by = metrics.iter().find(|m| m.name == "shown-by").expect("declared");
+    let labels = vec![("n".to_owned(), "1".to_owned()), ("type".to_owned(), "A".to_owned())];
+    assert_eq!((by.values(), by.prometheus_name.as_deref()), (vec![(labels, 3.0)], Some("shown_by_total")));
 }

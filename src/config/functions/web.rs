@@ -1,0 +1,74 @@
+//! The functions and options of the web server, and of metrics that a configuration declares.
+
+use crate::config::functions::{Entry, entry};
+
+/// The functions of the web server.
+pub static WEB_FUNCTIONS: &[Entry] = &[
+    entry(
+        "webserver",
+        "address",
+        "Serves metrics, statistics and health over HTTP on this address, as \"127.0.0.1:8083\".",
+    ),
+    entry("setWebserverConfig", "{password=, ...}", "Sets up the web server; its options are listed below."),
+    entry(
+        "setWebserverBindFatal",
+        "switch",
+        "Whether dnslob refuses to start, or to reload, when the address of the web server cannot be taken. \
+         false, the default, logs an error.",
+    ),
+    entry(
+        "hashPassword",
+        "password",
+        "Returns the hash of a password or key, for setWebserverConfig: \"$scrypt$ln=10,p=1,r=8$SALT$HASH\".",
+    ),
+    entry("showWebserverConfig", "", "Prints the settings of the web server."),
+];
+
+/// The options of `setWebserverConfig`.
+pub static WEB_OPTIONS: &[Entry] = &[
+    entry("password", "text", "The password, of any user, as it is or as a hash of hashPassword."),
+    entry("apiKey", "text", "The key that the header X-API-Key gives, likewise."),
+    entry(
+        "acl",
+        "\"network, ...\" | {network, ...}",
+        "Who may connect; `!` in front of a network makes an exception. By default 127.0.0.1 and ::1.",
+    ),
+    entry(
+        "customHeaders",
+        "{name=value, ...}",
+        "Headers of every answer; an empty value removes one that is sent by default.",
+    ),
+    entry("statsRequireAuthentication", "true", "Whether /metrics and /jsonstat ask for password or key."),
+    entry("apiRequiresAuthentication", "true", "Whether /api asks for password or key."),
+    entry("dashboardRequiresAuthentication", "true", "Whether / asks for password or key."),
+    entry("maxConcurrentConnections", "100", "Most concurrent connections, up to 10000."),
+    entry(
+        "hashPlaintextCredentials",
+        "false",
+        "Keep only hashes of password and key in memory; each request with another one then costs some \
+         milliseconds.",
+    ),
+];
+
+/// The functions of metrics that a configuration declares.
+pub static METRIC_FUNCTIONS: &[Entry] = &[
+    entry(
+        "declareMetric",
+        "name, type, description [, prometheusName | {name=, withLabels=}]",
+        "Declares a metric of type \"counter\" or \"gauge\" for /metrics and SIGUSR1, and returns whether it is \
+         one; at any time, and a second time without effect. With withLabels=true it has a value for each \
+         combination of labels, at most 1000.",
+    ),
+    entry(
+        "incMetric",
+        "name [, step | {step=, labels={}}]",
+        "Adds to a metric, 1 unless `step` says otherwise, and returns its value.",
+    ),
+    entry(
+        "decMetric",
+        "name [, step | {step=, labels={}}]",
+        "Subtracts from a gauge, and returns its value.",
+    ),
+    entry("setMetric", "name, value [, {labels={}}]", "Sets a gauge, and returns its value."),
+    entry("getMetric", "name [, {labels={}}]", "Returns the value of a metric."),
+];

@@ -1,0 +1,98 @@
+//! The web server and metrics of a configuration: from a line to the settings, or to the message.
+
+use crate::base::addr::mapped;
+use crate::config::tests::{broken, good};
+use crate::config::web::{MetricNames, WebSettings};
+use crate::stats::custom_metrics;
+
+fn web(text: &str) -> WebSettings {
+    good(text).1.boot.web
+}
+
+#[test]
+fn every_option_of_the_web_server_is_read() {
+    assert_eq!(web(""), WebSettings::default());
+    let web = web("webserver('127.0.0.1:8083')\n\
+         setWebserverConfig({password='secret', apiKey=hashPassword('key'), acl='192.0.2.0/24, !192.0.2.1',\n\
+           customHeaders={['X-Custom']='yes', ['X-Frame-Options']=''}, statsRequireAuthentication=false,\n\
+           apiRequiresAuthentication=false, dashboardRequiresAuthentication=false, maxConcurrentConnections=7,\n\
+           hashPlaintextCredentials=true})\n\
+         setWebserverBindFatal(true) setMetricsPrefix('dnsdist') showWebserverConfig()");
+    assert_eq!(web.address.expect("an address").to_string(), "127.0.0.1:8083");
+    let (password, key) = (web.password.as_ref().expect("one"), web.api_key.as_ref().expect("one"));
+    assert!(password.is(b"secret") && key.is(b"key") && !password.is(b"key"));
+    assert_eq!(format!("{password:?} {key:?}"), "Hashed Hashed");
+    let allows = |ip: [u8; 4]| web.acl.contains(&mapped(ip.into()));
+    assert_eq!(
+        (allows([192, 0, 2, 2]), allows([192, 0, 2, 1]), allows([127, 0, 0, 1])),
+        (true, false, false)
+    );
+    let headers = [("X-Custom", "yes"), ("X-Frame-Options", "")];
+    assert_eq!(web.headers, headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(!web.stats_protected && !web.api_protected && !web.dashboard_protected && web.bind_fatal);
+    assert_eq!((web.connections_max, web.names, web.descriptors()), (7, MetricNames::Dnsdist, 11));
+    let text = web.text();
+    assert!(
+        text.contains("127.0.0.1:8083") && !text.contains("secret") && !text.contains("scrypt"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_it_is_said_without_the_password() {
+    for (text, want) in [
+        ("webserver('127.0.0.1')", "FILE:1: webserver: \"127.0.0.1\" is not allowed; expected IP:PORT"),
+        ("setWebserverConfig({password=''})", "FILE:1: setWebserverConfig: password"),
+        ("setWebserverConfig({password=5})", "FILE:1: setWebserverConfig: password"),
+        ("setWebserverConfig({apiKey='$scrypt$secret'})", "FILE:1: setWebserverConfig: apiKey"),
+        ("setWebserverConfig({acl='nonsense'})", "FILE:1: setWebserverConfig: \"nonsense\" is not allowed"),
+        (
+            "setWebserverConfig({maxConcurrentConnections=-1})",
+            "FILE:1: setWebserverConfig: maxConcurrentConnections",
+        ),
+        ("setWebserverConfig({customHeaders={['a b']='c'}})", "FILE:1: setWebserverConfig: customHeaders"),
+        ("setWebserverConfig({customHeaders={a='b\\nc'}})", "FILE:1: setWebserverConfig: customHeaders"),
+        (
+            "setMetricsPrefix('mine')",
+            "FILE:1: setMetricsPrefix: \"mine\" is not allowed; expected one of dnslob",
+        ),
+        ("hashPassword('')", "FILE:1: hashPassword:"),
+        (
+            "declareMetric('Wrong Name', 'counter', 'x')",
+            "FILE:1: declareMetric: metric \"Wrong Name\": a name is",
+        ),
+        ("declareMetric('name', 'summary', 'x')", "FILE:1: declareMetric: type is \"summary\"; expected"),
+        (
+            "incMetric('never-declared')",
+            "FILE:1: incMetric: metric \"never-declared\": the metric is not declared",
+        ),
+    ] {
+        let messages = broken(text);
+        assert!(
+            messages.len() == 1 && messages[0].starts_with(want),
+            "{text}\n  gave {messages:#?}\n  not  {want}"
+        );
+        assert!(!messages[0].contains("secret"), "{messages:?}");
+    }
+}
+
+#[test]
+fn the_file_declares_and_changes_metrics() {
+    good(
+        "assert(declareMetric('file-hits', 'counter', 'Hits.', 'file_hits_total'))\n\
+         assert(declareMetric('file-by', 'gauge', 'By.', {name='file_by', withLabels=true}))\n\
+         assert(incMetric('file-hits') == 1 and incMetric('file-hits', 4) == 5 and getMetric('file-hits') == 5)\n\
+         assert(setMetric('file-by', 2.5, {labels={pool='x'}}) == 2.5)\n\
+         assert(decMetric('file-by', {step=0.5, labels={pool='x'}}) == 2)\n\
+         assert(incMetric('file-by', {labels={pool='y'}}) == 1 and getMetric('file-by', {labels={pool='x'}}) == 2)",
+    );
+    good(
+        "declareMetric('file-once', 'counter', 'Hits.') incMetric('file-once', 3)\n\
+         addAction(AllRule(), LuaAction(function(dq) incMetric('file-once') return DNSAction.None end))",
+    );
+    let metrics = custom_metrics::all().list();
+    let of = |name: &str| metrics.iter().find(|m| m.name == name).expect("declared").values();
+    assert_eq!(of("file-hits"), [(Vec::new(), 5.0)]);
+    assert_eq!(of("file-once"), [(Vec::new(), 3.0)], "not in each shard again");
+    assert_eq!(of("file-by").len(), 2);
+}

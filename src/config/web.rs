@@ -1,0 +1,116 @@
+//! The web server as the configuration asks for it.
+
+use std::net::SocketAddr;
+
+use crate::base::prefix::PrefixSet;
+use crate::config::options::{Key, Settings};
+use crate::config::password::Credential;
+
+/// Names of the metrics at `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetricNames {
+    /// dnslob's own.
+    #[default]
+    Dnslob,
+    /// Those of dnsdist, for what dnsdist has as well.
+    Dnsdist,
+}
+
+impl MetricNames {
+    /// Those that the settings ask for.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        match settings.text(Key::MetricsPrefix).as_deref() {
+            Some("dnsdist") => Self::Dnsdist,
+            _ => Self::Dnslob,
+        }
+    }
+}
+
+/// The settings of the web server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSettings {
+    /// Where it listens; `None` for no web server.
+    pub address: Option<SocketAddr>,
+    /// `password`, of any user.
+    pub password: Option<Credential>,
+    /// `apiKey`.
+    pub api_key: Option<Credential>,
+    /// `acl`: who may connect.
+    pub acl: PrefixSet,
+    /// `acl` as written, to be shown.
+    pub acl_text: Vec<String>,
+    /// `customHeaders`: in place of those of the same name, which an empty value removes.
+    pub headers: Vec<(String, String)>,
+    /// `statsRequireAuthentication`.
+    pub stats_protected: bool,
+    /// `apiRequiresAuthentication`.
+    pub api_protected: bool,
+    /// `dashboardRequiresAuthentication`.
+    pub dashboard_protected: bool,
+    /// `maxConcurrentConnections`.
+    pub connections_max: u32,
+    /// `setWebserverBindFatal`: without its address the process does not start.
+    pub bind_fatal: bool,
+    /// `--metrics-prefix`.
+    pub names: MetricNames,
+}
+
+/// The networks that may connect unless `acl` says otherwise.
+const ACL: [&str; 2] = ["127.0.0.1", "::1"];
+
+impl Default for WebSettings {
+    fn default() -> Self {
+        Self {
+            address: None,
+            password: None,
+            api_key: None,
+            acl: ACL
+                .iter()
+                .filter_map(|network| network.parse().ok())
+                .map(|network| (network, true))
+                .collect(),
+            acl_text: ACL.map(str::to_owned).to_vec(),
+            headers: Vec::new(),
+            stats_protected: true,
+            api_protected: true,
+            dashboard_protected: true,
+            connections_max: 100,
+            bind_fatal: false,
+            names: MetricNames::default(),
+        }
+    }
+}
+
+impl WebSettings {
+    /// The file descriptors that it may take: its connections, and while an address is replaced, two
+    /// listeners.
+    #[must_use]
+    pub const fn descriptors(&self) -> u32 {
+        // Two for its runtime.
+        if self.address.is_some() { self.connections_max + 4 } else { 0 }
+    }
+
+    /// The text of `showWebserverConfig()`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let given = |credential: &Option<Credential>| if credential.is_some() { "yes" } else { "no" };
+        let required = |protected| if protected { "required" } else { "not required" };
+        let address = self.address.map_or_else(|| "none".to_owned(), |address| address.to_string());
+        let headers: Vec<String> =
+            self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        format!(
+            "Web server:\n Address: {address}\n ACL: {}\n Connections at most: {}\n Password set: {}\n \
+             API key set: {}\n Authentication for statistics: {}\n Authentication for the API: {}\n \
+             Authentication for the dashboard: {}\n Custom headers: {}\n",
+            self.acl_text.join(", "),
+            self.connections_max,
+            given(&self.password),
+            given(&self.api_key),
+            required(self.stats_protected),
+            required(self.api_protected),
+            required(self.dashboard_protected),
+            if headers.is_empty() { "none".to_owned() } else { headers.join(", ") },
+        )
+    }
+}

@@ -1,0 +1,234 @@
+//! /jsonstat and /api/v1 in the shape that dnsdist's clients read.
+
+use serde_json::{Map, Value, json};
+
+use crate::base::addr::RuleSlot;
+use crate::config::functions::policies::name as policy_name;
+use crate::control::stats::figures::Figures;
+use crate::control::stats::text::state_name;
+use crate::control::web::dnsdist::{self, STATISTICS, Server, Summary};
+use crate::model::{Backend, Pool, Snapshot};
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::text::{self, Sets};
+use crate::rules::{Chain, Rule};
+use crate::stats::live::LiveState;
+
+/// Rules of a chain that are listed.
+const RULES_MAX: usize = 1_000;
+/// Characters of a selector: it may be a list of any length.
+const MATCHER_CHARS: usize = 500;
+
+/// Sets by their size.
+struct Sizes;
+
+impl Sets for Sizes {
+    fn names(&self, _: &Names) -> String {
+        "names".to_owned()
+    }
+
+    fn networks(&self, _: &Networks) -> String {
+        "networks".to_owned()
+    }
+}
+
+/// A number without a fraction where it has none.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// The policy's name of the default pool.
+fn policy(snapshot: &Snapshot) -> String {
+    snapshot.pools.first().map_or_else(String::new, |pool| policy_name(pool.policy.kind).to_owned())
+}
+
+/// /jsonstat?command=stats
+pub(super) fn statistics(figures: &Figures) -> Value {
+    let summary = Summary::new(figures);
+    let mut all: Map<String, Value> =
+        STATISTICS.iter().map(|s| (s.name.to_owned(), number((s.value)(&summary)))).collect();
+    all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));
+    for metric in crate::stats::custom_metrics::all().list().iter().filter(|metric| !metric.labelled) {
+        let value = metric.values().first().map_or(0.0, |(_, value)| *value);
+        all.entry(metric.name.clone()).or_insert_with(|| number(value));
+    }
+    Value::Object(all)
+}
+
+/// /api/v1/servers/localhost/statistics
+pub(super) fn statistic_items(figures: &Figures) -> Value {
+    let Value::Object(all) = statistics(figures) else { return Value::Null };
+    let item =
+        |(name, value): (String, Value)| json!({"name": name, "type": "StatisticItem", "value": value});
+    all.into_iter().map(item).collect()
+}
+
+/// /api/v1/servers/localhost
+pub(super) fn localhost(figures: &Figures) -> Value {
+    let snapshot = &figures.snapshot;
+    let live = &figures.live_state;
+    let servers = snapshot.backends.iter().flatten().filter(|b| is_shown(b));
+    let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
+    let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
+    let pools: Value = pools.map(|(at, one)| pool(figures, at, one)).collect();
+    let listeners = snapshot.listeners.iter().filter_map(|l| Some((l, dnsdist::protocol(&l.service)?)));
+    let frontends: Value = listeners
+        .clone()
+        .enumerate()
+        .map(|(id, (listener, protocol))| {
+            json!({
+                "id": id,
+                "address": listener.address.to_string(),
+                "udp": listener.service.takes_datagrams(),
+                "tcp": listener.service.takes_connections(),
+                "type": protocol,
+                "protocol": protocol,
+                "tcpCurrentConnections": live.connection_limits().by_listener(listener.slot),
+            })
+        })
+        .collect();
+    let local: Vec<String> = listeners.map(|(l, _)| l.address.to_string()).collect();
+    let chains = &snapshot.chains;
+    let answers = |chain| rules(chain, text::response_action, live);
+    json!({
+        "daemon_type": "dnsdist",
+        "version": format!("dnslob {}", env!("CARGO_PKG_VERSION")),
+        "acl": snapshot.acl.texts().join(", "),
+        "local": local.join(", "),
+        "servers": servers,
+        "frontends": frontends,
+        "dohFrontends": [],
+        "pools": pools,
+        "rules": rules(&chains.query, text::action, live),
+        "cache-miss-rules": rules(&chains.cache_miss, text::action, live),
+        "response-rules": answers(&chains.response),
+        "cache-hit-response-rules": answers(&chains.cache_hit),
+        "cache-inserted-response-rules": answers(&chains.cache_inserted),
+        "self-answered-response-rules": answers(&chains.self_answered),
+        "timeout-response-rules": answers(&chains.timeout),
+        "xfr-response-rules": answers(&chains.xfr),
+        "statistics": statistics(figures),
+    })
+}
+
+/// /api/v1/servers/localhost/pool?name=; none without such a pool.
+pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
+    let snapshot = &figures.snapshot;
+    let at = snapshot.pools.iter().position(|pool| pool.name == name)?;
+    let members: Value = snapshot.pools[at]
+        .members
+        .iter()
+        .filter_map(|slot| snapshot.backend(*slot))
+        .enumerate()
+        .map(|(id, backend)| server(figures, backend, id))
+        .collect();
+    let (servers, active) = dnsdist::members(snapshot, figures, at);
+    Some(json!({
+        "stats": {"servers": servers, "activeServers": active, "cacheSize": 0, "cacheEntries": 0},
+        "servers": members,
+    }))
+}
+
+/// /api/v1/servers/localhost/config
+pub(super) fn settings(figures: &Figures) -> Value {
+    let snapshot = &figures.snapshot;
+    let globals = &snapshot.globals;
+    let setting = |name: &str, value: Value| json!({"name": name, "type": "ConfigSetting", "value": value});
+    let longest = snapshot.backends.iter().flatten().filter(|b| is_shown(b)).map(|b| b.timeout.0).max();
+    json!([
+        setting("acl", json!(snapshot.acl.texts().join(", "))),
+        setting("generation", json!(snapshot.generation)),
+        setting("server-policy", json!(policy(snapshot))),
+        setting("ecs-override", json!(globals.ecs_override)),
+        setting("ecs-source-prefix-v4", json!(globals.ecs_v4)),
+        setting("ecs-source-prefix-v6", json!(globals.ecs_v6)),
+        setting("fixup-case", json!(globals.fixup_case)),
+        setting("truncate-tc", json!(globals.truncate_tc)),
+        setting("servfail-on-no-policy", json!(globals.servfail_when_no_server)),
+        setting("udp-timeout", json!(longest.unwrap_or_default() / 1_000_000_000)),
+    ])
+}
+
+/// /api/v1/servers/localhost/config/allow-from
+pub(super) fn allow_from(figures: &Figures) -> Value {
+    json!({"name": "allow-from", "type": "ConfigSetting", "value": figures.snapshot.acl.texts()})
+}
+
+fn is_shown(backend: &Backend) -> bool {
+    !backend.target && !backend.tee
+}
+
+fn pool(figures: &Figures, at: usize, pool: &Pool) -> Value {
+    let (servers, active) = dnsdist::members(&figures.snapshot, figures, at);
+    json!({
+        "id": at,
+        "name": pool.name,
+        "serversCount": servers,
+        "activeServersCount": active,
+        "policy": policy_name(pool.policy.kind),
+        "cacheSize": 0,
+        "cacheEntries": 0,
+    })
+}
+
+fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
+    let s = Server::of(figures, backend);
+    let pools: Vec<&str> = figures
+        .snapshot
+        .pools
+        .iter()
+        .filter(|p| p.members.contains(&backend.slot))
+        .map(|p| p.name.as_str())
+        .collect();
+    let protocol = match (&backend.connections.tls, backend.connections.only) {
+        (Some(_), _) => "DoT",
+        (None, true) => "TCP",
+        (None, false) => "Do53",
+    };
+    json!({
+        "id": id,
+        "uuid": backend.id,
+        "name": backend.name,
+        "address": backend.address.to_string(),
+        "state": state_name(s.standing.state, backend.health.mode),
+        "protocol": protocol,
+        "order": backend.order,
+        "weight": backend.weight,
+        "pools": pools,
+        "qpsLimit": backend.qps,
+        "qps": number(s.qps.round()),
+        "outstanding": s.reading.outstanding,
+        "queries": s.reading.queries,
+        "responses": s.reading.responses,
+        "nonCompliantResponses": s.reading.unexpected,
+        "sendErrors": s.reading.send_errors,
+        "reuseds": 0,
+        "dropRate": number(s.drop_rate),
+        "latency": s.latency_ms,
+        "tcpNewConnections": s.reading.connections.opened,
+        "tlsResumptions": s.reading.connections.handshakes.resumed,
+        "healthCheckFailures": s.standing.failed[..5].iter().sum::<u64>(),
+        "healthCheckFailuresTimeout": s.standing.failed[0],
+        "healthCheckFailuresNetwork": s.standing.failed[1],
+        "healthCheckFailuresParsing": s.standing.failed[2],
+        "healthCheckFailuresMismatch": s.standing.failed[3],
+        "healthCheckFailuresInvalid": s.standing.failed[4],
+    })
+}
+
+fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> Value {
+    let hits = |slot: RuleSlot| live_state.shards().iter().map(|s| s.rule_hits_so_far(slot)).sum::<u64>();
+    let item = |(at, rule): (usize, &Rule<A>)| {
+        let matcher: String = text::matcher(&rule.matcher, &Sizes).chars().take(MATCHER_CHARS).collect();
+        json!({
+            "id": at,
+            "creationOrder": at,
+            "uuid": dnsdist::uuid(&rule.uuid),
+            "name": rule.name,
+            "rule": matcher,
+            "action": act(&rule.action),
+            "matches": hits(rule.slot),
+        })
+    };
+    chain.rules().iter().enumerate().take(RULES_MAX).map(item).collect()
+}

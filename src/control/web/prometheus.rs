@@ -1,0 +1,347 @@
+//! The metrics in Prometheus' text format: every set of the registry, under dnslob's own names.
+
+use std::collections::BTreeMap;
+
+use crate::control::stats::figures::Figures;
+use crate::control::web::exposition::{Labels, Page, labelled_servers};
+use crate::model::{Backend, Snapshot};
+use crate::rules::Chain;
+use crate::stats::check_failure::Failure;
+use crate::stats::custom_metrics;
+use crate::stats::histogram::Latency;
+use crate::stats::live::{LiveState, State};
+use crate::stats::meter::{Counts, Kind, Value};
+use crate::stats::registry::{
+    BackendConnectionReading, BackendReading, CertificateReading, CheckReading, ClientConnectionReading,
+    DescriptorReading, HandshakeReading, LatencyReading, Metric, ProcessReading, RelayReading, RuleReading,
+    Set, ShardReading, WebReading,
+};
+
+/// Rules of a chain with a value of their own; the others are added up.
+const RULES_MAX: usize = 1_000;
+
+/// Upper bounds of the buckets of a latency, with their text in seconds.
+const BUCKETS: [(u64, &str); 14] = [
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (2_000_000, "0.002"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (20_000_000, "0.02"),
+    (50_000_000, "0.05"),
+    (100_000_000, "0.1"),
+    (200_000_000, "0.2"),
+    (500_000_000, "0.5"),
+    (1_000_000_000, "1"),
+    (2_000_000_000, "2"),
+    (5_000_000_000, "5"),
+    (10_000_000_000, "10"),
+];
+
+/// A reading of a set with its labels.
+type Row<'r> = (Labels, Vec<(&'static Metric, Value<'r>)>);
+
+/// The page of these figures.
+#[must_use]
+pub(super) fn page(figures: &Figures) -> String {
+    let mut out = Page::default();
+    own(&mut out, figures);
+    out.finish()
+}
+
+fn own(page: &mut Page, figures: &Figures) {
+    let Figures { process, total, snapshot, live_state, .. } = figures;
+    let none = Labels::new;
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    page.family("dnslob_build_info", "gauge", "The running version; the value is always 1.");
+    page.sample("dnslob_build_info", &version, 1);
+    standard(page, figures);
+    rows(page, &ProcessReading::SET, &[(none(), process.values().collect())]);
+    rows(page, &DescriptorReading::SET, &[(none(), figures.descriptors.values().collect())]);
+    rows(page, &WebReading::SET, &[(none(), figures.web.values().collect())]);
+    rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
+    rows(page, &ClientConnectionReading::SET, &[(none(), total.shards.clients.values().collect())]);
+    rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);
+    rows(page, &LatencyReading::SET, &[(none(), total.latency(snapshot).values().collect())]);
+    servers(page, figures);
+    connections(page, figures);
+    rows(page, &RuleReading::SET, &rules(snapshot, live_state));
+    for metric in custom_metrics::all().list() {
+        page.custom(&metric, "dnslob", true);
+    }
+}
+
+fn histogram(page: &mut Page, name: &str, labels: &Labels, latency: &Latency) {
+    let with = |le: &str| {
+        let mut labels = labels.clone();
+        labels.push(("le", le.to_owned()));
+        labels
+    };
+    for ((_, le), count) in BUCKETS.iter().zip(latency.at_most(BUCKETS.map(|(ns, _)| ns))) {
+        page.sample(&format!("{name}_bucket"), &with(le), count);
+    }
+    page.sample(&format!("{name}_bucket"), &with("+Inf"), latency.count());
+    page.sample(&format!("{name}_sum"), labels, latency.sum_ns() as f64 / 1e9);
+    page.sample(&format!("{name}_count"), labels, latency.count());
+}
+
+/// The metrics of a set, each with its values of all these readings.
+fn rows(page: &mut Page, set: &Set, rows: &[Row<'_>]) {
+    for (at, metric) in set.metrics.iter().enumerate() {
+        let (name, per) = name(metric);
+        for (labels, values) in rows {
+            let Some((_, value)) = values.get(at) else { continue };
+            page.family(&name, metric.kind.label(), metric.help);
+            match value {
+                Value::Count(count) if per == 1.0 => page.sample(&name, labels, count),
+                Value::Count(count) => page.sample(&name, labels, *count as f64 / per),
+                Value::Signed(level) => page.sample(&name, labels, level),
+                Value::Reasons(counts) => {
+                    for ((reason, _), count) in metric.reasons.iter().zip(*counts) {
+                        let mut labels = labels.clone();
+                        labels.push((metric.label, (*reason).to_owned()));
+                        page.sample(&name, &labels, count);
+                    }
+                }
+                Value::Latency(latency) => histogram(page, &name, labels, latency),
+            }
+        }
+    }
+}
+
+/// What every exporter says of its process, under the names that all of them have.
+fn standard(page: &mut Page, figures: &Figures) {
+    let process = &figures.process;
+    let none = Labels::new();
+    page.family("process_cpu_seconds_total", "counter", "CPU time, in user mode and in the kernel.");
+    let cpu = (process.cpu_user_ms + process.cpu_system_ms) as f64 / 1e3;
+    page.sample("process_cpu_seconds_total", &none, cpu);
+    page.family("process_resident_memory_bytes", "gauge", "Resident memory.");
+    page.sample("process_resident_memory_bytes", &none, process.resident_memory);
+    page.family("process_open_fds", "gauge", "Open file descriptors.");
+    page.sample("process_open_fds", &none, figures.descriptors.open);
+    page.family("process_max_fds", "gauge", "File descriptors that there may be.");
+    page.sample("process_max_fds", &none, figures.descriptors.limit);
+    page.family("process_start_time_seconds", "gauge", "When the process started, in seconds since 1970.");
+    page.sample("process_start_time_seconds", &none, figures.unix.saturating_sub(process.uptime_s));
+}
+
+fn servers(page: &mut Page, figures: &Figures) {
+    let servers = labelled_servers(&figures.snapshot);
+    page.family("dnslob_backend_up", "gauge", "Whether a server gets queries.");
+    for (labels, backend) in &servers {
+        let up = figures.standing(backend.slot).state == State::Up;
+        page.sample("dnslob_backend_up", labels, u8::from(up));
+    }
+    let nothing = BackendReading::default();
+    let reading = |backend: &Backend| figures.total.backends.get(&backend.slot).unwrap_or(&nothing);
+    let readings: Vec<Row<'_>> =
+        servers.iter().map(|(labels, b)| (labels.clone(), reading(b).values().collect())).collect();
+    rows(page, &BackendReading::SET, &readings);
+    let readings: Vec<Row<'_>> = servers
+        .iter()
+        .map(|(labels, b)| (labels.clone(), reading(b).connections.values().collect()))
+        .collect();
+    rows(page, &BackendConnectionReading::SET, &readings);
+    let checks: Vec<(Labels, CheckReading)> = servers
+        .iter()
+        .map(|(labels, b)| {
+            let failed = figures.standing(b.slot).failed;
+            let failed = Counts::of(|why: Failure| failed[why.index()]);
+            (labels.clone(), CheckReading { failed })
+        })
+        .collect();
+    let readings: Vec<Row<'_>> =
+        checks.iter().map(|(labels, c)| (labels.clone(), c.values().collect())).collect();
+    rows(page, &CheckReading::SET, &readings);
+}
+
+/// Handshakes and certificates, of listeners and servers.
+fn connections(page: &mut Page, figures: &Figures) {
+    let (mut handshakes, mut certificates) = (Vec::new(), BTreeMap::new());
+    let expires = |until: u64| CertificateReading { expires_in_s: until as i64 - figures.unix as i64 };
+    for (listener, tls) in figures.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
+        let labels = vec![("listener", listener.address.to_string())];
+        let mut sum = HandshakeReading::default();
+        let shards = figures.live_state.shards().iter();
+        shards.filter_map(|s| s.handshakes_if_any(listener.slot)).for_each(|stats| stats.read(&mut sum));
+        handshakes.push((labels.clone(), sum));
+        for leaf in tls.certificates() {
+            let subject = leaf.names.first().map_or("-", String::as_str);
+            let labels = [labels.clone(), vec![("subject", subject.to_owned())]].concat();
+            // The first to expire of those of one name.
+            let reading = expires(leaf.not_after);
+            let kept: &mut CertificateReading = certificates.entry(labels).or_insert_with(|| reading.clone());
+            kept.expires_in_s = kept.expires_in_s.min(reading.expires_in_s);
+        }
+    }
+    for (labels, backend) in labelled_servers(&figures.snapshot) {
+        let Some(tls) = &backend.connections.tls else { continue };
+        if let Some(reading) = figures.total.backends.get(&backend.slot) {
+            handshakes.push((labels.clone(), reading.connections.handshakes.clone()));
+        }
+        if let Some(until) = tls.tls.certificate_until() {
+            let subject = vec![("subject", tls.tls.subject().to_string())];
+            certificates.insert([labels, subject].concat(), expires(until));
+        }
+    }
+    let readings: Vec<Row<'_>> = handshakes.iter().map(|(l, h)| (l.clone(), h.values().collect())).collect();
+    rows(page, &HandshakeReading::SET, &readings);
+    let readings: Vec<Row<'_>> =
+        certificates.iter().map(|(l, c)| (l.clone(), c.values().collect())).collect();
+    rows(page, &CertificateReading::SET, &readings);
+}
+
+/// The rules of every chain with their hits.
+fn rules<'r>(snapshot: &Snapshot, live_state: &LiveState) -> Vec<Row<'r>> {
+    let mut rows = Vec::new();
+    let chains = &snapshot.chains;
+    chain(&mut rows, "query", &chains.query, live_state);
+    chain(&mut rows, "cache-miss", &chains.cache_miss, live_state);
+    for (name, rules) in [
+        ("response", &chains.response),
+        ("cache-hit", &chains.cache_hit),
+        ("cache-inserted", &chains.cache_inserted),
+        ("self-answered", &chains.self_answered),
+        ("timeout", &chains.timeout),
+        ("xfr", &chains.xfr),
+    ] {
+        chain(&mut rows, name, rules, live_state);
+    }
+    rows
+}
+
+fn chain<A>(rows: &mut Vec<Row<'_>>, name: &str, chain: &Chain<A>, live_state: &LiveState) {
+    let [metric] = RuleReading::SET.metrics else { return };
+    let mut others = 0;
+    for (at, rule) in chain.rules().iter().enumerate() {
+        let hits: u64 = live_state.shards().iter().map(|shard| shard.rule_hits_so_far(rule.slot)).sum();
+        if at >= RULES_MAX {
+            others += hits;
+            continue;
+        }
+        let labels = vec![("chain", name.to_owned()), ("rule", at.to_string()), ("name", rule.name.clone())];
+        rows.push((labels, vec![(metric, Value::Count(hits))]));
+    }
+    if chain.rules().len() > RULES_MAX {
+        let labels = vec![("chain", name.to_owned()), ("rule", "others".to_owned()), ("name", String::new())];
+        rows.push((labels, vec![(metric, Value::Count(others))]));
+    }
+}
+
+/// A metric's name in this format, and by what its value is divided.
+fn name(metric: &Metric) -> (String, f64) {
+    let base = format!("dnslob_{}", metric.name.replace('-', "_"));
+    let (base, per) = match metric.kind {
+        Kind::Histogram => (base + "_seconds", 1.0),
+        Kind::Counter | Kind::Gauge => match (base.strip_suffix("_ms"), base.strip_suffix("_s")) {
+            (Some(base), _) => (format!("{base}_seconds"), 1_000.0),
+            (None, Some(base)) => (format!("{base}_seconds"), 1.0),
+            (None, None) => (base, 1.0),
+        },
+    };
+    (if metric.kind == Kind::Counter { base + "_total" } else { base }, per)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::addr::{BackendSlot, RuleSlot};
+    use crate::control::fixture;
+    use crate::control::monitor::Monitor;
+    use crate::control::publisher::Feed;
+    use crate::control::web::dnsdist;
+    use crate::rules::Rule;
+    use crate::rules::action::Action;
+    use crate::rules::matcher::Matcher;
+    use crate::stats::drop_reason::DropReason;
+    use crate::stats::registry::METRIC_SETS;
+
+    pub(crate) fn figures() -> Figures {
+        let mut snapshot = fixture::snapshot(3, &[0], &[0, 1]);
+        let mut twin = fixture::backend(1);
+        (twin.name, twin.address) = ("ns0".to_owned(), fixture::backend(0).address);
+        snapshot.backends[1] = Some(Arc::new(twin));
+        let rule = |slot: usize, name: &str| Rule {
+            slot: RuleSlot(slot as u32),
+            name: name.to_owned(),
+            uuid: (slot as u128).to_be_bytes(),
+            group: String::new(),
+            matcher: Matcher::All,
+            action: Action::Drop,
+        };
+        let rules: Vec<_> = (0..RULES_MAX + 5).map(|n| rule(n, "a \"name\"\n")).collect();
+        snapshot.chains.query = Chain::new(rules);
+        let live_state = Arc::new(LiveState::new(2, 2));
+        for shard in live_state.shards() {
+            shard.queries.add(21);
+            shard.dropped(DropReason::Timeout).add(2);
+            shard.backend(BackendSlot(0)).responses.add(4);
+            shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
+            for ms in [1, 3, 30, 20_000] {
+                shard.backend(BackendSlot(0)).latency.record(ms * 990_000);
+            }
+        }
+        live_state.set_state(BackendSlot(0), State::Up);
+        let feed = Feed::new(Arc::new(snapshot), live_state);
+        Monitor::new(&feed, Arc::default()).figures()
+    }
+
+    #[test]
+    fn it_has_every_metric_of_the_registry() {
+        let text = page(&figures());
+        // Those of listeners and servers with TLS are there with one only.
+        for metric in
+            METRIC_SETS.iter().filter(|s| s.name != "tls" && s.name != "certificate").flat_map(|s| s.metrics)
+        {
+            let (name, _) = name(metric);
+            let kind = format!("\n# TYPE {name} {}\n", metric.kind.label());
+            assert_eq!(text.matches(&kind).count(), 1, "{kind}");
+            for (reason, _) in metric.reasons {
+                assert!(text.contains(&format!("{}=\"{reason}\"", metric.label)), "{name} {reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_have_labels_and_units() {
+        let text = page(&figures());
+        let address = fixture::backend(0).address;
+        for line in [
+            "dnslob_queries_total 42".to_owned(),
+            "dnslob_drop_total{reason=\"timeout\"} 4".to_owned(),
+            "dnslob_generation 3".to_owned(),
+            format!("dnslob_backend_up{{server=\"ns0\",address=\"{address}\"}} 1"),
+            format!("dnslob_backend_up{{server=\"ns0-1\",address=\"{address}\"}} 0"),
+            "dnslob_latency_seconds_bucket{le=\"0.0005\"} 0".to_owned(),
+            "dnslob_latency_seconds_bucket{le=\"0.001\"} 2".to_owned(),
+            "dnslob_latency_seconds_bucket{le=\"0.05\"} 6".to_owned(),
+            "dnslob_latency_seconds_bucket{le=\"10\"} 6".to_owned(),
+            "dnslob_latency_seconds_bucket{le=\"+Inf\"} 8".to_owned(),
+            "dnslob_latency_seconds_count 8".to_owned(),
+            "dnslob_rule_hits_total{chain=\"query\",rule=\"others\",name=\"\"} 6".to_owned(),
+            "dnslob_rule_hits_total{chain=\"query\",rule=\"999\",name=\"a \\\"name\\\"\\n\"} 0".to_owned(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_family_is_begun_once_and_its_samples_are_distinct() {
+        for text in [page(&figures()), dnsdist::page(&figures())] {
+            let (mut samples, mut families) = (BTreeSet::new(), BTreeSet::new());
+            for line in text.lines() {
+                if let Some(family) = line.strip_prefix("# TYPE ") {
+                    assert!(families.insert(family.split(' ').next().expect("a name")), "{line}");
+                } else if !line.starts_with('#') {
+                    let (sample, value) = line.rsplit_once(' ').expect("a value");
+                    assert!(value.parse::<f64>().is_ok() && samples.insert(sample), "{line}");
+                }
+            }
+            assert!(families.len() > 30, "{families:?}");
+        }
+    }
+}

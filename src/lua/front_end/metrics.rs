@@ -1,0 +1,98 @@
+//! Metrics that a configuration declares: the functions that work while it is evaluated, and from
+//! the console. Those of the shards are in `lua::state`.
+
+use mlua::{Lua, Value};
+
+use crate::config::error::Fault;
+use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wrong};
+use crate::lua::front_end::arguments::Arguments;
+use crate::lua::front_end::context::define_anytime;
+use crate::lua::front_end::declared::raised;
+use crate::stats::custom_metrics::{self, CustomKind, Labels};
+
+const STEP_MAX: f64 = 1e15;
+
+pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
+    let function = |name: &'static str, body: fn(&Arguments<'_>) -> Result<Value, Fault>| {
+        define_anytime(lua, name, move |lua, a| body(&a).map_err(|fault| raised(lua, name, &fault)))
+    };
+    function("declareMetric", declare)?;
+    function("incMetric", |a| change(a, 1.0))?;
+    function("decMetric", |a| change(a, -1.0))?;
+    function("setMetric", |a| {
+        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let (_, labels) = options(a, 2)?;
+        answered(a, custom_metrics::all().set(&name(a)?, &labels, value))
+    })?;
+    function("getMetric", |a| {
+        let (_, labels) = options(a, 1)?;
+        answered(a, custom_metrics::all().value(&name(a)?, &labels))
+    })
+}
+
+fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
+    let kind = text(a.what(1), a.at(1), "\"counter\" or \"gauge\"")?;
+    let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, "\"counter\" or \"gauge\""))?;
+    let description = text(a.what(2), a.at(2), "a description")?;
+    let (mut prometheus_name, mut labelled) = (None, false);
+    match a.given(3) {
+        None => {}
+        Some(Value::Table(_)) => {
+            for (option, v) in named(a.what(3), a.at(3))? {
+                match option.as_str() {
+                    "name" => prometheus_name = Some(text(&option, &v, "a name")?),
+                    "withLabels" => labelled = switch(&option, &v)?,
+                    _ => return Err(Fault::unknown("option", &option, ["name", "withLabels"].into_iter())),
+                }
+            }
+        }
+        Some(written) => prometheus_name = Some(text(a.what(3), written, "a name, or options")?),
+    }
+    // dnsdist takes an empty one for none.
+    let prometheus_name = prometheus_name.as_deref().filter(|name| !name.is_empty());
+    let declared = custom_metrics::all().declare(&name(a)?, kind, &description, prometheus_name, labelled);
+    declared.map(|()| Value::Boolean(true)).map_err(|why| refused(a, why))
+}
+
+fn change(a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {
+    let (step, labels) = options(a, 1)?;
+    answered(a, custom_metrics::all().add(&name(a)?, &labels, step * sign))
+}
+
+fn name(a: &Arguments<'_>) -> Result<String, Fault> {
+    text(a.what(0), a.at(0), "the name of a metric")
+}
+
+fn answered(a: &Arguments<'_>, value: Result<f64, &'static str>) -> Result<Value, Fault> {
+    value.map(Value::Number).map_err(|why| refused(a, why))
+}
+
+fn refused(a: &Arguments<'_>, why: &str) -> Fault {
+    Fault::Script(format!("metric {}: {why}", shown(a.at(0))))
+}
+
+/// Reads a step, or options with `step` and `labels`.
+fn options(a: &Arguments<'_>, at: usize) -> Result<(f64, Labels), Fault> {
+    let Some(given) = a.given(at) else { return Ok((1.0, Labels::new())) };
+    if !given.is_table() {
+        return Ok((fraction(a.what(at), given, 0.0, STEP_MAX)?, Labels::new()));
+    }
+    let (mut step, mut labels) = (1.0, Labels::new());
+    for (option, v) in named(a.what(at), given)? {
+        match option.as_str() {
+            "step" => step = fraction(&option, &v, 0.0, STEP_MAX)?,
+            "labels" => {
+                for (label, v) in named(&option, &v)? {
+                    let value = match &v {
+                        Value::String(_) => text(&label, &v, "a text")?,
+                        Value::Integer(_) | Value::Number(_) | Value::Boolean(_) => shown(&v),
+                        _ => return Err(wrong(&label, &v, "a text")),
+                    };
+                    labels.push((label, value));
+                }
+            }
+            _ => return Err(Fault::unknown("option", &option, ["step", "labels"].into_iter())),
+        }
+    }
+    Ok((step, labels))
+}

@@ -1,0 +1,125 @@
+//! The web server: `webserver`, `setWebserverConfig`; the hashes of its passwords.
+
+use std::io::Read;
+
+use mlua::{Lua, Value};
+
+use crate::config::error::Fault;
+use crate::config::functions::WEB_OPTIONS;
+use crate::config::password::{Credential, Hashed, SALT};
+use crate::config::value;
+use crate::config::web::WebSettings;
+use crate::lua::front_end::argument::{self, parsed, switch, text, texts, whole, wrong};
+use crate::lua::front_end::context::{Call, Context, define_anytime};
+use crate::lua::front_end::declared::raised;
+use crate::lua::front_end::settings::{NETWORK, networks};
+
+/// Most connections that the reserve of descriptors may hold.
+const CONNECTIONS_MAX: u32 = 10_000;
+/// Characters of a password: scrypt takes any number.
+const PASSWORD_CHARS_MAX: usize = 1_000;
+const PASSWORD: &str = "a text of 1 to 1000 characters";
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "webserver", |call, a| {
+        let address = parsed("", a.at(0), value::SERVICE_ADDRESS, value::service_address)?;
+        call.draft.web.address = Some(address);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setWebserverConfig", |call, a| {
+        let named = argument::named(a.what(0), a.at(0))?;
+        let mut hashes = false;
+        for (name, v) in named {
+            if let Err(fault) = option(call, &name, &v, &mut hashes) {
+                call.fail(fault);
+            }
+        }
+        if hashes {
+            let WebSettings { password, api_key, .. } = &mut call.draft.web;
+            for credential in [password, api_key] {
+                if let Some(plain) = credential.take() {
+                    *credential = Some(plain.hashed(salt()?));
+                }
+            }
+        }
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setWebserverBindFatal", |call, a| {
+        call.draft.web.bind_fatal = a.switch(0)?;
+        Ok(Value::Nil)
+    })?;
+    let show = crate::config::functions::functions().find(|e| e.name == "showWebserverConfig");
+    let show = show.ok_or_else(|| mlua::Error::runtime("no entry of showWebserverConfig"))?;
+    context.define_printing(lua, show, |call, _| Ok(call.draft.web.text()))?;
+    define_anytime(lua, "hashPassword", |lua, a| {
+        let hashed = credential("", a.at(0))
+            .and_then(|password| Ok(Hashed::of(password.as_bytes(), salt()?).to_string()));
+        let hashed = hashed.map_err(|fault| raised(lua, "hashPassword", &fault))?;
+        Ok(Value::String(lua.create_string(hashed)?))
+    })
+}
+
+fn option(call: &mut Call<'_>, name: &str, v: &Value, hashes: &mut bool) -> Result<(), Fault> {
+    match name {
+        "password" | "apiKey" => {
+            let written = credential(name, v)?;
+            // Without a word of what was written.
+            let read =
+                Credential::read(&written).map_err(|expected| Fault::value(name, "no hash", expected))?;
+            let web = &mut call.draft.web;
+            let place = if name == "password" { &mut web.password } else { &mut web.api_key };
+            *place = Some(read);
+        }
+        "acl" => {
+            let written = texts(name, v, NETWORK)?;
+            let split = written.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty());
+            let written: Vec<String> = split.map(str::to_owned).collect();
+            let acl = networks(call, written.iter().map(String::as_str));
+            call.draft.web.acl = acl.into_iter().collect();
+            call.draft.web.acl_text = written;
+        }
+        "customHeaders" => {
+            let mut headers = Vec::new();
+            for (name, value) in argument::named(name, v)? {
+                let value = text(&name, &value, "the value of a header")?;
+                let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+                let is_name = !name.is_empty() && name.bytes().all(is_token);
+                if !is_name || value.bytes().any(|b| !(b' '..=b'~').contains(&b)) {
+                    let what = format!("\"{}\"", name.escape_debug());
+                    return Err(Fault::value("customHeaders", what, "printable names and values of headers"));
+                }
+                headers.push((name, value));
+            }
+            call.draft.web.headers = headers;
+        }
+        "statsRequireAuthentication" => call.draft.web.stats_protected = switch(name, v)?,
+        "apiRequiresAuthentication" => call.draft.web.api_protected = switch(name, v)?,
+        "dashboardRequiresAuthentication" => call.draft.web.dashboard_protected = switch(name, v)?,
+        "maxConcurrentConnections" => {
+            // As in dnsdist, 0 means no limit of its own.
+            let most = whole(name, v, 0, CONNECTIONS_MAX)?;
+            call.draft.web.connections_max = if most == 0 { CONNECTIONS_MAX } else { most };
+        }
+        "hashPlaintextCredentials" => *hashes = switch(name, v)?,
+        _ => call.warn(Fault::unknown("option", name, WEB_OPTIONS.iter().map(|e| e.name))),
+    }
+    Ok(())
+}
+
+/// Reads a password or key; no message shows it.
+fn credential(what: &str, v: &Value) -> Result<String, Fault> {
+    let Some(written) = v.as_string() else { return Err(wrong(what, v, PASSWORD)) };
+    let written = written.to_str().map(|s| s.to_owned()).unwrap_or_default();
+    if written.is_empty() || written.chars().count() > PASSWORD_CHARS_MAX {
+        return Err(Fault::value(what, "empty, too long, or not UTF-8", PASSWORD));
+    }
+    Ok(written)
+}
+
+/// Random bytes for a hash.
+fn salt() -> Result<[u8; SALT], Fault> {
+    let mut salt = [0; SALT];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut salt));
+    read.map(|()| salt)
+        .map_err(|e| Fault::Unreadable { path: "/dev/urandom".to_owned(), reason: e.to_string() })
+}

@@ -1,0 +1,48 @@
+-- Metrics that a configuration declares: one set for the whole process
+local P = ...
+
+local core, type, tostring = P.core, type, tostring
+local declare, add, set, get = core.metric_declare, core.metric_add, core.metric_set, core.metric_get
+
+-- What is wrong is logged once each, and there is an end to that.
+local told, left = {}, 100
+local function answered(name, value, why)
+  if value then return value end
+  local text = "metric " .. tostring(name) .. ": " .. why
+  if not told[text] and left > 0 then
+    told[text], left = true, left - 1
+    core.errlog(text)
+  end
+  return 0
+end
+
+local function step_and_labels(options)
+  if type(options) ~= "table" then return options or 1 end
+  return options.step or 1, options.labels
+end
+
+-- Harmless a second time, so each state may declare what its file declares.
+function declareMetric(name, kind, description, options)
+  local prometheus, labelled = options, false
+  if type(options) == "table" then prometheus, labelled = options.name, options.withLabels end
+  local is_declared, why = declare(name, kind, description, prometheus, labelled or false)
+  if not is_declared and not P.recording then answered(name, nil, why) end
+  return is_declared
+end
+local function change(name, sign, options)
+  local step, labels = step_and_labels(options)
+  -- The file has changed it when it was evaluated first, and not in each shard again.
+  if P.recording then return get(name, labels) or 0 end
+  return answered(name, add(name, sign * step, labels))
+end
+function incMetric(name, options) return change(name, 1, options) end
+function decMetric(name, options) return change(name, -1, options) end
+function setMetric(name, value, options)
+  local _, labels = step_and_labels(options)
+  if P.recording then return get(name, labels) or 0 end
+  return answered(name, set(name, value, labels))
+end
+function getMetric(name, options)
+  local _, labels = step_and_labels(options)
+  return answered(name, get(name, labels))
+end

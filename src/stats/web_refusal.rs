@@ -1,0 +1,21 @@
+//! Why the web server refuses connections and requests.
+
+use crate::base::reasons::reasons;
+
+reasons! {
+    /// Why the web server closed a connection, or refused a request.
+    WebRefusal {
+        /// An address outside its ACL.
+        Acl = "acl",
+        /// Its limit of connections was reached.
+        Connections = "connections",
+        /// No password and no key, or wrong ones.
+        Credentials = "credentials",
+        /// A request was not completed, or an answer not read, in time.
+        Slow = "slow",
+        /// A body of more than 64 kB.
+        Body = "body",
+        /// What came was not HTTP, or the connection broke.
+        Broken = "broken",
+    }
+}

@@ -1,0 +1,276 @@
+//! The web server with curl and promtool: metrics, credentials, hostile clients, drain, reload.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Backend, Behaviour};
+use crate::instance::{Instance, backend, listen};
+use crate::load::{Load, Plan};
+use crate::place::{port, wait_for};
+use crate::process;
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// Returns Lua for a web server that asks for no password.
+fn open_web(address: SocketAddr) -> String {
+    format!(
+        "webserver('{address}') setWebserverConfig({{statsRequireAuthentication=false, \
+         apiRequiresAuthentication=false, dashboardRequiresAuthentication=false}})\n"
+    )
+}
+
+/// Asks curl for a path: the status, 0 without an answer, and head and body.
+fn fetch_with(web: SocketAddr, path: &str, arguments: &[&str]) -> (u16, String) {
+    let url = format!("http://{web}{path}");
+    let common = ["-s", "-i", "--max-time", "15", "-w", "\n%{http_code}", &url];
+    let (_, text) = process::run("curl", &[&common[..], arguments].concat());
+    let (text, status) = text.trim_end().rsplit_once('\n').unwrap_or_else(|| panic!("curl wrote {text}"));
+    (status.parse().expect("a status"), text.to_owned())
+}
+
+fn fetch(web: SocketAddr, path: &str) -> (u16, String) {
+    fetch_with(web, path, &[])
+}
+
+/// Returns the body of a page that is there.
+fn page(web: SocketAddr, path: &str) -> String {
+    let (status, text) = fetch(web, path);
+    assert_eq!(status, 200, "{text}");
+    text.split_once("\r\n\r\n").expect("a body").1.to_owned()
+}
+
+/// Returns the value of a sample.
+fn sample(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+#[test]
+fn metrics_are_those_of_prometheus_and_of_dnsdist() {
+    let prompt = Backend::start(1, Behaviour::Prompt);
+    let (at, web) = (local(), local());
+    let lua = listen(at)
+        + &backend(prompt.address, ", name='a \"server\"'")
+        + &open_web(web)
+        + "declareMetric('asked-by-type', 'counter', 'By type.', {withLabels=true})\n\
+           addAction(AllRule(), LuaAction(function(dq)\n\
+             incMetric('asked-by-type', {labels={qtype=tostring(dq.qtype)}}) return DNSAction.None end), {name='count'})\n";
+    let mut instance = Instance::start(&lua);
+    let load = Load::start(Plan { target: at, rate: 2_000, count: 500, patience: Duration::from_secs(4) });
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+
+    let text = page(web, "/metrics");
+    let mut promtool = Command::new("promtool");
+    let mut check = promtool
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("promtool cannot be started ({e}); scripts/test installs it"));
+    check.stdin.take().expect("its input").write_all(text.as_bytes()).expect("written");
+    let checked = check.wait_with_output().expect("its output");
+    let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+    assert!(checked.status.success() && said.trim().is_empty(), "{said}");
+    assert!((sample(&text, "dnslob_queries_total") - 500.0).abs() < 0.5, "{text}");
+    assert!((sample(&text, "dnslob_latency_seconds_count") - 500.0).abs() < 0.5);
+    let hits = sample(&text, "dnslob_rule_hits_total{chain=\"query\",rule=\"0\",name=\"count\"}");
+    let counted: f64 = text
+        .lines()
+        .filter(|l| l.starts_with("dnslob_asked_by_type_total{qtype="))
+        .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum();
+    assert!((hits - 500.0).abs() < 0.5 && (counted - 500.0).abs() < 0.5, "{hits} {counted}");
+    let up = format!("dnslob_backend_up{{server=\"a \\\"server\\\"\",address=\"{}\"}}", prompt.address);
+    assert!((sample(&text, &up) - 1.0).abs() < 0.1);
+
+    instance.reload(&(lua + "setMetricsPrefix('dnsdist')\n"));
+    let text = page(web, "/metrics");
+    assert!((sample(&text, "dnsdist_queries") - 500.0).abs() < 0.5, "{text}");
+    let server = format!("{{server=\"a \\\"server\\\"\",address=\"{}\"}}", prompt.address);
+    assert!((sample(&text, &format!("dnsdist_server_queries{server}")) - 500.0).abs() < 0.5);
+    assert!((sample(&text, &format!("dnsdist_server_status{server}")) - 1.0).abs() < 0.1);
+    assert!((sample(&text, "dnsdist_pool_active_servers{pool=\"_default_\"}") - 1.0).abs() < 0.1);
+    let statistics = page(web, "/jsonstat?command=stats");
+    assert!(statistics.contains("\"queries\":500") && statistics.contains("\"acl-drops\":0"), "{statistics}");
+    let all = page(web, "/api/v1/servers/localhost");
+    assert!(all.contains("\"daemon_type\":\"dnsdist\"") && all.contains("\"state\":\"UP\""), "{all}");
+    assert!(page(web, "/api/v1/servers/localhost/pool?name=").contains("\"activeServers\":1"));
+    assert!(page(web, "/api/v1/servers/localhost/config/allow-from").contains("\"127.0.0.0/8\""));
+    let changed = fetch_with(web, "/api/v1/servers/localhost/config/allow-from", &["-X", "PUT", "-d", "{}"]);
+    assert_eq!((changed.0, fetch(web, "/nothing").0), (405, 404));
+}
+
+#[test]
+fn only_who_knows_the_password_or_the_key_sees_anything() {
+    let (at, web) = (local(), local());
+    let lua = listen(at)
+        + &format!("webserver('{web}')\n")
+        + "setWebserverConfig({password=hashPassword('secret'), apiKey='key', acl='127.0.0.1/32',\n\
+           customHeaders={['X-Frame-Options']='', ['X-Custom']='yes'}})\n\
+           addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n";
+    let mut instance = Instance::start(&lua);
+    for path in ["/metrics", "/jsonstat?command=stats", "/api/v1/servers/localhost", "/"] {
+        let (status, text) = fetch(web, path);
+        assert!(status == 401 && text.to_lowercase().contains("\r\nwww-authenticate: basic "), "{text}");
+        assert_eq!(fetch_with(web, path, &["-u", "anybody:secret"]).0, 200, "{path}");
+        assert_eq!(fetch_with(web, path, &["-H", "X-API-Key: key"]).0, 200, "{path}");
+        assert_eq!(fetch_with(web, path, &["-u", "anybody:wrong"]).0, 401, "{path}");
+    }
+    let (status, text) = fetch(web, "/livez");
+    let text = text.to_lowercase();
+    assert!(status == 200 && text.contains("\r\nx-custom: yes") && text.contains("nosniff"), "{text}");
+    assert!(!text.contains("x-frame-options"), "{text}");
+    assert_eq!(instance.counted("web-refused-credentials"), 8);
+
+    instance.reload(&lua.replace("127.0.0.1/32", "192.0.2.0/24"));
+    assert_eq!(fetch(web, "/livez").0, 0, "closed at once");
+    assert!(instance.counted("web-refused-acl") >= 1);
+    let transcript = instance.program.transcript();
+    assert!(!transcript.contains("secret"), "{transcript}");
+}
+
+#[test]
+fn clients_that_hold_connections_are_ended() {
+    let (at, web) = (local(), local());
+    let lua = listen(at)
+        + &open_web(web)
+        + "setWebserverConfig({maxConcurrentConnections=20})\naddAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n";
+    let instance = Instance::start(&lua);
+    let begun = Instant::now();
+    let half_open = || {
+        let mut stream = TcpStream::connect(web).expect("a connection");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ").expect("sent");
+        stream
+    };
+    let mut held: Vec<TcpStream> = (0..20).map(|_| half_open()).collect();
+    wait_for(|| "all of them".into(), || (instance.counted("web-open") == 20).then_some(()));
+    assert_eq!(fetch(web, "/livez").0, 0, "one too many is closed at once");
+    assert!(instance.counted("web-refused-connections") >= 1);
+    for stream in &mut held {
+        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a time-out");
+        let mut rest = Vec::new();
+        // Closed, perhaps with a word before, or reset.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.len() < 1_000);
+    }
+    assert!(begun.elapsed() > Duration::from_secs(8), "{:?}", begun.elapsed());
+    wait_for(|| "an answer".into(), || (fetch(web, "/livez").0 == 200).then_some(()));
+    assert_eq!(instance.counted("web-refused-slow"), 20);
+    // Bodies have an end too.
+    let body = "x".repeat(70_000);
+    let (status, _) = fetch_with(web, "/metrics", &["-X", "POST", "-d", &body]);
+    assert!(status == 413 || status == 0, "{status}");
+    assert_eq!(fetch_with(web, "/metrics", &["-X", "POST", "-d", "x"]).0, 405);
+}
+
+#[test]
+fn a_flood_of_wrong_passwords_does_not_keep_others_out() {
+    let (at, web) = (local(), local());
+    let lua = listen(at)
+        + &format!("webserver('{web}') setWebserverConfig({{password=hashPassword('secret')}})\n")
+        + "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n";
+    let instance = Instance::start(&lua);
+    assert_eq!(fetch_with(web, "/metrics", &["-u", "x:secret"]).0, 200);
+    let guess = || {
+        let mut stream = TcpStream::connect(web).expect("a connection");
+        // "x:wrong"
+        let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Basic eDp3cm9uZw==\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream
+    };
+    let guesses: Vec<TcpStream> = (0..50).map(|_| guess()).collect();
+    let begun = Instant::now();
+    assert_eq!(fetch_with(web, "/metrics", &["-u", "x:secret"]).0, 200, "{}", instance.program.transcript());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    drop(guesses);
+}
+
+#[test]
+fn scraping_under_load_loses_no_query() {
+    let prompt = Backend::start(1, Behaviour::Prompt);
+    let (at, web) = (local(), local());
+    let mut instance = Instance::start(&(listen(at) + &backend(prompt.address, "") + &open_web(web)));
+    let load =
+        Load::start(Plan { target: at, rate: 2_000, count: u64::MAX, patience: Duration::from_secs(4) });
+    for _ in 0..20 {
+        for path in ["/metrics", "/api/v1/servers/localhost", "/jsonstat?command=stats"] {
+            page(web, path);
+        }
+    }
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn a_drain_is_seen_before_the_end() {
+    let slow = Backend::start(1, Behaviour::After(Duration::from_millis(1_500)));
+    let (at, web) = (local(), local());
+    let lua = listen(at) + &backend(slow.address, "") + &open_web(web);
+    let mut instance = Instance::start_with(&lua, &["--shards", "1", "--drain", "10s"]);
+    assert_eq!((fetch(web, "/readyz").0, fetch(web, "/livez").0), (200, 200));
+    let load = Load::start(Plan { target: at, rate: 1_000, count: 20, patience: Duration::from_secs(4) });
+    wait_for(|| "all queries at the backend".into(), || (slow.queries() == 20).then_some(()));
+    instance.program.signal(Signal::SIGTERM);
+    let text = wait_for(
+        || "503".into(),
+        || Some(fetch(web, "/readyz")).filter(|(status, _)| *status == 503).map(|(_, text)| text),
+    );
+    assert!(text.trim_end().ends_with("draining") && fetch(web, "/livez").0 == 200, "{text}");
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.program.wait().code(), Some(0), "{}", instance.program.transcript());
+    assert_eq!(fetch(web, "/livez").0, 0);
+}
+
+#[test]
+fn a_reload_moves_it_and_an_address_that_is_taken_is_an_error() {
+    let (at, first, second) = (local(), local(), local());
+    let rules = listen(at) + "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n";
+    let mut instance = Instance::start(&rules);
+    instance.reload(&(rules.clone() + &open_web(first)));
+    assert_eq!(fetch(first, "/readyz").0, 200);
+    instance.reload(&(rules.clone() + &open_web(second)));
+    assert_eq!(fetch(second, "/readyz").0, 200);
+    wait_for(|| "the former one closed".into(), || (fetch(first, "/readyz").0 == 0).then_some(()));
+
+    let taken = std::net::TcpListener::bind(first).expect("free again");
+    instance.reload(&(rules.clone() + &open_web(first) + "setWebserverBindFatal(true)\n"));
+    let errors = || instance.program.lines_with(0, "the web server cannot listen on").len();
+    wait_for(|| instance.program.transcript(), || (errors() == 1).then_some(()));
+    assert!(page(second, "/metrics").contains("dnslob_generation 3"), "the configuration is kept");
+    instance.reload(&(rules.clone() + &open_web(first)));
+    assert!(
+        page(second, "/metrics").contains("dnslob_generation 4"),
+        "without its address it stays where it was"
+    );
+    drop(taken);
+    instance.reload(&(rules.clone() + &open_web(first)));
+    assert_eq!(fetch(first, "/readyz").0, 200);
+    instance.reload(&rules);
+    wait_for(|| "no web server".into(), || (fetch(first, "/readyz").0 == 0).then_some(()));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn the_alerts_hold_and_know_the_metrics() {
+    let place = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
+    let (status, said) =
+        process::run("promtool", &["test", "rules", &format!("{place}/dnslob.rules.test.yml")]);
+    assert!(status.success(), "{said}");
+    let (at, web) = (local(), local());
+    let _instance = Instance::start(&(listen(at) + &backend(local(), "") + &open_web(web)));
+    let there = page(web, "/metrics");
+    let rules = std::fs::read_to_string(format!("{place}/dnslob.rules.yml")).expect("the rules");
+    let names = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    // Certificates are those of listeners and servers with TLS.
+    let names = names.filter(|name| name.starts_with("dnslob_") && !name.starts_with("dnslob_certificate"));
+    for name in names {
+        assert!(there.contains(&format!("\n{name}")), "no {name}");
+    }
+}
