@@ -2,7 +2,7 @@
 //! they stood at the end of its file.
 //!
 //! A command that fails leaves the configuration as it was. One that calls a function that changes
-//! it yields a draft; whoever compiles and publishes that says with [`Standing::settle`] whether it
+//! it yields a draft; whoever compiles and publishes that says with `Standing::settle` whether it
 //! is in force.
 
 use std::sync::Arc;
