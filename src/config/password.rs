@@ -94,8 +94,14 @@ impl Hashed {
     /// Hashes a password with this salt.
     #[must_use]
     pub fn of(password: &[u8], salt: [u8; SALT]) -> Self {
-        let hash = derive(password, &salt, LOG_N, R, P).unwrap_or_default();
-        Self { log_n: LOG_N, r: R, p: P, salt: salt.to_vec(), hash }
+        Self::with_work(password, salt, LOG_N)
+    }
+
+    /// Does the same with another work factor, as its logarithm.
+    #[must_use]
+    pub fn with_work(password: &[u8], salt: [u8; SALT], log_n: u8) -> Self {
+        let hash = derive(password, &salt, log_n, R, P).unwrap_or_default();
+        Self { log_n, r: R, p: P, salt: salt.to_vec(), hash }
     }
 
     fn read(written: &str) -> Option<Self> {

@@ -122,6 +122,10 @@ impl<S: Source> Control<S> {
     /// Runs a client's command.
     pub(super) fn run_command(&mut self, request: Request) {
         let Request { text, output_max, reply } = request;
+        if reply.is_closed() {
+            tracing::info!("a command of the console was not run: its client has gone");
+            return;
+        }
         self.commands.running = Some(Running { reply, output: None });
         let at = log::timestamp();
         let command = Command { text, at, view: Arc::<Monitor>::clone(&self.monitor), output_max };

@@ -108,6 +108,9 @@ impl ConsoleServer {
         if self.serving.as_ref().is_some_and(|c| c.key.is_none()) {
             tracing::warn!("the console refuses every connection: there is no setKey");
         }
+        if let Some(console) = self.serving.as_ref().filter(|_| listener.is_some()) {
+            tracing::info!(address = %console.address, "the console listens");
+        }
         // The thread ends with the process.
         let _ = self.updates.send(Update { console: self.serving.clone(), listener });
     }
@@ -242,11 +245,26 @@ async fn converse(
         let opened = opened.map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
         let reply = match String::from_utf8(opened) {
             Ok(text) if text.is_empty() => Vec::new(),
-            Ok(text) => ask(text, console.output_max, requests).await?,
+            Ok(text) => {
+                // A client that has gone does not want its command to be run any more.
+                tokio::select! {
+                    reply = ask(text, console.output_max, requests) => reply?,
+                    () = closed(&stream) => return Ok(()),
+                }
+            }
             Err(_) => b"Error: the command is not UTF-8\n".to_vec(),
         };
         let sealed = channel.seal(&reply).map_err(io::Error::other)?;
         within(SEND, stream.write_all(&sealed)).await?;
+    }
+}
+
+/// Waits until the client has closed the connection; for ever once it has sent something more.
+async fn closed(stream: &TcpStream) {
+    let mut next = [0];
+    match stream.peek(&mut next).await {
+        Ok(0) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
     }
 }
 

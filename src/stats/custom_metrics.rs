@@ -10,6 +10,8 @@ use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 
+use crate::stats::registry::METRIC_SETS;
+
 /// Metrics that there may be.
 pub const METRICS_MAX: usize = 1_000;
 /// Combinations of labels that one metric may have.
@@ -147,6 +149,12 @@ impl CustomMetrics {
             return Err(
                 "a name for Prometheus is letters, digits and underscores, not beginning with a digit",
             );
+        }
+        if METRIC_SETS.iter().flat_map(|set| set.metrics).any(|metric| metric.name == name) {
+            return Err("there is a metric of this name already");
+        }
+        if prometheus_name.is_some_and(|name| name.starts_with("dnslob_") || name.starts_with("dnsdist_")) {
+            return Err("names for Prometheus that begin with dnslob_ or dnsdist_ are taken");
         }
         let values =
             if labelled { BTreeMap::new() } else { BTreeMap::from([(Labels::new(), Arc::default())]) };

@@ -125,9 +125,9 @@ fn one_by_one(
         } else {
             write!(io::stdout(), "{reply}").and_then(|()| io::stdout().flush())
         };
-        // Whoever reads our output may have seen enough.
-        if written.is_err() {
-            break;
+        if let Err(error) = written {
+            // Whoever reads our output may have seen enough; anything else is a failure.
+            return if error.kind() == io::ErrorKind::BrokenPipe { Ok(fine) } else { Err(error.to_string()) };
         }
     }
     Ok(fine)

@@ -189,3 +189,38 @@ fn a_client_outside_the_acl_and_a_taken_address_are_refused() {
     assert!(TcpStream::connect(at).is_err(), "nothing listens there");
     assert!(instance.stop().success());
 }
+
+#[test]
+fn a_command_whose_client_has_gone_is_not_run() {
+    let server = Backend::start(1, Behaviour::Prompt);
+    let (dns, at) = (local(), local());
+    let mut instance = Instance::start(&(listen(dns) + &console(at) + &backend(server.address, "")));
+    let directory = Directory::new();
+    let (begun, go) = (directory.path().join("begun"), directory.path().join("go"));
+    // Holds the console until the file is there.
+    let held = format!(
+        "os.execute('touch {}; until [ -e {} ]; do sleep 0.05; done')",
+        begun.display(),
+        go.display()
+    );
+    let start = |command: &str| {
+        let mut client = Command::new(binary());
+        Program::start(client.args(["-c", &at.to_string(), "-k", KEY, "-e", command]))
+    };
+    let mut holder = start(&held);
+    wait_for(|| "the first command".to_owned(), || begun.exists().then_some(()));
+    let mut gone = start("addAction('gone.test', DropAction())");
+    wait_for(
+        || instance.program.transcript(),
+        || (instance.program.lines_with(0, "console connection opened").len() == 2).then_some(()),
+    );
+    gone.kill();
+    wait_for(
+        || instance.program.transcript(),
+        || (!instance.program.lines_with(0, "console connection closed").is_empty()).then_some(()),
+    );
+    std::fs::write(&go, "").expect("a file");
+    assert!(holder.wait().success());
+    assert_eq!(works(at, "showRules()").lines().count(), 1, "{}", instance.program.transcript());
+    assert!(instance.stop().success());
+}

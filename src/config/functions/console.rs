@@ -31,7 +31,11 @@ pub static CONSOLE: &[Entry] = &[
 
 /// The functions that show the running process, and direct it.
 pub static INSPECTION: &[Entry] = &[
-    entry("showServers", "", "Prints the servers with their state and figures, one in each line."),
+    entry(
+        "showServers",
+        "[{showUUIDs=}]",
+        "Prints the servers with their state and figures, one in each line; `showUUIDs` is accepted.",
+    ),
     entry("showPools", "", "Prints the pools with their policies and servers."),
     entry("showBinds", "", "Prints the listeners with their figures."),
     entry("showACL", "", "Prints the networks that may query."),

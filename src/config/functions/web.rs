@@ -18,8 +18,9 @@ pub static WEB_FUNCTIONS: &[Entry] = &[
     ),
     entry(
         "hashPassword",
-        "password",
-        "Returns the hash of a password or key, for setWebserverConfig: \"$scrypt$ln=10,p=1,r=8$SALT$HASH\".",
+        "password [, workFactor]",
+        "Returns the hash of a password or key, for setWebserverConfig: \"$scrypt$ln=10,p=1,r=8$SALT$HASH\". The \
+         work factor is a power of two, 1024 unless given; checks of a greater one take longer.",
     ),
     entry("showWebserverConfig", "", "Prints the settings of the web server."),
 ];

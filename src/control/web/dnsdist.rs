@@ -1,5 +1,7 @@
 //! Our figures under the names of dnsdist: for `--metrics-prefix dnsdist`, /jsonstat and /api/v1.
 
+use std::collections::BTreeMap;
+
 use crate::base::addr::BackendSlot;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::Standing;
@@ -300,10 +302,16 @@ fn pools(page: &mut Page, figures: &Figures) {
 const RULES_MAX: usize = 1_000;
 
 fn rules(page: &mut Page, figures: &Figures) {
-    for rule in figures.snapshot.chains.query.rules().iter().take(RULES_MAX) {
+    let shown = || figures.snapshot.chains.query.rules().iter().take(RULES_MAX);
+    let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+    shown().for_each(|rule| *named.entry(&rule.name).or_default() += 1);
+    for rule in shown() {
         let hits: u64 = figures.live_state.shards().iter().map(|s| s.rule_hits_so_far(rule.slot)).sum();
         page.family("dnsdist_rule_hits", "counter", "Queries that a rule matched.");
-        page.sample("dnsdist_rule_hits", &[("id", uuid(&rule.uuid))], hits);
+        // As dnsdist; rules of one name can be told apart by their UUIDs only.
+        let is_alone = !rule.name.is_empty() && named.get(&*rule.name) == Some(&1);
+        let id = if is_alone { rule.name.clone() } else { uuid(&rule.uuid) };
+        page.sample("dnsdist_rule_hits", &[("id", id)], hits);
     }
 }
 

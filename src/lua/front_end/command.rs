@@ -112,11 +112,9 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 struct Change {
     file: File,
-    /// As it was typed.
+    /// As it can stand in a file.
     typed: String,
     at: String,
-    /// It called functions that change the configuration, so that `delta` shows it.
-    touched: bool,
 }
 
 #[derive(Debug)]
@@ -150,8 +148,7 @@ impl Standing {
 
     /// Returns the commands that changed the configuration, ready to paste.
     fn delta(&self) -> String {
-        let shown = self.changes.iter().filter(|c| c.touched);
-        shown.map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
+        self.changes.iter().map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
     }
 
     /// Runs a command.
@@ -170,7 +167,7 @@ impl Standing {
             }
         };
         let undo = Undo { draft: build.draft.clone(), sizes: build.sizes(), changes: self.changes.len() };
-        let (functions, maintenance) = (build.draft.functions.len(), maintenance(lua));
+        let (functions, before) = (build.draft.functions.len(), globals(lua));
         build.touched = false;
         build.code = Code::default();
         let session = Session {
@@ -203,10 +200,18 @@ impl Standing {
             }
         };
         let touched = self.build.touched;
-        let in_shards = self.build.draft.functions.len() > functions || maintenance != self::maintenance(lua);
-        if touched || !is_expression {
-            let (typed, at) = (command.text.trim().to_owned(), command.at.clone());
-            self.changes.push(Change { file, typed, at, touched: touched || in_shards });
+        let draft = &self.build.draft;
+        let redefines = before != globals(lua);
+        // The shards' functions see the globals as they are after the file and all commands.
+        let in_shards = draft.functions.len() > functions
+            || redefines && (!draft.functions.is_empty() || draft.maintenance || has_maintenance(lua));
+        if wish == Some(Wish::Reload) && (touched || in_shards) {
+            self.build.restore(undo.draft, undo.sizes);
+            return failed("reload() forgets what the command changes: one or the other".to_owned());
+        }
+        if touched || redefines || in_shards {
+            let (typed, at) = (pasteable(lua, &command.text, is_expression), command.at.clone());
+            self.changes.push(Change { file, typed, at });
             if let Err(error) = self.check(lua, in_shards) {
                 self.build.restore(undo.draft, undo.sizes);
                 self.changes.truncate(undo.changes);
@@ -253,10 +258,42 @@ impl Standing {
     }
 }
 
-/// Returns what identifies the function `maintenance`, if there is one.
-fn maintenance(lua: &Lua) -> Option<usize> {
-    let function: Function = lua.globals().raw_get("maintenance").ok()?;
-    Some(function.to_pointer().addr())
+/// Returns whether there is a function `maintenance`.
+fn has_maintenance(lua: &Lua) -> bool {
+    matches!(lua.globals().raw_get("maintenance"), Ok(Value::Function(_)))
+}
+
+/// Returns what identifies the values of all globals; not what is in their tables.
+fn globals(lua: &Lua) -> u64 {
+    let mut sum = 0_u64;
+    for pair in lua.globals().pairs::<Value, Value>() {
+        let Ok((name, value)) = pair else { continue };
+        let value = match &value {
+            // Numbers and the like have no address.
+            Value::Nil | Value::Boolean(_) | Value::Integer(_) | Value::Number(_) | Value::String(_) => {
+                value.to_string().unwrap_or_default()
+            }
+            other => format!("{:p}", other.to_pointer()),
+        };
+        let text = format!("{} = {value}", name.to_string().unwrap_or_default());
+        // Tables have no order.
+        sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+    }
+    sum
+}
+
+/// Returns a command as it can stand in a file: one that ends with `return` would end the file.
+fn pasteable(lua: &Lua, text: &str, is_expression: bool) -> String {
+    let text = text.trim();
+    let compiles = |text: &str| lua.load(text).set_mode(ChunkMode::Text).into_function().is_ok();
+    if is_expression && !compiles(text) {
+        return format!("do local _ = {text}\nend");
+    }
+    if compiles(&format!("{text}\nlocal _")) {
+        text.to_owned()
+    } else {
+        format!("do local _ = (function()\n{text}\nend)() end")
+    }
 }
 
 /// Compiles a command: as an expression if it is one, or else as statements.

@@ -337,6 +337,13 @@ impl Context {
                 let text = body(call, arguments)?;
                 Ok(Value::String(call.lua.create_string(text.trim_end())?))
             })?;
+            let is_empty = text.as_string().is_none_or(|t| t.as_bytes().is_empty());
+            // A console shows it whatever became of `print`.
+            if let (Some(text), false) = (text.as_string(), is_empty)
+                && own.prints(&text.as_bytes())
+            {
+                return Ok(Value::Nil);
+            }
             // Outside of the draft, because a configuration may replace `print`.
             match lua.globals().raw_get::<Option<Function>>("print")? {
                 Some(print) if text.as_string().is_some_and(|t| !t.as_bytes().is_empty()) => {

@@ -466,7 +466,15 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
         .unwrap_or_else(|| {
             (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
         });
-    let hint = misspelt(&message).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+    let hint = match misspelt(&message) {
+        Some(near) => match FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&near)) {
+            Some(family) if message.contains(&format!("'{near}'")) => {
+                format!("; it is not implemented yet: {}", family.meanwhile)
+            }
+            _ => format!("; did you mean \"{near}\"?"),
+        },
+        None => String::new(),
+    };
     // error("") has no text.
     let message = if message.trim().is_empty() { "an error without a message".to_owned() } else { message };
     ConfigError::new(&origin, "", Fault::Script(message + &hint))

@@ -328,7 +328,8 @@ fn structured_logging(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fa
             "levelPrefix" => {
                 const NAME: &str = "a name of letters";
                 let prefix = text(&name, &v, NAME)?;
-                if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphabetic()) {
+                let is_taken = ["msg", "subsystem", "level", "ts"].contains(&prefix.as_str());
+                if is_taken || prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphabetic()) {
                     return Err(wrong(&name, &v, NAME));
                 }
                 written.push((Key::LogLevelName, prefix));

@@ -10,6 +10,7 @@ use crate::config::password::{Credential, Hashed, SALT};
 use crate::config::value;
 use crate::config::web::WebSettings;
 use crate::lua::front_end::argument::{self, parsed, switch, text, texts, whole, wrong};
+use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
 use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::settings::{NETWORK, networks};
@@ -23,7 +24,9 @@ const PASSWORD: &str = "a text of 1 to 1000 characters";
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "webserver", |call, a| {
         let address = parsed("", a.at(0), value::SERVICE_ADDRESS, value::service_address)?;
-        call.draft.web.address = Some(address);
+        if let Some(former) = call.draft.web.address.replace(address).filter(|former| *former != address) {
+            call.warn(Fault::Note(format!("replaces {former}: there is one web server")));
+        }
         Ok(Value::Nil)
     })?;
     context.define(lua, "setWebserverConfig", |call, a| {
@@ -53,7 +56,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define_printing(lua, show, |call, _| Ok(call.draft.web.text()))?;
     define_anytime(lua, "hashPassword", |lua, a| {
         let hashed = credential("", a.at(0))
-            .and_then(|password| Ok(Hashed::of(password.as_bytes(), salt()?).to_string()));
+            .and_then(|password| Ok(Hashed::with_work(password.as_bytes(), salt()?, work(a)?).to_string()));
         let hashed = hashed.map_err(|fault| raised(lua, "hashPassword", &fault))?;
         Ok(Value::String(lua.create_string(hashed)?))
     })
@@ -88,6 +91,11 @@ fn option(call: &mut Call<'_>, name: &str, v: &Value, hashes: &mut bool) -> Resu
                     let what = format!("\"{}\"", name.escape_debug());
                     return Err(Fault::value("customHeaders", what, "printable names and values of headers"));
                 }
+                // They say how the message ends, which only the server knows.
+                if ["content-length", "transfer-encoding", "connection"].contains(&&*name.to_lowercase()) {
+                    let what = format!("\"{name}\"");
+                    return Err(Fault::value("customHeaders", what, "headers that do not frame the message"));
+                }
                 headers.push((name, value));
             }
             call.draft.web.headers = headers;
@@ -114,6 +122,18 @@ fn credential(what: &str, v: &Value) -> Result<String, Fault> {
         return Err(Fault::value(what, "empty, too long, or not UTF-8", PASSWORD));
     }
     Ok(written)
+}
+
+/// Reads the work factor of a hash, as its logarithm.
+fn work(a: Arguments<'_>) -> Result<u8, Fault> {
+    const FACTORS: &str = "a power of two from 1024 to 65536";
+    let Some(value) = a.given(1) else { return Ok(10) };
+    let factor = whole(a.what(1), value, 1_024, 65_536).map_err(|_| a.wrong(1, FACTORS))?;
+    if factor.is_power_of_two() {
+        u8::try_from(factor.ilog2()).map_err(|_| a.wrong(1, FACTORS))
+    } else {
+        Err(a.wrong(1, FACTORS))
+    }
 }
 
 /// Random bytes for a hash.

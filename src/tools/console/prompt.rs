@@ -24,7 +24,7 @@ use crate::tools::console::{Connection, is_error};
 /// Commands that are remembered.
 const HISTORY: usize = 10_000;
 /// What makes a command a secret, which is not remembered.
-const SECRET: &str = "setKey";
+const SECRETS: [&str; 4] = ["setKey", "hashPassword", "password", "apiKey"];
 /// Lines of a terminal whose size is unknown.
 const LINES: usize = 24;
 
@@ -59,7 +59,7 @@ pub(super) fn converse(connection: Connection) -> io::Result<bool> {
         if matches!(command, "quit" | "exit" | "bye") {
             return Ok(fine);
         }
-        if !command.contains(SECRET) {
+        if !SECRETS.iter().any(|secret| command.contains(secret)) {
             // A history that cannot be written does not keep anyone from working.
             let _ = editor.add_history_entry(command);
             if let Some(path) = &history {

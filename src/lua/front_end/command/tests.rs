@@ -203,3 +203,42 @@ fn the_acl_is_shown_and_changed() {
     assert_eq!(console.reply("getACL()"), "2001:db8::/32\n198.51.100.1/32\n");
     assert!(console.error("rmACL('10.0.0.0/8')").contains("a network of those that may query"));
 }
+
+#[test]
+fn delta_can_stand_in_the_file() {
+    let console = Console::new("");
+    console.reply("f = function(dq) return DNSAction.Drop end");
+    console.change("addAction('f.test', LuaAction(f))");
+    console.change("return addAction('g.test', DropAction())");
+    console.change("newServer('192.0.2.2') return 'done'");
+    let delta = console.reply("delta()");
+    let (loaded, _) = good(&format!("{CONSOLE}{delta}"));
+    assert_eq!(
+        (loaded.draft.rules.chain(ChainKey::Query).len(), loaded.draft.servers.len()),
+        (2, 2),
+        "{delta}"
+    );
+}
+
+#[test]
+fn a_global_with_another_value_reaches_the_functions_of_shards() {
+    let console = Console::new(
+        "n = 0\naddAction(AllRule(), LuaAction(function(dq) return DNSAction.Spoof, '9.9.9.' .. n end))\n",
+    );
+    let first = console.change("addAction('x.test', DropAction())").script.expect("a script");
+    let second = console.change("n = 50").script.expect("a script");
+    assert_ne!(first.identity(), second.identity());
+    assert_eq!(console.reply("for i = 1, 3 do local m = i end"), "");
+}
+
+#[test]
+fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named() {
+    let console = Console::new("");
+    assert_eq!(console.reply("print = nil"), "");
+    assert_eq!(console.reply("showServers()"), "Servers\n");
+    let error = console.error("grepq('x')");
+    assert!(error.contains("it is not implemented yet"), "{error}");
+    let error = console.error("addAction(AllRule(), DropAction()) reload()");
+    assert!(error.contains("one or the other"), "{error}");
+    assert_eq!(console.run("reload()").wish, Some(Wish::Reload));
+}
