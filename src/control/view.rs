@@ -1,13 +1,14 @@
 //! The running process as the console's functions see it.
 
+use std::collections::HashMap;
+
 use crate::config::ruleset::ChainKey;
 use crate::control::monitor::Monitor;
 use crate::control::stats::tables;
 use crate::lua::front_end::view::{ServerView, Table, View};
-use crate::model::Snapshot;
+use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::live::{LiveState, State};
-use crate::stats::registry::RuleReading;
 
 impl View for Monitor {
     fn table(&self, table: Table) -> String {
@@ -28,19 +29,19 @@ impl View for Monitor {
         tables::counters(&self.figures())
     }
 
-    fn server(&self, identity: &str) -> Option<ServerView> {
-        let snapshot = self.snapshot();
-        let backend = snapshot.backends.iter().flatten().find(|b| b.id == identity)?;
-        let (slot, live_state) = (backend.slot, self.live_state());
+    fn servers(&self) -> HashMap<String, ServerView> {
         let figures = self.figures();
-        let recent = figures.recent.backends.get(&slot).map(|b| &b.latency);
-        let median = recent.and_then(|latency| latency.quantiles([0.5])).map_or(0, |[median]| median);
-        Some(ServerView {
-            up: live_state.backend(slot).state() == State::Up,
-            outstanding: live_state.outstanding(slot).into(),
-            latency_ms: median as f64 / 1e6,
-            queries: figures.total.backends.get(&slot).map_or(0, |b| b.queries),
-        })
+        let backends = figures.snapshot.backends.iter().flatten();
+        let view = |b: &Backend| {
+            let recent = figures.recent.backends.get(&b.slot).map(|reading| &reading.latency);
+            let median = recent.and_then(|latency| latency.quantiles([0.5])).map_or(0, |[median]| median);
+            ServerView {
+                up: figures.standing(b.slot).state == State::Up,
+                outstanding: figures.live_state.outstanding(b.slot).into(),
+                latency_ms: median as f64 / 1e6,
+            }
+        };
+        backends.map(|b| (b.id.clone(), view(b))).collect()
     }
 
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)> {
@@ -51,12 +52,7 @@ impl View for Monitor {
 /// Returns UUID and hits of the rules of a chain.
 fn rules(snapshot: &Snapshot, live_state: &LiveState, key: ChainKey) -> Vec<([u8; 16], u64)> {
     fn of<A>(chain: &Chain<A>, live_state: &LiveState) -> Vec<([u8; 16], u64)> {
-        let hits = |slot| {
-            let mut sum = RuleReading::default();
-            live_state.shards().iter().filter_map(|s| s.rule_if_any(slot)).for_each(|r| r.read(&mut sum));
-            sum.hits
-        };
-        chain.rules().iter().map(|rule| (rule.uuid, hits(rule.slot))).collect()
+        chain.rules().iter().map(|rule| (rule.uuid, live_state.rule_hits(rule.slot))).collect()
     }
     let chains = &snapshot.chains;
     match key {

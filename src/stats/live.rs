@@ -22,7 +22,7 @@ use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
-use crate::stats::registry::{BackendStats, HandshakeStats, RuleStats, ShardCounters};
+use crate::stats::registry::{BackendStats, HandshakeReading, HandshakeStats, RuleStats, ShardCounters};
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
 /// for.
@@ -104,6 +104,20 @@ impl LiveState {
     #[inline]
     pub fn backend(&self, slot: BackendSlot) -> &BackendLive {
         &self.backends[slot.index()]
+    }
+
+    /// Returns the hits of a rule in all shards.
+    #[must_use]
+    pub fn rule_hits(&self, slot: RuleSlot) -> u64 {
+        self.shards.iter().filter_map(|shard| shard.rule_if_any(slot)).map(|rule| rule.hits.get()).sum()
+    }
+
+    /// Returns the TLS handshakes of a listener in all shards.
+    #[must_use]
+    pub fn handshakes(&self, slot: ListenerSlot) -> HandshakeReading {
+        let mut sum = HandshakeReading::default();
+        self.shards.iter().filter_map(|s| s.handshakes_if_any(slot)).for_each(|stats| stats.read(&mut sum));
+        sum
     }
 
     /// Returns a number that changes whenever a state, warmth or share is set: shards then rebuild
@@ -277,12 +291,6 @@ impl ShardStats {
     pub fn rule_if_any(&self, slot: RuleSlot) -> Option<&RuleStats> {
         let block = self.rules.get(slot.index() / RULES_BLOCK)?.get()?;
         block.get(slot.index() % RULES_BLOCK)
-    }
-
-    /// Returns the hits of a rule so far.
-    #[must_use]
-    pub fn rule_hits_so_far(&self, slot: RuleSlot) -> u64 {
-        self.rule_if_any(slot).map_or(0, |rule| rule.hits.get())
     }
 
     /// Returns the counters of a backend, allocated at its first use (3.2 kB).

@@ -327,7 +327,10 @@ impl Bench {
             "timeout" => chains.timeout.rules().iter().map(|r| r.slot).collect(),
             _ => panic!("what chain is {chain}?"),
         };
-        slots.into_iter().map(|slot| self.stats().rule_hits_so_far(slot)).collect()
+        slots
+            .into_iter()
+            .map(|slot| self.stats().rule_if_any(slot).map_or(0, |rule| rule.hits.get()))
+            .collect()
     }
 
     fn odd(&self, out: Option<Out>) -> String {

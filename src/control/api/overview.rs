@@ -305,7 +305,7 @@ fn most_hit<A>(
     // The fewest hits on top, and of as many the later rule.
     let mut most = BinaryHeap::with_capacity(RULES_MAX + 1);
     for (number, rule) in chain.rules().iter().enumerate() {
-        let hits: u64 = live_state.shards().iter().map(|shard| shard.rule_hits_so_far(rule.slot)).sum();
+        let hits = live_state.rule_hits(rule.slot);
         most.push((Reverse(hits), number));
         if most.len() > RULES_MAX {
             most.pop();

@@ -28,10 +28,7 @@ pub(super) fn dump(
     }
     for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
         let name = format!("listener {}", listener.address);
-        let mut handshakes = HandshakeReading::default();
-        for stats in live_state.shards().iter().filter_map(|s| s.handshakes_if_any(listener.slot)) {
-            stats.read(&mut handshakes);
-        }
+        let handshakes = live_state.handshakes(listener.slot);
         labelled(out, &HandshakeReading::SET, &name, handshakes.values());
         for leaf in tls.certificates() {
             let subject = leaf.names.first().map_or("-", String::as_str);

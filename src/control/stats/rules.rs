@@ -9,7 +9,6 @@ use crate::rules::networks::{NetworkSet, Networks};
 use crate::rules::text::Sets;
 use crate::rules::{Chain, Rule, text};
 use crate::stats::live::LiveState;
-use crate::stats::registry::RuleReading;
 use crate::wire::name;
 
 /// Rules of a chain that are listed; a block list may have a hundred thousand.
@@ -44,11 +43,7 @@ fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String
     if chain.is_empty() {
         return;
     }
-    let hits = |rule: &Rule<A>| {
-        let mut sum = RuleReading::default();
-        live_state.shards().iter().filter_map(|s| s.rule_if_any(rule.slot)).for_each(|r| r.read(&mut sum));
-        sum.hits
-    };
+    let hits = |rule: &Rule<A>| live_state.rule_hits(rule.slot);
     let mut rules: Vec<(usize, u64, &Rule<A>)> =
         chain.rules().iter().enumerate().map(|(at, rule)| (at, hits(rule), rule)).collect();
     // Stable: rules with as many hits stay in their order.

@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 
-use crate::base::addr::ListenerSlot;
 use crate::base::printable::Printable;
 use crate::config::functions::policies;
 use crate::control::stats::connections as connection_lines;
@@ -13,7 +12,7 @@ use crate::control::stats::text::{self, lines, state_name, with_readings};
 use crate::model::{Backend, Service};
 use crate::stats::live::State;
 use crate::stats::meter::Value;
-use crate::stats::registry::{BackendReading, HandshakeReading, Metric};
+use crate::stats::registry::{BackendReading, Metric};
 
 /// Columns of the widest bar.
 const BAR: u64 = 60;
@@ -137,17 +136,11 @@ pub(crate) fn connections(f: &Figures) -> String {
     out
 }
 
-fn handshakes(f: &Figures, slot: ListenerSlot) -> HandshakeReading {
-    let mut sum = HandshakeReading::default();
-    f.live_state.shards().iter().filter_map(|s| s.handshakes_if_any(slot)).for_each(|s| s.read(&mut sum));
-    sum
-}
-
 /// Failed TLS handshakes of the listeners, by reason.
 pub(crate) fn tls_errors(f: &Figures) -> String {
     let mut rows = vec![row(["#", "Address", "Failed", "Reasons"].map(String::from))];
     for (at, listener) in f.snapshot.listeners.iter().filter(|l| l.service.tls().is_some()).enumerate() {
-        let reading = handshakes(f, listener.slot);
+        let reading = f.live_state.handshakes(listener.slot);
         let (mut all, mut reasons) = (0, Vec::new());
         for (metric, value) in reading.values() {
             let Value::Reasons(counts) = value else { continue };
@@ -167,7 +160,7 @@ pub(crate) fn tls_listeners(f: &Figures) -> String {
     let mut rows = vec![row(titles.map(String::from))];
     let with_tls = f.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?)));
     for (at, (listener, tls)) in with_tls.enumerate() {
-        let reading = handshakes(f, listener.slot);
+        let reading = f.live_state.handshakes(listener.slot);
         let leaves = tls.certificates();
         let first = leaves.iter().map(|leaf| leaf.not_after as i64 - f.unix as i64).min().unwrap_or(0);
         let names = leaves.iter().map(|leaf| leaf.names.first().map_or("-", String::as_str));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::addr::BackendSlot;
+use crate::config::ruleset::uuid_text;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::Standing;
 use crate::control::web::exposition::{Labels, Page, labelled_servers};
@@ -271,9 +272,7 @@ fn listeners(page: &mut Page, figures: &Figures) {
         ("dnsdist_frontend_tlsresumptions", "Resumed TLS sessions.", |h| h.resumed),
     ] {
         for (listener, proto) in listeners.iter().filter(|(l, _)| l.service.tls().is_some()) {
-            let mut sum = HandshakeReading::default();
-            let shards = figures.live_state.shards().iter();
-            shards.filter_map(|s| s.handshakes_if_any(listener.slot)).for_each(|stats| stats.read(&mut sum));
+            let sum = figures.live_state.handshakes(listener.slot);
             page.family(name, "counter", help);
             page.sample(name, &labels(&listener.address, proto), value(&sum));
         }
@@ -306,17 +305,11 @@ fn rules(page: &mut Page, figures: &Figures) {
     let mut named: BTreeMap<&str, usize> = BTreeMap::new();
     shown().for_each(|rule| *named.entry(&rule.name).or_default() += 1);
     for rule in shown() {
-        let hits: u64 = figures.live_state.shards().iter().map(|s| s.rule_hits_so_far(rule.slot)).sum();
+        let hits = figures.live_state.rule_hits(rule.slot);
         page.family("dnsdist_rule_hits", "counter", "Queries that a rule matched.");
         // As dnsdist; rules of one name can be told apart by their UUIDs only.
         let is_alone = !rule.name.is_empty() && named.get(&*rule.name) == Some(&1);
-        let id = if is_alone { rule.name.clone() } else { uuid(&rule.uuid) };
+        let id = if is_alone { rule.name.clone() } else { uuid_text(&rule.uuid) };
         page.sample("dnsdist_rule_hits", &[("id", id)], hits);
     }
-}
-
-/// A UUID as text.
-pub(super) fn uuid(bytes: &[u8; 16]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

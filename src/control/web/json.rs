@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::base::addr::RuleSlot;
 use crate::config::functions::policies::name as policy_name;
+use crate::config::ruleset::uuid_text;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::state_name;
 use crate::control::web::dnsdist::{self, STATISTICS, Server, Summary};
@@ -217,17 +217,16 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
 }
 
 fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> Value {
-    let hits = |slot: RuleSlot| live_state.shards().iter().map(|s| s.rule_hits_so_far(slot)).sum::<u64>();
     let item = |(at, rule): (usize, &Rule<A>)| {
         let matcher: String = text::matcher(&rule.matcher, &Sizes).chars().take(MATCHER_CHARS).collect();
         json!({
             "id": at,
             "creationOrder": at,
-            "uuid": dnsdist::uuid(&rule.uuid),
+            "uuid": uuid_text(&rule.uuid),
             "name": rule.name,
             "rule": matcher,
             "action": act(&rule.action),
-            "matches": hits(rule.slot),
+            "matches": live_state.rule_hits(rule.slot),
         })
     };
     chain.rules().iter().enumerate().take(RULES_MAX).map(item).collect()

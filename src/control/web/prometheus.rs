@@ -162,10 +162,7 @@ fn connections(page: &mut Page, figures: &Figures) {
     let expires = |until: u64| CertificateReading { expires_in_s: until as i64 - figures.unix as i64 };
     for (listener, tls) in figures.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
         let labels = vec![("listener", listener.address.to_string())];
-        let mut sum = HandshakeReading::default();
-        let shards = figures.live_state.shards().iter();
-        shards.filter_map(|s| s.handshakes_if_any(listener.slot)).for_each(|stats| stats.read(&mut sum));
-        handshakes.push((labels.clone(), sum));
+        handshakes.push((labels.clone(), figures.live_state.handshakes(listener.slot)));
         for leaf in tls.certificates() {
             let subject = leaf.names.first().map_or("-", String::as_str);
             let labels = [labels.clone(), vec![("subject", subject.to_owned())]].concat();
@@ -215,7 +212,7 @@ fn chain<A>(rows: &mut Vec<Row<'_>>, name: &str, chain: &Chain<A>, live_state: &
     let [metric] = RuleReading::SET.metrics else { return };
     let mut others = 0;
     for (at, rule) in chain.rules().iter().enumerate() {
-        let hits: u64 = live_state.shards().iter().map(|shard| shard.rule_hits_so_far(rule.slot)).sum();
+        let hits = live_state.rule_hits(rule.slot);
         if at >= RULES_MAX {
             others += hits;
             continue;

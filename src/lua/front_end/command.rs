@@ -5,6 +5,7 @@
 //! it yields a draft; whoever compiles and publishes that says with `Standing::settle` whether it
 //! is in force.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 use crate::config::draft::Draft;
 use crate::lua::front_end::context::{Build, Context, Sizes};
 use crate::lua::front_end::names::Code;
-use crate::lua::front_end::view::View;
+use crate::lua::front_end::view::{ServerView, View};
 use crate::lua::front_end::{first_line, innermost, message, names, script_error};
 use crate::lua::limits::{Interrupt, Runtime};
 use crate::lua::state;
@@ -68,12 +69,20 @@ pub(crate) struct Session {
     pub(crate) wish: Option<Wish>,
     /// Earlier commands that changed something.
     pub(crate) delta: String,
+    /// The servers' states, once they were asked for.
+    servers: Option<HashMap<String, ServerView>>,
     output: Vec<u8>,
     /// Longest output, bytes.
     output_max: usize,
 }
 
 impl Session {
+    /// Returns the state of a server, by its identity. That of all is read once a command, or a
+    /// command that asks each of a thousand servers would read a million.
+    pub(crate) fn server(&mut self, identity: &str) -> Option<ServerView> {
+        self.servers.get_or_insert_with(|| self.view.servers()).get(identity).copied()
+    }
+
     /// Adds a line to the output; what is too much is left out.
     pub(crate) fn print(&mut self, line: &[u8]) {
         if self.output.len() <= self.output_max {
@@ -174,6 +183,7 @@ impl Standing {
             view: Arc::clone(&command.view),
             wish: None,
             delta: self.delta(),
+            servers: None,
             output: Vec::new(),
             output_max: command.output_max,
         };
@@ -248,7 +258,7 @@ impl Standing {
             return Ok(());
         }
         let draft = &mut self.build.draft;
-        draft.maintenance |= matches!(lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
+        draft.maintenance |= has_maintenance(lua);
         let mut files = self.build.texts.clone();
         files.commands = self.changes.iter().map(|c| c.file.clone()).collect();
         let sets = (draft.name_sets.clone(), draft.networks.clone());
@@ -259,7 +269,7 @@ impl Standing {
 }
 
 /// Returns whether there is a function `maintenance`.
-fn has_maintenance(lua: &Lua) -> bool {
+pub(crate) fn has_maintenance(lua: &Lua) -> bool {
     matches!(lua.globals().raw_get("maintenance"), Ok(Value::Function(_)))
 }
 

@@ -350,7 +350,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
     }
     let code = std::mem::take(&mut build.code);
     draft.is_blank = build.texts.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
-    draft.maintenance |= matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
+    draft.maintenance |= command::has_maintenance(runtime.lua());
     names::check(runtime.lua(), code, &mut draft, interrupt).map_err(|e| vec![e])?;
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =

@@ -455,7 +455,7 @@ impl Server {
     fn get(&self, lua: &Lua, name: &str, get: Get) -> mlua::Result<Value> {
         self.context.look(lua, name, |call| {
             let server = &call.draft.servers[self.at];
-            let running = call.session.as_ref().and_then(|s| s.view.server(&server.identity()));
+            let running = call.session.as_mut().and_then(|s| s.server(&server.identity()));
             get(call.lua, server, running)
         })
     }

@@ -1,5 +1,6 @@
 //! What functions of the console show of the running process.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::ruleset::ChainKey;
@@ -34,8 +35,6 @@ pub struct ServerView {
     pub outstanding: u64,
     /// The mean latency of its recent responses, milliseconds.
     pub latency_ms: f64,
-    /// Queries sent to it.
-    pub queries: u64,
 }
 
 /// The running process, as commands see it. Nothing here waits for it.
@@ -46,8 +45,9 @@ pub trait View: fmt::Debug + Send + Sync {
     /// Returns the metrics of the whole process that have one value each, by name.
     fn counters(&self) -> Vec<(String, f64)>;
 
-    /// Returns a server's state, by its identity ([`crate::config::draft::DraftServer::identity`]).
-    fn server(&self, identity: &str) -> Option<ServerView>;
+    /// Returns the state of all servers, by their identities
+    /// ([`crate::config::draft::DraftServer::identity`]).
+    fn servers(&self) -> HashMap<String, ServerView>;
 
     /// Returns UUID and hits of each rule of a chain, in its order.
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)>;

@@ -20,9 +20,9 @@ impl View for Process {
         vec![("queries".to_owned(), 3.0), ("drop-acl".to_owned(), 0.0)]
     }
 
-    fn server(&self, identity: &str) -> Option<ServerView> {
-        let view = ServerView { up: true, outstanding: 7, latency_ms: 1.5, queries: 9 };
-        (identity == "192.0.2.1:53").then_some(view)
+    fn servers(&self) -> HashMap<String, ServerView> {
+        let view = ServerView { up: true, outstanding: 7, latency_ms: 1.5 };
+        HashMap::from([("192.0.2.1:53".to_owned(), view)])
     }
 
     fn rules(&self, _: ChainKey) -> Vec<([u8; 16], u64)> {
