@@ -152,9 +152,8 @@ fn a_full_server_opens_the_next_and_closes_it_again() {
     let busy = run.sum(150, 200);
     assert!((0.5..0.85).contains(&busy.share(0)), "{}", busy.share(0));
     assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough: {}", busy.share(1));
-    // An overloaded server queues seconds of queries. Until its latency is believed, the load grows
-    // for a second.
-    assert!(run.worst_p50_us(80, 200) < 20_000, "no server is overloaded: {}", run.worst_p50_us(80, 200));
+    // An overloaded server queues seconds of queries.
+    assert!(run.worst_p50_us(80, 200) < 5_000, "no server is overloaded: {}", run.worst_p50_us(80, 200));
     assert_eq!(run.sum(60, 330).lost, 0);
     assert!(run.sum(222, 255).share(1) > 0.02, "kept for a minute");
     assert!(run.sum(300, 330).share(0) > 0.98, "closed");
@@ -181,7 +180,7 @@ fn a_load_that_needs_all_servers_uses_all_servers() {
     let run = run("all needed", &overload);
     let full = run.sum(90, 130);
     let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
-    assert!(shares.iter().all(|s| (0.2..0.45).contains(s)), "{shares:?}");
+    assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
     // The load grows tenfold in twenty seconds, on two cold servers.
     assert_eq!(run.sum(60, 270).lost, 0);
     assert!(run.worst_p50_us(85, 130) < 3_000);

@@ -12,6 +12,9 @@
 //!  share ≤ cap; share ≤ twice what it was a `join_double` ago (its cache must warm up)
 //! ```
 //!
+//! Servers are taken to be alike: one that has not been full begins with the cap of the first that
+//! was, and keeps it as long as it is not found to bear more or less.
+//!
 //! The gauge decides from the fast responses whether a server is full. Time-outs that its peers do
 //! not have count too, unless the fast responses are as fast as usual: then an authority is down or
 //! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
@@ -128,6 +131,8 @@ struct Member {
     timeouts: [u64; TIMEOUT_WINDOWS],
     /// Its capacity, queries per second, once it was full.
     cap: Option<f64>,
+    /// Whether that is the cap of a peer: servers are taken to be alike until they are full.
+    is_cap_assumed: bool,
     raised: Tick,
     /// The highest rate of responses while it was good, per second.
     proven: f64,
@@ -261,6 +266,7 @@ impl Concentrator {
         let quickest = self.members.iter().filter_map(|m| m.gauge.lowest()).min().unwrap_or(0);
         let is_disturbed = standby.any(|m| m.gauge.is_disturbed(now, quickest, &self.settings));
         let all = self.members.iter().map(Member::failed).fold((0.0, 0.0), add);
+        let mut alike = None;
         for member in &mut self.members {
             // A trickle cannot fill a server: only servers with a share are judged.
             if !member.usable || member.share == 0.0 {
@@ -295,12 +301,35 @@ impl Concentrator {
                 if !timing_out && member.cap.is_none() {
                     member.begin_trial(now);
                 }
-                member.cap = Some((self.settings.cap_factor * rate).max(CAP_MIN * self.rate));
+                let cap = (self.settings.cap_factor * rate).max(CAP_MIN * self.rate);
+                if !timing_out {
+                    alike = Some(cap);
+                }
+                member.cap = Some(cap);
+                member.is_cap_assumed = false;
                 member.raised = now;
             }
             member.gauge.forget();
             member.responses = [0; TIMEOUT_WINDOWS];
             member.timeouts = [0; TIMEOUT_WINDOWS];
+        }
+        self.assume_alike(now, alike);
+    }
+
+    /// Gives a cap that was just measured to servers without one, so that none is filled far beyond
+    /// what its peers handle; without any measured cap, nothing is assumed.
+    fn assume_alike(&mut self, now: Tick, measured: Option<f64>) {
+        let is_any_measured = self.members.iter().any(|m| m.cap.is_some() && !m.is_cap_assumed);
+        for member in &mut self.members {
+            if !is_any_measured {
+                member.cap = None;
+            } else if let (None, Some(cap)) = (member.cap, measured)
+                && member.usable
+            {
+                member.cap = Some(cap);
+                member.is_cap_assumed = true;
+                member.raised = now;
+            }
         }
     }
 
@@ -359,12 +388,12 @@ impl Concentrator {
                 let spare = self.rate <= self.settings.shrink_load * caps_before;
                 member.spare_since = if spare { member.spare_since.or(Some(now)) } else { None };
                 let since = member.spare_since.map_or(TickDelta(0), |at| now.since(at));
-                // Without a cap the capacity of the servers before is unknown: they are tried.
+                // Where the capacity of the servers before is unknown, they are tried.
                 if caps_before.is_finite() && since < self.settings.shrink_after {
                     shutdown_handle[*at] = HOLD_SHARE;
                 }
             }
-            caps_before += member.cap.unwrap_or(f64::INFINITY);
+            caps_before += member.cap.filter(|_| !member.is_cap_assumed).unwrap_or(f64::INFINITY);
         }
         let mut left = 1.0 - shutdown_handle.iter().sum::<f64>();
         let mut shares = shutdown_handle;
@@ -457,6 +486,7 @@ impl Member {
             responses: [0; TIMEOUT_WINDOWS],
             timeouts: [0; TIMEOUT_WINDOWS],
             cap: None,
+            is_cap_assumed: false,
             raised: now,
             proven: 0.0,
             full_rate: None,

@@ -31,6 +31,9 @@ const FAST_FACTOR: f64 = 4.0;
 /// Samples of a verdict: full if at least FULL_MIN of them are.
 const VERDICT: usize = 5;
 const FULL_MIN: u32 = 3;
+/// A queue grows before the server when each of the last FULL_MIN samples is this many times the one
+/// before: delays that load does not cause come at once and stay, or go.
+const QUEUE_GROWTH: f64 = 1.2;
 /// The age at which a sample is stale.
 const CALM_SPAN: TickDelta = TickDelta::from_ms(1_000);
 /// Parts of the floor's span.
@@ -104,6 +107,15 @@ impl Gauge {
     /// Returns whether most of the last samples were above the floor: the server is full.
     pub(super) const fn is_full(&self) -> bool {
         self.full.count_ones() >= FULL_MIN
+    }
+
+    /// Returns whether the last samples were above the floor, and each well above the one before: a
+    /// queue grows.
+    pub(super) fn is_queueing(&self) -> bool {
+        let newest = (1 << FULL_MIN) - 1;
+        let sample = |age: usize| self.last[self.level][(self.samples + VERDICT - 1 - age) % VERDICT] as f64;
+        self.full & newest == newest
+            && (1..FULL_MIN as usize).all(|age| sample(age - 1) > QUEUE_GROWTH * sample(age))
     }
 
     /// Returns whether all of the last samples were near the floor: it can take more.

@@ -52,7 +52,8 @@ impl Member {
             self.gauge.forget();
             return false;
         }
-        now.since(*self.suspicion.full_since.get_or_insert(now)) >= BELIEVED
+        let since = *self.suspicion.full_since.get_or_insert(now);
+        self.gauge.is_queueing() || now.since(since) >= BELIEVED
     }
 
     /// Begins the experiment of a first cap, unless the server falls behind.
