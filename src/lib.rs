@@ -156,6 +156,8 @@
 //!     outstanding.rs      fixed slots: claim, settle, expire; O(1) next deadline
 //!       invariants.rs     what must hold between calls
 //!       redraw.rs         numbers of new sockets
+//!       repeats.rs        how many are alike: the end of loops
+//!       slot.rs           one of them, in a cache line
 //!       timers.rs         a queue per time-out, a bucket per slice of time
 //!     proxy_header.rs     PROXY headers that servers get
 //!     query_table.rs      what is kept of outstanding queries besides their slots

@@ -404,6 +404,33 @@ fn an_answer_after_the_timeout_is_late() {
 }
 
 #[test]
+fn a_client_has_a_bounded_number_of_outstanding_queries_with_one_question() {
+    let mut bench = Bench::configured("newServer(\"192.0.2.1\") setMaxRepeatedQueries(3)");
+    let ask = |bench: &mut Bench, from: &str, text: &str| bench.query(client(from), &message(text));
+    // A forwarder may use a new port for each.
+    let mut sent: Vec<_> =
+        (0..3).map(|n| ask(&mut bench, &format!("127.0.0.1:{}", 4_000 + n), QUERY)).collect();
+    let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
+    assert_eq!(verdict, Verdict::Drop(DropReason::QueryRepeated));
+    assert_eq!(bench.dropped(DropReason::QueryRepeated), 1);
+    for other in [("127.0.0.2:4000", QUERY), ("127.0.0.1:4000", "1234 RD other.example/A")] {
+        let (verdict, _) = ask(&mut bench, other.0, other.1);
+        assert!(matches!(verdict, Verdict::Forward(_)), "{other:?} is not alike: {verdict:?}");
+    }
+    let (verdict, bytes) = sent.remove(0);
+    let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
+    let (verdict, _) = bench.response(route, &with_id_of(&bytes, GOOD));
+    assert!(matches!(verdict, Verdict::Deliver(_)), "{verdict:?}");
+    let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
+    assert!(matches!(verdict, Verdict::Forward(_)), "one was answered: {verdict:?}");
+    bench.pass(3_000);
+    // As many time-outs are handled in a tick as there may be.
+    (0..4).for_each(|_| bench.shard.on_tick(&mut |verdict, _| panic!("nothing is sent: {verdict:?}")));
+    let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
+    assert!(matches!(verdict, Verdict::Forward(_)), "the others have timed out: {verdict:?}");
+}
+
+#[test]
 fn equal_ids_of_two_clients_are_kept_apart() {
     let mut bench = Bench::new(&TestConfig::new(1));
     let clients = [client("127.0.0.1:4000"), client("127.0.0.1:4001")];

@@ -542,6 +542,7 @@ fn globals(draft: &Draft) -> Globals {
     let settings = &draft.settings;
     let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
     Globals {
+        repeats_max: settings.number(Key::RepeatsMax).and_then(|n| u16::try_from(n).ok()).unwrap_or(u16::MAX),
         servfail_when_no_server: settings.switch(Key::Servfail),
         round_robin_fail_on_no_server: settings.switch(Key::RoundRobinFail),
         allow_empty_response: settings.switch(Key::AllowEmpty),

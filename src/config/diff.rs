@@ -461,6 +461,7 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("setRoundRobinFailOnNoServer", g.round_robin_fail_on_no_server.to_string()),
         ("setAllowEmptyResponse", g.allow_empty_response.to_string()),
         ("setDropEmptyQueries", g.drop_empty_queries.to_string()),
+        ("setMaxRepeatedQueries", g.repeats_max.to_string()),
         ("setPayloadSizeOnSelfGeneratedAnswers", g.self_answer_payload.to_string()),
         ("setAddEDNSToSelfGeneratedResponses", g.self_answer_edns.to_string()),
         ("truncateTC", g.truncate_tc.to_string()),

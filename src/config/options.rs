@@ -33,6 +33,7 @@ pub enum Key {
     Sockets,
     UdpTimeout,
     OutstandingMax,
+    RepeatsMax,
     ReceiveBuffer,
     SendBuffer,
     Policy,
@@ -396,7 +397,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 63] = [
+pub static SETTINGS: [Setting; 64] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -585,6 +586,18 @@ pub static SETTINGS: [Setting; 63] = [
         doc: "Default limit of outstanding queries per server and shard: over UDP, and as many \
               over TCP and TLS. One more is dropped and counted as `outstanding-full`.",
         ..BASE
+    },
+    Setting {
+        key: Key::RepeatsMax,
+        name: "repeated-queries-max",
+        kind: count(1, 65535),
+        default: "1000",
+        lua: &[set("setMaxRepeatedQueries")],
+        zero: Some(65_535),
+        doc: "Limit of outstanding queries with the same question from the same address, per shard. \
+              One more is dropped and counted as `query-repeated`: a loop, in which a server sends \
+              its queries back to dnslob, ends there.",
+        ..LIVE
     },
     Setting {
         key: Key::ReceiveBuffer,

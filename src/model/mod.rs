@@ -145,6 +145,8 @@ pub struct Globals {
     pub allow_empty_response: bool,
     /// Drop queries without a question, rather than answer NOTIMP (`setDropEmptyQueries`).
     pub drop_empty_queries: bool,
+    /// Outstanding queries of a client with one question, per shard (`setMaxRepeatedQueries`).
+    pub repeats_max: u16,
     /// UDP payload size in the OPT of self-generated answers, bytes
     /// (`setPayloadSizeOnSelfGeneratedAnswers`).
     pub self_answer_payload: u16,
@@ -176,6 +178,7 @@ impl Default for Globals {
             round_robin_fail_on_no_server: false,
             allow_empty_response: false,
             drop_empty_queries: false,
+            repeats_max: u16::MAX,
             self_answer_payload: 1232,
             self_answer_edns: true,
             truncate_tc: false,

@@ -45,6 +45,8 @@ reasons! {
         NoServer = "no-server",
         /// The chosen server's table of outstanding queries is full, or it can have no more connections.
         OutstandingFull = "outstanding-full",
+        /// A query like too many outstanding ones of its client: probably a loop over another program.
+        QueryRepeated = "query-repeated",
         /// No file descriptor was left for a connection to a server, and the query could not go without one.
         Descriptors = "descriptors",
         /// The kernel refused to send a query to any server that could be tried.

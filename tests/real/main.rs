@@ -35,6 +35,7 @@ mod failover;
 mod fairness;
 mod hostile;
 mod log_targets;
+mod loops;
 mod mistakes;
 mod namespaces;
 mod overlap;

@@ -70,6 +70,11 @@ impl Dispatcher {
         pending: &mut PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
+        if self.outstanding.repeats(pending) >= cx.snapshot.globals.repeats_max
+            && self.queries.proxied(pending.waiter.entry()).is_none()
+        {
+            return Err(DropReason::QueryRepeated);
+        }
         let attached = self.attached(backend);
         let may_use_connection = pending.came_by_connection() || attached.is_some_and(|a| a.only_connections);
         let retry = self.retry(cx, attached, pending);

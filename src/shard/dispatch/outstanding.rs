@@ -16,16 +16,20 @@
 
 mod invariants;
 mod redraw;
+mod repeats;
+mod slot;
 pub(crate) mod timers;
 
 use crate::base::addr::{
-    BackendSlot, Client, ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot,
+    BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot,
 };
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
 
 pub use crate::shard::dispatch::key::Key;
+use crate::shard::dispatch::outstanding::repeats::Repeats;
+use crate::shard::dispatch::outstanding::slot::{FREE, Slot, State, WaiterKind};
 pub use crate::shard::dispatch::outstanding::timers::Queue;
 use crate::shard::dispatch::outstanding::timers::Timers;
 
@@ -33,15 +37,6 @@ use crate::shard::dispatch::outstanding::timers::Timers;
 const SLOTS_MIN: usize = 256;
 /// Draws before a table counts as full: at half full, one failure in 2^32.
 const DRAWS: u32 = 32;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum State {
-    Free,
-    Live,
-    Settled,
-    Expired,
-}
 
 /// Who waits for the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,105 +57,6 @@ impl Waiter {
         match self {
             Self::Client(entry) => entry,
             Self::Nobody | Self::Copy => None,
-        }
-    }
-}
-
-/// A [`Waiter`] without its entry, as stored in a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum WaiterKind {
-    Client,
-    ClientWithEntry,
-    Nobody,
-    Copy,
-}
-
-/// An outstanding query.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Slot {
-    question: u64,
-    claimed_at: Tick,
-    /// The client's address, without the padding of an [`Endpoint`].
-    ip: [u8; 16],
-    scope: u32,
-    /// The client's connection, or the local address that the query was sent to; the flags tell
-    /// which.
-    place: u32,
-    bucket: u32,
-    entry: EntryId,
-    client_id: u16,
-    id: u16,
-    pool: PoolSlot,
-    listener: ListenerSlot,
-    port: u16,
-    socket: u16,
-    flags: u8,
-    queue: u8,
-    state: State,
-    waiter: WaiterKind,
-}
-
-/// Bit of a slot's flags: the client uses a connection.
-const CONNECTION: u8 = 0x80;
-
-// One cache line: a response costs one miss.
-const _: () = assert!(size_of::<Slot>() == 64);
-
-const FREE: Slot = Slot {
-    question: 0,
-    claimed_at: Tick(0),
-    ip: [0; 16],
-    scope: 0,
-    place: 0,
-    bucket: 0,
-    entry: EntryId::FIRST,
-    client_id: 0,
-    id: 0,
-    pool: PoolSlot(0),
-    listener: ListenerSlot(0),
-    port: 0,
-    flags: 0,
-    socket: 0,
-    queue: 0,
-    state: State::Free,
-    waiter: WaiterKind::Client,
-};
-
-impl Slot {
-    const fn holds(&self, socket: SocketSlot, id: u16) -> bool {
-        self.id == id && self.socket == socket.number()
-    }
-
-    const fn client(&self) -> Client {
-        let (local, connection) = if self.flags & CONNECTION == 0 {
-            let [low, high, ..] = self.place.to_le_bytes();
-            (LocalSlot(u16::from_le_bytes([low, high])), None)
-        } else {
-            (LocalSlot::LISTENER, Some(ConnectionSlot(self.place)))
-        };
-        let peer = Endpoint { ip: self.ip, scope: self.scope, port: self.port };
-        Client { peer, listener: self.listener, local, connection }
-    }
-
-    const fn waiter(&self) -> Waiter {
-        match self.waiter {
-            WaiterKind::Client => Waiter::Client(None),
-            WaiterKind::ClientWithEntry => Waiter::Client(Some(self.entry)),
-            WaiterKind::Nobody => Waiter::Nobody,
-            WaiterKind::Copy => Waiter::Copy,
-        }
-    }
-
-    const fn pending(&self) -> PendingQuery {
-        PendingQuery {
-            client: self.client(),
-            client_id: self.client_id,
-            question: self.question,
-            waiter: self.waiter(),
-            pool: self.pool,
-            flags: self.flags & !CONNECTION,
         }
     }
 }
@@ -189,6 +85,12 @@ impl PendingQuery {
         let peer = Endpoint { ip: [0; 16], scope: 0, port: 0 };
         let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
         Self { client, client_id: 0, question, waiter: Waiter::Copy, pool: PoolSlot(0), flags: 0 }
+    }
+
+    /// Returns whether it counts among the repeats of its question: a copy does not.
+    #[inline]
+    const fn is_counted(&self) -> bool {
+        matches!(self.waiter, Waiter::Client(_))
     }
 
     /// Returns whether the client sent it over a connection.
@@ -293,6 +195,7 @@ impl Table {
 pub struct Outstanding {
     tables: Vec<Option<Box<Table>>>,
     timers: Timers,
+    repeats: Repeats,
     live: u32,
     claimed: u64,
     settled: u64,
@@ -325,6 +228,9 @@ impl Outstanding {
         let Some(table) = self.tables.get_mut(backend.index()).and_then(Option::take) else { return };
         for slot in table.slots.iter().filter(|s| s.state == State::Live) {
             self.timers.cancel(slot.queue, slot.bucket);
+            if let Some(counter) = slot.counter() {
+                self.repeats.end(counter);
+            }
             self.live -= 1;
             self.released += 1;
         }
@@ -334,6 +240,18 @@ impl Outstanding {
     #[must_use]
     pub fn live_of(&self, backend: BackendSlot) -> u32 {
         self.table(backend).map_or(0, |t| t.live)
+    }
+
+    /// Returns how many queries like this one, with its question and of its client, are outstanding;
+    /// 0 for queries that are not counted.
+    #[must_use]
+    #[inline]
+    pub fn repeats(&self, pending: &PendingQuery) -> u16 {
+        if pending.is_counted() {
+            self.repeats.count(Repeats::at(pending.question, &pending.client.peer.ip))
+        } else {
+            0
+        }
     }
 
     /// Returns the outstanding queries on a connection.
@@ -407,37 +325,9 @@ impl Outstanding {
             let id = rng.id();
             let at = table.index(socket, id);
             if table.slots[at].state != State::Live {
-                table.slots[at] = Slot {
-                    question: pending.question,
-                    claimed_at: now,
-                    ip: pending.client.peer.ip,
-                    scope: pending.client.peer.scope,
-                    port: pending.client.peer.port,
-                    place: pending
-                        .client
-                        .connection
-                        .map_or(pending.client.local.0.into(), |connection| connection.0),
-                    listener: pending.client.listener,
-                    bucket: self.timers.arm(
-                        queue,
-                        now,
-                        Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id },
-                    ),
-                    entry: pending.waiter.entry().unwrap_or(EntryId::FIRST),
-                    waiter: match pending.waiter {
-                        Waiter::Client(None) => WaiterKind::Client,
-                        Waiter::Client(Some(_)) => WaiterKind::ClientWithEntry,
-                        Waiter::Nobody => WaiterKind::Nobody,
-                        Waiter::Copy => WaiterKind::Copy,
-                    },
-                    client_id: pending.client_id,
-                    id,
-                    pool: pending.pool,
-                    flags: pending.flags | if pending.client.connection.is_some() { CONNECTION } else { 0 },
-                    socket,
-                    queue: queue.number(),
-                    state: State::Live,
-                };
+                let key = Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id };
+                let bucket = self.timers.arm(queue, now, key);
+                table.slots[at] = Slot::live(pending, socket, id, now, (queue, bucket));
                 table.live += 1;
                 if let Some(connection) = connection {
                     table.on_connections += 1;
@@ -445,7 +335,10 @@ impl Outstanding {
                 }
                 self.live += 1;
                 self.claimed += 1;
-                return Some(Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id });
+                if let Some(counter) = table.slots[at].counter() {
+                    self.repeats.begin(counter);
+                }
+                return Some(key);
             }
             if draw >= DRAWS / 2 && connection.is_none() {
                 // This socket's ids are nearly used up: another one may have more.
@@ -492,8 +385,11 @@ impl Outstanding {
     fn leave(&mut self, key: Key, state: State) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
         slot.state = state;
-        let (queue, bucket) = (slot.queue, slot.bucket);
+        let (queue, bucket, counter) = (slot.queue, slot.bucket, slot.counter());
         self.timers.cancel(queue, bucket);
+        if let Some(counter) = counter {
+            self.repeats.end(counter);
+        }
         self.left(key.route);
         true
     }

@@ -20,6 +20,9 @@ impl Outstanding {
                 live
             })
             .sum();
+        let repeats = self.tables.iter().flatten().flat_map(|t| &t.slots);
+        let repeats = repeats.filter(|s| s.state == State::Live && s.counter().is_some()).count();
+        assert_eq!(repeats as u64, self.repeats.total(), "queries are counted by question and client");
         assert_eq!(counted, self.live as usize, "live slots are counted");
         assert_eq!(self.timers.live(), u64::from(self.live), "each live slot has one timer");
         let ended = self.settled + self.expired + self.released;
