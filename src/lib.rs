@@ -107,6 +107,7 @@
 //!   names.rs            sets of names
 //!   networks.rs         sets of networks
 //!   pattern.rs          regular expressions
+//!     literals.rs         what an expression cannot match without
 //!     posix.rs            those of POSIX in the words of the engine
 //!   prefetch.rs         far memory that the packets of a batch ask for together
 //!   prefix_map.rs       a value for each network, the longest one decides

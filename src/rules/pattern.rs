@@ -5,10 +5,13 @@
 //! not visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the expression;
 //! its memory is in a [`PatternCache`] of each shard, so that no lock is taken.
 
+mod literals;
 mod posix;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex_automata::meta::{BuildError, Cache, Config, Regex};
 use regex_automata::util::syntax;
 use regex_automata::{Input, PatternSet};
@@ -29,6 +32,12 @@ const CACHES_MAX: usize = 4096;
 /// may look for the literals of an expression first, each of 1,200 expressions took 200 to 340
 /// instructions for a name, and in parts, which cannot do that, 4 if they are anchored and 27 if not.
 const PART_MAX: usize = 64;
+/// Expressions that need the same literal, at most: each is searched for alone where that is found.
+const SHARERS_MAX: usize = 8;
+/// Bytes of all memory for searches that a shard keeps; above that it starts over.
+const MEMORY_MAX: usize = 64 << 20;
+/// Searches between two looks at that.
+const SEARCHES: u32 = 1 << 16;
 /// Bytes of the longest name's text: at most 4 for each of its bytes.
 const TEXT_MAX: usize = 4 * name::LEN_MAX;
 
@@ -78,6 +87,11 @@ impl Pattern {
         &self.0.expression
     }
 
+    /// Returns the literals that it needs, if each text that it matches has one of them.
+    fn literals(&self) -> Option<Vec<Vec<u8>>> {
+        literals::required(&syntax::parse_with(&self.0.expression, &syntax_config()).ok()?)
+    }
+
     /// Returns whether it matches a name in wire format.
     pub fn matches(&self, qname: &[u8], cache: &mut PatternCache) -> bool {
         let mut text = [0; TEXT_MAX];
@@ -125,47 +139,68 @@ fn last_line(error: &str) -> String {
     error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
 }
 
-/// Many expressions, searched for at once.
+/// Many expressions, searched for at once: those without a literal of their own in parts, the others
+/// one by one where their literal is found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PatternIndex {
-    /// Each with the number of its first expression.
-    parts: Vec<(usize, Search)>,
+    parts: Vec<Part>,
+    literals: Option<Literals>,
+}
+
+/// Expressions that are searched for at once.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Their numbers.
+    numbers: Vec<u32>,
+    search: Search,
+}
+
+/// Expressions that each need one of some literals.
+#[derive(Clone, Debug)]
+struct Literals {
+    automaton: Arc<AhoCorasick>,
+    /// By literal, where its expressions are.
+    sharers: Vec<Vec<u16>>,
+    /// Their numbers, and searches for them.
+    expressions: Vec<(u32, Search)>,
 }
 
 impl PatternIndex {
     /// Creates an index of expressions that are numbered from 0 on.
     pub(crate) fn new(patterns: &[Pattern]) -> Self {
         let mut index = Self::default();
-        for (part, patterns) in patterns.chunks(PART_MAX).enumerate() {
-            index.add(part * PART_MAX, patterns);
-        }
+        let numbered: Vec<_> = (0_u32..).zip(patterns).collect();
+        let (literals, others) = Literals::new(&numbered);
+        index.literals = literals;
+        others.chunks(PART_MAX).for_each(|part| index.add(part));
         index
     }
 
     /// Adds as few parts as the size limit allows.
-    fn add(&mut self, first: usize, patterns: &[Pattern]) {
-        if let [one] = patterns {
-            self.parts.push((first, one.0.search.clone()));
+    fn add(&mut self, patterns: &[(u32, &Pattern)]) {
+        let numbers = patterns.iter().map(|(number, _)| *number).collect();
+        if let [(_, one)] = patterns {
+            self.parts.push(Part { numbers, search: one.0.search.clone() });
             return;
         }
-        let expressions: Vec<&str> = patterns.iter().map(|p| &*p.0.expression).collect();
+        let expressions: Vec<&str> = patterns.iter().map(|(_, p)| &*p.0.expression).collect();
         if expressions.is_empty() {
             return;
         }
         if let Ok(search) = Search::new(&expressions) {
-            self.parts.push((first, search));
+            self.parts.push(Part { numbers, search });
             return;
         }
         let (low, high) = patterns.split_at(patterns.len() / 2);
-        self.add(first, low);
-        self.add(first + low.len(), high);
+        self.add(low);
+        self.add(high);
     }
 
     /// Calls `found` with the number of each expression that matches a name in wire format.
     pub(crate) fn each(&self, qname: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
         let mut text = [0; TEXT_MAX];
         let text = written(qname, &mut text);
-        for (first, search) in &self.parts {
+        for Part { numbers, search } in &self.parts {
             let memory = cache.memory(search);
             memory.found.clear();
             search.regex.which_overlapping_matches_with(
@@ -173,10 +208,66 @@ impl PatternIndex {
                 &Input::new(text),
                 &mut memory.found,
             );
-            for number in memory.found.iter() {
-                found(first + number.as_usize());
+            for number in memory.found.iter().filter_map(|at| numbers.get(at.as_usize())) {
+                found(*number as usize);
             }
         }
+        if let Some(literals) = &self.literals {
+            literals.each(text, cache, found);
+        }
+    }
+}
+
+impl Literals {
+    /// Returns what needs a literal that few need, and the others.
+    fn new<'p>(patterns: &[(u32, &'p Pattern)]) -> (Option<Self>, Vec<(u32, &'p Pattern)>) {
+        let required: Vec<_> = patterns.iter().map(|(_, pattern)| pattern.literals()).collect();
+        let mut count = BTreeMap::<&[u8], usize>::new();
+        for literal in required.iter().flatten().flatten() {
+            *count.entry(literal).or_default() += 1;
+        }
+        let mut sharers = BTreeMap::<&[u8], Vec<u16>>::new();
+        let (mut expressions, mut others) = (Vec::new(), Vec::new());
+        for ((number, pattern), required) in patterns.iter().zip(&required) {
+            let is_rare = |literal: &Vec<u8>| count.get(&**literal).is_some_and(|n| *n <= SHARERS_MAX);
+            match (required, u16::try_from(expressions.len())) {
+                (Some(literals), Ok(at)) if literals.iter().all(is_rare) => {
+                    expressions.push((*number, pattern.0.search.clone()));
+                    literals.iter().for_each(|literal| sharers.entry(literal).or_default().push(at));
+                }
+                _ => others.push((*number, *pattern)),
+            }
+        }
+        let (literals, sharers): (Vec<_>, Vec<_>) = sharers.into_iter().unzip();
+        let automaton = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::Standard)
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .build(literals);
+        match automaton {
+            Ok(automaton) if !expressions.is_empty() => {
+                (Some(Self { automaton: Arc::new(automaton), sharers, expressions }), others)
+            }
+            // Too many for an automaton, or none.
+            _ => (None, patterns.to_vec()),
+        }
+    }
+
+    fn each(&self, text: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
+        let mut candidates = std::mem::take(&mut cache.candidates);
+        candidates.clear();
+        for literal in self.automaton.find_overlapping_iter(text) {
+            candidates.extend(self.sharers.get(literal.pattern().as_usize()).into_iter().flatten());
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        for (number, search) in candidates.iter().filter_map(|at| self.expressions.get(usize::from(*at))) {
+            let memory = cache.memory(search);
+            if search.regex.search_half_with(&mut memory.cache, &Input::new(text).earliest(true)).is_some() {
+                found(*number as usize);
+            }
+        }
+        cache.candidates = candidates;
     }
 }
 
@@ -185,6 +276,9 @@ impl PatternIndex {
 pub struct PatternCache {
     /// By ascending address of the expression's id.
     entries: Vec<(usize, Box<Memory>)>,
+    /// Expressions whose literal is in the name.
+    candidates: Vec<u16>,
+    searches: u32,
 }
 
 #[derive(Debug)]
@@ -208,6 +302,13 @@ impl PatternCache {
     }
 
     fn memory(&mut self, search: &Search) -> &mut Memory {
+        self.searches = (self.searches + 1) % SEARCHES;
+        if self.searches == 0 {
+            let used: usize = self.entries.iter().map(|(_, memory)| memory.cache.memory_usage()).sum();
+            if used > MEMORY_MAX {
+                self.entries.clear();
+            }
+        }
         let key = Arc::as_ptr(&search.id).addr();
         let at = match self.entries.binary_search_by_key(&key, |r| r.0) {
             Ok(at) => at,
@@ -267,8 +368,13 @@ mod tests {
 
     #[test]
     fn many_expressions_are_split_into_parts() {
+        // No digit is next to another one: there are no literals.
+        let expression = |n: u32| {
+            let digits: Vec<_> = n.to_string().chars().map(String::from).collect();
+            format!("^a{}b*$", digits.join("x*"))
+        };
         let patterns: Vec<_> =
-            (0..4_000).map(|n| Pattern::new(&format!("^a{n}b*$"), false).expect("an expression")).collect();
+            (0..4_000).map(|n| Pattern::new(&expression(n), false).expect("an expression")).collect();
         let index = PatternIndex::new(&patterns);
         assert_eq!(index.parts.len(), 4_000_usize.div_ceil(PART_MAX));
         let mut cache = PatternCache::default();
@@ -278,6 +384,36 @@ mod tests {
             let mut found = Vec::new();
             index.each(&qname, &mut cache, |n| found.push(n));
             assert_eq!(found, [number]);
+        }
+    }
+
+    #[test]
+    fn expressions_with_a_literal_of_their_own_are_searched_for_where_it_is_found() {
+        let texts: Vec<_> = (0..2_000)
+            .map(|n| match n % 4 {
+                0 => format!("^x[0-9]+[.]site{n:04}[.]test$"),
+                1 => format!("(ads{n:04}|track{n:04})er"),
+                2 => format!("[0-9]a{}$", n % 10),
+                _ => "shared".to_owned() + "x?".repeat(n % 3).as_str(),
+            })
+            .collect();
+        let patterns: Vec<_> = texts.iter().map(|t| Pattern::new(t, false).expect("an expression")).collect();
+        let index = PatternIndex::new(&patterns);
+        let literals = index.literals.as_ref().expect("there are literals");
+        assert_eq!(literals.expressions.len(), 1_000, "common literals and expressions without are in parts");
+        assert_eq!(index.parts.iter().map(|p| p.numbers.len()).sum::<usize>(), 1_000);
+        let mut cache = PatternCache::default();
+        for name in
+            ["x12.SITE0004.test", "track0001er", "ads0005", "sharedxx.example", "7a6", "x.site0008.test"]
+        {
+            let labels = name.split('.').flat_map(|l| [&[l.len() as u8][..], l.as_bytes()].concat());
+            let qname: Vec<u8> = labels.chain([0]).collect();
+            let mut found = Vec::new();
+            index.each(&qname, &mut cache, |n| found.push(n));
+            found.sort_unstable();
+            let expected: Vec<_> =
+                (0..patterns.len()).filter(|n| patterns[*n].matches(&qname, &mut cache)).collect();
+            assert_eq!(found, expected, "{name}");
         }
     }
 
