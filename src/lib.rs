@@ -80,10 +80,12 @@
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
 //!   histogram.rs        latency histograms
+//!   latency_average.rs  averages over the last latencies
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   registry.rs         every metric: name, kind, unit, help, labels
+//!   response_code.rs    the response codes that answers are counted by
 //!   web_refusal.rs      why the web server refuses connections and requests
 //!
 //! rules/                the compiled rule chains
@@ -371,6 +373,7 @@
 //!   spoofing.rs         says when somebody seems to guess answers
 //!   stats.rs            adds up statistics: readings, spans, percentiles
 //!     connections.rs      connections, why they ended, handshakes, certificates
+//!     dnsdist.rs          our figures under dnsdist's names
 //!     dump.rs             the dump of SIGUSR1
 //!     figures.rs          all figures of one moment
 //!     rules.rs            the rules with their hits
@@ -383,7 +386,7 @@
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   web/                metrics, statistics and health over HTTP, on a thread of its own
 //!     access.rs           passwords and keys
-//!     dnsdist.rs          our figures under dnsdist's names
+//!     dnsdist.rs          the page of /metrics with dnsdist's names
 //!     exposition.rs       the text format of Prometheus
 //!     json.rs             /jsonstat and /api/v1
 //!     pages.rs            its paths

@@ -6,6 +6,9 @@ pub trait Reasons: Copy + 'static {
     /// Label and sentence of every reason, in the order of `position`.
     const LABELS: &'static [(&'static str, &'static str)];
 
+    /// What one of them is called, in labels of metrics.
+    const WORD: &'static str;
+
     /// A value for each reason.
     type Array<T>: AsRef<[T]> + AsMut<[T]>;
 
@@ -17,7 +20,9 @@ pub trait Reasons: Copy + 'static {
 }
 
 macro_rules! reasons {
-    ($(#[doc = $title:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $name:ident = $label:literal,)* }) => {
+    (@word) => { "reason" };
+    (@word $word:literal) => { $word };
+    ($(#[doc = $title:literal])+ $kind:ident $(as $word:literal)? { $($(#[doc = $doc:literal])+ $name:ident = $label:literal,)* }) => {
         $(#[doc = $title])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -49,6 +54,8 @@ macro_rules! reasons {
         impl $crate::base::reasons::Reasons for $kind {
             const LABELS: &'static [(&'static str, &'static str)] =
                 &[$(($label, concat!($($doc),+).trim_ascii())),*];
+
+            const WORD: &'static str = $crate::base::reasons::reasons!(@word $($word)?);
 
             type Array<T> = [T; Self::ALL.len()];
 

@@ -134,7 +134,7 @@ impl Monitor {
         let mut web = WebReading::default();
         self.web.read(&mut web);
         let used = process::usage();
-        let process = ProcessReading {
+        let own = ProcessReading {
             log_lines_lost: log::error().lost(),
             output_lines_lost: log::output().lost(),
             query_log_lines_lost: self.query_log_lines_lost.load(Relaxed),
@@ -149,7 +149,20 @@ impl Monitor {
         let descriptors = figures::descriptors(self.live_state.descriptors(), open);
         let live_state = Arc::clone(&self.live_state);
         let unix = unix_seconds();
-        Figures { snapshot, live_state, total, recent, span, process, descriptors, web, unix }
+        let (network, machine) = (process::network(), process::machine());
+        Figures {
+            snapshot,
+            live_state,
+            total,
+            recent,
+            span,
+            process: own,
+            network,
+            machine,
+            descriptors,
+            web,
+            unix,
+        }
     }
 
     /// Ends the interval that rates are worked out from; returns its line.

@@ -14,6 +14,7 @@ use crate::stats::live::LiveState;
 use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
 
 mod connections;
+pub(in crate::control) mod dnsdist;
 pub mod dump;
 pub mod figures;
 pub(in crate::control) mod rules;
@@ -93,6 +94,7 @@ impl Gatherer {
 
     /// From here on a slot belongs to another backend: counts it from nothing.
     pub fn rebase(&mut self, live_state: &LiveState, slot: BackendSlot) {
+        live_state.backend(slot).reset_connections_max();
         let seen = Seen { last: counted(live_state, slot), total: BackendReading::default() };
         self.slots.insert(slot, seen);
     }
@@ -113,6 +115,8 @@ fn counted(live_state: &LiveState, slot: BackendSlot) -> BackendReading {
         backend.read(&mut sum);
     }
     sum.outstanding = u64::from(live_state.outstanding(slot));
+    let (open, open_max) = live_state.backend(slot).connections();
+    (sum.connections.open, sum.connections.open_max) = (open.into(), open_max.into());
     sum
 }
 

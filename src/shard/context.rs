@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::addr::{BackendSlot, ListenerSlot, LocalSlot, Route, mapped};
+use crate::base::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, mapped};
 use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
 use crate::model::{ClientAddress, Listener, Snapshot};
@@ -17,6 +17,7 @@ use crate::shard::verdict::Verdict;
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::{LiveState, ShardStats};
+use crate::stats::response_code::ResponseCode;
 use crate::wire::answer::AnswerEdns;
 use crate::wire::name;
 use crate::wire::query::Question;
@@ -144,6 +145,18 @@ impl Context {
     pub(crate) fn drop(&self, reason: DropReason) -> Verdict {
         self.stats().dropped(reason).add(1);
         Verdict::Drop(reason)
+    }
+
+    /// Counts an answer to a client, under its response code.
+    #[inline]
+    pub(crate) fn count_answer(&self, client: Client, answer: &[u8]) {
+        let page = self.stats().listener(client.listener, client.connection.is_some());
+        page.stats.answers[ResponseCode::of(answer)].add(1);
+    }
+
+    /// Counts a query that is none, or malformed, and is dropped.
+    pub(crate) fn count_noncompliant(&self, client: Client) {
+        self.stats().listener(client.listener, client.connection.is_some()).stats.noncompliant.add(1);
     }
 
     /// Counts a message of a backend that matches no query.

@@ -46,6 +46,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use crate::base::addr::{
     BackendSlot, Client, ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, Route, SessionSlot,
 };
+use crate::base::narrow::to_u16;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Listener, Snapshot};
@@ -127,7 +128,21 @@ impl Shard {
             lost_queries: Vec::new(),
         };
         shard.adopt(&snapshot);
+        shard.forget_connections_of_predecessor();
         shard
+    }
+
+    /// The connections of a shard that was restarted have ended with it.
+    fn forget_connections_of_predecessor(&self) {
+        let live_state = self.cx.live_state();
+        for backend in (0..live_state.backends_max()).map(|at| BackendSlot(to_u16(at))) {
+            let Some(stats) = self.cx.stats().backend_if_used(backend).map(|b| &b.connections) else {
+                continue;
+            };
+            let left = stats.opened.get().saturating_sub(stats.ended.get());
+            stats.ended.add(left);
+            live_state.backend(backend).disconnected(u32::try_from(left).unwrap_or(u32::MAX));
+        }
     }
 
     /// Begins a batch: sets its time and configuration.
@@ -437,8 +452,10 @@ impl Shard {
 
     /// A backend connection is established.
     pub fn on_backend_open(&mut self, route: Route) {
-        self.connections.backends.opened(route, self.cx.now);
-        self.cx.stats().backend(route.backend).connections.opened.add(1);
+        if self.connections.backends.opened(route, self.cx.now) {
+            self.cx.stats().backend(route.backend).connections.opened.add(1);
+            self.cx.live_state().backend(route.backend).connected();
+        }
     }
 
     /// Its TLS handshake has completed, so it is established.

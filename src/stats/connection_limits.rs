@@ -110,6 +110,8 @@ pub struct ConnectionLimits {
     /// Connections of DNS clients.
     dns: AtomicU32,
     listeners: Box<[AtomicU32]>,
+    /// The most that these were.
+    listeners_max: Box<[AtomicU32]>,
     parts: Box<[Mutex<BTreeMap<ClientIdentity, ClientState>>]>,
     /// Chooses the part of a client, unpredictably: nobody can fill one on purpose.
     hasher: RandomState,
@@ -197,6 +199,7 @@ impl Default for ConnectionLimits {
         Self {
             dns: AtomicU32::new(0),
             listeners: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
+            listeners_max: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
             parts: (0..2 * PARTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::with_seeds(a, b, c, d),
             entries: AtomicUsize::new(0),
@@ -217,6 +220,12 @@ impl ConnectionLimits {
     #[must_use]
     pub fn by_listener(&self, listener: ListenerSlot) -> u32 {
         self.listeners.get(listener.index()).map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// Returns the most connections and flows that a listener has had at a time.
+    #[must_use]
+    pub fn most_by_listener(&self, listener: ListenerSlot) -> u32 {
+        self.listeners_max.get(listener.index()).map_or(0, |count| count.load(Relaxed))
     }
 
     /// Counts a DNS connection of a listener, which may have `max`; 0 is no limit.
@@ -241,11 +250,12 @@ impl ConnectionLimits {
     /// Counts a connection or flow of a relay's listener, which may have `max`; 0 is no limit.
     /// `None` when that is reached.
     pub fn enter_forward(self: &Arc<Self>, listener: ListenerSlot, max: u32) -> Option<ListenerPermit> {
-        try_count(self.listeners.get(listener.index())?, max).then(|| ListenerPermit {
-            connection_limits: Arc::clone(self),
-            listener,
-            dns: false,
-        })
+        let count = self.listeners.get(listener.index())?;
+        if !try_count(count, max) {
+            return None;
+        }
+        self.listeners_max[listener.index()].fetch_max(count.load(Relaxed), Relaxed);
+        Some(ListenerPermit { connection_limits: Arc::clone(self), listener, dns: false })
     }
 
     /// Counts a new connection of a DNS client. `None` when no limit applies.

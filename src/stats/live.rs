@@ -20,9 +20,12 @@ use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, RuleSlot};
 use crate::stats::check_failure::Failure;
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
+use crate::stats::latency_average::{LatencyAverages, LatencyAveragesReading};
 use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
-use crate::stats::registry::{BackendStats, HandshakeReading, HandshakeStats, RuleStats, ShardCounters};
+use crate::stats::registry::{
+    BackendStats, HandshakeReading, HandshakeStats, ListenerReading, ListenerStats, RuleStats, ShardCounters,
+};
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
 /// for.
@@ -120,6 +123,35 @@ impl LiveState {
         sum
     }
 
+    /// Returns what came by a listener in all shards, by UDP or over connections.
+    #[must_use]
+    pub fn listener(&self, slot: ListenerSlot, by_connection: bool) -> ListenerReading {
+        let mut sum = ListenerReading::default();
+        let pages = self.shards.iter().filter_map(|shard| shard.listener_if_any(slot));
+        pages.for_each(|pages| pages[usize::from(by_connection)].stats.read(&mut sum));
+        sum
+    }
+
+    /// Adds the latency averages of a listener in all shards.
+    pub fn latency_averages(
+        &self,
+        slot: ListenerSlot,
+        by_connection: bool,
+        sum: &mut LatencyAveragesReading,
+    ) {
+        let pages = self.shards.iter().filter_map(|shard| shard.listener_if_any(slot));
+        pages.for_each(|pages| pages[usize::from(by_connection)].latency.read(sum));
+    }
+
+    /// Returns the averages of a backend's latency over connections in all shards.
+    #[must_use]
+    pub fn connection_latency(&self, slot: BackendSlot) -> LatencyAveragesReading {
+        let mut sum = LatencyAveragesReading::default();
+        let all = self.shards.iter().filter_map(|shard| shard.connection_latency.get(slot.index())?.get());
+        all.for_each(|latency| latency.read(&mut sum));
+        sum
+    }
+
     /// Returns a number that changes whenever a state, warmth or share is set: shards then rebuild
     /// their tables.
     #[must_use]
@@ -164,6 +196,8 @@ pub struct BackendLive {
     share_ppm: AtomicU32,
     trickle_ppm: AtomicU32,
     checks_failed: [AtomicU64; Failure::ALL.len()],
+    connections: AtomicU32,
+    connections_max: AtomicU32,
 }
 
 impl Default for BackendLive {
@@ -174,6 +208,8 @@ impl Default for BackendLive {
             share_ppm: AtomicU32::new(0),
             trickle_ppm: AtomicU32::new(0),
             checks_failed: Default::default(),
+            connections: AtomicU32::new(0),
+            connections_max: AtomicU32::new(0),
         }
     }
 }
@@ -215,12 +251,43 @@ impl BackendLive {
         std::array::from_fn(|reason| self.checks_failed[reason].load(Relaxed))
     }
 
+    /// Returns its connections at this time, and the most that there were.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        (self.connections.load(Relaxed), self.connections_max.load(Relaxed))
+    }
+
+    /// A shard has made a connection. Once for each connection, so all shards may share the counter.
+    pub fn connected(&self) {
+        let open = self.connections.fetch_add(1, Relaxed).saturating_add(1);
+        self.connections_max.fetch_max(open, Relaxed);
+    }
+
+    /// So many connections of a shard have ended.
+    pub fn disconnected(&self, count: u32) {
+        self.connections.fetch_sub(count, Relaxed);
+    }
+
+    /// From here on it is another backend, whose most connections are those that there are.
+    pub fn reset_connections_max(&self) {
+        self.connections_max.store(self.connections.load(Relaxed), Relaxed);
+    }
+
     /// Sets them; shards do not read them. Only the control thread calls this.
     pub fn set_checks_failed(&self, counts: &[u64; Failure::ALL.len()]) {
         for (failed, count) in self.checks_failed.iter().zip(counts) {
             failed.store(*count, Relaxed);
         }
     }
+}
+
+/// What a shard counts of a listener, by UDP or over connections.
+#[derive(Debug, Default)]
+pub struct ListenerPage {
+    /// Its queries and answers.
+    pub stats: ListenerStats,
+    /// The latency of servers' responses to them.
+    pub latency: LatencyAverages,
 }
 
 /// One shard's page. Aligned so that no two shards write the same cache line (two lines, since
@@ -246,6 +313,8 @@ pub struct ShardStats {
     rules: Box<[OnceLock<Box<[RuleStats]>>]>,
     backends: Box<[OnceLock<Box<BackendStats>>]>,
     handshakes: Box<[OnceLock<Box<HandshakeStats>>]>,
+    listeners: Box<[OnceLock<Box<[ListenerPage; 2]>>]>,
+    connection_latency: Box<[OnceLock<Box<LatencyAverages>>]>,
 }
 
 impl ShardStats {
@@ -263,6 +332,8 @@ impl ShardStats {
             rules: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
             handshakes: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
+            listeners: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
+            connection_latency: (0..backends_max).map(|_| OnceLock::new()).collect(),
         }
     }
 
@@ -276,6 +347,31 @@ impl ShardStats {
     #[must_use]
     pub fn handshakes_if_any(&self, slot: ListenerSlot) -> Option<&HandshakeStats> {
         self.handshakes.get(slot.index())?.get().map(|h| &**h)
+    }
+
+    /// Returns what is counted of a listener's clients, allocated at the first one.
+    #[must_use]
+    #[inline]
+    pub fn listener(&self, slot: ListenerSlot, by_connection: bool) -> &ListenerPage {
+        let pages = self.listeners[slot.index().min(LISTENERS_MAX - 1)].get_or_init(Box::default);
+        &pages[usize::from(by_connection)]
+    }
+
+    /// The same by UDP and over connections, if they were allocated.
+    #[must_use]
+    pub fn listener_if_any(&self, slot: ListenerSlot) -> Option<&[ListenerPage; 2]> {
+        self.listeners.get(slot.index())?.get().map(|pages| &**pages)
+    }
+
+    /// Returns the averages of a backend's latency over connections, allocated at the first response.
+    #[must_use]
+    pub fn connection_latency(&self, slot: BackendSlot) -> &LatencyAverages {
+        self.connection_latency[slot.index()].get_or_init(Box::default)
+    }
+
+    /// Forgets them: the slot gets another backend.
+    pub fn forget_connection_latency(&self, slot: BackendSlot) {
+        self.connection_latency.get(slot.index()).and_then(OnceLock::get).into_iter().for_each(|l| l.reset());
     }
 
     /// The hits of a rule, made room for at its first one; 8 kB for each thousand rules.

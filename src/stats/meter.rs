@@ -252,7 +252,7 @@ impl<R: Reasons> Index<R> for CounterBy<R> {
 impl<R: Reasons> Meter for CounterBy<R> {
     const KIND: Kind = Kind::Counter;
     const REASONS: &'static [(&'static str, &'static str)] = R::LABELS;
-    const LABEL: &'static str = "reason";
+    const LABEL: &'static str = R::WORD;
     type Reading = Counts<R>;
 
     fn since(reading: &Counts<R>, earlier: &Counts<R>) -> Counts<R> {

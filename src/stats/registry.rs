@@ -25,6 +25,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::response_code::{ResponseCode, RuleAnswer};
 use crate::stats::web_refusal::WebRefusal;
 use crate::tls::Reason;
 
@@ -103,7 +104,7 @@ pub struct Metric {
     pub help: &'static str,
     /// Label and sentence of each reason that it is counted by; none where it is one value.
     pub reasons: &'static [(&'static str, &'static str)],
-    /// What those are called, `reason` or `use`; nothing where it is one value.
+    /// What those are called, as `reason` or `use`; nothing where it is one value.
     pub label: &'static str,
 }
 
@@ -273,6 +274,40 @@ registry! {
         max: GaugeBy<Use> = "descriptors-max", Descriptors;
     }
 
+    /// What the kernel counts of UDP and TCP in the process's network namespace, with that of other programs.
+    NetworkReading = "network" [] {
+        /// UDP datagrams over IPv4 that were not delivered, for any reason.
+        udp_in_errors: Counter = "network-udp-in-errors", Errors;
+        /// UDP datagrams over IPv4 to a port that nobody listens on.
+        udp_noport: Counter = "network-udp-noport", Packets;
+        /// UDP datagrams over IPv4 that were dropped because the receive buffer of a socket was full.
+        udp_recvbuf_errors: Counter = "network-udp-recvbuf-errors", Packets;
+        /// UDP datagrams over IPv4 that could not be sent because the send buffer of a socket was full.
+        udp_sndbuf_errors: Counter = "network-udp-sndbuf-errors", Packets;
+        /// UDP datagrams over IPv4 with a wrong checksum.
+        udp_csum_errors: Counter = "network-udp-csum-errors", Packets;
+        /// UDP datagrams over IPv6 that were not delivered, for any reason.
+        udp6_in_errors: Counter = "network-udp6-in-errors", Errors;
+        /// UDP datagrams over IPv6 to a port that nobody listens on.
+        udp6_noport: Counter = "network-udp6-noport", Packets;
+        /// UDP datagrams over IPv6 that were dropped because the receive buffer of a socket was full.
+        udp6_recvbuf_errors: Counter = "network-udp6-recvbuf-errors", Packets;
+        /// UDP datagrams over IPv6 that could not be sent because the send buffer of a socket was full.
+        udp6_sndbuf_errors: Counter = "network-udp6-sndbuf-errors", Packets;
+        /// UDP datagrams over IPv6 with a wrong checksum.
+        udp6_csum_errors: Counter = "network-udp6-csum-errors", Packets;
+        /// Connections that the kernel dropped because the queue of a listening socket was full.
+        tcp_listen_overflows: Counter = "network-tcp-listen-overflows", Connections;
+    }
+
+    /// What the kernel counts of the CPU time of the whole machine.
+    MachineReading = "machine" [] {
+        /// CPU time in which a task waited for a disk, in hundredths of a second over all CPUs.
+        cpu_iowait: Counter = "machine-cpu-iowait", Number;
+        /// CPU time that the hypervisor gave to other machines, in hundredths of a second over all CPUs.
+        cpu_steal: Counter = "machine-cpu-steal", Number;
+    }
+
     /// Connections of clients.
     ClientConnectionReading from ClientConnectionStats = "client-connections" [] {
         /// Connections at this time.
@@ -287,6 +322,20 @@ registry! {
     BackendConnectionReading from BackendConnectionStats = "backend-connections" ["server"] {
         /// Connections that were made.
         opened: Counter = "backend-connections-opened", Connections;
+        /// Those of them that have ended.
+        ended: Counter = "backend-connections-ended", Connections;
+        /// Queries that were sent on those that have ended.
+        ended_queries: Counter = "backend-connections-ended-queries", Queries;
+        /// How long those that have ended were there, all together.
+        ended_ms: Counter = "backend-connections-ended-ms", Milliseconds;
+        /// Queries that were sent on a connection that had carried others before.
+        reused: Counter = "backend-connections-reused", Queries;
+        /// Connections that the server closed or that broke with queries outstanding.
+        died: Counter = "backend-connections-died", Connections;
+        /// Connections at this time.
+        open: GaugeElsewhere = "backend-connections-open", Connections;
+        /// The most connections that there were at a time.
+        open_max: GaugeElsewhere = "backend-connections-open-max", Connections;
         /// Connections that have ended, or were not made, by reason.
         ends: CounterBy<BackendCloseReason> = "backend-connections-end", Connections;
         parts {
@@ -305,6 +354,16 @@ registry! {
         failures: CounterBy<Reason> = "tls-failed", Handshakes;
     }
 
+    /// What came by a listener, by UDP or over connections.
+    ListenerReading from ListenerStats = "listener" ["listener", "protocol"] {
+        /// Queries that were read from its clients.
+        queries: Counter = "listener-queries", Queries;
+        /// Queries that are none, or malformed.
+        noncompliant: Counter = "listener-noncompliant-queries", Queries;
+        /// Answers to its clients, by response code.
+        answers: CounterBy<ResponseCode> = "listener-answers", Responses;
+    }
+
     /// A certificate of a listener or server.
     CertificateReading = "certificate" ["listener or server", "subject"] {
         /// The time until it expires; below 0 when it has expired.
@@ -315,10 +374,16 @@ registry! {
     ShardReading from ShardCounters = "queries" [] {
         /// Queries that were read from clients.
         queries: Counter = "queries", Queries;
+        /// Queries with RD=1.
+        recursive_queries: Counter = "recursive-queries", Queries;
+        /// Queries without a question, answered or dropped.
+        empty_queries: Counter = "empty-queries", Queries;
         /// Responses of servers that were delivered to clients.
         responses: Counter = "responses", Responses;
         /// Answers of dnslob itself.
         self_answered: Counter = "self-answered", Responses;
+        /// Queries that rules answered, by what they answered.
+        rule_answers: CounterBy<RuleAnswer> = "rule-answers", Queries;
         /// Queries that were sent again: to another server, or to the same one by a new connection.
         retries: Counter = "retries", Queries;
         /// Queries whose client waits for an answer.

@@ -77,6 +77,12 @@ impl<'p> Header<'p> {
         self.0[2] & TC != 0
     }
 
+    /// Returns whether RD is set.
+    #[must_use]
+    pub const fn recursion_desired(&self) -> bool {
+        self.0[2] & RD != 0
+    }
+
     /// Returns whether RA is set.
     #[must_use]
     pub const fn recursion_available(&self) -> bool {

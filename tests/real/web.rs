@@ -97,6 +97,19 @@ fn metrics_are_those_of_prometheus_and_of_dnsdist() {
     assert!((sample(&text, &format!("dnsdist_server_queries{server}")) - 500.0).abs() < 0.5);
     assert!((sample(&text, &format!("dnsdist_server_status{server}")) - 1.0).abs() < 0.1);
     assert!((sample(&text, "dnsdist_pool_active_servers{pool=\"_default_\"}") - 1.0).abs() < 0.1);
+    let frontend = |protocol: &str| format!("{{frontend=\"{at}\",proto=\"{protocol}\",thread=\"0\"}}");
+    for (name, count) in [
+        (format!("dnsdist_frontend_queries{}", frontend("UDP")), 500.0),
+        (format!("dnsdist_frontend_responses{}", frontend("UDP")), 500.0),
+        (format!("dnsdist_frontend_queries{}", frontend("TCP")), 0.0),
+        ("dnsdist_frontend_noerror".to_owned(), 500.0),
+        ("dnsdist_responses".to_owned(), 500.0),
+    ] {
+        assert!((sample(&text, &name) - count).abs() < 0.5, "{name} {text}");
+    }
+    let average = sample(&text, "dnsdist_latency_avg100");
+    assert!(average > 0.0 && average < 4e6, "{average}");
+    assert!(sample(&text, "dnsdist_udp_noport_errors") >= 0.0);
     let statistics = page(web, "/jsonstat?command=stats");
     assert!(statistics.contains("\"queries\":500") && statistics.contains("\"acl-drops\":0"), "{statistics}");
     let all = page(web, "/api/v1/servers/localhost");

@@ -5,10 +5,10 @@ use crate::control::stats::text::labelled;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{
-    BackendConnectionReading, BackendReading, CertificateReading, HandshakeReading,
+    BackendConnectionReading, BackendReading, CertificateReading, HandshakeReading, ListenerReading,
 };
 
-/// A line for each server with connections, and for each listener and server with TLS, with the
+/// A line for each listener that was asked, for each server with connections, and for each listener and server with TLS, with the
 /// seconds until its certificates expire at this unix time.
 pub(super) fn dump(
     out: &mut String,
@@ -17,6 +17,15 @@ pub(super) fn dump(
     live_state: &LiveState,
     unix: u64,
 ) {
+    for listener in snapshot.listeners.iter().filter(|l| l.service.relay().is_none()) {
+        for (by_connection, how) in [(false, "by UDP"), (true, "over connections")] {
+            let reading = live_state.listener(listener.slot, by_connection);
+            if reading.queries > 0 {
+                let name = format!("{} {how}", listener.address);
+                labelled(out, &ListenerReading::SET, &name, reading.values());
+            }
+        }
+    }
     let nothing = BackendReading::default();
     let of = |slot| &total.backends.get(&slot).unwrap_or(&nothing).connections;
     for backend in snapshot.backends.iter().flatten() {

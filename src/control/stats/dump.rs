@@ -15,6 +15,8 @@ pub fn text(figures: &Figures) -> String {
     let shards = &total.shards;
     let mut out = String::new();
     lines(&mut out, process.values());
+    figures.network.iter().for_each(|network| lines(&mut out, network.values()));
+    figures.machine.iter().for_each(|machine| lines(&mut out, machine.values()));
     lines(&mut out, shards.clients.values());
     lines(&mut out, figures.descriptors.values());
     lines(&mut out, figures.web.values());
@@ -62,7 +64,8 @@ mod tests {
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
-    use crate::stats::registry::{METRIC_SETS, ProcessReading, WebReading};
+    use crate::stats::registry::{METRIC_SETS, MachineReading, NetworkReading, ProcessReading, WebReading};
+    use crate::stats::response_code::ResponseCode;
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{Reason, ServerSpec, ServerTls};
 
@@ -103,6 +106,8 @@ mod tests {
             snapshot: Arc::new(snapshot.clone()),
             live_state: Arc::clone(live_state),
             web: WebReading::default(),
+            network: Some(NetworkReading { udp_recvbuf_errors: 6, ..NetworkReading::default() }),
+            machine: Some(MachineReading { cpu_steal: 5, ..MachineReading::default() }),
             unix: UNTIL - 60,
         })
     }
@@ -115,6 +120,9 @@ mod tests {
         stats.backend(BACKEND).connections.opened.add(1);
         BackendCloseReason::ALL.iter().for_each(|r| stats.backend(BACKEND).connections.ended(*r).add(1));
         Reason::ALL.iter().for_each(|r| stats.handshakes(LISTENER).failed(*r).add(1));
+        let listener = &stats.listener(LISTENER, true).stats;
+        listener.queries.add(1);
+        ResponseCode::ALL.iter().for_each(|code| listener.answers[*code].add(1));
         let text = dump(&snapshot, &live_state);
         // The line that shows a set with labels, or the heads of a table's columns.
         let line =
@@ -187,12 +195,18 @@ mod tests {
             shard.backend(BACKEND).connections.opened.add(1);
             shard.backend(BACKEND).connections.ended(BackendCloseReason::Idle).add(1);
             shard.rule_hits(RuleSlot(1)).add(4);
+            let listener = &shard.listener(LISTENER, true).stats;
+            listener.queries.add(4);
+            listener.answers[ResponseCode::NoError].add(2);
         }
         live_state.shards()[1].handshakes(LISTENER).done(true);
         let text = dump(&snapshot, &live_state);
         let address = snapshot.listeners.last().expect("a listener").address;
         for line in [
             "query-log-lines-lost 4".to_owned(),
+            "network-udp-recvbuf-errors 6".to_owned(),
+            "machine-cpu-steal 5".to_owned(),
+            format!("listener {address} over connections queries 8 noncompliant-queries 0 noerror 4"),
             "generation 3".to_owned(),
             "queries 1200".to_owned(),
             "drop-timeout 10".to_owned(),
@@ -201,7 +215,7 @@ mod tests {
             "client-connection-end-handshake 4".to_owned(),
             "descriptors-open 12".to_owned(),
             "descriptors-clients 0".to_owned(),
-            "backend-connections \"ns0\" opened 2 idle 2".to_owned(),
+            "backend-connections \"ns0\" opened 2 ended 0 ended-queries 0 ended-ms 0 reused 0 died 0 open 0 open-max 0 idle 2".to_owned(),
             format!("tls listener {address} full 2 resumed 1 not-tls 4"),
             format!("certificate listener {address} dns.example expires-in-s 60"),
             "       0            8  blocked: All -> drop".to_owned(),

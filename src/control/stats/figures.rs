@@ -11,7 +11,7 @@ use crate::model::Snapshot;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
-use crate::stats::registry::{DescriptorReading, ProcessReading, WebReading};
+use crate::stats::registry::{DescriptorReading, MachineReading, NetworkReading, ProcessReading, WebReading};
 
 /// What there is to say of the process at one moment.
 #[derive(Clone, Debug)]
@@ -28,6 +28,10 @@ pub struct Figures {
     pub span: TickDelta,
     /// What the process counts beside its shards.
     pub process: ProcessReading,
+    /// What the kernel counts of its network; none where that cannot be read.
+    pub network: Option<NetworkReading>,
+    /// What the kernel counts of the machine; none where that cannot be read.
+    pub machine: Option<MachineReading>,
     /// Its file descriptors.
     pub descriptors: DescriptorReading,
     /// The web server.

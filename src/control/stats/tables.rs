@@ -6,10 +6,12 @@ use std::fmt::Write;
 use crate::base::printable::Printable;
 use crate::config::functions::policies;
 use crate::control::stats::connections as connection_lines;
+use crate::control::stats::dnsdist;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::servers::{self, aligned};
 use crate::control::stats::text::{self, lines, state_name, with_readings};
 use crate::model::{Backend, Service};
+use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::live::State;
 use crate::stats::meter::Value;
 use crate::stats::registry::{BackendReading, Metric};
@@ -127,9 +129,61 @@ pub(crate) fn listeners(f: &Figures) -> String {
     aligned(&rows)
 }
 
-/// Connections of clients and to servers.
+/// Connections of clients and to servers: of each listener, of each server, and why they ended.
 pub(crate) fn connections(f: &Figures) -> String {
-    let mut out = String::new();
+    let titles = ["Frontend", "Protocol", "Queries", "Answers", "Cur/conn", "Max/conn"];
+    let mut rows = vec![row(titles.map(String::from))];
+    for frontend in dnsdist::frontends(f).iter().filter(|frontend| frontend.by_connection) {
+        rows.push(row([
+            frontend.listener.address.to_string(),
+            frontend.protocol.to_owned(),
+            frontend.reading.queries.to_string(),
+            frontend.responses().to_string(),
+            frontend.connections.0.to_string(),
+            frontend.connections.1.to_string(),
+        ]));
+    }
+    let mut out = aligned(&rows) + "\n";
+    let titles = [
+        "Name",
+        "Address",
+        "Cur/conn",
+        "Max/conn",
+        "New",
+        "Reused",
+        "Refused",
+        "Timeouts",
+        "Died",
+        "AvgQs/conn",
+        "AvgDur",
+        "Latency",
+    ];
+    rows = vec![row(titles.map(String::from))];
+    for (backend, reading) in with_readings(&f.total, &f.snapshot).filter(|(b, _)| !b.target) {
+        let connections = &reading.connections;
+        let ended = connections.ended.max(1) as f64;
+        let timeouts = [
+            BackendCloseReason::ConnectTimeout,
+            BackendCloseReason::Silent,
+            BackendCloseReason::WriteTimeout,
+        ];
+        rows.push(row([
+            backend.name.clone(),
+            backend.address.to_string(),
+            connections.open.to_string(),
+            connections.open_max.to_string(),
+            connections.opened.to_string(),
+            connections.reused.to_string(),
+            connections.ends[BackendCloseReason::Refused].to_string(),
+            timeouts.iter().map(|why| connections.ends[*why]).sum::<u64>().to_string(),
+            connections.died.to_string(),
+            format!("{:.1}", connections.ended_queries as f64 / ended),
+            format!("{:.1}", connections.ended_ms as f64 / ended / 1e3),
+            format!("{:.2}", f.live_state.connection_latency(backend.slot).us(0) / 1e3),
+        ]));
+    }
+    out += &aligned(&rows);
+    out.push('\n');
     lines(&mut out, f.total.shards.clients.values());
     lines(&mut out, f.descriptors.values());
     connection_lines::dump(&mut out, &f.total, &f.snapshot, &f.live_state, f.unix);
@@ -205,11 +259,12 @@ pub(crate) fn latency(f: &Figures) -> String {
 /// read them.
 pub(crate) fn metrics(f: &Figures) -> String {
     let mut all = counters(f);
+    all.extend(NOT_THERE.map(|name| (name.to_owned(), 0.0)));
     all.sort_by(|a, b| a.0.cmp(&b.0));
     let half = all.len().div_ceil(2);
     let mut out = String::new();
     for at in 0..half {
-        let pair = |(name, value): &(String, f64)| format!("{name:<44} {value:>16}");
+        let pair = |(name, value): &(String, f64)| format!("{name:<44} {:>16}", (value * 1e3).round() / 1e3);
         let row: Vec<String> = [at, at + half].iter().filter_map(|at| all.get(*at)).map(pair).collect();
         // Writing into a string does not fail.
         let _ = writeln!(out, "{}", row.join("    "));
@@ -217,7 +272,11 @@ pub(crate) fn metrics(f: &Figures) -> String {
     out
 }
 
-/// The metrics of the whole process that have one value each, by name.
+/// What dnsdist's clients cannot do without, and dnslob has no part that could count.
+const NOT_THERE: [&str; 2] = ["cache-hits", "dyn-blocked"];
+
+/// The metrics of the whole process that have one value each, by name; and behind them dnsdist's
+/// statistics whose names are not among them.
 pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
     let mut out = Vec::new();
     let mut add = |(metric, value): (&'static Metric, Value<'_>)| match value {
@@ -235,10 +294,89 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
         }
     };
     f.process.values().for_each(&mut add);
+    f.network.iter().for_each(|network| network.values().for_each(&mut add));
+    f.machine.iter().for_each(|machine| machine.values().for_each(&mut add));
     f.descriptors.values().for_each(&mut add);
+    f.web.values().for_each(&mut add);
     f.total.shards.values().for_each(&mut add);
     f.total.shards.clients.values().for_each(&mut add);
     f.total.shards.relays.values().for_each(&mut add);
     f.total.latency(&f.snapshot).values().for_each(&mut add);
+    let summary = dnsdist::Summary::new(f);
+    for statistic in dnsdist::STATISTICS {
+        if let Some(value) = statistic.value(&summary)
+            && out.iter().all(|(name, _)| name != statistic.name)
+        {
+            out.push((statistic.name.to_owned(), value));
+        }
+    }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::addr::{BackendSlot, ListenerSlot};
+    use crate::control::fixture;
+    use crate::control::monitor::Monitor;
+    use crate::control::publisher::Feed;
+    use crate::stats::live::LiveState;
+
+    fn figures() -> Figures {
+        let live_state = Arc::new(LiveState::new(2, 1));
+        for shard in live_state.shards() {
+            shard.queries.add(5);
+            shard.recursive_queries.add(4);
+            shard.listener(ListenerSlot(0), true).stats.queries.add(3);
+            let connections = &shard.backend(BackendSlot(0)).connections;
+            connections.opened.add(2);
+            connections.ended.add(1);
+            connections.ended_queries.add(6);
+            connections.ended_ms.add(2_500);
+            live_state.backend(BackendSlot(0)).connected();
+        }
+        let feed = Feed::new(Arc::new(fixture::snapshot(7, &[0], &[0])), live_state);
+        Monitor::new(&feed, Arc::default()).figures()
+    }
+
+    #[test]
+    fn metrics_are_pairs_with_our_names_and_dnsdists() {
+        let text = metrics(&figures());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let pairs: BTreeMap<&str, f64> =
+            words.chunks_exact(2).map(|pair| (pair[0], pair[1].parse().expect("a number"))).collect();
+        assert_eq!(words.len(), 2 * pairs.len(), "each name is there once");
+        for (name, value) in [("queries", 10.0), ("recursive-queries", 8.0), ("rdqueries", 8.0)] {
+            assert!((pairs[name] - value).abs() < 0.1, "{name}");
+        }
+        // What the dashboard of the package dnsdist_console reads.
+        for name in [
+            "queries",
+            "cpu-sys-msec",
+            "cpu-user-msec",
+            "uptime",
+            "acl-drops",
+            "rule-drop",
+            "cache-hits",
+            "dyn-blocked",
+        ] {
+            assert!(pairs.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn connections_are_shown_by_listener_and_by_server() {
+        let text = connections(&figures());
+        let cells = |begin: &str| -> Vec<&str> {
+            let line = text.lines().find(|l| l.starts_with(begin)).unwrap_or_else(|| panic!("{text}"));
+            line.split_whitespace().collect()
+        };
+        assert_eq!(cells("127.0.0.1:5300"), ["127.0.0.1:5300", "TCP", "6", "0", "0", "0"]);
+        let server = cells("ns0");
+        assert_eq!(server[2..], ["2", "2", "4", "0", "0", "0", "0", "6.0", "2.5", "0.00"], "{server:?}");
+        assert!(text.contains("\nclient-connections-opened 0\n"), "{text}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 
-use crate::model::{Backend, Snapshot};
+use crate::model::{Backend, Listener, Snapshot};
 use crate::stats::custom_metrics::{CustomKind, CustomMetric};
 
 /// The type of the page.
@@ -61,6 +61,14 @@ impl Page {
 
     pub(super) fn finish(self) -> String {
         self.out
+    }
+}
+
+/// A listener in labels: several of one address have an interface each.
+pub(super) fn listener_name(listener: &Listener) -> String {
+    match &listener.interface {
+        Some(interface) => format!("{}%{interface}", listener.address),
+        None => listener.address.to_string(),
     }
 }
 

@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
+use crate::control::stats::dnsdist::{self, STATISTICS, Server, Summary, frontends};
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::state_name;
-use crate::control::web::dnsdist::{self, STATISTICS, Server, Summary};
 use crate::model::{Backend, Pool, Snapshot};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -46,7 +46,10 @@ fn policy(snapshot: &Snapshot) -> String {
 pub(super) fn statistics(figures: &Figures) -> Value {
     let summary = Summary::new(figures);
     let mut all: Map<String, Value> =
-        STATISTICS.iter().map(|s| (s.name.to_owned(), number((s.value)(&summary)))).collect();
+        STATISTICS.iter().filter_map(|s| Some((s.name.to_owned(), number(s.value(&summary)?)))).collect();
+    let latency = &summary.latency.latency;
+    all.insert("latency-count".to_owned(), json!(latency.count()));
+    all.insert("latency-sum".to_owned(), json!((latency.sum_ns() / 1_000_000) as u64));
     all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));
     for metric in crate::stats::custom_metrics::all().list().iter().filter(|metric| !metric.labelled) {
         let value = metric.values().first().map_or(0.0, |(_, value)| *value);
@@ -71,23 +74,27 @@ pub(super) fn localhost(figures: &Figures) -> Value {
     let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
     let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
     let pools: Value = pools.map(|(at, one)| pool(figures, at, one)).collect();
-    let listeners = snapshot.listeners.iter().filter_map(|l| Some((l, dnsdist::protocol(&l.service)?)));
-    let frontends: Value = listeners
-        .clone()
+    let listeners = snapshot.listeners.iter().filter(|l| l.service.relay().is_none());
+    let frontends: Value = frontends(figures)
+        .iter()
         .enumerate()
-        .map(|(id, (listener, protocol))| {
+        .map(|(id, frontend)| {
             json!({
                 "id": id,
-                "address": listener.address.to_string(),
-                "udp": listener.service.takes_datagrams(),
-                "tcp": listener.service.takes_connections(),
-                "type": protocol,
-                "protocol": protocol,
-                "tcpCurrentConnections": live.connection_limits().by_listener(listener.slot),
+                "address": frontend.listener.address.to_string(),
+                "udp": !frontend.by_connection,
+                "tcp": frontend.by_connection,
+                "type": frontend.protocol,
+                "protocol": frontend.protocol,
+                "queries": frontend.reading.queries,
+                "responses": frontend.responses(),
+                "nonCompliantQueries": frontend.reading.noncompliant,
+                "tcpCurrentConnections": if frontend.by_connection { frontend.connections.0 } else { 0 },
+                "tcpMaxConcurrentConnections": if frontend.by_connection { frontend.connections.1 } else { 0 },
             })
         })
         .collect();
-    let local: Vec<String> = listeners.map(|(l, _)| l.address.to_string()).collect();
+    let local: Vec<String> = listeners.map(|l| l.address.to_string()).collect();
     let chains = &snapshot.chains;
     let answers = |chain| rules(chain, text::response_action, live);
     json!({
@@ -205,7 +212,12 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
         "reuseds": 0,
         "dropRate": number(s.drop_rate),
         "latency": s.latency_ms,
+        "tcpLatency": s.tcp_latency_ms,
+        "tcpCurrentConnections": s.reading.connections.open,
+        "tcpMaxConcurrentConnections": s.reading.connections.open_max,
         "tcpNewConnections": s.reading.connections.opened,
+        "tcpReusedConnections": s.reading.connections.reused,
+        "tcpDiedReadingResponse": s.reading.connections.died,
         "tlsResumptions": s.reading.connections.handshakes.resumed,
         "healthCheckFailures": s.standing.failed[..5].iter().sum::<u64>(),
         "healthCheckFailuresTimeout": s.standing.failed[0],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::stats::figures::Figures;
-use crate::control::web::exposition::{Labels, Page, labelled_servers};
+use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::check_failure::Failure;
@@ -13,8 +13,8 @@ use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
     BackendConnectionReading, BackendReading, CertificateReading, CheckReading, ClientConnectionReading,
-    DescriptorReading, HandshakeReading, LatencyReading, Metric, ProcessReading, RelayReading, RuleReading,
-    Set, ShardReading, WebReading,
+    DescriptorReading, HandshakeReading, LatencyReading, ListenerReading, MachineReading, Metric,
+    NetworkReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, WebReading,
 };
 
 /// Rules of a chain with a value of their own; the others are added up.
@@ -57,6 +57,10 @@ fn own(page: &mut Page, figures: &Figures) {
     page.sample("dnslob_build_info", &version, 1);
     standard(page, figures);
     rows(page, &ProcessReading::SET, &[(none(), process.values().collect())]);
+    let network: Vec<_> = figures.network.iter().map(|n| (none(), n.values().collect())).collect();
+    rows(page, &NetworkReading::SET, &network);
+    let machine: Vec<_> = figures.machine.iter().map(|m| (none(), m.values().collect())).collect();
+    rows(page, &MachineReading::SET, &machine);
     rows(page, &DescriptorReading::SET, &[(none(), figures.descriptors.values().collect())]);
     rows(page, &WebReading::SET, &[(none(), figures.web.values().collect())]);
     rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
@@ -64,6 +68,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);
     rows(page, &LatencyReading::SET, &[(none(), total.latency(snapshot).values().collect())]);
     servers(page, figures);
+    listeners(page, figures);
     connections(page, figures);
     rows(page, &RuleReading::SET, &rules(snapshot, live_state));
     for metric in custom_metrics::all().list() {
@@ -156,12 +161,28 @@ fn servers(page: &mut Page, figures: &Figures) {
     rows(page, &CheckReading::SET, &readings);
 }
 
+/// The listeners for queries, each by its protocols.
+fn listeners(page: &mut Page, figures: &Figures) {
+    let mut readings = Vec::new();
+    for listener in figures.snapshot.listeners.iter().filter(|l| l.service.relay().is_none()) {
+        let service = &listener.service;
+        let stream = if service.tls().is_some() { "tls" } else { "tcp" };
+        let ways = [("udp", service.takes_datagrams()), (stream, service.takes_connections())];
+        for (at, (protocol, _)) in ways.into_iter().enumerate().filter(|(_, (_, is_there))| *is_there) {
+            let labels = vec![("listener", listener_name(listener)), ("protocol", protocol.to_owned())];
+            readings.push((labels, figures.live_state.listener(listener.slot, at == 1)));
+        }
+    }
+    let readings: Vec<Row<'_>> = readings.iter().map(|(l, r)| (l.clone(), r.values().collect())).collect();
+    rows(page, &ListenerReading::SET, &readings);
+}
+
 /// Handshakes and certificates, of listeners and servers.
 fn connections(page: &mut Page, figures: &Figures) {
     let (mut handshakes, mut certificates) = (Vec::new(), BTreeMap::new());
     let expires = |until: u64| CertificateReading { expires_in_s: until as i64 - figures.unix as i64 };
     for (listener, tls) in figures.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
-        let labels = vec![("listener", listener.address.to_string())];
+        let labels = vec![("listener", listener_name(listener))];
         handshakes.push((labels.clone(), figures.live_state.handshakes(listener.slot)));
         for leaf in tls.certificates() {
             let subject = leaf.names.first().map_or("-", String::as_str);
@@ -246,7 +267,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::addr::{BackendSlot, RuleSlot};
+    use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+    use crate::base::time::TickDelta;
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
@@ -256,6 +278,7 @@ mod tests {
     use crate::rules::matcher::Matcher;
     use crate::stats::drop_reason::DropReason;
     use crate::stats::registry::METRIC_SETS;
+    use crate::stats::response_code::{ResponseCode, RuleAnswer};
 
     pub(crate) fn figures() -> Figures {
         let mut snapshot = fixture::snapshot(3, &[0], &[0, 1]);
@@ -278,6 +301,20 @@ mod tests {
             shard.dropped(DropReason::Timeout).add(2);
             shard.backend(BackendSlot(0)).responses.add(4);
             shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
+            shard.recursive_queries.add(9);
+            shard.rule_answers[RuleAnswer::Refused].add(2);
+            let connections = &shard.backend(BackendSlot(0)).connections;
+            connections.opened.add(3);
+            connections.ended.add(2);
+            connections.ended_queries.add(8);
+            connections.ended_ms.add(3_000);
+            shard.connection_latency(BackendSlot(0)).record(TickDelta::from_ms(7));
+            let [udp, tcp] = [false, true].map(|by| shard.listener(ListenerSlot(0), by));
+            udp.stats.queries.add(5);
+            udp.stats.answers[ResponseCode::NxDomain].add(4);
+            tcp.stats.queries.add(2);
+            tcp.stats.answers[ResponseCode::NoError].add(1);
+            udp.latency.record(TickDelta::from_ms(2));
             for ms in [1, 3, 30, 20_000] {
                 shard.backend(BackendSlot(0)).latency.record(ms * 990_000);
             }
@@ -324,6 +361,42 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");
         }
+    }
+
+    #[test]
+    fn dnsdists_names_have_our_figures() {
+        let figures = figures();
+        let text = dnsdist::page(&figures);
+        let server = format!("{{server=\"ns0\",address=\"{}\"}}", fixture::backend(0).address);
+        let frontend = |protocol: &str| {
+            let address = fixture::listener(0).address;
+            format!("{{frontend=\"{address}\",proto=\"{protocol}\",thread=\"0\"}}")
+        };
+        for line in [
+            "dnsdist_queries 42".to_owned(),
+            "dnsdist_rdqueries 18".to_owned(),
+            "dnsdist_rule_refused 4".to_owned(),
+            "dnsdist_frontend_nxdomain 8".to_owned(),
+            "dnsdist_latency_avg100 2000".to_owned(),
+            "dnsdist_latency_tcp_avg100 0".to_owned(),
+            format!("dnsdist_frontend_queries{} 10", frontend("UDP")),
+            format!("dnsdist_frontend_responses{} 8", frontend("UDP")),
+            format!("dnsdist_frontend_queries{} 4", frontend("TCP")),
+            format!("dnsdist_frontend_responses{} 2", frontend("TCP")),
+            format!("dnsdist_frontend_tcpcurrentconnections{} 0", frontend("TCP")),
+            format!("dnsdist_server_tcpnewconnections{server} 6"),
+            format!("dnsdist_server_tcpavgqueriesperconn{server} 4"),
+            format!("dnsdist_server_tcpavgconnduration{server} 1500"),
+            format!("dnsdist_server_tcplatency{server} 7"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+        assert!(!text.contains("frontend_tcpcurrentconnections{frontend=\"127.0.0.1:0\",proto=\"UDP\""));
+        // What the kernel does not say is left out.
+        assert!(text.contains("\ndnsdist_udp_noport_errors ") && text.contains("\ndnsdist_cpu_steal "));
+        let silent = dnsdist::page(&Figures { network: None, machine: None, ..figures.clone() });
+        assert!(!silent.contains("_udp_") && !silent.contains("_udp6_") && !silent.contains("cpu_steal"));
+        assert!(!page(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
     }
 
     #[test]

@@ -177,6 +177,8 @@ impl BackendConnection {
             route,
             state: if permit.is_some() { State::Connecting } else { State::Waiting },
             opened: now,
+            established: None,
+            queries: 0,
             active: now,
             blocked: None,
             responses: 0,

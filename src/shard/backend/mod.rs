@@ -56,6 +56,10 @@ struct BackendConnection {
     route: Route,
     state: State,
     opened: Tick,
+    /// Since when it is established.
+    established: Option<Tick>,
+    /// Queries that were sent on it.
+    queries: u64,
     /// The last response, or the first query after it was idle.
     active: Tick,
     /// Since when its output waits to be written.
@@ -156,6 +160,10 @@ pub(crate) struct ClosedConnection {
     pub(crate) responses: u64,
     /// A transfer was on it, and had begun to arrive.
     pub(crate) transferring: bool,
+    /// Queries that were sent on it.
+    pub(crate) queries: u64,
+    /// Since when it was established.
+    pub(crate) established: Option<Tick>,
 }
 
 impl BackendConnections {
@@ -203,6 +211,7 @@ impl BackendConnections {
             connection.active = now;
         }
         connection.is_new = false;
+        connection.queries += 1;
         connection.blocked = connection.blocked.or(Some(now));
         self.mark_pending(route);
         true
@@ -288,14 +297,18 @@ impl BackendConnections {
         self.connection(route).is_some_and(|l| l.is_new)
     }
 
-    /// The connection is established.
-    pub(crate) fn opened(&mut self, route: Route, now: Tick) {
-        if let Some(connection) = self.connection_mut(route).filter(|l| l.state == State::Connecting) {
+    /// The connection is established. Returns false when it is not there, or was so before.
+    pub(crate) fn opened(&mut self, route: Route, now: Tick) -> bool {
+        let Some(connection) = self.connection_mut(route) else { return false };
+        let is_first = connection.established.is_none();
+        connection.established.get_or_insert(now);
+        if connection.state == State::Connecting {
             connection.state = State::Open;
             // Its queries could not be written before.
             connection.blocked = connection.blocked.map(|_| now);
             connection.active = now;
         }
+        is_first
     }
 
     /// Takes the connection's frames, to be parsed; to be returned with
@@ -393,7 +406,12 @@ impl BackendConnections {
         {
             backend_state.depth = u32::try_from(connection.responses).unwrap_or(u32::MAX);
         }
-        Some(ClosedConnection { responses: connection.responses, transferring: connection.transfer_started })
+        Some(ClosedConnection {
+            responses: connection.responses,
+            transferring: connection.transfer_started,
+            queries: connection.queries,
+            established: connection.established,
+        })
     }
 
     /// Returns backends to avoid: those that have recently refused a connection, or were silent on

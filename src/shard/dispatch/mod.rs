@@ -171,6 +171,7 @@ impl Dispatcher {
         self.spoofing.forget(slot);
         self.retiring.retain(|s| *s != slot);
         self.attached[slot.index()] = None;
+        cx.stats().forget_connection_latency(slot);
         cx.stats().attached[slot.index()].store(0, Release);
     }
 
@@ -281,6 +282,9 @@ impl Dispatcher {
         stats.responses.add(1);
         if let Some(latency) = latency {
             stats.latency.record(latency.0);
+            if key.route.is_connection() {
+                cx.stats().connection_latency(backend).record(latency);
+            }
         }
         if code == rcode::SERVFAIL {
             stats.servfails.add(1);

@@ -211,6 +211,9 @@ impl Dispatcher {
             let id = connections.backends.id_on_wire(route, key.id, pending.client_id);
             edit::set_id(packet.bytes_mut(), id);
             let alone = self.outstanding.live_on(route) <= 1;
+            if !connections.backends.is_new(route) {
+                cx.stats().backend(route.backend).connections.reused.add(1);
+            }
             if connections.backends.ask(route, packet.bytes(), alone, cx.now) {
                 return Some(Sent::Connection);
             }

@@ -76,6 +76,7 @@ impl Shard {
             Some(header) if header.is_response() => DropReason::QueryIsResponse,
             Some(header) if header.is_truncated() => DropReason::QueryTruncated,
             Some(header) if header.qdcount() == 0 => {
+                cx.stats().empty_queries.add(1);
                 if !cx.snapshot.globals.drop_empty_queries {
                     return Err(own_answer(cx, packet, rcode::NOTIMP));
                 }
@@ -83,6 +84,7 @@ impl Shard {
             }
             Some(header) => match Question::parse(message) {
                 Some(question) => {
+                    cx.stats().recursive_queries.add(u64::from(header.recursion_desired()));
                     let flags = query_state::flags_of(message);
                     let pending = PendingQuery {
                         client: from,
@@ -98,6 +100,9 @@ impl Shard {
                 None => DropReason::QueryMalformed,
             },
         };
+        if !matches!(refused, DropReason::QueryEmpty) {
+            cx.count_noncompliant(from);
+        }
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }

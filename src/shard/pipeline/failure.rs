@@ -181,7 +181,18 @@ impl Shard {
             self.lost_queries = lost_queries;
             return;
         };
-        self.cx.stats().backend(route.backend).connections.ended(why).add(1);
+        let stats = &self.cx.stats().backend(route.backend).connections;
+        stats.ended(why).add(1);
+        if let Some(since) = past.established {
+            stats.ended.add(1);
+            stats.ended_queries.add(past.queries);
+            stats.ended_ms.add(self.cx.now.since(since).0 / 1_000_000);
+            self.cx.live_state().backend(route.backend).disconnected(1);
+        }
+        if matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken) && !lost_queries.is_empty()
+        {
+            stats.died.add(1);
+        }
         let had_served =
             past.responses > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
         let how = if had_served || matches!(why, BackendCloseReason::Done | BackendCloseReason::Idle) {

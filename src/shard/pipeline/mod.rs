@@ -37,6 +37,7 @@ use crate::shard::dispatch::send::Sent;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
+use crate::stats::response_code::RuleAnswer;
 use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
@@ -101,7 +102,9 @@ impl Shard {
     /// Handles a client's query. It is edited into the query for a backend, or into a self-generated
     /// answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
-        self.cx.stats().queries.add(1);
+        let stats = self.cx.stats();
+        stats.queries.add(1);
+        stats.listener(from.listener, from.connection.is_some()).stats.queries.add(1);
         let mut query = match self.admit(from, packet).and_then(|state| self.parse(from, state, packet)) {
             Ok(query) => query,
             Err(outcome) => return self.finish(Ending::of(from), outcome, packet),
@@ -125,6 +128,9 @@ impl Shard {
             (apply::query(context, environment, effects), context.facts)
         });
         query.facts = facts;
+        if decision == Decision::Answered {
+            self.cx.stats().rule_answers[RuleAnswer::of(packet.bytes())].add(1);
+        }
         let Some(state) = &query.state else { return decision };
         query.pending.pool = state.pool;
         if decision == Decision::Forward && !state.original.is_empty() {
@@ -295,6 +301,9 @@ impl Shard {
             return cx.drop(reason);
         }
         self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
+        let client = pending.client;
+        let page = cx.stats().listener(client.listener, client.connection.is_some());
+        page.latency.record(cx.now.since(in_flight.claimed_at));
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent = self.dispatcher.repeat_over_connection(cx, connections, from.backend, pending, packet);
@@ -430,6 +439,7 @@ impl Shard {
         let Some(connection) = client.connection else {
             if delay == TickDelta(0) {
                 counter.add(1);
+                self.cx.count_answer(client, packet.bytes());
                 return verdict;
             }
             if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, packet.bytes()) {
@@ -441,6 +451,7 @@ impl Shard {
             return self.finish_dropped(client, None, DropReason::ClientGone);
         }
         counter.add(1);
+        self.cx.count_answer(client, packet.bytes());
         // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
         // its question is malformed.
         let fits = packet.len() <= MESSAGE_MAX || {
@@ -471,11 +482,17 @@ impl Shard {
 
     /// Emits delayed answers that are due.
     pub(super) fn release_delayed(&mut self, most: usize, out: Out<'_>) {
-        let stats = self.cx.stats();
+        let (cx, stats) = (&self.cx, self.cx.stats());
         self.dispatcher.delayed.release(self.cx.now, most, &mut |verdict, bytes| {
             match verdict {
-                Verdict::Answer(_) => stats.self_answered.add(1),
-                Verdict::Deliver(_) => stats.responses.add(1),
+                Verdict::Answer(client) => {
+                    stats.self_answered.add(1);
+                    cx.count_answer(client, bytes);
+                }
+                Verdict::Deliver(client) => {
+                    stats.responses.add(1);
+                    cx.count_answer(client, bytes);
+                }
                 Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Hold => {}
             }
             out(verdict, bytes);
