@@ -84,6 +84,8 @@
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   registry.rs         every metric: name, kind, unit, help, labels
+//!   top.rs              what can be asked of the traffic: lists, the last queries
+//!   traffic_ring.rs     records of finished queries, from a shard to who counts them
 //!   web_refusal.rs      why the web server refuses connections and requests
 //!
 //! rules/                the compiled rule chains
@@ -150,6 +152,7 @@
 //!   conn_table.rs       connections of one kind by slots with generations: their work, turns, sweep
 //!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
+//!     asked_names.rs      their names, for those that nobody answers
 //!     attempts.rs         to which server, by which route; the second attempt, moving on
 //!     delayed.rs          answers that rules hold back
 //!     key.rs              what an attempt is known by
@@ -167,6 +170,7 @@
 //!     admission.rs        whether a query may be asked, and what it asks
 //!     failure.rs          attempts without a response: the query moves on, or is lost
 //!     rules.rs            the stage of rules: the state that they see and change
+//!     traffic.rs          records of finished queries, for who watches the traffic
 //!     transfer.rs         zone transfers
 //!     unmatched.rs        messages of servers that match no query
 //!   recency.rs          who makes room for a new connection or flow
@@ -265,6 +269,8 @@
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
+//!     traffic.rs          topClients and its like, grepq
+//!     traffic_text.rs     what they print
 //!     web.rs              webserver, setWebserverConfig, hashPassword
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
@@ -314,6 +320,7 @@
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
+//!     traffic.rs          what shows clients and names
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!     web.rs              the web server, and metrics of a configuration
@@ -376,6 +383,11 @@
 //!     text.rs             the line of --stats, the dump of SIGUSR1
 //!   stop.rs             the end of the process: what is finished, and what is cut
 //!   systemd.rs          sd_notify, watchdog, passed sockets
+//!   traffic/            the thread that counts finished queries, and answers questions about them
+//!     pools.rs            names of pools, for records that outlive a configuration
+//!     recent.rs           the last queries, thinned where there are too many
+//!     sketch.rs           heavy hitters in fixed memory
+//!     windows.rs          sketches of spans of time
 //!   view.rs             the running process, for the console's functions
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   web/                metrics, statistics and health over HTTP, on a thread of its own

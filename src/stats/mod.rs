@@ -12,4 +12,6 @@ pub mod live;
 pub mod log_queue;
 pub mod meter;
 pub mod registry;
+pub mod top;
+pub mod traffic_ring;
 pub mod web_refusal;

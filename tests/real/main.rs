@@ -50,4 +50,5 @@ mod signals;
 mod silence;
 mod stop;
 mod tls;
+mod traffic;
 mod web;

@@ -18,6 +18,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, shards.clients.values());
     lines(&mut out, figures.descriptors.values());
     lines(&mut out, figures.web.values());
+    lines(&mut out, figures.traffic.values());
     connections::dump(&mut out, total, snapshot, live_state, figures.unix);
     lines(&mut out, shards.values());
     lines(&mut out, total.latency(snapshot).values());
@@ -62,7 +63,7 @@ mod tests {
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
-    use crate::stats::registry::{METRIC_SETS, ProcessReading, WebReading};
+    use crate::stats::registry::{METRIC_SETS, ProcessReading, TrafficReading, WebReading};
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{Reason, ServerSpec, ServerTls};
 
@@ -103,6 +104,7 @@ mod tests {
             snapshot: Arc::new(snapshot.clone()),
             live_state: Arc::clone(live_state),
             web: WebReading::default(),
+            traffic: TrafficReading::default(),
             unix: UNTIL - 60,
         })
     }
