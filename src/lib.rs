@@ -336,6 +336,7 @@
 //! control/              CONTROL PLANE: one slow thread; may block, lock, allocate
 //!   api/                the dashboard: its page, and what it has remembered
 //!     overview.rs         the figures of this moment as JSON
+//!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
