@@ -35,6 +35,7 @@ use dnslob::shard::messages::{PendingWork, Resumed};
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::stats::live::{LiveState, State};
+use dnslob::stats::traffic_ring::SLOTS;
 use dnslob::wire::header;
 use support::config::{client, configured};
 use support::message::message;
@@ -88,9 +89,18 @@ enum Transport {
     TcpPipelined,
 }
 
+/// The case without records of finished queries.
+const UNWATCHED: &str = "udp-unwatched";
+
 const CASES: &[Case] = &[
     Case {
         name: "udp",
+        text: String::new,
+        query: "1234 RD www.example.com/A OPT=1232",
+        transport: Transport::Udp,
+    },
+    Case {
+        name: UNWATCHED,
         text: String::new,
         query: "1234 RD www.example.com/A OPT=1232",
         transport: Transport::Udp,
@@ -174,6 +184,9 @@ impl World {
         let snapshot = Arc::new(configured(&text, &Slots::default(), 1).snapshot);
         let live_state = Arc::new(LiveState::new(1, 16));
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
+        if case.name != UNWATCHED {
+            live_state.shards()[0].traffic.open(SLOTS);
+        }
         let shard = Shard::new(0, live_state, snapshot.clone(), ShardRng::from_seed(1));
         let mut query = message(case.query);
         if !matches!(case.transport, Transport::Udp) {

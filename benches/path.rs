@@ -19,6 +19,7 @@ use dnslob::base::time::{Tick, TickDelta};
 use dnslob::model::policy::{HashKey, Kind, Policy};
 use dnslob::shard::dispatch::outstanding::{Lookup, Outstanding, PendingQuery, Terms, Waiter};
 use dnslob::shard::verdict::Verdict;
+use dnslob::stats::traffic_ring::SLOTS;
 use dnslob::wire::header;
 use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
@@ -115,25 +116,30 @@ fn path(c: &mut Criterion) {
     let mut group = c.benchmark_group("path");
     group.throughput(Throughput::Elements(BATCH as u64));
     let query_table = [
-        (1, Kind::LeastOutstanding),
-        (4, Kind::LeastOutstanding),
-        (10, Kind::LeastOutstanding),
-        (100, Kind::LeastOutstanding),
-        (4, Kind::RoundRobin),
-        (4, Kind::WHashed),
-        (4, Kind::P2c),
-        (4, Kind::Concentrate),
+        (1, Kind::LeastOutstanding, false),
+        (4, Kind::LeastOutstanding, false),
+        (4, Kind::LeastOutstanding, true),
+        (10, Kind::LeastOutstanding, false),
+        (100, Kind::LeastOutstanding, false),
+        (4, Kind::RoundRobin, false),
+        (4, Kind::WHashed, false),
+        (4, Kind::P2c, false),
+        (4, Kind::Concentrate, false),
     ];
-    for (backends, kind) in query_table {
+    for (backends, kind, watched) in query_table {
         let config = TestConfig { policy: Policy::new(kind), ..TestConfig::new(backends) };
-        let (mut shard, _live_state, snapshot) = config.shard(1);
+        let (mut shard, live_state, snapshot) = config.shard(1);
+        if watched {
+            live_state.shards()[0].traffic.open(SLOTS);
+        }
         let bytes = query();
         let mut buffers = vec![[0_u8; 512]; BATCH];
         let mut routes: Vec<Option<Route>> = vec![None; BATCH];
         let clients: Vec<Client> =
             (0..BATCH).map(|at| client(&format!("127.0.0.1:{}", 4_000 + at))).collect();
         let mut now = Tick(0);
-        group.bench_function(format!("{kind:?}/{backends}"), |b| {
+        let with = if watched { "/watched" } else { "" };
+        group.bench_function(format!("{kind:?}/{backends}{with}"), |b| {
             b.iter(|| {
                 now = now + TickDelta::from_us(160);
                 shard.begin_batch(now, &snapshot);

@@ -86,6 +86,8 @@
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   registry.rs         every metric: name, kind, unit, help, labels
 //!   response_code.rs    the response codes that answers are counted by
+//!   top.rs              what can be asked of the traffic: lists, the last queries
+//!   traffic_ring.rs     records of finished queries, from a shard to who counts them
 //!   web_refusal.rs      why the web server refuses connections and requests
 //!
 //! rules/                the compiled rule chains
@@ -153,6 +155,7 @@
 //!   conn_table.rs       connections of one kind by slots with generations: their work, turns, sweep
 //!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
+//!     asked_names.rs      their names, for those that nobody answers
 //!     attempts.rs         to which server, by which route; the second attempt, moving on
 //!     delayed.rs          answers that rules hold back
 //!     key.rs              what an attempt is known by
@@ -172,6 +175,7 @@
 //!     admission.rs        whether a query may be asked, and what it asks
 //!     failure.rs          attempts without a response: the query moves on, or is lost
 //!     rules.rs            the stage of rules: the state that they see and change
+//!     traffic.rs          records of finished queries, for who watches the traffic
 //!     transfer.rs         zone transfers
 //!     unmatched.rs        messages of servers that match no query
 //!   recency.rs          who makes room for a new connection or flow
@@ -270,6 +274,8 @@
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
+//!     traffic.rs          topClients and its like, grepq
+//!     traffic_text.rs     what they print
 //!     web.rs              webserver, setWebserverConfig, hashPassword
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
@@ -319,6 +325,7 @@
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
+//!     traffic.rs          what shows clients and names
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!     web.rs              the web server, and metrics of a configuration
@@ -334,6 +341,7 @@
 //! control/              CONTROL PLANE: one slow thread; may block, lock, allocate
 //!   api/                the dashboard: its page, and what it has remembered
 //!     overview.rs         the figures of this moment as JSON
+//!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
@@ -382,6 +390,11 @@
 //!     text.rs             the line of --stats, the dump of SIGUSR1
 //!   stop.rs             the end of the process: what is finished, and what is cut
 //!   systemd.rs          sd_notify, watchdog, passed sockets
+//!   traffic/            the thread that counts finished queries, and answers questions about them
+//!     pools.rs            names of pools, for records that outlive a configuration
+//!     recent.rs           the last queries, thinned where there are too many
+//!     sketch.rs           heavy hitters in fixed memory
+//!     windows.rs          sketches of spans of time
 //!   view.rs             the running process, for the console's functions
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   web/                metrics, statistics and health over HTTP, on a thread of its own

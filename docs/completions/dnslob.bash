@@ -89,7 +89,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo console generate help"
+            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --traffic-ring --help --version demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -252,6 +252,10 @@ _dnslob() {
                     return 0
                     ;;
                 --tcp-connections-per-client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --traffic-ring)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

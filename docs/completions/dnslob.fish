@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_dnslob_global_optspecs
-    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog structured-logging= supervised shards= cpus= steer= busy-poll= batch= drain= stats= metrics-prefix= log-format= log-time= log-level-name= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
+    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog structured-logging= supervised shards= cpus= steer= busy-poll= batch= drain= stats= metrics-prefix= log-format= log-time= log-level-name= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict traffic-ring= h/help V/version
 end
 
 function __fish_dnslob_needs_command
@@ -72,6 +72,7 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-recv-timeout -d 'Clos
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-send-timeout -d 'Close a client\'s connection that does not read its answers this long [default: 10000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections -d 'Most concurrent connections of all clients [default: 100000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections-per-client -d 'Most concurrent connections of a client [default: 0]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l traffic-ring -d 'Finished queries that are kept for `grepq` and for lists with conditions, in the whole process, 120 bytes each [default: 65536]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l disable-syslog -d 'Accepted as in dnsdist: nothing is sent to syslog'
 complete -c dnslob -n "__fish_dnslob_needs_command" -l supervised -d 'Accepted as in dnsdist: dnslob always stays in the foreground'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log verbosely'

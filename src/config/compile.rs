@@ -56,6 +56,8 @@ pub struct Boot {
     pub batch_packets: usize,
     /// The number of backend slots.
     pub backends_max: usize,
+    /// Finished queries that are kept; 0 for none.
+    pub traffic_ring: usize,
     /// User to run as.
     pub user: Option<String>,
     /// Group to run as.
@@ -95,6 +97,7 @@ impl Boot {
             busy_poll_us: settings.number(Key::BusyPoll).unwrap_or(0),
             batch_packets: settings.number(Key::Batch).unwrap_or(64) as usize,
             backends_max: settings.number(Key::BackendsMax).unwrap_or(1024) as usize,
+            traffic_ring: settings.number(Key::TrafficRing).unwrap_or(0) as usize,
             user: text(Key::User),
             group: text(Key::Group),
             drain: settings.span(Key::Drain).unwrap_or_default(),

@@ -78,6 +78,7 @@ pub enum Key {
     ConsoleOutput,
     ConsoleConnections,
     ConsoleBindFatal,
+    TrafficRing,
 }
 
 /// One setting.
@@ -397,7 +398,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 64] = [
+pub static SETTINGS: [Setting; 65] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -999,6 +1000,17 @@ pub static SETTINGS: [Setting; 64] = [
         lua: &[set("setConsoleBindFatal")],
         doc: "End when the console cannot listen on its address at the start; otherwise a warning says so.",
         ..LIVE
+    },
+    Setting {
+        key: Key::TrafficRing,
+        name: "traffic-ring",
+        kind: count(0, 1 << 20),
+        default: "65536",
+        lenient: true,
+        doc: "Finished queries that are kept for `grepq` and for lists with conditions, in the whole \
+              process, 120 bytes each; and a fourth of that again for those that failed or were slow. 0 \
+              switches everything off that counts clients and names. In Lua: `setRingBuffersSize`.",
+        ..BASE
     },
 ];
 

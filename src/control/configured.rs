@@ -337,6 +337,7 @@ fn fixed(boot: &Boot, allowed: &[usize]) -> Fixed {
         busy_poll_us: boot.busy_poll_us,
         batch_packets: boot.batch_packets,
         backends_max: boot.backends_max,
+        traffic_ring: boot.traffic_ring,
         identity: Identity { user: boot.user.clone(), group: boot.group.clone() },
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -28,10 +28,11 @@ use crate::control::publisher::Feed;
 use crate::control::rates::Rates;
 use crate::control::stats::figures::{self, Figures};
 use crate::control::stats::text::{Standing, line};
+use crate::control::traffic::Traffic;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
-use crate::stats::registry::{ProcessReading, WebReading, WebStats};
+use crate::stats::registry::{ProcessReading, TrafficReading, WebReading, WebStats};
 use crate::tls;
 
 /// What there is to know of the running process.
@@ -44,6 +45,7 @@ pub struct Monitor {
     web: WebStats,
     started: Tick,
     started_unix: u64,
+    traffic: OnceLock<Traffic>,
     serving: AtomicBool,
     draining: AtomicBool,
 }
@@ -61,6 +63,7 @@ impl Monitor {
             web: WebStats::default(),
             started,
             started_unix: unix_seconds(),
+            traffic: OnceLock::new(),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
@@ -81,6 +84,23 @@ impl Monitor {
     /// What the web server counts; only its thread writes it.
     pub(super) const fn web(&self) -> &WebStats {
         &self.web
+    }
+
+    /// From here on the traffic is counted, by this thread.
+    pub(super) fn watch(&self, traffic: Option<Traffic>) {
+        if let Some(traffic) = traffic {
+            // There is one thread in the life of the process.
+            let _ = self.traffic.set(traffic);
+        }
+    }
+
+    /// Who counts the traffic.
+    ///
+    /// # Errors
+    /// Why nobody does.
+    pub(super) fn traffic(&self) -> Result<&Traffic, String> {
+        let off = || "the traffic is not counted: the setting traffic-ring is 0".to_owned();
+        self.traffic.get().ok_or_else(off)
     }
 
     /// How long the process has run.
@@ -133,6 +153,10 @@ impl Monitor {
         drop(rates);
         let mut web = WebReading::default();
         self.web.read(&mut web);
+        let mut traffic = TrafficReading::default();
+        if let Ok(watched) = self.traffic() {
+            watched.stats().read(&mut traffic);
+        }
         let used = process::usage();
         let own = ProcessReading {
             log_lines_lost: log::error().lost(),
@@ -161,6 +185,7 @@ impl Monitor {
             machine,
             descriptors,
             web,
+            traffic,
             unix,
         }
     }

@@ -91,6 +91,8 @@ pub struct Fixed {
     pub batch_packets: usize,
     /// Backends at a time, including removed ones that finish their queries.
     pub backends_max: usize,
+    /// Finished queries that are kept; 0 for none.
+    pub traffic_ring: usize,
     /// The user and group after the sockets are open.
     pub identity: Identity,
 }

@@ -35,6 +35,9 @@ impl<S: Source> Control<S> {
                 tokio::time::sleep(Duration::from(SOON)).await;
             }
         }
+        if let Ok(traffic) = self.monitor.traffic() {
+            traffic.stop();
+        }
         self.querylog.finish();
         tracing::info!("stopped");
     }

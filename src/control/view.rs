@@ -9,6 +9,7 @@ use crate::lua::front_end::view::{ServerView, Table, View};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::live::{LiveState, State};
+use crate::stats::top::{FoundList, GrepRequest, TopList, TopRequest};
 
 impl View for Monitor {
     fn table(&self, table: Table) -> String {
@@ -23,6 +24,14 @@ impl View for Monitor {
             Table::Latency => tables::latency(&figures),
             Table::Metrics => tables::metrics(&figures),
         }
+    }
+
+    fn top(&self, request: TopRequest) -> Result<TopList, String> {
+        self.traffic()?.top(request)
+    }
+
+    fn grep(&self, request: GrepRequest) -> Result<FoundList, String> {
+        self.traffic()?.grep(request)
     }
 
     fn counters(&self) -> Vec<(String, f64)> {

@@ -26,6 +26,7 @@ use crate::stats::meter::Counter;
 use crate::stats::registry::{
     BackendStats, HandshakeReading, HandshakeStats, ListenerReading, ListenerStats, RuleStats, ShardCounters,
 };
+use crate::stats::traffic_ring::TrafficRing;
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
 /// for.
@@ -309,6 +310,8 @@ pub struct ShardStats {
     pub heartbeat: AtomicU64,
     /// Lines of log actions and of relays that wait to be written.
     pub log_queue: LogQueue,
+    /// Records of finished queries.
+    pub traffic: TrafficRing,
     counters: ShardCounters,
     rules: Box<[OnceLock<Box<[RuleStats]>>]>,
     backends: Box<[OnceLock<Box<BackendStats>>]>,
@@ -328,6 +331,7 @@ impl ShardStats {
             generation: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
             log_queue: LogQueue::default(),
+            traffic: TrafficRing::default(),
             counters: ShardCounters::default(),
             rules: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),

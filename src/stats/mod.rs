@@ -14,4 +14,6 @@ pub mod log_queue;
 pub mod meter;
 pub mod registry;
 pub mod response_code;
+pub mod top;
+pub mod traffic_ring;
 pub mod web_refusal;

@@ -256,6 +256,14 @@ registry! {
         refused: CounterBy<WebRefusal> = "web-refused", Requests;
     }
 
+    /// The traffic that is watched for lists of clients and names.
+    TrafficReading from TrafficStats = "traffic" [] {
+        /// Finished queries that were counted.
+        counted: Counter = "traffic-counted", Queries;
+        /// Finished queries that were overwritten before they could be counted.
+        missed: Counter = "traffic-missed", Queries;
+    }
+
     /// File descriptors.
     DescriptorReading = "descriptors" [] {
         /// Descriptors that are open, as the kernel counts them.

@@ -13,8 +13,8 @@ use crate::config::functions::{
     NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS,
     RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
     SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS,
-    TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS, WEB_OPTIONS,
-    WITHOUT_EFFECT,
+    TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS,
+    WEB_OPTIONS, WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -117,6 +117,7 @@ fn reference() -> String {
     entries(&mut out, "Sets and parameters", "Function", SETS, true);
     entries(&mut out, "The console", "Function", CONSOLE, true);
     entries(&mut out, "The running process", "Function", INSPECTION, true);
+    entries(&mut out, "The traffic", "Function", TRAFFIC_FUNCTIONS, true);
     for (title, methods) in OBJECTS {
         entries(&mut out, title, "Method", *methods, true);
     }

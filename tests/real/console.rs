@@ -16,12 +16,12 @@ use crate::servers::{Kind, Server};
 
 const KEY: &str = "MXNeLFWHUe4363BBKrY06cAsH8NWNb+Se2eXU5+Bb74=";
 
-fn console(at: SocketAddr) -> String {
+pub(crate) fn console(at: SocketAddr) -> String {
     format!("controlSocket(\"{at}\")\nsetKey(\"{KEY}\")\n")
 }
 
 /// Runs our client; returns whether it succeeded, and its output.
-fn ours(at: SocketAddr, command: &str) -> (bool, String) {
+pub(crate) fn ours(at: SocketAddr, command: &str) -> (bool, String) {
     with_key(at, KEY, command)
 }
 
@@ -33,13 +33,13 @@ fn with_key(at: SocketAddr, key: &str, command: &str) -> (bool, String) {
 }
 
 /// Runs a command that must work.
-fn works(at: SocketAddr, command: &str) -> String {
+pub(crate) fn works(at: SocketAddr, command: &str) -> String {
     let (fine, text) = ours(at, command);
     assert!(fine, "{command}: {text}");
     text
 }
 
-fn dig(at: SocketAddr, name: &str) -> String {
+pub(crate) fn dig(at: SocketAddr, name: &str) -> String {
     let host = format!("@{}", at.ip());
     run("dig", &[&host, "-p", &at.port().to_string(), name, "+tries=1", "+timeout=2"]).1
 }

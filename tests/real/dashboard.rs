@@ -45,6 +45,8 @@ fn the_dashboard_follows_what_happens() {
     assert!(page.ends_with("</html>\n"));
     let wrong = fetch(web, "/api/v2/history?range=7");
     assert!(wrong.starts_with("HTTP/1.1 400 "), "{wrong}");
+    let wrong = fetch(web, "/api/v2/top?what=everything");
+    assert!(wrong.starts_with("HTTP/1.1 400 ") && wrong.contains("what is one of clients, "), "{wrong}");
 
     wait_for_overview(web, "\"state\":\"up\"");
     let load = Load::start(Plan { target: at, rate: 500, count: 1_500, patience: Duration::from_secs(4) });
@@ -55,6 +57,17 @@ fn the_dashboard_follows_what_happens() {
             let history = fetch(web, "/api/v2/history?range=300");
             // Each sample is a second, so their sum is the number of queries.
             (1_490.0..1_510.0).contains(&column(&history, "sent").iter().sum::<f64>()).then_some(())
+        },
+    );
+
+    wait_for(
+        || "the lists do not have what was asked".to_owned(),
+        || {
+            let clients = fetch(web, "/api/v2/top?what=clients&window=300&client=127.0.0.0/8");
+            let all = fetch(web, "/api/v2/top?what=clients&window=300");
+            let total =
+                |text: &str| text.contains("\"label\":\"127.0.0.1\"") && text.contains("\"total\":1500");
+            (total(&clients) && total(&all)).then_some(())
         },
     );
 

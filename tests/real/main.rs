@@ -51,4 +51,5 @@ mod signals;
 mod silence;
 mod stop;
 mod tls;
+mod traffic;
 mod web;

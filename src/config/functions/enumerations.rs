@@ -64,6 +64,12 @@ pub(crate) fn qtype(name: &str) -> Option<u16> {
     known.or_else(|| upper.strip_prefix("TYPE")?.parse().ok())
 }
 
+/// Returns the number of a response code, by name in any case.
+pub(crate) fn rcode(name: &str) -> Option<u16> {
+    let upper = name.to_ascii_uppercase();
+    RCODES.iter().find(|(n, _)| *n == upper).map(|(_, number)| *number)
+}
+
 /// Returns the number of a class, by name in any case, or as `CLASS3`.
 pub(crate) fn qclass(name: &str) -> Option<u16> {
     let upper = name.to_ascii_uppercase();

@@ -16,6 +16,7 @@ pub(crate) mod policies;
 pub mod relays;
 pub mod signature;
 mod tls;
+mod traffic;
 mod web;
 
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
@@ -30,6 +31,7 @@ pub use crate::config::functions::relays::{
 };
 use crate::config::functions::signature::Signature;
 pub use crate::config::functions::tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
+pub use crate::config::functions::traffic::TRAFFIC_FUNCTIONS;
 pub use crate::config::functions::web::{METRIC_FUNCTIONS, WEB_FUNCTIONS, WEB_OPTIONS};
 
 /// A function, method or argument.
@@ -279,7 +281,16 @@ pub static LUA_POLICIES: &[Entry] = &[
 /// Returns every function, besides those of the settings, selectors and actions.
 pub fn functions() -> impl Iterator<Item = &'static Entry> {
     let chains = CHAINS.iter().flat_map(|c| c.entries.iter());
-    let others = [CHAIN_EXTRAS, SETS, LUA_POLICIES, CONSOLE, INSPECTION, WEB_FUNCTIONS, METRIC_FUNCTIONS];
+    let others = [
+        CHAIN_EXTRAS,
+        SETS,
+        LUA_POLICIES,
+        CONSOLE,
+        INSPECTION,
+        TRAFFIC_FUNCTIONS,
+        WEB_FUNCTIONS,
+        METRIC_FUNCTIONS,
+    ];
     FUNCTIONS.iter().chain(chains).chain(others.into_iter().flatten())
 }
 

@@ -23,7 +23,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("if not noSuch then noSuch() end", "unknown name \"noSuch\""),
     ("if dnslob then noSuch() end", "unknown name \"noSuch\""),
     ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
-    ("grepq('')", "grepq: the function (console, web server, metrics) is not implemented yet; the console"),
+    (
+        "getQueryCounters('')",
+        "getQueryCounters: the function (console, web server, metrics) is not implemented yet; the console",
+    ),
     (
         "getAddressInfo('a', print)",
         "getAddressInfo: the function (Lua objects and callbacks) is not implemented yet",
@@ -32,7 +35,7 @@ const REFUSED: &[(&str, &str)] = &[
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",
         "addDynBlocks: the function (limits and dynamic blocks) is not",
     ),
-    ("grepq('') grepq('a')", "grepq: the function"),
+    ("getQueryCounters('') getQueryCounters('a')", "getQueryCounters: the function"),
     (
         "require('ffi').C.dnsdist_ffi_no_such(dq)",
         "unknown function of the LuaFFI family \"dnsdist_ffi_no_such\"",
@@ -98,11 +101,11 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "local x = newThing and newThing('a') or 1",
         "local f = newThing or function() end f()",
         "while newThing do newThing() end",
-        "if grepq then grepq('') end",
-        "if not dnslob then grepq('') end",
+        "if getQueryCounters then getQueryCounters('') end",
+        "if not dnslob then getQueryCounters('') end",
         "if dnslob then return 0 else newThing() end",
         "if dnslob == nil then newThing() end",
-        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return grepq('') end)",
+        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return getQueryCounters('') end)",
         "local name = 'noSuch' local t = {noSuch = 1} return t.noSuch, t[name]",
         "local newThing = function() end newThing()",
         "for newThing in function() end do newThing() end",
@@ -124,7 +127,7 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "setfenv(1, setmetatable({}, {__index=_G}))",
     ] {
         assert_eq!(broken(&format!("{before} {}", shard("noSuch()"))), [] as [String; 0], "{before}");
-        assert_eq!(broken(&format!("{before} {}", shard("grepq()"))).len(), 1, "{before}");
+        assert_eq!(broken(&format!("{before} {}", shard("getQueryCounters()"))).len(), 1, "{before}");
     }
     // Code that does not run here.
     let text = format!("if not dnslob then webserver('x') {} end newServer('192.0.2.1')", shard("noSuch()"));

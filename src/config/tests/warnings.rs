@@ -244,7 +244,6 @@ const WARNED: &[(&str, &str)] = &[
     ("hashBy(whashed, 'client', {labels=3})", "hashBy: labels has no effect without key=\"zone\""),
     ("hashBy(whashed, 'zone', {v6=48})", "hashBy: v6 has no effect without key=\"clientPrefix\""),
     ("setMaxTCPClientThreads(10)", "setMaxTCPClientThreads: has no effect: the shards serve"),
-    ("setRingBuffersSize(10000, 10)", "setRingBuffersSize: has no effect: there are no rings"),
     ("setStaleCacheEntriesTTL(60)", "setStaleCacheEntriesTTL: has no effect: there is no packet cache"),
     (
         "addAction(AllRule(), NoRecurseAction())",

@@ -3,6 +3,7 @@
 //! ```text
 //!  web thread ──once a second, feed──► Dashboard ──► GET /api/v2/overview
 //!                                        └ History, Events ──► GET /api/v2/history
+//!  thread that counts the traffic ◄──asks── GET /api/v2/top
 //! ```
 
 #![expect(
@@ -11,6 +12,7 @@
 )]
 
 mod overview;
+pub(super) mod top;
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 

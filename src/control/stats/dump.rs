@@ -20,6 +20,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, shards.clients.values());
     lines(&mut out, figures.descriptors.values());
     lines(&mut out, figures.web.values());
+    lines(&mut out, figures.traffic.values());
     connections::dump(&mut out, total, snapshot, live_state, figures.unix);
     lines(&mut out, shards.values());
     lines(&mut out, total.latency(snapshot).values());
@@ -64,7 +65,9 @@ mod tests {
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
-    use crate::stats::registry::{METRIC_SETS, MachineReading, NetworkReading, ProcessReading, WebReading};
+    use crate::stats::registry::{
+        METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+    };
     use crate::stats::response_code::ResponseCode;
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{Reason, ServerSpec, ServerTls};
@@ -108,6 +111,7 @@ mod tests {
             web: WebReading::default(),
             network: Some(NetworkReading { udp_recvbuf_errors: 6, ..NetworkReading::default() }),
             machine: Some(MachineReading { cpu_steal: 5, ..MachineReading::default() }),
+            traffic: TrafficReading::default(),
             unix: UNTIL - 60,
         })
     }

@@ -11,7 +11,9 @@ use crate::model::Snapshot;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
-use crate::stats::registry::{DescriptorReading, MachineReading, NetworkReading, ProcessReading, WebReading};
+use crate::stats::registry::{
+    DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+};
 
 /// What there is to say of the process at one moment.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct Figures {
     pub descriptors: DescriptorReading,
     /// The web server.
     pub web: WebReading,
+    /// The traffic that is watched.
+    pub traffic: TrafficReading,
     /// Seconds since 1970.
     pub unix: u64,
 }

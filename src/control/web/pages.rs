@@ -11,6 +11,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use crate::config::web::{MetricNames, WebSettings};
+use crate::control::api;
 use crate::control::api::{PAGE, PAGE_POLICY, SharedDashboard, Standing};
 use crate::control::history::Range;
 use crate::control::monitor::Monitor;
@@ -60,6 +61,7 @@ pub(super) fn router(site: Site) -> Router {
         )
         .route("/api/v2/overview", get(overview))
         .route("/api/v2/history", get(history))
+        .route("/api/v2/top", get(top))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
         .with_state(site)
 }
@@ -164,6 +166,18 @@ async fn history(State(site): State<Site>, uri: Uri) -> Response {
         (Some(range), Ok(from)) => answer(&site.dashboard.lock().history(range, from.unwrap_or_default())),
         (None, _) => (StatusCode::BAD_REQUEST, "range is one of 300, 3600, 86400\n").into_response(),
         (_, Err(_)) => (StatusCode::BAD_REQUEST, "from is the number of a sample\n").into_response(),
+    }
+}
+
+async fn top(State(site): State<Site>, uri: Uri) -> Response {
+    let request = match api::top::request(|name| argument(&uri, name)) {
+        Ok(request) => request,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let list = site.monitor.traffic().and_then(|traffic| traffic.top(request.clone()));
+    match list {
+        Ok(list) => answer(&api::top::answer(&request, &list)),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 

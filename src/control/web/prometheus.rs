@@ -14,7 +14,7 @@ use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
     BackendConnectionReading, BackendReading, CertificateReading, CheckReading, ClientConnectionReading,
     DescriptorReading, HandshakeReading, LatencyReading, ListenerReading, MachineReading, Metric,
-    NetworkReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, WebReading,
+    NetworkReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, TrafficReading, WebReading,
 };
 
 /// Rules of a chain with a value of their own; the others are added up.
@@ -63,6 +63,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &MachineReading::SET, &machine);
     rows(page, &DescriptorReading::SET, &[(none(), figures.descriptors.values().collect())]);
     rows(page, &WebReading::SET, &[(none(), figures.web.values().collect())]);
+    rows(page, &TrafficReading::SET, &[(none(), figures.traffic.values().collect())]);
     rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
     rows(page, &ClientConnectionReading::SET, &[(none(), total.shards.clients.values().collect())]);
     rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);

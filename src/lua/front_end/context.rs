@@ -451,7 +451,7 @@ impl Context {
 /// Returns whether a function only reads, by its name.
 fn is_reading(function: &str) -> bool {
     const BEGINNINGS: [&str; 6] = ["show", "get", "top", "dump", "is", "has"];
-    const NAMES: [&str; 5] = ["delta", "help", "reload", "shutdown", "makeKey"];
+    const NAMES: [&str; 6] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey"];
     BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
 }
 

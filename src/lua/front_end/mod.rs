@@ -43,6 +43,8 @@ mod server;
 mod sets;
 mod settings;
 mod tls;
+mod traffic;
+mod traffic_text;
 mod values;
 pub mod view;
 mod web;
@@ -380,6 +382,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     packet::define(lua, context)?;
     console::define(lua, context)?;
     inspect::define(lua, context)?;
+    traffic::define(lua, context)?;
     settings::define(lua, context)?;
     relays::define(lua, context)?;
     tls::define(lua, context)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::ruleset::ChainKey;
+use crate::stats::top::{FoundList, GrepRequest, TopList, TopRequest};
 
 /// A table or text of the running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,18 @@ pub struct ServerView {
 pub trait View: fmt::Debug + Send + Sync {
     /// Returns a table as text.
     fn table(&self, table: Table) -> String;
+
+    /// Returns a list of the most frequent clients, names and so on.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn top(&self, request: TopRequest) -> Result<TopList, String>;
+
+    /// Returns the last queries.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn grep(&self, request: GrepRequest) -> Result<FoundList, String>;
 
     /// Returns the metrics of the whole process that have one value each, by name.
     fn counters(&self) -> Vec<(String, f64)>;

@@ -5,7 +5,7 @@
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Route};
 use crate::base::packet::Packet;
-use crate::base::time::TickDelta;
+use crate::base::time::{Tick, TickDelta};
 use crate::model::Retry;
 use crate::shard::Connections;
 use crate::shard::context::Context;
@@ -82,7 +82,7 @@ impl Dispatcher {
         // Read once: reading back what was just written would wait for its parts.
         let mut entry = pending.waiter.entry();
         if pending.waiter == Waiter::Client(None) && (keeps || may_use_connection) {
-            entry = self.queries.open();
+            entry = self.queries.open(cx.now);
             pending.waiter = Waiter::Client(entry);
             if entry.is_none()
                 && pending.came_by_connection()
@@ -474,9 +474,10 @@ impl Dispatcher {
     /// table is full.
     pub(crate) fn open_entry(
         &mut self,
+        now: Tick,
         state: Box<crate::rules::query_state::QueryState>,
     ) -> Option<EntryId> {
-        let Some(entry) = self.queries.open() else {
+        let Some(entry) = self.queries.open(now) else {
             self.queries.recycle(state);
             return None;
         };

@@ -10,6 +10,7 @@
 //! It does not evaluate rules or read responses: the pipeline decides what happens to a query that
 //! has ended.
 
+mod asked_names;
 pub(crate) mod attempts;
 pub(crate) mod delayed;
 pub mod key;
@@ -29,6 +30,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Snapshot};
 use crate::rules::copies::Copies;
 use crate::shard::context::Context;
+use crate::shard::dispatch::asked_names::AskedNames;
 use crate::shard::dispatch::delayed::DelayedAnswers;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Outstanding, PendingQuery, Queue};
 pub(crate) use crate::shard::dispatch::proxy_header::ConnectionKey;
@@ -51,6 +53,7 @@ pub(crate) struct Dispatcher {
     pub(crate) delayed: DelayedAnswers,
     pub(crate) copies: Copies,
     pub(crate) spoofing: SpoofingWatch,
+    pub(crate) asked_names: AskedNames,
     /// By slot: backends for which this shard has a table (and its engine has sockets).
     attached: Vec<Option<Attached>>,
     /// Attached slots that the snapshot does not have.
@@ -92,6 +95,7 @@ impl Dispatcher {
             delayed: DelayedAnswers::default(),
             copies: Copies::default(),
             spoofing: SpoofingWatch::default(),
+            asked_names: AskedNames::default(),
             attached: Vec::new(),
             retiring: Vec::new(),
             retry_tokens: Vec::new(),

@@ -13,6 +13,7 @@
 
 use crate::base::addr::BackendSlot;
 use crate::base::narrow::to_u16;
+use crate::base::time::Tick;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::key::Key;
 use crate::wire::transfer::Transfer;
@@ -47,6 +48,8 @@ impl EntryId {
 struct Entry {
     generation: u16,
     is_open: bool,
+    /// When the query arrived.
+    arrived: Tick,
     /// The query state, unless it is empty or taken out.
     state: Option<Box<QueryState>>,
     /// The query as it was sent; empty when it is not kept.
@@ -106,9 +109,10 @@ impl QueryTable {
         self.spare.push(state);
     }
 
-    /// Opens an entry without a query state. Returns none when the table is full.
+    /// Opens an entry without a query state, for a query that has arrived at `now`. Returns none when
+    /// the table is full.
     #[inline]
-    pub fn open(&mut self) -> Option<EntryId> {
+    pub fn open(&mut self, now: Tick) -> Option<EntryId> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.entries.len() < ENTRIES_MAX => {
@@ -120,6 +124,7 @@ impl QueryTable {
         let entry = &mut self.entries[usize::from(index)];
         debug_assert!(!entry.is_open, "a free entry is closed");
         entry.is_open = true;
+        entry.arrived = now;
         entry.query.clear();
         entry.attempts = [None; 2];
         entry.retry = false;
@@ -128,6 +133,13 @@ impl QueryTable {
         entry.transfer = None;
         entry.failed = Failed::default();
         Some(EntryId { index, generation: entry.generation })
+    }
+
+    /// Returns when the query arrived.
+    #[must_use]
+    #[inline]
+    pub fn arrived(&self, id: Option<EntryId>) -> Option<Tick> {
+        self.entry(id).map(|e| e.arrived)
     }
 
     #[inline]
@@ -353,7 +365,7 @@ mod tests {
         let mut table = QueryTable::default();
         let mut state = table.new_state();
         assert!(state.tags.set(b"a", b"1"));
-        let first = table.open();
+        let first = table.open(Tick(0));
         assert!(first.is_some() && !table.has_state(first));
         table.put(first, state);
         assert!(table.has_state(first));
@@ -362,7 +374,7 @@ mod tests {
         table.put(first, state);
         table.close(first);
         assert_eq!((table.open_count(), table.spare.len()), (0, 1));
-        let second = table.open();
+        let second = table.open(Tick(0));
         assert_eq!(second.map(|id| id.index), first.map(|id| id.index), "the memory is reused");
         assert!(!table.has_state(second), "another's state is not shown");
         let state = table.new_state();
@@ -374,9 +386,9 @@ mod tests {
     #[test]
     fn id_of_a_closed_entry_is_invalid() {
         let mut table = QueryTable::default();
-        let stale = table.open();
+        let stale = table.open(Tick(0));
         table.close(stale);
-        let live = table.open();
+        let live = table.open(Tick(0));
         table.put(live, Box::default());
         table.keep_query(live, b"kept", true);
         assert!(!table.has_state(stale) && table.query(stale).is_none() && !table.take_retry(stale));
@@ -395,7 +407,7 @@ mod tests {
     #[test]
     fn attempts_are_linked_until_they_end() {
         let mut table = QueryTable::default();
-        let id = table.open();
+        let id = table.open(Tick(0));
         table.attempted(id, key(1), false);
         table.attempted(id, key(2), false);
         assert_eq!(table.ended(id, key(1)), Some(key(2)));
@@ -406,7 +418,7 @@ mod tests {
     fn a_query_of_any_length_is_kept_and_retried_once() {
         let mut table = QueryTable::default();
         for len in [40, QUERY_BYTES_SHORT + 1, 4_096] {
-            let id = table.open();
+            let id = table.open(Tick(0));
             assert!(table.keep_query(id, &vec![7; len], true));
             assert_eq!(table.query(id).map(<[u8]>::len), Some(len));
             assert!(table.take_retry(id) && !table.take_retry(id));
@@ -421,12 +433,12 @@ mod tests {
         let long = vec![7; 65_535];
         let kept = (0..1_000)
             .filter(|_| {
-                let id = table.open();
+                let id = table.open(Tick(0));
                 table.keep_query(id, &long, true)
             })
             .count();
         assert_eq!(kept, LONG_BYTES_MAX / 65_535);
-        let id = table.open();
+        let id = table.open(Tick(0));
         assert!(!table.keep_query(id, &[7; QUERY_BYTES_SHORT + 1], true));
         assert!(table.query(id).is_none() && !table.take_retry(id));
         assert!(table.keep_query(id, &[7; QUERY_BYTES_SHORT], true), "short ones are not counted");
@@ -435,7 +447,7 @@ mod tests {
     #[test]
     fn table_is_bounded() {
         let mut table = QueryTable::default();
-        assert!((0..ENTRIES_MAX).all(|_| table.open().is_some()));
-        assert_eq!(table.open(), None);
+        assert!((0..ENTRIES_MAX).all(|_| table.open(Tick(0)).is_some()));
+        assert_eq!(table.open(Tick(0)), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Attempts that ended without a response: the query continues on another server, or is lost.
 
-use crate::base::addr::Route;
+use crate::base::addr::{BackendSlot, Route};
 use crate::base::packet::Packet;
 use crate::rules::apply;
 use crate::rules::apply::ResponseDecision;
@@ -112,7 +112,7 @@ impl Shard {
         if route.is_connection() && backends.is_transferring(route) {
             // A zone transfer cannot be continued by another one.
             backends.end(route, BackendCloseReason::Silent);
-            return self.finish_disconnected(&in_flight.pending, true);
+            return self.finish_disconnected(route.backend, in_flight, true);
         }
         if route.is_connection() && backends.is_transfer(route) {
             // Nobody waits for what might still arrive on it.
@@ -144,7 +144,9 @@ impl Shard {
         let entry = pending.waiter.entry();
         let kept =
             self.dispatcher.queries.query(entry).filter(|_| !self.cx.snapshot.chains.timeout.is_empty());
-        let Some(kept) = kept else { return self.finish_lost(&pending, DropReason::Timeout) };
+        let Some(kept) = kept else {
+            return self.finish_lost(key.route.backend, in_flight, DropReason::Timeout);
+        };
         let mut packet = scratch.load(kept);
         let mut query = self.restore_query(in_flight, &packet);
         let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
@@ -157,7 +159,7 @@ impl Shard {
                 Outcome::Dropped(DropReason::Timeout)
             }
         };
-        self.finish_into(query, outcome, &mut packet, out);
+        self.finish_into(query, key.route.backend, in_flight, outcome, &mut packet, out);
     }
 
     /// A backend connection is closed: by the server, because it failed, or as requested (`why` is
@@ -222,7 +224,7 @@ impl Shard {
                         continue;
                     }
                     if is_cut || self.has_left(&pending) {
-                        self.finish_disconnected(&pending, is_cut);
+                        self.finish_disconnected(route.backend, &in_flight, is_cut);
                     } else if !self.move_on(key, &pending, how, &mut scratch, out) {
                         match how {
                             // It is lost as those are whose own time was up.
@@ -231,7 +233,7 @@ impl Shard {
                             | AttemptEnd::Closed
                             | AttemptEnd::Unanswered
                             | AttemptEnd::Unserved => {
-                                self.finish_failed(&in_flight, why, &mut scratch, out);
+                                self.finish_failed(route.backend, &in_flight, why, &mut scratch, out);
                             }
                         }
                     }
@@ -245,6 +247,7 @@ impl Shard {
     /// if that is configured for a pool without a server.
     fn finish_failed(
         &mut self,
+        backend: BackendSlot,
         in_flight: &InFlight,
         why: BackendCloseReason,
         scratch: &mut Scratch,
@@ -252,21 +255,30 @@ impl Shard {
     ) {
         let pending = in_flight.pending;
         if why == BackendCloseReason::Descriptors {
-            return self.finish_lost(&pending, DropReason::Descriptors);
+            return self.finish_lost(backend, in_flight, DropReason::Descriptors);
         }
         let wanted = self.cx.snapshot.globals.servfail_when_no_server;
         let kept = self.dispatcher.queries.query(pending.waiter.entry()).filter(|_| wanted);
-        let Some(kept) = kept else { return self.finish_disconnected(&pending, false) };
+        let Some(kept) = kept else { return self.finish_disconnected(backend, in_flight, false) };
         let mut packet = scratch.load(kept);
         edit::set_id(packet.bytes_mut(), pending.client_id);
         let mut query = self.restore_query(in_flight, &packet);
         let outcome = self.no_server(&mut query, &mut packet);
-        self.finish_into(query, outcome, &mut packet, out);
+        self.finish_into(query, backend, in_flight, outcome, &mut packet, out);
     }
 
-    /// Finishes a query, and emits what has become of its packet.
-    fn finish_into(&mut self, query: Query, outcome: Outcome, packet: &mut Packet<'_>, out: Out<'_>) {
-        let ending = Ending { state: query.state, ..Ending::of_pending(&query.pending) };
+    /// Finishes a query whose last attempt was on `backend`, and emits what has become of its packet.
+    fn finish_into(
+        &mut self,
+        query: Query,
+        backend: BackendSlot,
+        in_flight: &InFlight,
+        outcome: Outcome,
+        packet: &mut Packet<'_>,
+        out: Out<'_>,
+    ) {
+        let attempt = Ending::of_attempt(&query.pending, backend, in_flight.claimed_at);
+        let ending = Ending { state: query.state, ..attempt };
         match self.finish(ending, outcome, packet) {
             Verdict::Drop(_) | Verdict::Hold => {}
             verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
@@ -277,13 +289,14 @@ impl Shard {
 
     /// Ends a query whose connection has ended; `is_cut`: in the middle of a zone transfer, with
     /// which the client connection ends.
-    pub(super) fn finish_disconnected(&mut self, pending: &PendingQuery, is_cut: bool) {
+    pub(super) fn finish_disconnected(&mut self, backend: BackendSlot, in_flight: &InFlight, is_cut: bool) {
+        let pending = &in_flight.pending;
         let has_left = self.has_left(pending);
         if let Some(connection) = pending.client.connection.filter(|_| is_cut) {
             self.connections.clients.end(connection, ClientCloseReason::Transfer);
         }
         let reason = if has_left { DropReason::ClientGone } else { DropReason::BackendConnectionFailed };
-        self.finish_lost(pending, reason);
+        self.finish_lost(backend, in_flight, reason);
     }
 
     /// Returns whether the query's client has closed its connection.
@@ -292,7 +305,8 @@ impl Shard {
     }
 
     /// Ends a query without an answer and without a packet.
-    pub(super) fn finish_lost(&mut self, pending: &PendingQuery, reason: DropReason) {
-        self.finish(Ending::of_pending(pending), Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
+    fn finish_lost(&mut self, backend: BackendSlot, in_flight: &InFlight, reason: DropReason) {
+        let ending = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
+        self.finish(ending, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
     }
 }

@@ -14,13 +14,14 @@
 mod admission;
 mod failure;
 mod rules;
+mod traffic;
 mod transfer;
 mod unmatched;
 
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Client, PoolSlot, Route};
 use crate::base::packet::Packet;
-use crate::base::time::TickDelta;
+use crate::base::time::{Tick, TickDelta};
 use crate::model::policy::Kind;
 use crate::rules::apply;
 use crate::rules::apply::{Decision, ResponseDecision};
@@ -34,10 +35,12 @@ use crate::shard::dispatch::attempts::DATAGRAM_MAX;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::dispatch::send::Sent;
+use crate::shard::pipeline::traffic::Asked;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::response_code::RuleAnswer;
+use crate::stats::traffic_ring::End;
 use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
@@ -84,17 +87,24 @@ struct Ending {
     limit: Option<usize>,
     /// The block that a server has padded its response to.
     block: Option<Block>,
+    asked: Asked,
 }
 
 impl Ending {
     /// The end of a query without an entry and a state.
-    const fn of(client: Client) -> Self {
-        Self { client, entry: None, state: None, limit: None, block: None }
+    fn of(client: Client) -> Self {
+        Self { client, entry: None, state: None, limit: None, block: None, asked: Asked::default() }
+    }
+
+    /// The end of a query that a server was asked at a time.
+    fn of_attempt(pending: &PendingQuery, backend: BackendSlot, at: Tick) -> Self {
+        Self { asked: Asked::of(pending).by(backend, at), ..Self::of_pending(pending) }
     }
 
     /// The end of a query that has claimed a slot.
     const fn of_pending(pending: &PendingQuery) -> Self {
-        Self { client: pending.client, entry: pending.waiter.entry(), state: None, limit: None, block: None }
+        let (client, entry, asked) = (pending.client, pending.waiter.entry(), Asked::of(pending));
+        Self { client, entry, state: None, limit: None, block: None, asked }
     }
 }
 
@@ -152,7 +162,7 @@ impl Shard {
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
                 let limit = (!query.pending.came_by_connection() && (needs.grows || state.may_grow()))
                     .then(|| datagram_limit(&state, packet));
-                match self.dispatcher.open_entry(state) {
+                match self.dispatcher.open_entry(self.cx.now, state) {
                     Some(entry) => {
                         query.pending.waiter = Waiter::Client(Some(entry));
                         if let Some(limit) = limit {
@@ -165,6 +175,7 @@ impl Shard {
                 self.dispatcher.queries.recycle(state);
             }
         }
+        self.remember_name(query, packet);
         let (cx, connections) = (&mut self.cx, &mut self.connections);
         match self.dispatcher.dispatch(cx, connections, backend, &mut query.pending, packet) {
             Ok(sent) => Outcome::Sent(sent),
@@ -317,7 +328,8 @@ impl Shard {
         // A client that sent a datagram may not be able to take what a connection can carry.
         let limit = (from.is_connection() && pending.client.connection.is_none())
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
-        let ending = Ending { limit, block, ..Ending::of_pending(pending) };
+        let attempt = Ending::of_attempt(pending, from.backend, in_flight.claimed_at);
+        let ending = Ending { limit, block, ..attempt };
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
@@ -420,21 +432,29 @@ impl Shard {
     /// closes its entry. An answer for a client connection is written to it; any other one leaves
     /// by the verdict, at once or delayed.
     fn finish(&mut self, ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
-        let Ending { client, entry, state, limit, block } = ending;
+        let Ending { client, entry, state, limit, block, asked } = ending;
         let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
+        let proxied = state.as_ref().and_then(|s| s.proxied).map(|p| p.source);
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }
         let (verdict, counter) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
             Outcome::Sent(Sent::Connection) => return Verdict::Hold,
-            Outcome::Dropped(reason) => return self.finish_dropped(client, entry, reason),
+            Outcome::Dropped(reason) => {
+                self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
+                return self.finish_dropped(client, entry, reason);
+            }
             Outcome::Responded if (limit.is_some() || block.is_some()) && !fit(packet, limit, block) => {
+                let end = End::Dropped(DropReason::AnswerTooLong);
+                self.record(client, proxied, entry, asked, end, packet);
                 return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
             }
             Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses),
             Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered),
         };
+        let end = if outcome == Outcome::Answered { End::OwnAnswer } else { End::Response };
+        self.record(client, proxied, entry, asked, end, packet);
         self.dispatcher.queries.close(entry);
         let Some(connection) = client.connection else {
             if delay == TickDelta(0) {

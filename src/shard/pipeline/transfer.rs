@@ -59,14 +59,16 @@ impl Shard {
         self.connections.backends.end(route, BackendCloseReason::Done);
         let ResponseDecision::Drop(reason) = decision else {
             // With all messages, or with SERVFAIL in place of one: a zone without it is useless.
-            let ending = Ending { block, ..Ending::of_pending(&pending) };
+            let attempt = Ending::of_attempt(&pending, route.backend, in_flight.claimed_at);
+            let ending = Ending { block, ..attempt };
             return self.finish(ending, Outcome::Responded, packet);
         };
         // A zone with a missing message is useless.
         if let Some(connection) = pending.client.connection {
             self.connections.clients.end(connection, ClientCloseReason::Transfer);
         }
-        self.finish(Ending::of_pending(&pending), Outcome::Dropped(reason), packet)
+        let ending = Ending::of_attempt(&pending, route.backend, in_flight.claimed_at);
+        self.finish(ending, Outcome::Dropped(reason), packet)
     }
 
     /// Evaluates the rules on a message of a zone transfer, and undoes what they have done to its

@@ -1,11 +1,16 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::base::addr::{ListenerSlot, PoolSlot, mapped};
+use crate::base::time::Tick;
 use crate::config::ruleset::ChainKey;
 use crate::config::tests::good;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::view::{ServerView, Table, View};
 use crate::rules::names::Names;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::top::{Filter, Found, FoundList, GrepRequest, TopList, TopRequest, TopRow};
+use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
 /// A process with one server and some hits.
 #[derive(Debug)]
@@ -18,6 +23,43 @@ impl View for Process {
 
     fn counters(&self) -> Vec<(String, f64)> {
         vec![("queries".to_owned(), 3.0), ("drop-acl".to_owned(), 0.0)]
+    }
+
+    fn top(&self, request: TopRequest) -> Result<TopList, String> {
+        if request.rows == 13 {
+            return Err("nobody counts".to_owned());
+        }
+        let TopRequest { by, only, bytes, window_s, filter, rows } = request;
+        let row = |label: String, count, error| TopRow { label, count, error };
+        let asked = format!("{by:?} {only:?} {bytes} {window_s} {rows}");
+        let rows = vec![row(asked, 60, 0), row(format!("{filter:?}"), 30, 2)];
+        let window_s = window_s.into();
+        Ok(TopList { rows, total: 100, unlisted_max: Some(5), window_s, share: 1.0, ..TopList::default() })
+    }
+
+    fn grep(&self, request: GrepRequest) -> Result<FoundList, String> {
+        let finished = Finished {
+            at: Tick(0),
+            ip: mapped([192, 0, 2, 7].into()),
+            port: 5_353,
+            id: 4_711,
+            by_connection: false,
+            listener: ListenerSlot(0),
+            backend: None,
+            pool: PoolSlot(0),
+            end: End::Response,
+            qtype: 28,
+            flags: [0x85, 0x83],
+            latency_us: 175_640,
+            answer_bytes: 99,
+        };
+        let record = Record { finished, qname: ShortName::new(b"\x03www\x07example\0") };
+        let server = "192.0.2.1:53".to_owned();
+        let shown = Found { record, ago_us: 11_900_000, protocol: "DoUDP", server, pool: String::new() };
+        let timeout = Finished { end: End::Dropped(DropReason::Timeout), ..finished };
+        let lost = Found { record: Record { finished: timeout, qname: ShortName::UNKNOWN }, ..shown.clone() };
+        let found = if request.filter.is_empty() { vec![shown, lost] } else { vec![shown] };
+        Ok(FoundList { found, share: 0.5, window_s: 60.0 })
     }
 
     fn servers(&self) -> HashMap<String, ServerView> {
@@ -103,6 +145,69 @@ fn replies_are_what_was_printed_and_returned() {
     }
     let long = console.reply("for n = 1, 1000 do print(n) end");
     assert!(long.len() <= 1_000 && long.ends_with("(cut after 1000 bytes: setConsoleOutputMaxMsgSize)\n"));
+}
+
+#[test]
+fn the_traffic_is_shown_in_columns() {
+    let console = Console::new("");
+    let all = Filter::default();
+    for (command, asked) in [
+        ("topClients()", "Client All false 60 10"),
+        ("topClients(3, {window=900})", "Client All false 900 3"),
+        ("topBandwidth(5)", "Client All true 60 5"),
+        ("topQueries(20, 2)", "Name(2) All false 60 20"),
+        ("topQueries(20, {window=1})", "Name(0) All false 1 20"),
+        ("topQueries(20, nil, {window=1})", "Name(0) All false 1 20"),
+        ("topResponses(10, 2)", "Name(0) Rcode(2) false 60 10"),
+        ("topResponses(10, DNSRCode.NXDOMAIN, 2)", "Name(2) Rcode(3) false 60 10"),
+        ("topResponses()", "Name(0) Rcode(0) false 60 10"),
+        ("topSlow()", "Name(0) SlowerThan(2000) false 60 10"),
+        ("topSlow(10, 100, 1)", "Name(1) SlowerThan(100) false 60 10"),
+        ("topTimeouts(10)", "Name(0) Timeouts false 60 10"),
+        ("top('servfail-clients', 4, {window=5})", "Client Rcode(2) false 5 4"),
+        ("topClients(1000000)", "Client All false 60 1000"),
+    ] {
+        let reply = console.reply(command);
+        let lines: Vec<&str> = reply.lines().collect();
+        let width = format!("{all:?}").len();
+        let first = format!("   1  {asked:<width$}   60 60.0%");
+        let rest = format!("   3  {:<width$}   10 10.0%", "Rest");
+        assert_eq!((lines[0], lines[2]), (first.as_str(), rest.as_str()), "{command}");
+        assert!(lines[1].ends_with("   30 30.0%  -2"), "{command}: {reply}");
+        assert!(lines[3].starts_with("# last ") && lines[3].ends_with("what is not listed has 5 at most"));
+    }
+    let narrowed = "topClients(1, {pool='p', server='s', client='192.0.2.0/24', name='Example.com', \
+                    rcode='servfail', type='AAAA', slower='1.5ms'})";
+    let reply = console.reply(narrowed);
+    for part in [
+        "pool: Some(\"p\")",
+        "server: Some(\"s\")",
+        "names: [[7, 101, 120,",
+        "rcode: Some(2)",
+        "qtype: Some(28)",
+        "latency_us_min: Some(1500)",
+    ] {
+        assert!(reply.contains(part), "{part} in {reply}");
+    }
+    assert!(console.reply("getTopQueries(1)[3][1]").starts_with("Rest"));
+    let found = console.reply("grepq({'192.0.2.0/24', 'example', '100ms'}, 5)");
+    let lines: Vec<Vec<&str>> = found.lines().map(|line| line.split_whitespace().collect()).collect();
+    let columns =
+        ["Time", "Client", "Protocol", "Server", "ID", "Name", "Type", "Lat.", "TC", "RD", "AA", "Rcode"];
+    assert_eq!(lines[0], columns);
+    let values =
+        ["-11.9", "192.0.2.7:5353", "DoUDP", "192.0.2.1:53", "4711", "www.example.", "AAAA", "175.6", "RD"];
+    assert_eq!(lines[1][..9], values);
+    assert_eq!(lines[1][9..], ["AA", "NXDOMAIN"]);
+    assert_eq!(console.reply("#getRingEntries()"), "2\n");
+    assert_eq!(console.reply("getRingEntries()[2].ended"), "T.O\n");
+    assert_eq!(console.reply("getRespRing()[1].rcode .. ' ' .. #getRespRing()"), "3 1\n");
+    assert!(console.error("topClients(13)").contains("nobody counts"));
+    assert!(console.error("topClients(1, {window=901})").contains("a whole number from 1 to 900"));
+    assert!(console.reply("topClients(1, {nam='x'})").contains("Warning: command"), "as in the file");
+    assert!(console.error("top('x')").contains("one of clients, "));
+    assert!(console.error("topResponses(1, 'x')").contains("a response code"));
+    assert!(console.error("grepq('..')").contains("a network, a name"));
 }
 
 #[test]
@@ -236,7 +341,7 @@ fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named()
     let console = Console::new("");
     assert_eq!(console.reply("print = nil"), "");
     assert_eq!(console.reply("showServers()"), "Servers\n");
-    let error = console.error("grepq('x')");
+    let error = console.error("getQueryCounters('x')");
     assert!(error.contains("it is not implemented yet"), "{error}");
     let error = console.error("addAction(AllRule(), DropAction()) reload()");
     assert!(error.contains("one or the other"), "{error}");

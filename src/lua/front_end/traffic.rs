@@ -1,0 +1,272 @@
+//! The functions that show clients, names and the last queries.
+
+use mlua::{Lua, Value};
+
+use crate::config::error::{Fault, Sited};
+use crate::config::functions::enumerations;
+use crate::config::options;
+use crate::config::options::{Key, Kind};
+use crate::lua::front_end::argument::{named, number, switch, text, whole, wrong};
+use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::context::{Call, Context, entry};
+use crate::lua::front_end::values::{POOL, code};
+use crate::lua::front_end::{nearest, traffic_text};
+use crate::stats::top::{
+    By, Filter, Found, GrepRequest, LISTS, Only, ROWS_MAX, TopList, TopRequest, WINDOW_MAX,
+};
+use crate::stats::traffic_ring::End;
+use crate::wire::codes::type_name;
+use crate::wire::name;
+
+/// Most labels of a name.
+const LABELS_MAX: u8 = 127;
+/// The longest latency that can be asked for, milliseconds.
+const LATENCY_MS_MAX: u32 = 3_600_000;
+/// Entries of the ring that functions return if nothing else is said.
+const CONDITION: &str = "a network, a name, or a latency as \"100ms\"";
+const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
+const NAME: &str = "a name, as \"example.com\"";
+const RCODE: &str = "a response code, as DNSRCode.SERVFAIL or \"SERVFAIL\"";
+const TYPE: &str = "a type, as DNSQType.AAAA or \"AAAA\"";
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define_printing(lua, entry("topClients")?, |call, a| {
+        top(call, a, 1, TopRequest::new(By::Client, Only::All, rows(a, 0)?))
+    })?;
+    context.define_printing(lua, entry("topBandwidth")?, |call, a| {
+        let request = TopRequest { bytes: true, ..TopRequest::new(By::Client, Only::All, rows(a, 0)?) };
+        top(call, a, 1, request)
+    })?;
+    context.define_printing(lua, entry("topQueries")?, |call, a| by_name(call, a, 1, Only::All))?;
+    context.define_printing(lua, entry("topTimeouts")?, |call, a| by_name(call, a, 1, Only::Timeouts))?;
+    context.define_printing(lua, entry("topResponses")?, |call, a| {
+        let rcode = rcode(a.what(1), &a.value(1))?;
+        by_name(call, a, 2, Only::Rcode(rcode))
+    })?;
+    context.define_printing(lua, entry("topSlow")?, |call, a| {
+        let limit = a.whole(1, LATENCY_MS_MAX)?;
+        by_name(call, a, 2, Only::SlowerThan(limit))
+    })?;
+    context.define_printing(lua, entry("top")?, |call, a| {
+        let expected = || format!("one of {}", LISTS.join(", "));
+        let what = a.text(0, &expected())?;
+        let request = TopRequest::named(&what, rows(a, 1)?).ok_or_else(|| a.wrong(0, expected()))?;
+        top(call, a, 2, request)
+    })?;
+    context.define(lua, "getTopQueries", returned_top_queries)?;
+    context.define_printing(lua, entry("grepq")?, grepq)?;
+    define_ring(lua, context)
+}
+
+fn define_ring(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "getRingEntries", |call, a| {
+        let list = call.lua.create_table()?;
+        for found in last(call, a)? {
+            list.raw_push(ring_entry(call.lua, &found)?)?;
+        }
+        Ok(Value::Table(list))
+    })?;
+    context.define(lua, "getRespRing", |call, a| {
+        let list = call.lua.create_table()?;
+        for found in last(call, a)? {
+            let Some(rcode) = found.record.finished.rcode() else { continue };
+            let one = call.lua.create_table()?;
+            one.raw_set("qname", found.record.qname.dotted())?;
+            one.raw_set("rcode", rcode)?;
+            list.raw_push(one)?;
+        }
+        Ok(Value::Table(list))
+    })?;
+    context.define(lua, "setRingBuffersSize", |call, a| {
+        let Kind::Number { min, max, .. } = options::setting(Key::TrafficRing).kind else {
+            return Ok(Value::Nil);
+        };
+        let records = nearest::whole(call, a.what(0), a.at(0), min, max)?;
+        set_ring(call, records);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setRingBuffersOptions", |call, a| {
+        let (mut queries, mut responses) = (true, true);
+        for (name, v) in named(a.what(0), a.at(0))? {
+            match name.as_str() {
+                "recordQueries" => queries = switch(&name, &v)?,
+                "recordResponses" => responses = switch(&name, &v)?,
+                "lockRetries" | "samplingRate" => {
+                    whole(&name, &v, 0, u32::MAX)?;
+                }
+                _ => {
+                    let known = ["recordQueries", "recordResponses", "lockRetries", "samplingRate"];
+                    call.unknown("option", &name, known);
+                }
+            }
+        }
+        if !queries && !responses {
+            set_ring(call, 0);
+        }
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setRingBuffersLockRetries", |_, a| {
+        a.whole(0, u32::MAX)?;
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "getRingBuffersSamplingRate", |_, _| Ok(Value::Integer(0)))
+}
+
+fn set_ring(call: &mut Call<'_>, records: u32) {
+    let value = Sited { value: options::Value::Number(records), origin: call.origin.clone() };
+    call.draft.settings.set(Key::TrafficRing, value);
+}
+
+/// Reads the number of rows.
+fn rows(a: Arguments<'_>, n: usize) -> Result<usize, Fault> {
+    // A longer list than there can be is what there is.
+    Ok(a.whole(n, u32::MAX)?.min(ROWS_MAX as u32) as usize)
+}
+
+/// Prints a list of names, whose labels are an argument.
+fn by_name(call: &mut Call<'_>, a: Arguments<'_>, n: usize, only: Only) -> Result<String, Fault> {
+    // The table may take the place of the labels.
+    let (labels, rest) = match a.given(n) {
+        Some(Value::Table(_)) => (0, n),
+        Some(_) => (a.byte(n, LABELS_MAX)?, n + 1),
+        None => (0, n + 1),
+    };
+    top(call, a, rest, TopRequest::new(By::Name(labels), only, rows(a, 0)?))
+}
+
+/// Prints a list; the argument `n` may narrow it.
+fn top(call: &mut Call<'_>, a: Arguments<'_>, n: usize, mut request: TopRequest) -> Result<String, Fault> {
+    if let Some(options) = a.given(n) {
+        for (name, v) in named(a.what(n), options)? {
+            option(call, &mut request, &name, &v)?;
+        }
+    }
+    let unit = if request.bytes { "bytes" } else { "queries" };
+    Ok(ask(call, request)?.map_or_else(String::new, |list| traffic_text::top(&list, unit)))
+}
+
+/// Returns a list; none while the configuration is read.
+fn ask(call: &Call<'_>, request: TopRequest) -> Result<Option<TopList>, Fault> {
+    let list = call.session.as_ref().map(|session| session.view.top(request));
+    list.transpose().map_err(unanswered)
+}
+
+fn unanswered(why: String) -> Fault {
+    Fault::Script(why)
+}
+
+fn option(call: &mut Call<'_>, request: &mut TopRequest, name: &str, v: &Value) -> Result<(), Fault> {
+    let filter = &mut request.filter;
+    match name {
+        "window" => request.window_s = whole(name, v, 1, WINDOW_MAX)?,
+        "pool" => filter.pool = Some(text(name, v, POOL)?),
+        "server" => filter.server = Some(text(name, v, "the name or address of a server")?),
+        "client" => {
+            let net = text(name, v, NETWORK)?.parse().map_err(|_| wrong(name, v, NETWORK))?;
+            filter.networks.push(net);
+        }
+        "name" => {
+            let wire = wire_name(&text(name, v, NAME)?).ok_or_else(|| wrong(name, v, NAME))?;
+            filter.names.push(wire);
+        }
+        "rcode" => filter.rcode = Some(rcode(name, v)?),
+        "type" => filter.qtype = Some(code(name, v, TYPE, enumerations::qtype)?),
+        "slower" => {
+            let us = latency_us(&text(name, v, CONDITION)?);
+            filter.latency_us_min = Some(us.ok_or_else(|| wrong(name, v, "a latency, as \"100ms\""))?);
+        }
+        _ => {
+            const KNOWN: [&str; 8] =
+                ["window", "pool", "server", "client", "name", "rcode", "type", "slower"];
+            call.unknown("option", name, KNOWN);
+        }
+    }
+    Ok(())
+}
+
+fn rcode(what: &str, v: &Value) -> Result<u8, Fault> {
+    let by_number = number(v).map(|_| whole(what, v, 0, 15)).transpose()?;
+    let by_name = v.as_string().and_then(|s| enumerations::rcode(&s.to_string_lossy()));
+    let found = by_number.map(u16::try_from).and_then(Result::ok).or(by_name);
+    found.and_then(|code| u8::try_from(code).ok()).ok_or_else(|| wrong(what, v, RCODE))
+}
+
+fn wire_name(text: &str) -> Option<Vec<u8>> {
+    name::from_text(text).ok().map(|wire| wire.to_ascii_lowercase())
+}
+
+/// Reads "100ms", as microseconds.
+fn latency_us(text: &str) -> Option<u32> {
+    let ms: f64 = text.strip_suffix("ms")?.trim().parse().ok()?;
+    let us = (ms * 1e3).round();
+    // The range bounds the cast.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (0.0..=f64::from(u32::MAX)).contains(&us).then_some(us as u32)
+}
+
+fn returned_top_queries(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fault> {
+    let labels = if a.given(1).is_some() { a.byte(1, LABELS_MAX)? } else { 0 };
+    let list = ask(call, TopRequest::new(By::Name(labels), Only::All, rows(a, 0)?))?.unwrap_or_default();
+    let table = call.lua.create_table()?;
+    let mut rest = list.total;
+    let listed = list.rows.into_iter().map(|row| {
+        rest = rest.saturating_sub(row.count);
+        (row.label, row.count)
+    });
+    let mut all: Vec<_> = listed.collect();
+    all.push(("Rest".to_owned(), rest));
+    for (label, count) in all {
+        let row = call.lua.create_table()?;
+        row.raw_push(label)?;
+        row.raw_push(count)?;
+        row.raw_push(if list.total == 0 { 0.0 } else { 100.0 * count as f64 / list.total as f64 })?;
+        table.raw_push(row)?;
+    }
+    Ok(Value::Table(table))
+}
+
+fn grepq(call: &mut Call<'_>, a: Arguments<'_>) -> Result<String, Fault> {
+    let mut filter = Filter::default();
+    for item in items(a.at(0))? {
+        let item = item?;
+        let written = text(a.what(0), &item, CONDITION)?;
+        let bare = written.trim_matches(['[', ']']);
+        if let Ok(net) = bare.parse() {
+            filter.networks.push(net);
+        } else if let Some(us) = latency_us(&written) {
+            filter.latency_us_min = Some(us.max(filter.latency_us_min.unwrap_or(0)));
+        } else {
+            filter.names.push(wire_name(&written).ok_or_else(|| wrong(a.what(0), &item, CONDITION))?);
+        }
+    }
+    let request = GrepRequest { filter, rows: rows(a, 1)? };
+    let list = call.session.as_ref().map(|session| session.view.grep(request));
+    Ok(list.transpose().map_err(unanswered)?.map_or_else(String::new, |list| traffic_text::grep(&list)))
+}
+
+/// Returns the last queries.
+fn last(call: &Call<'_>, a: Arguments<'_>) -> Result<Vec<Found>, Fault> {
+    let request = GrepRequest { filter: Filter::default(), rows: rows(a, 0)? };
+    let list = call.session.as_ref().map(|session| session.view.grep(request));
+    Ok(list.transpose().map_err(unanswered)?.unwrap_or_default().found)
+}
+
+fn ring_entry(lua: &Lua, found: &Found) -> mlua::Result<mlua::Table> {
+    let f = &found.record.finished;
+    let entry = lua.create_table()?;
+    entry.raw_set("client", f.client().to_string())?;
+    entry.raw_set("server", found.server.as_str())?;
+    entry.raw_set("protocol", found.protocol)?;
+    entry.raw_set("pool", found.pool.as_str())?;
+    entry.raw_set("name", found.record.qname.dotted())?;
+    entry.raw_set("type", type_name(f.qtype))?;
+    entry.raw_set("id", f.id)?;
+    if f.end == End::Response {
+        entry.raw_set("latency", f64::from(f.latency_us) / 1e3)?;
+    }
+    entry.raw_set("size", f.answer_bytes)?;
+    entry.raw_set("rcode", f.rcode())?;
+    entry.raw_set("ended", traffic_text::ended(found))?;
+    entry.raw_set("ago", found.ago_us as f64 / 1e6)?;
+    Ok(entry)
+}

@@ -1,0 +1,116 @@
+//! Records of finished queries, for whoever watches the traffic.
+
+use crate::base::addr::{BackendSlot, Client, Endpoint, PoolSlot};
+use crate::base::narrow::to_u16;
+use crate::base::packet::Packet;
+use crate::base::time::Tick;
+use crate::rules::query_state;
+use crate::shard::Shard;
+use crate::shard::dispatch::outstanding::PendingQuery;
+use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::pipeline::Query;
+use crate::stats::traffic_ring::{End, Finished};
+use crate::wire::header::Header;
+use crate::wire::query::Question;
+
+/// What was asked, and of whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    /// Keyed hash of the question; 0 where the packet holds it.
+    question: u64,
+    id: u16,
+    flags: u8,
+    pool: PoolSlot,
+    /// The server that was asked last, and when.
+    last: Option<(BackendSlot, Tick)>,
+}
+
+impl Asked {
+    /// What is known of a query that may be on its way.
+    #[inline]
+    pub(super) const fn of(pending: &PendingQuery) -> Self {
+        let PendingQuery { question, client_id: id, flags, pool, .. } = *pending;
+        Self { question, id, flags, pool, last: None }
+    }
+
+    /// The same, sent to a server at a time.
+    #[inline]
+    pub(super) const fn by(self, backend: BackendSlot, at: Tick) -> Self {
+        Self { last: Some((backend, at)), ..self }
+    }
+}
+
+impl Shard {
+    /// Remembers the name of a query that is sent, in case that no response brings it back.
+    #[inline]
+    pub(super) fn remember_name(&mut self, query: &Query, packet: &Packet<'_>) {
+        if self.cx.stats().traffic.is_open() {
+            let qname = query.facts.qname(packet.bytes());
+            self.dispatcher.asked_names.note(query.pending.question, query.facts.qtype, qname);
+        }
+    }
+
+    /// Records the end of a query, before its entry is closed. `packet` is the answer, or without
+    /// one whatever is left of the query.
+    #[inline]
+    pub(super) fn record(
+        &self,
+        client: Client,
+        proxied: Option<Endpoint>,
+        entry: Option<EntryId>,
+        asked: Asked,
+        end: End,
+        packet: &Packet<'_>,
+    ) {
+        if self.cx.stats().traffic.is_open() {
+            self.write_record(client, proxied, entry, asked, end, packet);
+        }
+    }
+
+    fn write_record(
+        &self,
+        client: Client,
+        proxied: Option<Endpoint>,
+        entry: Option<EntryId>,
+        asked: Asked,
+        end: End,
+        packet: &Packet<'_>,
+    ) {
+        let (cx, queries, message) = (&self.cx, &self.dispatcher.queries, packet.bytes());
+        let has_answer = !matches!(end, End::Dropped(_));
+        let mut peer = client.peer;
+        if cx.needs.proxy_headers
+            && let Some(source) = proxied.or_else(|| queries.proxied(entry).map(|p| p.source))
+        {
+            peer = source;
+        }
+        let sent_at = asked.last.map(|(_, at)| at);
+        // Of a query with several attempts, the first one.
+        let arrived = queries.arrived(entry).or(sent_at).unwrap_or(cx.now);
+        let (id, flags) = match Header::parse(message) {
+            Some(header) => (header.id(), [message[2], message[3]]),
+            None => (asked.id, query_state::unpacked(asked.flags)),
+        };
+        let question = Question::parse(message).or_else(|| queries.query(entry).and_then(Question::parse));
+        let (qtype, qname) = match question {
+            Some(question) => (question.qtype, question.qname),
+            None => self.dispatcher.asked_names.name(asked.question).unwrap_or_default(),
+        };
+        let finished = Finished {
+            at: cx.now,
+            ip: peer.ip,
+            port: peer.port,
+            id: if asked.question == 0 { id } else { asked.id },
+            by_connection: client.connection.is_some(),
+            listener: client.listener,
+            backend: asked.last.map(|(backend, _)| backend),
+            pool: asked.pool,
+            end,
+            qtype,
+            flags,
+            latency_us: u32::try_from(cx.now.since(arrived).0 / 1_000).unwrap_or(u32::MAX),
+            answer_bytes: if has_answer { to_u16(message.len()) } else { 0 },
+        };
+        cx.stats().traffic.write(&finished, qname);
+    }
+}
