@@ -258,6 +258,7 @@
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
 //!     inspect.rs          functions that show the running process
+//!     mark.rs             what changes by the API are about, and which of them still matter
 //!     metrics.rs          declareMetric and what changes such metrics
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     names.rs            names that functions use and nothing defines
@@ -276,7 +277,7 @@
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print
-//!     web.rs              webserver, setWebserverConfig, hashPassword
+//!     web.rs              webserver, setWebserverConfig, setAPIWritable, hashPassword
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
 //!   limits/             a Lua state with its limits: time, memory, stack
@@ -346,7 +347,7 @@
 //!   budget.rs           that division at the start and over reloads
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
-//!   commands.rs         commands of the console, each a change like a reload
+//!   commands.rs         commands of console and API, each a change like a reload
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
 //!     gauge.rs            full or good: the latency of fast answers against its floor
@@ -375,6 +376,7 @@
 //!   rates.rs            readings kept for rates
 //!   reload.rs           one change of configuration: whole, or not at all
 //!   report.rs           how a check's outcome comes back to the loop
+//!   request.rs          commands of console and API, with their conditions
 //!   shards.rs           its hands on the shards: open, tell, see them end
 //!   shutdown_handle.rs  a hold on it from within the process, for the demo
 //!   signals.rs          signals from the first moment on
@@ -404,7 +406,16 @@
 //!     json.rs             /jsonstat and /api/v1
 //!     pages.rs            its paths
 //!     prometheus.rs       every metric for /metrics
+//!     rest/               the API that changes the configuration, and shows it
+//!       change.rs           what a request would change, as one line of Lua
+//!       lua.rs              JSON as values and calls of Lua
+//!       openapi.rs          its description for clients
+//!       operations.rs       the table of its paths
+//!       problem.rs          errors as problem details
+//!       read.rs             what it shows
+//!       store.rs            keeps changes as Lua in a directory
 //!     server.rs           accepts connections within limits
+//!     site.rs             what its pages are made of
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail
 //!
 //! tools/                programs beside the server

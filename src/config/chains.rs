@@ -10,12 +10,13 @@ use crate::base::addr::{BackendSlot, PoolRef, PoolSlot, RuleSlot};
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::CHAINS;
-use crate::config::ruleset::{ChainKey, DraftRule, DraftState, RuleAction, uuid_text};
+use crate::config::ruleset::{ChainKey, DraftRule, DraftState, RuleAction, Ruleset, uuid_text};
 use crate::config::slots::RuleIdentity;
 use crate::model::Pool;
 use crate::rules::action::{Action, ResponseAction, Tee};
 use crate::rules::limits::{DEADLINES_BYTES_MAX, StateSpec};
 use crate::rules::matcher::Matcher;
+use crate::rules::text::Sets;
 use crate::rules::{Chain, Chains, Rule, text};
 
 /// Calls `found` with every pool that a rule names; the default pool's name is empty.
@@ -55,7 +56,6 @@ pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
 /// Returns the identity of every rule, chain by chain: its UUID as given, or one derived from its
 /// text, which is stable across reloads and machines. A UUID twice in a chain is an error.
 pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [u8; 16])> {
-    let sets = draft.rules.texts.identities();
     let mut given: HashMap<(ChainKey, [u8; 16]), &Origin> = HashMap::new();
     for (key, rule) in draft.rules.iter() {
         let Some(uuid) = rule.uuid else { continue };
@@ -65,25 +65,22 @@ pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [
             errors.push(ConfigError::new(&rule.origin, CHAINS[key as usize].entries[0].name, fault));
         }
     }
+    uuids(&draft.rules, &draft.rules.texts.identities())
+}
+
+/// Returns the UUID of every rule, chain by chain; `sets` are the texts of sets in identities.
+pub fn uuids(rules: &Ruleset, sets: &impl Sets) -> Vec<(ChainKey, [u8; 16])> {
     let mut same: HashMap<(ChainKey, u128), u32> = HashMap::new();
     let made = |key: ChainKey, rule: &DraftRule, same: &mut HashMap<(ChainKey, u128), u32>| {
         // The name too: of two rules with the same text, each keeps its own hits when they swap
         // places.
-        let description = format!(
-            "{key:?}\0{}\0{}\0{}",
-            rule.name,
-            text::matcher(&rule.matcher, &sets),
-            rule.action.text()
-        );
+        let description =
+            format!("{key:?}\0{}\0{}\0{}", rule.name, text::matcher(&rule.matcher, sets), rule.action.text());
         let nth = same.entry((key, xxh3_128(description.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
         let uuid = xxh3_128(format!("{description}\0{nth}").as_bytes()).to_be_bytes();
         versioned(uuid)
     };
-    draft
-        .rules
-        .iter()
-        .map(|(key, rule)| (key, rule.uuid.unwrap_or_else(|| made(key, rule, &mut same))))
-        .collect()
+    rules.iter().map(|(key, rule)| (key, rule.uuid.unwrap_or_else(|| made(key, rule, &mut same)))).collect()
 }
 
 /// Sets the bits that say how a UUID was made: version 8, custom (RFC 9562, 5.8).

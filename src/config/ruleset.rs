@@ -234,6 +234,16 @@ impl Ruleset {
         }
     }
 
+    /// Puts a rule in the place of the one with this number, which is there.
+    pub fn replace(&mut self, key: ChainKey, at: usize, rule: DraftRule) {
+        if !rule.group.is_empty() {
+            self.groups.insert((key, rule.group.clone()));
+        }
+        if let Some(place) = self.chains[key as usize].get_mut(at) {
+            *place = rule;
+        }
+    }
+
     /// Returns every rule, chain by chain.
     pub fn iter(&self) -> impl Iterator<Item = (ChainKey, &DraftRule)> {
         ChainKey::ALL.into_iter().flat_map(|key| self.chain(key).iter().map(move |rule| (key, rule)))

@@ -1,6 +1,7 @@
 //! The web server as the configuration asks for it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::base::prefix::PrefixSet;
 use crate::config::options::{Key, Settings};
@@ -27,6 +28,11 @@ impl MetricNames {
     }
 }
 
+/// The file of the API's directory that has the ACL, as dnsdist calls it.
+pub const ACL_FILE: &str = "acl.conf";
+/// The file of the API's directory that has everything else.
+pub const CHANGES_FILE: &str = "api.conf";
+
 /// The settings of the web server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebSettings {
@@ -50,6 +56,10 @@ pub struct WebSettings {
     pub dashboard_protected: bool,
     /// `maxConcurrentConnections`.
     pub connections_max: u32,
+    /// `setAPIWritable`: whether the API may change anything.
+    pub writable: bool,
+    /// The directory that keeps what it changes; without one, that is gone at the next reload.
+    pub directory: Option<PathBuf>,
     /// `setWebserverBindFatal`: without its address the process does not start.
     pub bind_fatal: bool,
     /// `--metrics-prefix`.
@@ -76,6 +86,8 @@ impl Default for WebSettings {
             api_protected: true,
             dashboard_protected: true,
             connections_max: 100,
+            writable: false,
+            directory: None,
             bind_fatal: false,
             names: MetricNames::default(),
         }
@@ -99,10 +111,15 @@ impl WebSettings {
         let address = self.address.map_or_else(|| "none".to_owned(), |address| address.to_string());
         let headers: Vec<String> =
             self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let writable = match (self.writable, &self.directory) {
+            (false, _) => "no".to_owned(),
+            (true, None) => "yes, until the next reload".to_owned(),
+            (true, Some(directory)) => format!("yes, kept in {}", directory.display()),
+        };
         format!(
             "Web server:\n Address: {address}\n ACL: {}\n Connections at most: {}\n Password set: {}\n \
              API key set: {}\n Authentication for statistics: {}\n Authentication for the API: {}\n \
-             Authentication for the dashboard: {}\n Custom headers: {}\n",
+             Authentication for the dashboard: {}\n API writable: {}\n Custom headers: {}\n",
             self.acl_text.join(", "),
             self.connections_max,
             given(&self.password),
@@ -110,6 +127,7 @@ impl WebSettings {
             required(self.stats_protected),
             required(self.api_protected),
             required(self.dashboard_protected),
+            writable,
             if headers.is_empty() { "none".to_owned() } else { headers.join(", ") },
         )
     }

@@ -1,4 +1,5 @@
-//! Commands of the console: one after the other, each as a change of configuration like a reload.
+//! Commands of the console and of the API: one after the other, each as a change of configuration
+//! like a reload.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -7,14 +8,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::time::Tick;
 use crate::control::Control;
-use crate::control::console::{ConsoleServer, Request};
+use crate::control::console::ConsoleServer;
 use crate::control::log;
 use crate::control::monitor::Monitor;
 use crate::control::plan::{Answer, Evaluation, Origin, Source};
+use crate::control::request::{Keep, Refusal, Reply, Request};
 use crate::lua::front_end::command::{Command, Wish};
 use crate::model::console::Console;
 
-/// The console and its commands.
+/// Commands that wait for the control loop; further ones wait where they come from.
+const WAITING: usize = 16;
+
+/// The console, and the commands of console and API.
 #[derive(Debug)]
 pub(super) struct Commands {
     server: ConsoleServer,
@@ -24,6 +29,8 @@ pub(super) struct Commands {
     running: Option<Running>,
     /// Takes the results of commands.
     answers: mpsc::UnboundedSender<Answer>,
+    /// Takes commands.
+    requests: mpsc::Sender<Request>,
     /// Where commands and results arrive, until the control loop takes them.
     receivers: Option<Receivers>,
     /// The last one asked for the end of the process.
@@ -35,9 +42,11 @@ type Receivers = (mpsc::Receiver<Request>, mpsc::UnboundedReceiver<Answer>);
 /// A command whose client waits.
 #[derive(Debug)]
 struct Running {
-    reply: oneshot::Sender<Vec<u8>>,
+    reply: oneshot::Sender<Reply>,
     /// What it printed and returned; none while it runs.
     output: Option<Vec<u8>>,
+    dry_run: bool,
+    keep: Option<Keep>,
 }
 
 impl Commands {
@@ -46,11 +55,14 @@ impl Commands {
     /// # Errors
     /// It cannot listen, and the configuration needs it.
     pub(super) fn start(console: Option<&Console>) -> Result<Self, String> {
-        let started = ConsoleServer::start().map_err(|e| format!("the thread of the console: {e}"));
-        let (server, requests) = started?;
+        let (requests, received) = mpsc::channel(WAITING);
+        let started =
+            ConsoleServer::start(requests.clone()).map_err(|e| format!("the thread of the console: {e}"));
+        let server = started?;
         let (answers, answered) = mpsc::unbounded_channel();
-        let receivers = Some((requests, answered));
-        let mut own = Self { server, listener: None, running: None, answers, receivers, stop: false };
+        let receivers = Some((received, answered));
+        let mut own =
+            Self { server, listener: None, running: None, answers, requests, receivers, stop: false };
         match own.prepare(console) {
             Ok(()) => own.adopt(console),
             Err(error) if console.is_some_and(|c| c.bind_fatal) => return Err(error),
@@ -66,6 +78,11 @@ impl Commands {
     pub(super) fn receivers(&mut self) -> Receivers {
         let Some(receivers) = self.receivers.take() else { unreachable!("taken by the control loop") };
         receivers
+    }
+
+    /// Returns where commands go.
+    pub(super) fn requests(&self) -> mpsc::Sender<Request> {
+        self.requests.clone()
     }
 
     /// Opens what a new configuration needs.
@@ -92,23 +109,37 @@ impl Commands {
         self.running.as_ref().is_some_and(|running| running.output.is_none())
     }
 
-    /// Ends the running command, with errors or its own reply. Returns whether there was one.
-    pub(super) fn end(&mut self, errors: &[String]) -> bool {
-        let Some(Running { reply, output }) = self.running.take() else { return false };
-        let text = match errors {
-            [] => output.unwrap_or_default(),
-            errors => format!("Error: {}\n", errors.join("\n")).into_bytes(),
+    /// Returns whether the change of the running command is only tried.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.dry_run)
+    }
+
+    /// Ends the running command, with its own reply or a refusal; `generation` is in force. Returns
+    /// whether there was one.
+    pub(super) fn end(&mut self, ended: Result<Vec<String>, Refusal>, generation: u64) -> bool {
+        let Some(Running { reply, output, dry_run, keep }) = self.running.take() else { return false };
+        let reply_of = |result, changes, not_kept| Reply { result, generation, changes, not_kept };
+        let outcome = match ended {
+            Ok(changes) => {
+                let kept = keep.filter(|_| !dry_run).map(|Keep(keep)| keep());
+                let not_kept = kept.and_then(Result::err);
+                if let Some(error) = &not_kept {
+                    tracing::error!("a change by the API is in force, but will not outlive it: {error}");
+                }
+                reply_of(Ok(output.unwrap_or_default()), changes, not_kept)
+            }
+            Err(refusal) => reply_of(Err(refusal), Vec::new(), None),
         };
         // The client may have gone.
-        let _ = reply.send(text);
+        let _ = reply.send(outcome);
         true
     }
 
     /// Closes what a refused configuration needed, and tells the client of a running command why.
     /// Returns whether there was one.
-    pub(super) fn refuse(&mut self, errors: &[String]) -> bool {
+    pub(super) fn refuse(&mut self, errors: &[String], generation: u64) -> bool {
         self.listener = None;
-        self.end(errors)
+        self.end(Err(Refusal::Wrong(errors.to_vec())), generation)
     }
 }
 
@@ -121,14 +152,20 @@ impl<S: Source> Control<S> {
 
     /// Runs a client's command.
     pub(super) fn run_command(&mut self, request: Request) {
-        let Request { text, output_max, reply } = request;
+        let Request { text, output_max, terms, reply } = request;
         if reply.is_closed() {
-            tracing::info!("a command of the console was not run: its client has gone");
+            tracing::info!("a command was not run: its client has gone");
             return;
         }
-        self.commands.running = Some(Running { reply, output: None });
+        self.commands.running =
+            Some(Running { reply, output: None, dry_run: terms.dry_run, keep: terms.keep });
+        if terms.generation.is_some_and(|meant| meant != self.generation()) {
+            self.commands.end(Err(Refusal::Stale), self.generation());
+            return;
+        }
         let at = log::timestamp();
-        let command = Command { text, at, view: Arc::<Monitor>::clone(&self.monitor), output_max };
+        let view = Arc::<Monitor>::clone(&self.monitor);
+        let command = Command { text, at, view, output_max, mark: terms.mark };
         let (ran, answers) = (self.source.run(command), self.commands.answers.clone());
         tokio::task::spawn_local(async move {
             // The control loop may have ended.
@@ -138,10 +175,11 @@ impl<S: Source> Control<S> {
 
     /// Goes on with a command that ran: replies, or carries out its change first.
     pub(super) fn answered(&mut self, answer: Answer, now: Tick) {
+        let generation = self.generation();
         let output = match answer.reply {
             Ok(output) => output,
             Err(error) => {
-                self.commands.end(&[error]);
+                self.commands.end(Err(Refusal::Wrong(vec![error])), generation);
                 return;
             }
         };
@@ -151,14 +189,19 @@ impl<S: Source> Control<S> {
         match answer.wish {
             Some(Wish::Stop) => {
                 self.commands.stop = true;
-                self.commands.end(&[]);
+                self.commands.end(Ok(Vec::new()), generation);
             }
             // It is answered when that has ended.
             Some(Wish::Reload) => self.reload_wanted = true,
             None if answer.changes => self.evaluate(Origin::Command, now),
             None => {
-                self.commands.end(&[]);
+                self.commands.end(Ok(Vec::new()), generation);
             }
         }
+    }
+
+    /// Returns the generation of the configuration in force.
+    pub(super) fn generation(&self) -> u64 {
+        self.feed.current().generation
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::base::addr::mapped;
 use crate::control::console::channel::{Channel, LENGTH_BYTES, NONCE_BYTES, TAG_BYTES};
+use crate::control::request::{Reply, Request, Terms};
 use crate::model::console::Console;
 
 pub mod channel;
@@ -33,23 +34,10 @@ const COMMAND_MAX: usize = 1 << 20;
 const RECEIVE: Duration = Duration::from_secs(10);
 /// How long a client may take to read a reply.
 const SEND: Duration = Duration::from_secs(30);
-/// Commands that wait for the control loop; further connections wait with theirs.
-const WAITING: usize = 16;
 /// Idle time after which the kernel asks whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A command of a client.
-#[derive(Debug)]
-pub struct Request {
-    /// As it was typed.
-    pub text: String,
-    /// Longest reply, bytes.
-    pub output_max: usize,
-    /// Takes the reply.
-    pub reply: oneshot::Sender<Vec<u8>>,
-}
 
 /// What the thread serves from here on.
 #[derive(Debug)]
@@ -68,13 +56,12 @@ pub struct ConsoleServer {
 }
 
 impl ConsoleServer {
-    /// Starts the thread. Returns where its commands arrive, too.
+    /// Starts the thread, which sends its commands to `requests`.
     ///
     /// # Errors
     /// The system has no thread or no descriptor for it.
-    pub fn start() -> io::Result<(Self, mpsc::Receiver<Request>)> {
+    pub fn start(requests: mpsc::Sender<Request>) -> io::Result<Self> {
         let (updates, received) = mpsc::unbounded_channel();
-        let (requests, commands) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let log = tracing::dispatcher::get_default(Clone::clone);
         let body = move || {
@@ -83,7 +70,7 @@ impl ConsoleServer {
             });
         };
         std::thread::Builder::new().name("console".to_owned()).spawn(body)?;
-        Ok((Self { updates, serving: None }, commands))
+        Ok(Self { updates, serving: None })
     }
 
     /// Opens the listener that a configuration needs beyond the present one.
@@ -272,8 +259,9 @@ async fn closed(stream: &TcpStream) {
 async fn ask(text: String, output_max: usize, requests: &mpsc::Sender<Request>) -> io::Result<Vec<u8>> {
     let (reply, answered) = oneshot::channel();
     let ended = || io::Error::other("the process ends");
-    requests.send(Request { text, output_max, reply }).await.map_err(|_| ended())?;
-    answered.await.map_err(|_| ended())
+    let request = Request { text, output_max, terms: Terms::default(), reply };
+    requests.send(request).await.map_err(|_| ended())?;
+    answered.await.map(Reply::into_text).map_err(|_| ended())
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -35,6 +35,7 @@ use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
 use crate::control::report::Outcome;
+use crate::control::request::Refusal;
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
 use crate::control::spoofing::SpoofingMonitor;
@@ -79,6 +80,7 @@ pub mod querylog;
 mod rates;
 pub mod reload;
 mod report;
+pub mod request;
 pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
@@ -441,7 +443,14 @@ impl<S: Source> Control<S> {
         let ending = self.ending(now);
         let old = self.feed.current();
         let rng = ShardRng::from_seed(self.rng.u64());
-        let begun = load_contained(&mut self.source).and_then(|plan| {
+        let loaded = load_contained(&mut self.source);
+        if self.commands.is_dry_run() {
+            let tried = loaded.map(|plan| plan.changes).map_err(Refusal::Wrong);
+            self.source.refuse(&[]);
+            self.commands.end(tried, old.generation);
+            return;
+        }
+        let begun = loaded.and_then(|plan| {
             self.budget.operators = self.settings.descriptors().max(plan.settings.descriptors());
             self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
             self.commands.prepare(plan.settings.console.as_ref()).map_err(|e| vec![e])?;
@@ -458,8 +467,8 @@ impl<S: Source> Control<S> {
         self.budget.refuse();
         self.web.discard();
         self.source.refuse(&[]);
-        if self.commands.refuse(errors) {
-            tracing::info!(errors = errors.len(), "the change by a command of the console was refused");
+        if self.commands.refuse(errors, self.generation()) {
+            tracing::info!(errors = errors.len(), "the change by a command was refused");
             return;
         }
         for error in errors {
@@ -497,7 +506,7 @@ impl<S: Source> Control<S> {
                 self.commands.adopt(self.settings.console.as_ref());
                 log::set_style(&self.settings.log);
                 self.budget.operators = self.settings.descriptors();
-                self.web.adopt(&self.settings.web, &self.monitor);
+                self.web.adopt(&self.settings.web, &self.monitor, self.commands.requests());
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));
@@ -518,7 +527,7 @@ impl<S: Source> Control<S> {
                     self.retiring = Some(Retiring { listeners: done.removed, until: now + ACKNOWLEDGE });
                 }
                 self.ready();
-                self.commands.end(&[]);
+                self.commands.end(Ok(plan.changes), generation);
                 Ok(())
             }
             Err(Refused { error, ending }) if self.serving => {

@@ -13,7 +13,7 @@ reasons! {
         Credentials = "credentials",
         /// A request was not completed, or an answer not read, in time.
         Slow = "slow",
-        /// A body of more than 64 kB.
+        /// A body of more than 64 kB, or 256 kB for the API.
         Body = "body",
         /// What came was not HTTP, or the connection broke.
         Broken = "broken",

@@ -94,6 +94,11 @@ impl Instance {
         self.wait_ready();
     }
 
+    /// Forgets notices that nobody has waited for: changes by the API send them too.
+    pub(crate) fn forget_notices(&self) {
+        while self.notices.recv(&mut [0; 4096]).is_ok() {}
+    }
+
     /// Does the same without waiting.
     pub(crate) fn begin_reload(&self, lua: &str) {
         self.directory.write("dnslob.lua", lua);

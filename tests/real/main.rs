@@ -25,6 +25,7 @@ mod witness;
 
 mod activation;
 mod addresses;
+mod api;
 mod clients;
 mod connections;
 mod console;

@@ -13,12 +13,12 @@ use crate::load::{Load, Plan};
 use crate::place::{port, wait_for};
 use crate::process;
 
-fn local() -> SocketAddr {
+pub(crate) fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
 /// Returns Lua for a web server that asks for no password.
-fn open_web(address: SocketAddr) -> String {
+pub(crate) fn open_web(address: SocketAddr) -> String {
     format!(
         "webserver('{address}') setWebserverConfig({{statsRequireAuthentication=false, \
          apiRequiresAuthentication=false, dashboardRequiresAuthentication=false}})\n"
@@ -26,7 +26,7 @@ fn open_web(address: SocketAddr) -> String {
 }
 
 /// Asks curl for a path: the status, 0 without an answer, and head and body.
-fn fetch_with(web: SocketAddr, path: &str, arguments: &[&str]) -> (u16, String) {
+pub(crate) fn fetch_with(web: SocketAddr, path: &str, arguments: &[&str]) -> (u16, String) {
     let url = format!("http://{web}{path}");
     let common = ["-s", "-i", "--max-time", "15", "-w", "\n%{http_code}", &url];
     let (_, text) = process::run("curl", &[&common[..], arguments].concat());
@@ -34,12 +34,12 @@ fn fetch_with(web: SocketAddr, path: &str, arguments: &[&str]) -> (u16, String) 
     (status.parse().expect("a status"), text.to_owned())
 }
 
-fn fetch(web: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn fetch(web: SocketAddr, path: &str) -> (u16, String) {
     fetch_with(web, path, &[])
 }
 
 /// Returns the body of a page that is there.
-fn page(web: SocketAddr, path: &str) -> String {
+pub(crate) fn page(web: SocketAddr, path: &str) -> String {
     let (status, text) = fetch(web, path);
     assert_eq!(status, 200, "{text}");
     text.split_once("\r\n\r\n").expect("a body").1.to_owned()
@@ -117,7 +117,8 @@ fn metrics_are_those_of_prometheus_and_of_dnsdist() {
     assert!(page(web, "/api/v1/servers/localhost/pool?name=").contains("\"activeServers\":1"));
     assert!(page(web, "/api/v1/servers/localhost/config/allow-from").contains("\"127.0.0.0/8\""));
     let changed = fetch_with(web, "/api/v1/servers/localhost/config/allow-from", &["-X", "PUT", "-d", "{}"]);
-    assert_eq!((changed.0, fetch(web, "/nothing").0), (405, 404));
+    // Without a password nobody may change anything, whatever else is open.
+    assert_eq!((changed.0, fetch(web, "/nothing").0), (401, 404));
 }
 
 #[test]

@@ -21,11 +21,12 @@ macro_rules! chain {
             entries: [
                 entry(
                     $add,
-                    "rule, action [, {name=, uuid=, group=}]",
+                    "rule, action [, {name=, uuid=, group=, replace=}]",
                     concat!(
                         "Adds a ",
                         $what,
-                        ". Instead of a rule: a name or a list of names (they and all below them), or networks."
+                        ", or puts it in the place of one (`replace`, by number, name or UUID; not in dnsdist). \
+                         Instead of a rule: a name or a list of names (they and all below them), or networks."
                     ),
                 ),
                 entry(concat!("rm", $stem, "Rule"), "number | name | uuid", concat!("Removes a ", $what, ".")),

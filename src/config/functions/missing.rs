@@ -50,7 +50,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         meanwhile: "the console, the dashboard and /metrics show servers, rules, latency and counters",
         names: &[
             "registerWebHandler",
-            "setAPIWritable",
             "showSecurityStatus",
             "showDynBlocks",
             "showDOHFrontends",

@@ -17,6 +17,13 @@ pub static WEB_FUNCTIONS: &[Entry] = &[
          false, the default, logs an error.",
     ),
     entry(
+        "setAPIWritable",
+        "switch [, directory]",
+        "Whether the API may change the configuration; by default it may not. What it changes is kept in two \
+         files of the directory, acl.conf and api.conf, which are read after this file at each start and reload \
+         unless includeDirectory has read them. Without a directory a reload takes it back.",
+    ),
+    entry(
         "hashPassword",
         "password [, workFactor]",
         "Returns the hash of a password or key, for setWebserverConfig: \"$scrypt$ln=10,p=1,r=8$SALT$HASH\". The \

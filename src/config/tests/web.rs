@@ -96,3 +96,32 @@ fn the_file_declares_and_changes_metrics() {
     assert_eq!(of("file-once"), [(Vec::new(), 3.0)], "not in each shard again");
     assert_eq!(of("file-by").len(), 2);
 }
+
+#[test]
+fn the_directory_of_the_api_is_read_after_the_file_unless_it_was_included() {
+    let directory = std::env::temp_dir().join(format!("dnslob-api-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let shown = directory.display();
+    let text = format!("setACL('192.0.2.1')\nsetAPIWritable(true, '{shown}')\n");
+    let acl = |text: &str| good(text).1.snapshot.acl.texts();
+    assert_eq!(acl(&text), ["192.0.2.1/32"], "nothing is written yet");
+    std::fs::write(directory.join("acl.conf"), "setACL({\"192.0.2.2\"})\n").expect("written");
+    std::fs::write(directory.join("api.conf"), "newServer({address=\"192.0.2.77\"})\n").expect("written");
+    std::fs::write(directory.join("other.conf"), "setACL({\"192.0.2.3\"})\n").expect("written");
+    assert_eq!(acl(&text), ["192.0.2.2/32"]);
+    let servers = |text: &str| good(text).1.snapshot.backends.iter().flatten().count();
+    assert_eq!((servers(&text), servers(&format!("includeDirectory('{shown}/.')\n{text}"))), (1, 1));
+    assert_eq!(acl(&text.replace("true", "false")), ["192.0.2.1/32"]);
+    let web = web(&text);
+    assert!(
+        web.writable && web.text().contains(&format!("API writable: yes, kept in {shown}")),
+        "{}",
+        web.text()
+    );
+    std::fs::write(directory.join("api.conf"), "newServer({address=\"nonsense\"})\n").expect("written");
+    let errors = broken(&text);
+    assert!(errors.iter().any(|e| e.contains("api.conf:1: newServer: address")), "{errors:?}");
+    std::fs::remove_dir_all(&directory).expect("removed");
+    let errors = broken(&text);
+    assert!(errors[0].contains("FILE:2: setAPIWritable: cannot read"), "{errors:?}");
+}

@@ -33,6 +33,8 @@ pub(super) enum Area {
     Statistics,
     /// The API.
     Api,
+    /// Changes by the API, which always ask for password or key.
+    Changes,
     /// The rest.
     Dashboard,
 }
@@ -54,6 +56,7 @@ impl Area {
             Self::Health => false,
             Self::Statistics => settings.stats_protected,
             Self::Api => settings.api_protected,
+            Self::Changes => true,
             Self::Dashboard => settings.dashboard_protected,
         }
     }

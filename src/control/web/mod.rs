@@ -14,7 +14,9 @@ mod exposition;
 mod json;
 mod pages;
 mod prometheus;
+mod rest;
 mod server;
+mod site;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -23,7 +25,9 @@ use tokio::sync::mpsc;
 
 use crate::config::web::WebSettings;
 use crate::control::monitor::Monitor;
+use crate::control::request::Request;
 use crate::control::web::server::Order;
+use crate::control::web::site::Api;
 
 /// The control loop's hold on the web server.
 #[derive(Debug, Default)]
@@ -60,13 +64,18 @@ impl WebServer {
     }
 
     /// The configuration with these settings is in force.
-    pub(super) fn adopt(&mut self, settings: &WebSettings, monitor: &Arc<Monitor>) {
+    pub(super) fn adopt(
+        &mut self,
+        settings: &WebSettings,
+        monitor: &Arc<Monitor>,
+        requests: mpsc::Sender<Request>,
+    ) {
         let listener = self.prepared.take();
         if self.orders.is_none() {
             if listener.is_none() {
                 return;
             }
-            match server::start(Arc::clone(monitor)) {
+            match server::start(Arc::clone(monitor), Api::new(requests)) {
                 Ok(orders) => self.orders = Some(orders),
                 Err(error) => return tracing::error!(%error, "the web server cannot start"),
             }

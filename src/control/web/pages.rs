@@ -1,7 +1,5 @@
 //! The paths of the web server and what they answer.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -11,21 +9,12 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use crate::config::web::{MetricNames, WebSettings};
-use crate::control::api;
-use crate::control::api::{PAGE, PAGE_POLICY, SharedDashboard, Standing};
-use crate::control::history::Range;
-use crate::control::monitor::Monitor;
+use crate::control::api::{PAGE, PAGE_POLICY};
+use crate::control::web::access::Area;
 use crate::control::web::exposition::CONTENT_TYPE;
+use crate::control::web::rest::{self, Problem};
+use crate::control::web::site::{Site, argument};
 use crate::control::web::{dnsdist, json, prometheus};
-
-/// What all pages are made of.
-#[derive(Clone, Debug)]
-pub(super) struct Site {
-    pub(super) monitor: Arc<Monitor>,
-    pub(super) settings: Arc<WebSettings>,
-    /// What the dashboard has remembered.
-    pub(super) dashboard: SharedDashboard,
-}
 
 /// The headers of every answer, unless `customHeaders` replaces them.
 const HEADERS: [(&str, &str); 5] = [
@@ -59,10 +48,9 @@ pub(super) fn router(site: Site) -> Router {
             &format!("{api}/config/allow-from"),
             get(|State(site): State<Site>| async move { answer(&json::allow_from(&site.monitor.figures())) }),
         )
-        .route("/api/v2/overview", get(overview))
-        .route("/api/v2/history", get(history))
-        .route("/api/v2/top", get(top))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
+        .merge(rest::router())
+        .fallback(missing)
+        .method_not_allowed_fallback(not_allowed)
         .with_state(site)
 }
 
@@ -85,9 +73,9 @@ pub(super) fn dress(response: &mut Response, settings: &WebSettings) {
 }
 
 /// The answer to who may not see this.
-pub(super) fn unauthorized() -> Response {
+pub(super) fn unauthorized(path: &str) -> Response {
     let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"dnslob\", charset=\"UTF-8\"")];
-    (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
+    (challenge, refusal(path, StatusCode::UNAUTHORIZED, "a password or key is needed")).into_response()
 }
 
 /// Whether a request of this method has a body that is of use.
@@ -148,72 +136,25 @@ async fn index() -> Response {
     (headers, PAGE.as_str()).into_response()
 }
 
-async fn overview(State(site): State<Site>) -> Response {
-    let monitor = &site.monitor;
-    let standing = Standing {
-        started: monitor.started_unix(),
-        ready: monitor.is_ready(),
-        draining: monitor.is_draining(),
-    };
-    let figures = monitor.figures();
-    answer(&site.dashboard.lock().overview(&figures, standing))
+async fn missing(uri: Uri) -> Response {
+    refusal(uri.path(), StatusCode::NOT_FOUND, "there is no such path")
 }
 
-async fn history(State(site): State<Site>, uri: Uri) -> Response {
-    let number = |name| argument(&uri, name).map(|text| text.parse::<u64>());
-    let range = number("range").and_then(Result::ok).and_then(Range::of_seconds);
-    match (range, number("from").transpose()) {
-        (Some(range), Ok(from)) => answer(&site.dashboard.lock().history(range, from.unwrap_or_default())),
-        (None, _) => (StatusCode::BAD_REQUEST, "range is one of 300, 3600, 86400\n").into_response(),
-        (_, Err(_)) => (StatusCode::BAD_REQUEST, "from is the number of a sample\n").into_response(),
-    }
+async fn not_allowed(uri: Uri) -> Response {
+    refusal(uri.path(), StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
 }
 
-async fn top(State(site): State<Site>, uri: Uri) -> Response {
-    let request = match api::top::request(|name| argument(&uri, name)) {
-        Ok(request) => request,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-    };
-    let list = site.monitor.traffic().and_then(|traffic| traffic.top(request.clone()));
-    match list {
-        Ok(list) => answer(&api::top::answer(&request, &list)),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+/// The answer to a request that is refused, in the form of the API if it is for that.
+pub(super) fn refusal(path: &str, status: StatusCode, why: &str) -> Response {
+    if Area::of(path) == Area::Api {
+        return Problem::new(status, why).into_response();
     }
-}
-
-/// Returns an argument of the query string, decoded.
-fn argument(uri: &Uri, name: &str) -> Option<String> {
-    let pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
+    (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arguments_are_decoded() {
-        let of = |text: &str| argument(&text.parse().expect("a URI"), "name");
-        assert_eq!(of("/x?name=a%20b+c%C3%A9&other=1").as_deref(), Some("a b cé"));
-        assert_eq!((of("/x?name=").as_deref(), of("/x?name").as_deref()), (Some(""), Some("")));
-        assert_eq!(
-            (of("/x"), of("/x?other=name"), of("/x?name=%"), of("/x?name=%FF")),
-            (None, None, None, None)
-        );
-    }
 
     #[test]
     fn headers_of_the_configuration_replace_and_remove() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -30,7 +30,9 @@ use crate::config::web::WebSettings;
 use crate::control::api::SharedDashboard;
 use crate::control::monitor::Monitor;
 use crate::control::web::access::{Access, Area};
-use crate::control::web::pages::{self, Site, dress, takes_body, unauthorized};
+use crate::control::web::pages::{self, dress, refusal, takes_body, unauthorized};
+use crate::control::web::rest::{CHANGE, is_change};
+use crate::control::web::site::{Api, Site};
 use crate::stats::registry::WebStats;
 use crate::stats::web_refusal::WebRefusal;
 
@@ -41,8 +43,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection lives, and how long it may take to finish then.
 const LIFE: Duration = Duration::from_secs(60);
 const FINISH: Duration = Duration::from_secs(10);
-/// Longest body, bytes.
+/// Longest body, bytes, and of a change by the API, as an ACL of ten thousand networks.
 const BODY_MAX: usize = 64 << 10;
+const CHANGE_BODY_MAX: usize = 256 << 10;
 /// Longest head, bytes.
 const HEAD_MAX: usize = 16 << 10;
 /// Connections that wait to be accepted.
@@ -82,13 +85,21 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<StdListener> {
 ///
 /// # Errors
 /// The system's.
-pub(super) fn start(monitor: Arc<Monitor>) -> io::Result<mpsc::UnboundedSender<Order>> {
+pub(super) fn start(monitor: Arc<Monitor>, api: Api) -> io::Result<mpsc::UnboundedSender<Order>> {
     let (orders, queue) = mpsc::unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("web".into()).spawn(move || {
-        LocalSet::new().block_on(&runtime, serve(queue, monitor));
+        LocalSet::new().block_on(&runtime, serve(queue, monitor, api));
     })?;
     Ok(orders)
+}
+
+/// What stays over reloads.
+#[derive(Clone)]
+struct Shared {
+    monitor: Arc<Monitor>,
+    dashboard: SharedDashboard,
+    api: Api,
 }
 
 /// The settings in force, with what belongs to them.
@@ -99,8 +110,9 @@ struct Served {
 }
 
 impl Served {
-    fn new(monitor: &Arc<Monitor>, dashboard: &SharedDashboard, settings: Arc<WebSettings>) -> Rc<Self> {
-        let site = Site { monitor: Arc::clone(monitor), settings, dashboard: dashboard.clone() };
+    fn new(shared: &Shared, settings: Arc<WebSettings>) -> Rc<Self> {
+        let Shared { monitor, dashboard, api } = shared.clone();
+        let site = Site { monitor, settings, dashboard, api };
         let pages = TowerToHyperService::new(pages::router(site.clone()));
         Rc::new(Self { site, access: Access::default(), pages })
     }
@@ -110,9 +122,9 @@ impl Served {
     }
 }
 
-async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>) {
-    let dashboard = SharedDashboard::default();
-    let mut served = Served::new(&monitor, &dashboard, Arc::default());
+async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>, api: Api) {
+    let shared = Shared { monitor, dashboard: SharedDashboard::default(), api };
+    let mut served = Served::new(&shared, Arc::default());
     let mut second = tokio::time::interval(SECOND);
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut listener: Option<TcpListener> = None;
@@ -120,7 +132,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>
         tokio::select! {
             order = orders.recv() => {
                 let Some(Order { listener: new, listens, settings }) = order else { return };
-                served = Served::new(&monitor, &dashboard, settings);
+                served = Served::new(&shared, settings);
                 if !listens {
                     listener = None;
                 }
@@ -130,7 +142,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>
                     Err(error) => tracing::error!(%error, "the web server cannot listen"),
                 }
             }
-            _ = second.tick() => dashboard.lock().feed(&monitor.figures()),
+            _ = second.tick() => shared.dashboard.lock().feed(&shared.monitor.figures()),
             accepted = accept(listener.as_ref()) => match accepted {
                 Ok((stream, peer)) => welcome(stream, peer, &served),
                 Err(error) => {
@@ -230,18 +242,21 @@ fn is_timeout(error: &hyper::Error) -> bool {
 /// Answers a request, whatever it is.
 async fn answered(served: &Served, request: Request<Incoming>) -> Response {
     let stats = served.stats();
+    let path = request.uri().path().to_owned();
     stats.requests.add(1);
     let refuse = |why: WebRefusal, status: StatusCode| {
         stats.refused[why].add(1);
-        (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
+        refusal(&path, status, "the request is too long, or took too long")
     };
-    let mut response = match tokio::time::timeout(REQUEST_TIMEOUT, answer(served, request)).await {
+    let limit = if is_change(request.method()) { REQUEST_TIMEOUT + CHANGE } else { REQUEST_TIMEOUT };
+    let mut response = match tokio::time::timeout(limit, answer(served, request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(WebRefusal::Credentials)) => {
             stats.refused[WebRefusal::Credentials].add(1);
-            unauthorized()
+            unauthorized(&path)
         }
-        Ok(Err(why)) => refuse(why, StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(WebRefusal::Body)) => refuse(WebRefusal::Body, StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(why)) => refuse(why, StatusCode::REQUEST_TIMEOUT),
         Err(_) => refuse(WebRefusal::Slow, StatusCode::REQUEST_TIMEOUT),
     };
     dress(&mut response, &served.site.settings);
@@ -251,11 +266,14 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
 async fn answer(served: &Served, request: Request<Incoming>) -> Result<Response, WebRefusal> {
     let (head, body) = request.into_parts();
     let area = Area::of(head.uri.path());
+    let area = if area == Area::Api && is_change(&head.method) { Area::Changes } else { area };
     if !served.access.is_granted(&served.site.settings, area, &head.headers).await {
         return Err(WebRefusal::Credentials);
     }
     let body = if takes_body(&head.method) {
-        let body = to_bytes(Body::new(body), BODY_MAX).await.map_err(|_| WebRefusal::Body)?;
+        let most = if area == Area::Changes { CHANGE_BODY_MAX } else { BODY_MAX };
+        let received = tokio::time::timeout(REQUEST_TIMEOUT, to_bytes(Body::new(body), most));
+        let body = received.await.map_err(|_| WebRefusal::Slow)?.map_err(|_| WebRefusal::Body)?;
         Body::from(body)
     } else {
         Body::empty()

@@ -1,6 +1,5 @@
 //! Rules in their chains: functions that add, remove, move, replace and show them, and groups.
 
-use std::collections::VecDeque;
 use std::fmt::Write;
 
 use mlua::{Lua, UserData, UserDataMethods, Value};
@@ -39,7 +38,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     }
     let own = context.clone();
     context.define(lua, "newRuleAction", move |call, a| {
-        let made = new_rule(call, a, None).map(|rule| RuleObject { context: own.clone(), rule });
+        let made = new_rule(call, a, None).map(|(rule, _)| RuleObject { context: own.clone(), rule });
         stand_in(call, made)
     })?;
     let groups = [
@@ -77,14 +76,20 @@ fn define_chain(
     let [add, rm, mv, to_top, clear, set, show, top, top_list, one] = &functions.entries;
     let responses = functions.responses;
     context.define_entry(lua, add, move |call, a| {
-        let rule = new_rule(call, a, Some(responses))?;
-        call.draft.rules.extend(key, [rule]);
+        let (rule, replaced) = new_rule(call, a, Some(responses))?;
+        let Some(replaced) = replaced else {
+            call.draft.rules.extend(key, [rule]);
+            return Ok(Value::Nil);
+        };
+        let at = find(call, key, &replaced).ok_or_else(|| {
+            Fault::value("replace", shown(&replaced), "the number, name or UUID of a rule of this chain")
+        })?;
+        call.draft.rules.replace(key, at, rule);
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, rm, move |call, a| {
-        let chain = call.draft.rules.chain_mut(key);
-        match find(chain, a.at(0)) {
-            Some(at) => drop(chain.remove(at)),
+        match find(call, key, a.at(0)) {
+            Some(at) => drop(call.draft.rules.chain_mut(key).remove(at)),
             None => call.warn(no_such_rule(a, 0)?),
         }
         Ok(Value::Nil)
@@ -107,17 +112,17 @@ fn define_chain(
         Ok(Value::Nil)
     })?;
     context.define_entry(lua, to_top, move |call, a| {
-        let chain = call.draft.rules.chain_mut(key);
         let at = match a.given(0) {
-            Some(v) => match find(chain, v) {
+            Some(v) => match find(call, key, v) {
                 Some(at) => at,
                 None => {
                     call.warn(no_such_rule(a, 0)?);
                     return Ok(Value::Nil);
                 }
             },
-            None => chain.len().saturating_sub(1),
+            None => call.draft.rules.chain(key).len().saturating_sub(1),
         };
+        let chain = call.draft.rules.chain_mut(key);
         let rule = chain.remove(at);
         rule.into_iter().for_each(|rule| chain.push_front(rule));
         Ok(Value::Nil)
@@ -154,8 +159,13 @@ fn define_chain(
     context.define_entry(lua, one, move |call, a| found(call, &own, key, a.at(0)))
 }
 
-/// Reads a rule: selector, action, options. Without `responses`, both kinds of action are accepted.
-fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> Result<DraftRule, Fault> {
+/// Reads a rule: selector, action, options. Without `responses`, both kinds of action are accepted,
+/// and it takes the place of no other. Returns the one that it replaces, too.
+fn new_rule(
+    call: &mut Call<'_>,
+    a: Arguments<'_>,
+    responses: Option<bool>,
+) -> Result<(DraftRule, Option<Value>), Fault> {
     let is_response = || {
         let done =
             a.at(1).as_userdata().and_then(|u| u.borrow::<ActionObject>().ok().map(|d| d.action.clone()));
@@ -169,7 +179,8 @@ fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> R
         matcher: rule(call, "the rule", a.at(0))?,
         action: action("the action", a.at(1), responses.unwrap_or_else(is_response))?,
     };
-    let Some(options) = a.given(2) else { return Ok(made) };
+    let mut replaced = None;
+    let Some(options) = a.given(2) else { return Ok((made, replaced)) };
     for (name, v) in named("the table of options", options)? {
         match name.as_str() {
             "name" => made.name = label(&name, &v)?,
@@ -181,10 +192,12 @@ fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> R
                     made.uuid = Some(parse_uuid(&written).ok_or_else(|| wrong(&name, &v, UUID))?);
                 }
             }
+            "replace" if responses.is_some() => replaced = Some(v),
+            _ if responses.is_some() => call.unknown("option", &name, ["name", "uuid", "group", "replace"]),
             _ => call.unknown("option", &name, ["name", "uuid", "group"]),
         }
     }
-    Ok(made)
+    Ok((made, replaced))
 }
 
 fn label(what: &str, v: &Value) -> Result<String, Fault> {
@@ -209,20 +222,24 @@ fn no_such_rule(a: Arguments<'_>, n: usize) -> Result<Fault, Fault> {
 
 /// Returns the index of the rule that a value identifies: a number, a UUID, or the first rule of a
 /// name.
-fn find(chain: &VecDeque<DraftRule>, value: &Value) -> Option<usize> {
+fn find(call: &Call<'_>, key: ChainKey, value: &Value) -> Option<usize> {
+    let chain = call.draft.rules.chain(key);
     if let Value::String(s) = value {
         let wanted = s.to_string_lossy();
         let uuid = parse_uuid(&wanted);
         let by_uuid = chain.iter().position(|r| r.uuid.is_some() && r.uuid == uuid);
-        return by_uuid.or_else(|| chain.iter().position(|r| !r.name.is_empty() && r.name == wanted));
+        let by_name = || chain.iter().position(|r| !r.name.is_empty() && r.name == wanted);
+        // Those that follow from the text of rules take long.
+        let derived = || uuid.and_then(|uuid| call.uuids(key).iter().position(|of| *of == uuid));
+        return by_uuid.or_else(by_name).or_else(derived);
     }
     let at = whole("", value, 0, u32::MAX).ok()? as usize;
     (at < chain.len()).then_some(at)
 }
 
 fn found(call: &Call<'_>, context: &Context, key: ChainKey, value: &Value) -> Result<Value, Fault> {
+    let Some(at) = find(call, key, value) else { return Ok(Value::Nil) };
     let chain = call.draft.rules.chain(key);
-    let Some(at) = find(chain, value) else { return Ok(Value::Nil) };
     let read_rules = RuleObject { context: context.clone(), rule: chain[at].clone() };
     Ok(Value::UserData(call.lua.create_userdata(read_rules)?))
 }

@@ -13,6 +13,8 @@ use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 
 use crate::config::draft::Draft;
 use crate::lua::front_end::context::{Build, Context, Sizes};
+pub(crate) use crate::lua::front_end::mark::outdated;
+pub use crate::lua::front_end::mark::{Act, Mark};
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::view::{ServerView, View};
 use crate::lua::front_end::{first_line, innermost, message, names, script_error};
@@ -47,6 +49,8 @@ pub struct Command {
     pub view: Arc<dyn View>,
     /// Longest reply, bytes.
     pub output_max: usize,
+    /// What it changes, if a later change of the same takes its place.
+    pub mark: Option<Mark>,
 }
 
 /// The result of a command.
@@ -124,6 +128,9 @@ struct Change {
     /// As it can stand in a file.
     typed: String,
     at: String,
+    /// What it is about, if a later one may take its place: not with functions or globals, which
+    /// later commands may use.
+    mark: Option<Mark>,
 }
 
 #[derive(Debug)]
@@ -147,9 +154,13 @@ impl Standing {
 
     /// Keeps the change of the last command, or forgets it.
     pub(crate) fn settle(&mut self, accepted: bool) {
-        if let Some(undo) = self.undo.take()
-            && !accepted
-        {
+        let Some(undo) = self.undo.take() else { return };
+        if accepted {
+            let marks: Vec<Option<&Mark>> = self.changes.iter().map(|c| c.mark.as_ref()).collect();
+            for at in outdated(&marks).into_iter().rev() {
+                self.changes.remove(at);
+            }
+        } else {
             self.build.restore(undo.draft, undo.sizes);
             self.changes.truncate(undo.changes);
         }
@@ -221,7 +232,8 @@ impl Standing {
         }
         if touched || redefines || in_shards {
             let (typed, at) = (pasteable(lua, &command.text, is_expression), command.at.clone());
-            self.changes.push(Change { file, typed, at });
+            let mark = command.mark.clone().filter(|_| !redefines && !in_shards);
+            self.changes.push(Change { file, typed, at, mark });
             if let Err(error) = self.check(lua, in_shards) {
                 self.build.restore(undo.draft, undo.sizes);
                 self.changes.truncate(undo.changes);
@@ -260,7 +272,7 @@ impl Standing {
         let draft = &mut self.build.draft;
         draft.maintenance |= has_maintenance(lua);
         let mut files = self.build.texts.clone();
-        files.commands = self.changes.iter().map(|c| c.file.clone()).collect();
+        files.commands.extend(self.changes.iter().map(|c| c.file.clone()));
         let sets = (draft.name_sets.clone(), draft.networks.clone());
         let source = state::check_unless(files, draft.functions.clone(), sets.0, sets.1, &self.interrupt);
         draft.script = Some(source.map_err(|e| e.to_string())?);

@@ -4,15 +4,18 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mlua::{Function, Lua, MultiValue, RegistryKey, Value};
 
+use crate::config::chains::uuids;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, counted};
 use crate::config::functions::signature::Signature;
 use crate::config::functions::{Entry, functions};
-use crate::config::ruleset::{SetText, SetTexts};
+use crate::config::ruleset::{ChainKey, SetText, SetTexts};
+use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::lua::code::flow::When;
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::command::Session;
@@ -135,6 +138,33 @@ impl Sets for PresentTexts<'_> {
     }
 }
 
+/// The text of sets in identities of rules, those of the present evaluation too.
+struct Identities<'a> {
+    texts: &'a SetTexts,
+    names: HashMap<usize, usize>,
+    networks: HashMap<usize, usize>,
+}
+
+impl Sets for Identities<'_> {
+    fn names(&self, names: &Names) -> String {
+        let number = self.names.get(&names.key()).map(|at| names_identity(*at));
+        number.unwrap_or_else(|| self.texts.identities().names(names))
+    }
+
+    fn networks(&self, networks: &Networks) -> String {
+        let number = self.networks.get(&networks.key()).map(|at| networks_identity(*at));
+        number.unwrap_or_else(|| self.texts.identities().networks(networks))
+    }
+}
+
+fn names_identity(at: usize) -> String {
+    format!("set {}", at + 1)
+}
+
+fn networks_identity(at: usize) -> String {
+    format!("networks {}", at + 1)
+}
+
 /// Members of a literal set that form its identity; for larger sets, a hash does.
 const LITERALS_MAX: usize = 20;
 
@@ -146,14 +176,14 @@ impl Objects {
         let new = names.filter(|(_, (set, _))| set.set().is_none()).map(|(at, (set, c))| (at, set.key(), c));
         for (at, key, content) in new {
             let content = Some(content.borrow().shown());
-            draft.rules.texts.insert(key, SetText { identity: format!("set {}", at + 1), content });
+            draft.rules.texts.insert(key, SetText { identity: names_identity(at), content });
         }
         let networks = draft.networks.iter().zip(&self.networks).enumerate();
         let new =
             networks.filter(|(_, (set, _))| set.set().is_none()).map(|(at, (set, c))| (at, set.key(), c));
         for (at, key, content) in new {
             let content = Some(content.borrow().shown());
-            draft.rules.texts.insert(key, SetText { identity: format!("networks {}", at + 1), content });
+            draft.rules.texts.insert(key, SetText { identity: networks_identity(at), content });
         }
     }
 
@@ -231,6 +261,19 @@ impl Call<'_> {
     /// Returns the texts of sets, for display.
     pub(crate) fn sets(&self) -> impl Sets {
         PresentTexts { texts: &self.draft.rules.texts, objects: self.objects }
+    }
+
+    /// Returns the UUIDs that the rules of a chain will have, in their order.
+    pub(crate) fn uuids(&self, key: ChainKey) -> Vec<[u8; 16]> {
+        let numbers =
+            |keys: &mut dyn Iterator<Item = usize>| keys.enumerate().map(|(at, key)| (key, at)).collect();
+        let sets = Identities {
+            texts: &self.draft.rules.texts,
+            names: numbers(&mut self.draft.name_sets.iter().map(|set| set.key())),
+            networks: numbers(&mut self.draft.networks.iter().map(|set| set.key())),
+        };
+        let all = uuids(&self.draft.rules, &sets);
+        all.into_iter().filter(|(of, _)| *of == key).map(|(_, uuid)| uuid).collect()
     }
 
     /// Returns the authorities for servers' certificates; each file is read once.
@@ -429,6 +472,28 @@ impl Context {
                 None => texts.directories.push((path.to_owned(), vec![file])),
             },
         }
+    }
+
+    /// Records a file that the API has written, which is evaluated after the configuration.
+    pub(crate) fn reads_kept(&self, file: File) {
+        if let Some(Build { texts, .. }) = self.0.build.borrow_mut().as_mut() {
+            texts.commands.push(file);
+        }
+    }
+
+    /// Returns the files that the API may have written and nothing has read yet.
+    pub(crate) fn kept_files(&self) -> Vec<PathBuf> {
+        let build = self.0.build.borrow();
+        let Some(Build { draft, texts, .. }) = build.as_ref() else { return Vec::new() };
+        let Some(directory) = draft.web.directory.as_ref().filter(|_| draft.web.writable) else {
+            return Vec::new();
+        };
+        let read = texts.directories.iter().flat_map(|(_, files)| files);
+        let read: Vec<PathBuf> = read.filter_map(|file| Path::new(&file.name).canonicalize().ok()).collect();
+        let files = [ACL_FILE, CHANGES_FILE].map(|name| directory.join(name));
+        // One that does not exist has not been written yet.
+        let is_new = |path: &PathBuf| path.canonicalize().is_ok_and(|path| !read.contains(&path));
+        files.into_iter().filter(is_new).collect()
     }
 
     /// Keeps the code of a file that is evaluated.

@@ -27,6 +27,7 @@ mod context;
 mod declared;
 mod functions;
 mod inspect;
+mod mark;
 mod metrics;
 mod missing;
 mod names;
@@ -124,7 +125,7 @@ pub fn complete(draft: &mut Draft, flags: &Flags) {
     draft.apply_strictness();
 }
 
-/// The functions of health checks and the commands of the console, on the thread that evaluated the configuration.
+/// The functions of health checks and the commands of console and API, on the thread that evaluated the configuration.
 #[derive(Debug)]
 pub struct LuaHost {
     worker: Worker<Host>,
@@ -135,8 +136,8 @@ pub struct LuaHost {
 struct Host {
     runtime: Runtime,
     standing: RefCell<Standing>,
-    /// Commands of the console may come.
-    has_console: bool,
+    /// Commands of the console or of the API may come.
+    takes_commands: bool,
 }
 
 impl Host {
@@ -199,7 +200,7 @@ impl Host {
 impl Host {
     /// Returns whether anything may be called after the evaluation.
     fn stays(&self) -> bool {
-        self.has_console || !self.standing.borrow().build().functions.is_empty()
+        self.takes_commands || !self.standing.borrow().build().functions.is_empty()
     }
 
     fn run(&self, command: &Command) -> Evaluated {
@@ -329,7 +330,11 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
     context.begin(Build::default(), None);
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
     let ended = runtime.evaluate(|| {
-        let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f));
+        let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, Role::Main, f));
+        let ran = ran.and_then(|()| {
+            let kept = context.kept_files();
+            kept.iter().try_for_each(|f| run(runtime.lua(), &context, Role::Kept, f))
+        });
         // Flushes what the file wrote without a line end. A file may have replaced these functions.
         let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
         ran
@@ -362,13 +367,13 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
             Err(e) => draft.errors.push(e),
         }
     }
-    let has_console = draft.console.address.is_some();
-    if has_console {
+    let takes_commands = draft.console.address.is_some() || draft.web.writable;
+    if takes_commands {
         build.draft = draft.clone();
         build.draft.warnings = Errors::default();
     }
     let host =
-        Host { runtime, standing: RefCell::new(Standing::new(context, build, interrupt)), has_console };
+        Host { runtime, standing: RefCell::new(Standing::new(context, build, interrupt)), takes_commands };
     if host.stays() {
         missing::forget(host.runtime.lua()).map_err(|e| fatal(&e))?;
         host.runtime.serve(false).map_err(|e| fatal(&e))?;
@@ -400,11 +405,27 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     missing::define(lua, context)
 }
 
+/// What a file is.
+#[derive(Clone, Copy, Debug)]
+enum Role<'a> {
+    /// The configuration.
+    Main,
+    /// One of the directory that is included as this.
+    Included(&'a str),
+    /// One that the API has written.
+    Kept,
+}
+
 /// Evaluates one file.
-fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> mlua::Result<()> {
+fn run(lua: &Lua, context: &Context, role: Role<'_>, path: &Path) -> mlua::Result<()> {
     let name = path.display().to_string();
     let text = files::read(path, LIST_BYTES_MAX).map_err(|e| mlua::Error::external(unreadable(&name, &e)));
-    context.reads(directory, File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() });
+    let file = File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() };
+    match role {
+        Role::Main => context.reads(None, file),
+        Role::Included(directory) => context.reads(Some(directory), file),
+        Role::Kept => context.reads_kept(file),
+    }
     let mut text = text?;
     if text.starts_with(b"#") {
         // A shebang line, as in any Lua script; a comment keeps the line numbers.

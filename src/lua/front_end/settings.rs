@@ -17,7 +17,7 @@ use crate::lua::code::flow::When;
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
-use crate::lua::front_end::{argument, caller, nearest, needs, read_list, run, unreadable};
+use crate::lua::front_end::{Role, argument, caller, nearest, needs, read_list, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The form of a network.
@@ -408,7 +408,7 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
             Ok(Value::Nil)
         })?;
         depth.set(depth.get() + 1);
-        let ended = files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file));
+        let ended = files.iter().try_for_each(|file| run(lua, &included, Role::Included(&directory), file));
         depth.set(depth.get() - 1);
         ended.map(|()| Value::Nil)
     })

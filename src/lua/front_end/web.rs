@@ -1,6 +1,7 @@
 //! The web server: `webserver`, `setWebserverConfig`; the hashes of its passwords.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use mlua::{Lua, Value};
 
@@ -49,6 +50,24 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setWebserverBindFatal", |call, a| {
         call.draft.web.bind_fatal = a.switch(0)?;
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setAPIWritable", |call, a| {
+        let writable = a.switch(0)?;
+        let directory = match a.given(1) {
+            Some(_) => Some(a.text(1, "the path of a directory")?).filter(|path| !path.is_empty()),
+            None => None,
+        };
+        if let Some(path) = &directory {
+            let fault = |reason| Fault::Unreadable { path: path.clone(), reason };
+            match std::fs::metadata(path) {
+                Ok(is) if is.is_dir() => {}
+                Ok(_) => return Err(fault("not a directory".to_owned())),
+                Err(e) => return Err(fault(e.to_string())),
+            }
+        }
+        call.draft.web.writable = writable;
+        call.draft.web.directory = directory.map(PathBuf::from);
         Ok(Value::Nil)
     })?;
     let show = crate::config::functions::functions().find(|e| e.name == "showWebserverConfig");

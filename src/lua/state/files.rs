@@ -18,7 +18,8 @@ pub struct Files {
     /// Directories that `includeDirectory` was called with, as written, each with its files in the
     /// order of evaluation.
     pub directories: Vec<(String, Vec<File>)>,
-    /// Commands of the console that functions come from, in their order; evaluated after the file.
+    /// What the API has kept, and commands of the console that functions come from, in their order;
+    /// evaluated after the file.
     pub commands: Vec<File>,
 }
 

@@ -84,11 +84,16 @@ impl Console {
     }
 
     fn run(&self, text: &str) -> Evaluated {
+        self.run_marked(text, None)
+    }
+
+    fn run_marked(&self, text: &str, mark: Option<Mark>) -> Evaluated {
         let command = Command {
             text: text.to_owned(),
             at: "then".to_owned(),
             view: Arc::new(Process),
             output_max: 1_000,
+            mark,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(self.lua.run(command)).expect("a result")
@@ -346,4 +351,47 @@ fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named()
     let error = console.error("addAction(AllRule(), DropAction()) reload()");
     assert!(error.contains("one or the other"), "{error}");
     assert_eq!(console.run("reload()").wish, Some(Wish::Reload));
+}
+
+#[test]
+fn a_change_of_the_same_takes_the_place_of_an_earlier_one() {
+    let console = Console::new("");
+    let marked = |text: &str, key: &str, act| {
+        let mark = Some(Mark { key: key.to_owned(), act });
+        assert!(console.run_marked(text, mark).draft.is_some(), "{text}");
+        console.lua.settle(true);
+    };
+    for weight in 1..50 {
+        marked(&format!("getServer('one'):setWeight({weight})"), "server one/weight", Act::Set);
+    }
+    console.change("getServer('one'):setOrder(3)");
+    for _ in 0..2 {
+        marked("newServer({address='192.0.2.7', id='seven'})", "server seven", Act::Create);
+        marked("rmServer('seven')", "server seven", Act::Remove);
+    }
+    let delta = console.reply("delta()");
+    assert_eq!(delta.lines().filter(|l| !l.starts_with("--")).count(), 2, "{delta}");
+    assert!(delta.contains("setWeight(49)") && delta.contains("setOrder(3)"), "{delta}");
+    // One that defines a function stays, as later ones may use it.
+    for _ in 0..2 {
+        marked("addAction('x.test', LuaAction(function() return DNSAction.Drop end))", "rule", Act::Set);
+    }
+    assert_eq!(console.reply("delta()").matches("LuaAction").count(), 2);
+}
+
+#[test]
+fn a_rule_is_found_by_the_uuid_that_follows_from_its_text() {
+    let set = "names = newSuffixMatchNode() names:add('c.test') addAction(SuffixMatchNodeRule(names), DropAction())\n";
+    let console =
+        Console::new(&format!("addAction('a.test', DropAction())\naddAction('b.test', DropAction())\n{set}"));
+    let draft = console.change("addAction('d.test', DropAction())");
+    let uuids = crate::config::chains::uuids(&draft.rules, &draft.rules.texts.identities());
+    let uuid = |at: usize| crate::config::ruleset::uuid_text(&uuids[at].1);
+    let replace = format!("addAction('x.test', TCAction(), {{replace='{}'}})", uuid(1));
+    console.change(&replace);
+    let draft = console.change(&format!("rmRule('{}')", uuid(2)));
+    let actions: Vec<String> = draft.rules.chain(ChainKey::Query).iter().map(|r| r.action.text()).collect();
+    assert_eq!(actions, ["drop", "tc=1 answer", "drop"]);
+    assert!(console.error(&replace).contains("replace is"), "{}", console.error(&replace));
+    assert!(console.error("newRuleAction('a', DropAction(), {replace=5}) error('x')").contains('x'));
 }

@@ -1,0 +1,76 @@
+//! What operators ask of the control loop, by the console and by the API.
+
+use std::fmt;
+
+use tokio::sync::oneshot;
+
+use crate::lua::front_end::command::Mark;
+
+/// A command.
+#[derive(Debug)]
+pub struct Request {
+    /// Its Lua.
+    pub text: String,
+    /// Longest output, bytes.
+    pub output_max: usize,
+    /// Under which conditions it runs, and what becomes of its change.
+    pub terms: Terms,
+    /// Takes the reply.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// The conditions of a command.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// It is run only while the configuration of this generation is in force.
+    pub generation: Option<u64>,
+    /// Its change is compiled, and forgotten.
+    pub dry_run: bool,
+    /// What it changes, so that a later change of the same takes its place in `delta()`.
+    pub mark: Option<Mark>,
+    /// Called when its change is in force, before any other change begins.
+    pub keep: Option<Keep>,
+}
+
+/// Makes a change last; returns what failed.
+pub struct Keep(pub Box<dyn FnOnce() -> Result<(), String> + Send>);
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keep")
+    }
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Another configuration is in force than the one it was meant for.
+    Stale,
+    /// It was wrong, in these ways.
+    Wrong(Vec<String>),
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub struct Reply {
+    /// What it printed and returned.
+    pub result: Result<Vec<u8>, Refusal>,
+    /// The generation of the configuration that is in force.
+    pub generation: u64,
+    /// What it changed, or would change; a line each.
+    pub changes: Vec<String>,
+    /// Its change is in force and may not outlive the next reload, for this reason.
+    pub not_kept: Option<String>,
+}
+
+impl Reply {
+    /// Returns it as the console shows it.
+    #[must_use]
+    pub fn into_text(self) -> Vec<u8> {
+        match self.result {
+            Ok(output) => output,
+            Err(Refusal::Stale) => b"Error: the configuration has changed\n".to_vec(),
+            Err(Refusal::Wrong(errors)) => format!("Error: {}\n", errors.join("\n")).into_bytes(),
+        }
+    }
+}

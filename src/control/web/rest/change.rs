@@ -1,0 +1,343 @@
+//! What a request would change, as one line of Lua that means the same when it is read again: in
+//! the directory of the API, after the file of the configuration.
+//!
+//! A line that is about something that the file no longer has says so in the log, and does nothing.
+
+use serde_json::{Map, Value};
+
+use crate::base::prefix::Prefix;
+use crate::config::functions::{CHAINS as FUNCTIONS, POLICIES};
+use crate::config::ruleset::{ChainKey, parse_uuid, uuid_text};
+use crate::config::value::address;
+use crate::config::web::{ACL_FILE, CHANGES_FILE};
+use crate::control::web::rest::lua::{Callee, call, quoted, server, value};
+use crate::control::web::rest::operations::Id;
+use crate::control::web::rest::read::{CHAINS, chain_key, one_rule, one_server, pool_name, servers};
+use crate::control::web::rest::{Call, Problem};
+use crate::lua::front_end::command::{Act, Mark};
+use crate::model::Snapshot;
+
+/// A change.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// One line of Lua.
+    pub(super) lua: String,
+    /// What it is about.
+    pub(super) mark: Mark,
+    /// The file that keeps it.
+    pub(super) file: &'static str,
+    /// The path of what it creates or changes; none after it is removed.
+    pub(super) location: Option<String>,
+}
+
+/// Returns what a request would change in the present configuration.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
+    match request.operation.id {
+        Id::AddServer => add_server(snapshot, body),
+        Id::SetServer => set_server(snapshot, request.parameter("server"), body),
+        Id::RemoveServer => {
+            let id = &one_server(snapshot, request.parameter("server"))?.id;
+            let lua = with_server(id, &format!("rmServer({})", quoted(id.as_bytes())));
+            Ok(change(lua, Act::Remove, format!("server {id}"), None))
+        }
+        Id::PutPool => put_pool(request.parameter("pool"), body),
+        Id::AddRule => add_rule(snapshot, chain_key(request.parameter("chain"))?, body),
+        Id::PutRule => {
+            let key = chain_key(request.parameter("chain"))?;
+            one_rule(snapshot, key, request.parameter("uuid"))?;
+            put_rule(key, request.parameter("uuid"), body)
+        }
+        Id::RemoveRule => {
+            let key = chain_key(request.parameter("chain"))?;
+            one_rule(snapshot, key, request.parameter("uuid"))?;
+            let uuid = canonical(request.parameter("uuid"))?;
+            let lua =
+                with_rule(key, &uuid, &format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[1].name));
+            Ok(change(lua, Act::Remove, rule_key(key, &uuid), None))
+        }
+        Id::PutAcl => acl(networks(body, "networks")?),
+        Id::PutAllowFrom => {
+            let setting = body.as_object().ok_or_else(|| Problem::bad_request("the body is no object"))?;
+            if setting.get("name").is_some_and(|name| name != "allow-from") {
+                return Err(Problem::bad_request("the name is not allow-from"));
+            }
+            acl(list(setting.get("value"), "value").map_err(Problem::bad_request)?)
+        }
+        Id::AddNetwork => {
+            let mut all = snapshot.acl.texts();
+            all.push(network(request.parameter("network"))?.to_string());
+            acl(all)
+        }
+        Id::RemoveNetwork => {
+            let gone = network(request.parameter("network"))?.to_string();
+            let mut all = snapshot.acl.texts();
+            let before = all.len();
+            all.retain(|listed| *listed != gone);
+            if all.len() == before {
+                return Err(Problem::not_found("network in the ACL"));
+            }
+            acl(all)
+        }
+        Id::Index
+        | Id::OpenApi
+        | Id::Overview
+        | Id::History
+        | Id::Top
+        | Id::Servers
+        | Id::Server
+        | Id::Pools
+        | Id::Pool
+        | Id::Listeners
+        | Id::Chains
+        | Id::Rules
+        | Id::Rule
+        | Id::Acl
+        | Id::Settings
+        | Id::PurgeCache => Err(Problem::not_found("change")),
+    }
+}
+
+fn change(lua: String, act: Act, key: String, location: Option<String>) -> Change {
+    Change { lua, mark: Mark { key, act }, file: CHANGES_FILE, location }
+}
+
+/// Percent-encodes a part of a path.
+fn encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// Does something unless the thing is gone, which the log then says.
+fn unless_gone(condition: &str, then: &str, what: &str) -> String {
+    let note = quoted(format!("a change by the API has no effect: there is no {what}").as_bytes());
+    format!("if {condition} then {then} else warnlog({note}) end")
+}
+
+fn with_server(id: &str, then: &str) -> String {
+    unless_gone(&format!("getServer({})", quoted(id.as_bytes())), then, &format!("server {id}"))
+}
+
+fn server_path(id: &str) -> Option<String> {
+    Some(format!("/api/v2/servers/{}", encoded(id)))
+}
+
+fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
+    let members = object(body)?;
+    let table = server(members).map_err(Problem::unprocessable)?;
+    let text = |name: &str| members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let written = text("address").ok_or_else(|| Problem::unprocessable("address is missing"))?;
+    let id = match text("id") {
+        Some(id) => id.to_owned(),
+        None => {
+            let address = address(written).map_err(|expected| {
+                Problem::unprocessable(format!("address is {written:?}; expected {expected}"))
+            })?;
+            address.to_string()
+        }
+    };
+    let taken = |text: &str| servers(snapshot).any(|b| b.id == text || b.name == text);
+    if let Some(taken) = [Some(id.as_str()), text("name")].into_iter().flatten().find(|text| taken(text)) {
+        return Err(Problem::conflict(format!("there is a server {taken:?}")));
+    }
+    // After a restart the file may have it.
+    let note = quoted(format!("a change by the API has no effect: there is a server {id}").as_bytes());
+    let quoted = quoted(id.as_bytes());
+    let lua = format!("if getServer({quoted}) then warnlog({note}) else newServer({table}) end");
+    Ok(change(lua, Act::Create, format!("server {id}"), server_path(&id)))
+}
+
+fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, Problem> {
+    let id = &one_server(snapshot, text)?.id;
+    let members = object(body)?;
+    let mut lua = format!("local s = getServer({})", quoted(id.as_bytes()));
+    let mut steps = Vec::new();
+    for (name, given) in members {
+        steps.push(match name.as_str() {
+            "order" | "weight" | "qps" => {
+                let written = given
+                    .as_i64()
+                    .ok_or_else(|| Problem::unprocessable(format!("{name} is no whole number")))?;
+                let method = match name.as_str() {
+                    "order" => "setOrder",
+                    "weight" => "setWeight",
+                    _ => "setQPS",
+                };
+                format!("s:{method}( {written})")
+            }
+            "mode" => {
+                let method = match given.as_str() {
+                    Some("auto") => "setActiveAuto",
+                    Some("lazy") => "setLazyAuto",
+                    Some("up") => "setUp",
+                    Some("down") => "setDown",
+                    Some("drain") => "drain",
+                    _ => return Err(Problem::unprocessable("mode is one of auto, lazy, up, down, drain")),
+                };
+                format!("s:{method}()")
+            }
+            "pools" => {
+                let pools = list(Some(given), "pools").map_err(Problem::unprocessable)?;
+                let add = pools.iter().map(|pool| format!(" s:addPool({})", quoted(pool.as_bytes())));
+                format!("for _, p in ipairs(s.pools) do s:rmPool(p) end{}", add.collect::<String>())
+            }
+            other => {
+                return Err(Problem::unprocessable(format!(
+                    "a server has no member {other:?} that can be changed"
+                )));
+            }
+        });
+    }
+    if steps.is_empty() {
+        return Err(Problem::unprocessable("nothing is to be changed"));
+    }
+    let then = unless_gone("s", &steps.join(" "), &format!("server {id}"));
+    lua = format!("do {lua} {then} end");
+    let names: Vec<&str> = members.keys().map(String::as_str).collect();
+    Ok(change(lua, Act::Set, format!("server {id}/{}", names.join("+")), server_path(id)))
+}
+
+fn put_pool(text: &str, body: &Value) -> Result<Change, Problem> {
+    let members = object(body)?;
+    if let Some(odd) = members.keys().find(|name| *name != "policy") {
+        return Err(Problem::unprocessable(format!("a pool has no member {odd:?} that can be changed")));
+    }
+    let policy = match members.get("policy") {
+        Some(Value::String(name)) if POLICIES.contains(&name.as_str()) => name.clone(),
+        Some(made @ Value::Object(_)) => call(Callee::Policy, made).map_err(Problem::unprocessable)?,
+        _ => {
+            return Err(Problem::unprocessable(format!(
+                "policy is one of {}, or made of one",
+                POLICIES.join(", ")
+            )));
+        }
+    };
+    let lua = format!("getPool({}):setServerPolicy({policy})", quoted(pool_name(text).as_bytes()));
+    let location = Some(format!("/api/v2/pools/{}", encoded(text)));
+    Ok(change(lua, Act::Set, format!("pool {}/policy", pool_name(text)), location))
+}
+
+fn canonical(uuid: &str) -> Result<String, Problem> {
+    parse_uuid(uuid).map(|uuid| uuid_text(&uuid)).ok_or_else(|| Problem::unprocessable("uuid is no UUID"))
+}
+
+fn rule_key(key: ChainKey, uuid: &str) -> String {
+    format!("rule {} {uuid}", CHAINS[key as usize])
+}
+
+fn rule_path(key: ChainKey, uuid: &str) -> Option<String> {
+    Some(format!("/api/v2/rules/{}/{uuid}", CHAINS[key as usize]))
+}
+
+fn with_rule(key: ChainKey, uuid: &str, then: &str) -> String {
+    let found = format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[9].name);
+    unless_gone(&found, then, &format!("{} rule {uuid}", CHAINS[key as usize]))
+}
+
+/// The call that adds a rule; `members` say selector, action and, with `uuid`, its options.
+fn added(key: ChainKey, members: &Map<String, Value>, uuid: &str, replaces: bool) -> Result<String, Problem> {
+    let functions = &FUNCTIONS[key as usize];
+    let part =
+        |name: &str| members.get(name).ok_or_else(|| Problem::unprocessable(format!("{name} is missing")));
+    let selector = part("selector")?;
+    // Names or networks, as everywhere.
+    let is_listed = selector.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+    let selector =
+        if selector.is_string() || is_listed { value(selector) } else { call(Callee::Selector, selector) };
+    let selector = selector.map_err(Problem::unprocessable)?;
+    let callee = if functions.responses { Callee::ResponseAction } else { Callee::Action };
+    let action = call(callee, part("action")?).map_err(Problem::unprocessable)?;
+    let mut options = format!("uuid=\"{uuid}\"");
+    for name in ["name", "group"] {
+        if let Some(given) = members.get(name) {
+            let text = given.as_str().ok_or_else(|| Problem::unprocessable(format!("{name} is no text")))?;
+            options += &format!(", {name}={}", quoted(text.as_bytes()));
+        }
+    }
+    if replaces {
+        options += &format!(", replace=\"{uuid}\"");
+    }
+    Ok(format!("{}({selector}, {action}, {{{options}}})", functions.entries[0].name))
+}
+
+fn known(members: &Map<String, Value>, names: &[&str]) -> Result<(), Problem> {
+    match members.keys().find(|name| !names.contains(&name.as_str())) {
+        Some(odd) => Err(Problem::unprocessable(format!("a rule has no member {odd:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn add_rule(snapshot: &Snapshot, key: ChainKey, body: &Value) -> Result<Change, Problem> {
+    let members = object(body)?;
+    known(members, &["selector", "action", "name", "group", "uuid", "top"])?;
+    let uuid = match members.get("uuid") {
+        None => random_uuid()?,
+        Some(given) => canonical(given.as_str().unwrap_or_default())?,
+    };
+    if one_rule(snapshot, key, &uuid).is_ok() {
+        return Err(Problem::conflict(format!("there is a rule {uuid}")));
+    }
+    let mut lua = added(key, members, &uuid, false)?;
+    match members.get("top") {
+        None | Some(Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => lua += &format!(" {}()", FUNCTIONS[key as usize].entries[3].name),
+        Some(_) => return Err(Problem::unprocessable("top is true or false")),
+    }
+    Ok(change(lua, Act::Create, rule_key(key, &uuid), rule_path(key, &uuid)))
+}
+
+fn put_rule(key: ChainKey, uuid: &str, body: &Value) -> Result<Change, Problem> {
+    let members = object(body)?;
+    known(members, &["selector", "action", "name", "group"])?;
+    let uuid = canonical(uuid)?;
+    let lua = with_rule(key, &uuid, &added(key, members, &uuid, true)?);
+    Ok(change(lua, Act::Set, rule_key(key, &uuid), rule_path(key, &uuid)))
+}
+
+/// A random UUID, version 4 (RFC 9562, 5.4).
+fn random_uuid() -> Result<String, Problem> {
+    let mut uuid = [0; 16];
+    let random =
+        std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut uuid));
+    random.map_err(|e| Problem::not_kept(&e))?;
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Ok(uuid_text(&uuid))
+}
+
+fn acl(networks: Vec<String>) -> Result<Change, Problem> {
+    let mut lua = "setACL({".to_owned();
+    for (at, text) in networks.iter().enumerate() {
+        lua += if at > 0 { ", " } else { "" };
+        lua += &quoted(text.as_bytes());
+    }
+    lua += "})";
+    let location = Some("/api/v2/acl".to_owned());
+    Ok(Change { file: ACL_FILE, ..change(lua, Act::Set, "acl".to_owned(), location) })
+}
+
+fn networks(body: &Value, name: &str) -> Result<Vec<String>, Problem> {
+    let members = object(body)?;
+    if let Some(odd) = members.keys().find(|of| *of != name) {
+        return Err(Problem::unprocessable(format!("the ACL has no member {odd:?}")));
+    }
+    list(members.get(name), name).map_err(Problem::unprocessable)
+}
+
+fn network(text: &str) -> Result<Prefix, Problem> {
+    text.parse().map_err(|_| Problem::unprocessable(format!("{text:?} is no network")))
+}
+
+fn object(body: &Value) -> Result<&Map<String, Value>, Problem> {
+    body.as_object().ok_or_else(|| Problem::unprocessable("the body is no object"))
+}
+
+/// Reads a list of texts.
+fn list(value: Option<&Value>, name: &str) -> Result<Vec<String>, String> {
+    let texts = value.and_then(Value::as_array).and_then(|list| {
+        list.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+    });
+    texts.ok_or_else(|| format!("{name} is no list of texts"))
+}

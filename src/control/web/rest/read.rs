@@ -1,0 +1,285 @@
+//! What the API shows of the configuration.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::base::addr::BackendSlot;
+use crate::config::functions::policies::name as policy_name;
+use crate::config::ruleset::{ChainKey, uuid_text};
+use crate::control::api::{self, Standing};
+use crate::control::history::Range;
+use crate::control::stats::rules::matches;
+use crate::control::stats::text::state_name;
+use crate::control::web::json::settings;
+use crate::control::web::rest::operations::{Id, OPERATIONS, RULES_MAX};
+use crate::control::web::rest::{Call, Problem};
+use crate::control::web::site::{Site, argument};
+use crate::model::{Backend, HealthMode, Listener, Pool, Service, Snapshot};
+use crate::rules::{Chain, Rule, text};
+use crate::stats::live::{LiveState, State};
+
+/// The name of the default pool in paths.
+const DEFAULT_POOL: &str = "_default_";
+/// Rules that are listed unless the client says otherwise.
+const RULES: usize = 1_000;
+
+/// The names of the chains, in the order of [`ChainKey::ALL`].
+pub(super) const CHAINS: [&str; ChainKey::ALL.len()] =
+    ["query", "cache-miss", "response", "cache-hit", "cache-inserted", "self-answered", "timeout", "xfr"];
+
+/// Returns what an operation that reads is answered with.
+///
+/// # Errors
+/// There is no such thing, or the request asks for nothing that there could be.
+pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Result<Value, Problem> {
+    let live = site.monitor.live_state();
+    let shown = |backend: &Backend| server(site, snapshot, backend);
+    Ok(match id {
+        Id::Index => index(site, snapshot),
+        Id::Overview => {
+            let monitor = &site.monitor;
+            let (started, ready, draining) =
+                (monitor.started_unix(), monitor.is_ready(), monitor.is_draining());
+            let figures = monitor.figures();
+            site.dashboard.lock().overview(&figures, Standing { started, ready, draining })
+        }
+        Id::History => history(site, call)?,
+        Id::Top => top(site, call)?,
+        Id::Servers => json!({"servers": servers(snapshot).map(shown).collect::<Vec<_>>()}),
+        Id::Server => shown(one_server(snapshot, call.parameter("server"))?),
+        Id::Pools => {
+            let pools =
+                snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
+            json!({"pools": pools.map(|(_, one)| pool(site, snapshot, one)).collect::<Vec<_>>()})
+        }
+        Id::Pool => {
+            let name = pool_name(call.parameter("pool"));
+            let found = snapshot.pools.iter().find(|pool| pool.name == name);
+            pool(site, snapshot, found.ok_or_else(|| Problem::not_found("pool"))?)
+        }
+        Id::Listeners => {
+            let listed = snapshot.listeners.iter().map(|one| listener(one, live));
+            json!({"listeners": listed.collect::<Vec<_>>()})
+        }
+        Id::Chains => {
+            let chain =
+                |key: ChainKey| json!({"chain": CHAINS[key as usize], "rules": length(snapshot, key)});
+            json!({"chains": ChainKey::ALL.map(chain)})
+        }
+        Id::Rules => {
+            let key = chain_key(call.parameter("chain"))?;
+            let (offset, limit) =
+                (call.number("offset", 0, u32::MAX as usize)?, call.number("limit", RULES, RULES_MAX)?);
+            let numbers = offset..offset.saturating_add(limit).min(length(snapshot, key));
+            let listed: Vec<Value> = numbers.filter_map(|at| rule(snapshot, live, key, at)).collect();
+            json!({"chain": CHAINS[key as usize], "total": length(snapshot, key), "offset": offset, "rules": listed})
+        }
+        Id::Rule => {
+            let key = chain_key(call.parameter("chain"))?;
+            let at = one_rule(snapshot, key, call.parameter("uuid"))?;
+            rule(snapshot, live, key, at).ok_or_else(|| Problem::not_found("rule"))?
+        }
+        Id::Acl => json!({"networks": snapshot.acl.texts()}),
+        Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
+        Id::PurgeCache => return Err(Problem::not_found("cache: dnslob has no packet cache")),
+        Id::OpenApi
+        | Id::AddServer
+        | Id::SetServer
+        | Id::RemoveServer
+        | Id::PutPool
+        | Id::AddRule
+        | Id::PutRule
+        | Id::RemoveRule
+        | Id::PutAcl
+        | Id::AddNetwork
+        | Id::RemoveNetwork
+        | Id::PutAllowFrom => return Err(Problem::not_found("document")),
+    })
+}
+
+fn index(site: &Site, snapshot: &Snapshot) -> Value {
+    let mut paths: Vec<&str> = OPERATIONS.iter().map(|operation| operation.path).collect();
+    paths.dedup();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": snapshot.generation,
+        "writable": site.settings.writable,
+        "kept": site.settings.writable && site.settings.directory.is_some(),
+        "paths": paths,
+    })
+}
+
+fn history(site: &Site, call: &Call) -> Result<Value, Problem> {
+    let number = |name| argument(&call.uri, name).map(|text| text.parse::<u64>());
+    let range = number("range").and_then(Result::ok).and_then(Range::of_seconds);
+    let range = range.ok_or_else(|| Problem::bad_request("range is one of 300, 3600, 86400"))?;
+    let from =
+        number("from").transpose().map_err(|_| Problem::bad_request("from is the number of a sample"))?;
+    Ok(site.dashboard.lock().history(range, from.unwrap_or_default()))
+}
+
+fn top(site: &Site, call: &Call) -> Result<Value, Problem> {
+    let request = api::top::request(|name| argument(&call.uri, name)).map_err(Problem::bad_request)?;
+    let list = site.monitor.traffic().and_then(|traffic| traffic.top(request.clone()));
+    let list = list.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.to_string()))?;
+    Ok(api::top::answer(&request, &list))
+}
+
+/// The ACL as dnsdist's clients read it.
+pub(super) fn allow_from(snapshot: &Snapshot) -> Value {
+    json!({"name": "allow-from", "type": "ConfigSetting", "value": snapshot.acl.texts()})
+}
+
+/// The servers that a configuration names as such.
+pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = &Backend> {
+    snapshot.backends.iter().flatten().map(AsRef::as_ref).filter(|b: &&Backend| !b.target && !b.tee)
+}
+
+/// Finds a server by id or name, as `getServer` does.
+///
+/// # Errors
+/// There is none, or several.
+pub(super) fn one_server<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Backend, Problem> {
+    let mut found = servers(snapshot).filter(|b| b.id == text || b.name == text);
+    match (found.next(), found.next()) {
+        (Some(server), None) => Ok(server),
+        (None, _) => Err(Problem::not_found("server")),
+        (Some(_), Some(_)) => Err(Problem::conflict("several servers have this id or name")),
+    }
+}
+
+fn server(site: &Site, snapshot: &Snapshot, backend: &Backend) -> Value {
+    let standing = site.monitor.standing(backend.slot);
+    let pools = snapshot.pools.iter().filter(|p| p.members.contains(&backend.slot));
+    json!({
+        "id": backend.id,
+        "name": backend.name,
+        "address": backend.address.to_string(),
+        "pools": pools.map(|p| p.name.as_str()).collect::<Vec<_>>(),
+        "order": backend.order,
+        "weight": backend.weight,
+        "qps": backend.qps,
+        "mode": mode(backend.health.mode),
+        "state": state_name(standing.state, backend.health.mode),
+        "tls": backend.connections.tls.is_some(),
+        "tcpOnly": backend.connections.only,
+        "sockets": backend.sockets,
+        "maxOutstanding": backend.outstanding_max,
+        "maxOutstandingQueries": backend.outstanding_soft_max,
+        "udpTimeoutMs": backend.timeout.0 / 1_000_000,
+        "useClientSubnet": backend.use_client_subnet,
+        "outstanding": site.monitor.live_state().outstanding(backend.slot),
+    })
+}
+
+const fn mode(mode: HealthMode) -> &'static str {
+    match mode {
+        HealthMode::Auto => "auto",
+        HealthMode::Up => "up",
+        HealthMode::Down => "down",
+        HealthMode::Drain => "drain",
+        HealthMode::Lazy => "lazy",
+    }
+}
+
+/// The name of a pool as it stands in a path.
+pub(super) fn pool_name(text: &str) -> &str {
+    if text == DEFAULT_POOL { "" } else { text }
+}
+
+fn pool(site: &Site, snapshot: &Snapshot, pool: &Pool) -> Value {
+    let id = |slot: &BackendSlot| snapshot.backend(*slot).map(|b| b.id.as_str());
+    let is_up = |slot: &&BackendSlot| site.monitor.standing(**slot).state == State::Up;
+    json!({
+        "name": if pool.name.is_empty() { DEFAULT_POOL } else { &pool.name },
+        "policy": policy_name(pool.policy.kind),
+        "servers": pool.members.iter().filter_map(id).collect::<Vec<_>>(),
+        "up": pool.members.iter().filter(is_up).count(),
+        "tcpToUdp": pool.tcp_to_udp,
+    })
+}
+
+fn listener(listener: &Listener, live: &LiveState) -> Value {
+    let protocol = match &listener.service {
+        Service::Dns => "dns",
+        Service::DnsUdp => "dns-udp",
+        Service::Dot(_) => "dot",
+        Service::TcpRelay(_) => "tcp-relay",
+        Service::UdpRelay(_) => "udp-relay",
+    };
+    json!({
+        "address": listener.address.to_string(),
+        "interface": listener.interface,
+        "protocol": protocol,
+        "reusePort": listener.reuse_port,
+        "connections": live.connection_limits().by_listener(listener.slot),
+    })
+}
+
+/// Finds a chain by its name.
+///
+/// # Errors
+/// There is none.
+pub(super) fn chain_key(name: &str) -> Result<ChainKey, Problem> {
+    let at = CHAINS.iter().position(|of| *of == name).ok_or_else(|| Problem::not_found("chain"))?;
+    Ok(ChainKey::ALL[at])
+}
+
+/// Calls one of two functions with a chain, by the kind of its rules.
+macro_rules! with_chain {
+    ($snapshot:expr, $key:expr, $chain:ident, $act:ident => $body:expr) => {{
+        let chains = &$snapshot.chains;
+        match $key {
+            ChainKey::Query | ChainKey::CacheMiss => {
+                let $chain = if $key == ChainKey::Query { &chains.query } else { &chains.cache_miss };
+                let $act = text::action;
+                $body
+            }
+            other => {
+                let $chain = match other {
+                    ChainKey::CacheHit => &chains.cache_hit,
+                    ChainKey::CacheInserted => &chains.cache_inserted,
+                    ChainKey::SelfAnswered => &chains.self_answered,
+                    ChainKey::Timeout => &chains.timeout,
+                    ChainKey::Xfr => &chains.xfr,
+                    ChainKey::Response | ChainKey::Query | ChainKey::CacheMiss => &chains.response,
+                };
+                let $act = text::response_action;
+                $body
+            }
+        }
+    }};
+}
+
+fn length(snapshot: &Snapshot, key: ChainKey) -> usize {
+    with_chain!(snapshot, key, chain, _act => chain.rules().len())
+}
+
+fn rule(snapshot: &Snapshot, live: &LiveState, key: ChainKey, at: usize) -> Option<Value> {
+    with_chain!(snapshot, key, chain, act => chain.rules().get(at).map(|rule| shown(at, rule, act, live)))
+}
+
+fn shown<A>(at: usize, rule: &Rule<A>, act: fn(&A) -> String, live: &LiveState) -> Value {
+    json!({
+        "number": at,
+        "uuid": uuid_text(&rule.uuid),
+        "name": rule.name,
+        "group": rule.group,
+        "selector": matches(rule),
+        "action": act(&rule.action),
+        "matches": live.rule_hits(rule.slot),
+    })
+}
+
+/// Finds a rule by its UUID; returns its number.
+///
+/// # Errors
+/// There is none.
+pub(super) fn one_rule(snapshot: &Snapshot, key: ChainKey, text: &str) -> Result<usize, Problem> {
+    fn number<A>(chain: &Chain<A>, uuid: &[u8; 16]) -> Option<usize> {
+        chain.rules().iter().position(|rule| rule.uuid == *uuid)
+    }
+    let uuid = crate::config::ruleset::parse_uuid(text);
+    let at = uuid.and_then(|uuid| with_chain!(snapshot, key, chain, _act => number(chain, &uuid)));
+    at.ok_or_else(|| Problem::not_found("rule"))
+}

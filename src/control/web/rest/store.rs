@@ -1,0 +1,209 @@
+//! Keeps what the API changes as Lua, in two files of its directory.
+//!
+//! ```text
+//!  change ──► .api.conf.new: written, synced ──► the control loop publishes ──► renamed to api.conf
+//!                     │ no room, no permission              │ refused
+//!                     ▼                                     ▼
+//!               nothing changes                       the file is removed
+//! ```
+//! So the file has what is in force, at every moment: the rename happens before any other change
+//! of configuration can begin.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::base::files;
+use crate::control::request::Keep;
+use crate::lua::front_end::command::{Act, Mark, outdated};
+
+/// Longest file, bytes: a change by which it would become longer is refused.
+const BYTES_MAX: u64 = 8 << 20;
+
+/// How a mark begins, which stands above its line of Lua.
+const MARK: &str = "--= ";
+
+/// A change that is to be kept.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    /// The name of its file.
+    pub(super) file: &'static str,
+    /// What it is about.
+    pub(super) mark: Mark,
+    /// One line of Lua.
+    pub(super) lua: String,
+}
+
+/// A line of a file, with its mark if the API has written it.
+struct Line {
+    mark: Option<Mark>,
+    lua: String,
+}
+
+/// A file that is written and not in force yet; removed when this is dropped.
+struct Written {
+    temporary: PathBuf,
+    file: PathBuf,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // Renamed, if all went well.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Writes a file with this change beside the present one; what is returned puts it in its place.
+///
+/// # Errors
+/// It cannot be read or written.
+pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
+    let file = directory.join(kept.file);
+    let text = match files::read(&file, BYTES_MAX) {
+        Ok(text) => String::from_utf8(text).map_err(|_| io::Error::other("it is not UTF-8"))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e),
+    };
+    let text = with(&text, kept);
+    if text.len() as u64 > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("it would exceed {BYTES_MAX} bytes")));
+    }
+    let written = Written { temporary: directory.join(format!(".{}.new", kept.file)), file };
+    // As other files of a configuration, it concerns nobody but its owner.
+    let mut out =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&written.temporary)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    let directory = directory.to_owned();
+    Ok(Keep(Box::new(move || {
+        let renamed = fs::rename(&written.temporary, &written.file);
+        let synced = renamed.and_then(|()| File::open(&directory)?.sync_all());
+        synced.map_err(|e| format!("{}: {e}", written.file.display()))
+    })))
+}
+
+/// Returns the text of a file with a change added.
+fn with(text: &str, kept: &Kept) -> String {
+    let mut lines = read(text);
+    lines.push(Line { mark: Some(kept.mark.clone()), lua: kept.lua.clone() });
+    let marks: Vec<Option<&Mark>> = lines.iter().map(|line| line.mark.as_ref()).collect();
+    for at in outdated(&marks).into_iter().rev() {
+        lines.remove(at);
+    }
+    let mut out = "-- Changes by the API of dnslob, which writes this file anew with each one.\n".to_owned();
+    for line in lines {
+        if let Some(Mark { key, act }) = line.mark {
+            out += &format!("{MARK}{}\n", json!({"act": word(act), "key": key}));
+        }
+        out += &line.lua;
+        out.push('\n');
+    }
+    out
+}
+
+/// Reads the lines of a file; what somebody has added by hand has no mark.
+fn read(text: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut mark = None;
+    for (at, line) in text.lines().enumerate() {
+        if let Some(json) = line.strip_prefix(MARK) {
+            mark = serde_json::from_str::<Value>(json).ok().and_then(|json| {
+                let act = act(json.get("act")?.as_str()?)?;
+                Some(Mark { key: json.get("key")?.as_str()?.to_owned(), act })
+            });
+        } else if at > 0 || !line.starts_with("--") {
+            lines.push(Line { mark: mark.take(), lua: line.to_owned() });
+        }
+    }
+    lines
+}
+
+const fn word(act: Act) -> &'static str {
+    match act {
+        Act::Create => "create",
+        Act::Set => "set",
+        Act::Remove => "remove",
+    }
+}
+
+fn act(word: &str) -> Option<Act> {
+    match word {
+        "create" => Some(Act::Create),
+        "set" => Some(Act::Set),
+        "remove" => Some(Act::Remove),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(key: &str, act: Act, lua: &str) -> Kept {
+        Kept { file: "api.conf", mark: Mark { key: key.to_owned(), act }, lua: lua.to_owned() }
+    }
+
+    /// A directory that is removed with its test.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dnslob-store-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("a directory");
+            Self(path)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.0).expect("a directory");
+            let name =
+                |e: io::Result<fs::DirEntry>| e.expect("an entry").file_name().to_string_lossy().into_owned();
+            let mut names: Vec<String> = entries.map(name).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_has_what_still_matters() {
+        let mut text = String::new();
+        for weight in 0..100 {
+            text = with(&text, &kept("server a\n\"b\"/weight", Act::Set, &format!("w({weight})")));
+        }
+        text += "byhand()\n";
+        text = with(&text, &kept("server c", Act::Create, "c()"));
+        assert_eq!(
+            text,
+            "-- Changes by the API of dnslob, which writes this file anew with each one.\n\
+             --= {\"act\":\"set\",\"key\":\"server a\\n\\\"b\\\"/weight\"}\nw(99)\nbyhand()\n\
+             --= {\"act\":\"create\",\"key\":\"server c\"}\nc()\n"
+        );
+        text = with(&text, &kept("server c", Act::Remove, "gone()"));
+        assert!(!text.contains("c()") && !text.contains("gone()"), "{text}");
+    }
+
+    #[test]
+    fn what_is_refused_leaves_no_trace() {
+        let directory = Directory::new("refused");
+        let change = kept("acl", Act::Set, "setACL({})");
+        drop(prepare(&directory.0, &change).expect("written"));
+        assert_eq!(directory.names(), [""; 0]);
+        (prepare(&directory.0, &change).expect("written").0)().expect("renamed");
+        assert_eq!(directory.names(), ["api.conf"]);
+        assert!(fs::read_to_string(directory.0.join("api.conf")).expect("a file").ends_with("setACL({})\n"));
+        let nowhere = prepare(&directory.0.join("nowhere"), &change).expect_err("an error");
+        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
+        let lua = "x".repeat(BYTES_MAX as usize);
+        let full = prepare(&directory.0, &kept("acl", Act::Set, &lua)).expect_err("an error");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(directory.names(), ["api.conf"]);
+    }
+}

@@ -1,0 +1,372 @@
+//! The API that changes the configuration: what it changes, keeps and refuses, with curl.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use crate::backend::{Backend, Behaviour};
+use crate::instance::{Instance, backend, listen};
+use crate::load::Load;
+use crate::place::{Directory, wait_for};
+use crate::process::run;
+use crate::reload::{endless, let_pass};
+use crate::web::{fetch_with, local};
+
+const KEY: &str = "X-API-Key: key";
+const ANY: &str = "If-Match: *";
+
+/// Returns Lua for a web server whose API may write, and keep it in a directory.
+fn writable(web: SocketAddr, directory: Option<&Path>) -> String {
+    let directory = directory.map_or(String::new(), |path| format!(", '{}'", path.display()));
+    format!("webserver('{web}') setWebserverConfig({{apiKey='key'}}) setAPIWritable(true{directory})\n")
+}
+
+/// Sends a request; returns its status, and head and body.
+fn send(web: SocketAddr, method: &str, path: &str, condition: &str, body: Option<&str>) -> (u16, String) {
+    let mut arguments =
+        vec!["-X", method, "-H", KEY, "-H", condition, "-H", "Content-Type: application/json"];
+    arguments.extend(body.iter().flat_map(|body| ["-d", body]));
+    fetch_with(web, path, &arguments)
+}
+
+/// Makes a change that must succeed, whatever is in force; returns the answer.
+fn change(web: SocketAddr, method: &str, path: &str, body: Option<&str>) -> String {
+    let (status, text) = send(web, method, path, ANY, body);
+    assert!(status == 200 || status == 201, "{method} {path} {body:?}: {text}");
+    text
+}
+
+fn read(web: SocketAddr, path: &str) -> String {
+    let (status, text) = fetch_with(web, path, &["-H", KEY]);
+    assert_eq!(status, 200, "{path}: {text}");
+    text
+}
+
+/// Returns the condition with which a change is meant for what was read.
+fn tag(text: &str) -> String {
+    let tag = text.lines().find_map(|line| line.strip_prefix("etag: "));
+    format!("If-Match: {}", tag.unwrap_or_else(|| panic!("no ETag in {text}")))
+}
+
+/// Returns the UUID of a new rule.
+fn uuid(text: &str) -> String {
+    let path = text.lines().find_map(|line| line.strip_prefix("location: "));
+    path.and_then(|path| path.rsplit_once('/')).unwrap_or_else(|| panic!("no rule in {text}")).1.to_owned()
+}
+
+fn dig(at: SocketAddr, name: &str) -> String {
+    let host = format!("@{}", at.ip());
+    run("dig", &[&host, "-p", &at.port().to_string(), name, "+tries=1", "+timeout=2"]).1
+}
+
+const REFUSE: &str = r#"{"selector": "a.test", "action": {"name": "RCodeAction", "args": [{"constant": "DNSRCode.REFUSED"}]}}"#;
+
+#[test]
+fn what_it_changes_is_served_and_outlives_reload_and_restart() {
+    let (one, two) = (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt));
+    let (at, web, directory) = (local(), local(), Directory::new());
+    let lua = listen(at)
+        + &backend(one.address, ", id='one'")
+        + "addAction('b.test', RCodeAction(DNSRCode.NXDOMAIN))\naddAction('c.test', TCAction())\n"
+        + &writable(web, Some(directory.path()));
+    let mut instance = Instance::start(&lua);
+    let load = Load::start(endless(at));
+    let_pass(&load, 500);
+    // Servers.
+    let second =
+        format!(r#"{{"address": "{}", "id": "two", "pool": ["", "spare"], "weight": 7}}"#, two.address);
+    let added = change(web, "POST", "/api/v2/servers", Some(&second));
+    assert!(added.contains("location: /api/v2/servers/two") && added.contains("\"kept\":true"), "{added}");
+    wait_for(|| "queries at the new server".into(), || (two.queries() > 0).then_some(()));
+    change(
+        web,
+        "PATCH",
+        "/api/v2/servers/one",
+        Some(r#"{"mode": "drain", "weight": 9, "pools": ["", "x"]}"#),
+    );
+    for weight in 1..20 {
+        change(web, "PATCH", "/api/v2/servers/two", Some(&format!("{{\"weight\": {weight}}}")));
+    }
+    change(
+        web,
+        "PUT",
+        "/api/v2/pools/spare",
+        Some(r#"{"policy": {"name": "ordered", "args": [{"constant": "whashed"}]}}"#),
+    );
+    // Rules: one of ours, one of the file replaced, one of the file removed.
+    let ours = uuid(&change(web, "POST", "/api/v2/rules/query", Some(REFUSE)));
+    let all = read(web, "/api/v2/rules/query");
+    let uuids: Vec<&str> = all.split("\"uuid\":\"").skip(1).map(|rest| &rest[..36]).collect();
+    assert_eq!((uuids.len(), uuids[2]), (3, ours.as_str()), "{all}");
+    let replaced = r#"{"selector": "d.test", "action": {"name": "RCodeAction", "args": [5]}, "name": "d"}"#;
+    change(web, "PUT", &format!("/api/v2/rules/query/{}", uuids[0]), Some(replaced));
+    change(web, "DELETE", &format!("/api/v2/rules/query/{}", uuids[1]), None);
+    change(web, "PUT", "/api/v2/acl", Some(r#"{"networks": ["127.0.0.0/8"]}"#));
+    change(web, "PUT", "/api/v2/acl/192.0.2.0%2F24", None);
+    change(web, "DELETE", "/api/v2/acl/127.0.0.0%2F8", None);
+    assert!(dig(at, "a.test").contains("timed out"));
+    let listed =
+        r#"{"name": "allow-from", "type": "ConfigSetting", "value": ["127.0.0.0/8", "198.51.100.0/24"]}"#;
+    let put = change(web, "PUT", "/api/v1/servers/localhost/config/allow-from", Some(listed));
+    assert!(put.contains("198.51.100.0/24"), "{put}");
+
+    let holds = |when: &str| {
+        let servers = read(web, "/api/v2/servers");
+        assert!(
+            servers.contains("\"mode\":\"drain\"") && servers.contains("\"weight\":19"),
+            "{when}: {servers}"
+        );
+        assert!(dig(at, "a.test").contains("REFUSED") && dig(at, "d.test").contains("REFUSED"), "{when}");
+        assert!(
+            !dig(at, "b.test").contains("NXDOMAIN") && !dig(at, "c.test").contains("Truncated"),
+            "{when}"
+        );
+        assert!(
+            read(web, "/api/v2/acl").ends_with("{\"networks\":[\"127.0.0.0/8\",\"198.51.100.0/24\"]}"),
+            "{when}"
+        );
+        assert!(read(web, "/api/v2/pools/spare").contains("whashed"), "{when}");
+        let rules = read(web, "/api/v2/rules/query");
+        assert!(
+            rules.contains(uuids[0]) && rules.contains(&ours) && rules.contains("\"total\":2"),
+            "{when}: {rules}"
+        );
+    };
+    holds("at once");
+    instance.forget_notices();
+    instance.reload(&lua);
+    holds("after a reload");
+    // The ACL was closed for a moment.
+    load.finish();
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+    let kept = std::fs::read_to_string(directory.path().join("api.conf")).expect("a file");
+    assert_eq!(kept.matches("setWeight").count(), 2, "{kept}");
+    let mut instance = Instance::start(&lua);
+    holds("after a restart");
+    // What came by the API goes without a trace, and what the file had goes too.
+    change(web, "DELETE", "/api/v2/servers/two", None);
+    change(web, "DELETE", &format!("/api/v2/rules/query/{ours}"), None);
+    change(web, "DELETE", "/api/v2/servers/one", None);
+    let kept = std::fs::read_to_string(directory.path().join("api.conf")).expect("a file");
+    assert!(!kept.contains("two") && !kept.contains(&ours) && kept.contains("rmServer(\"one\")"), "{kept}");
+    // What a change was about may leave the file.
+    let other = listen(at) + &backend(one.address, ", id='other'") + &writable(web, Some(directory.path()));
+    instance.forget_notices();
+    instance.reload(&other);
+    assert!(read(web, "/api/v2/servers").contains("other"), "{}", instance.program.transcript());
+    assert_eq!(instance.program.lines_with(0, "a change by the API has no effect").len(), 3);
+}
+
+#[test]
+fn a_change_of_another_configuration_is_refused_and_of_two_writers_one_wins() {
+    let (at, web) = (local(), local());
+    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, None);
+    let mut instance = Instance::start(&lua);
+    let first = tag(&read(web, "/api/v2/servers"));
+    let patch = |condition: &str, weight: u32| {
+        send(web, "PATCH", "/api/v2/servers/one", condition, Some(&format!("{{\"weight\": {weight}}}"))).0
+    };
+    let both: Vec<u16> = std::thread::scope(|scope| {
+        let (patch, first) = (&patch, &first);
+        let writers: Vec<_> = (2..6).map(|weight| scope.spawn(move || patch(first, weight))).collect();
+        writers.into_iter().map(|writer| writer.join().expect("a status")).collect()
+    });
+    assert_eq!(both.iter().filter(|status| **status == 200).count(), 1, "{both:?}");
+    assert_eq!(both.iter().filter(|status| **status == 412).count(), 3, "{both:?}");
+    // For any generation, all win.
+    let all: Vec<u16> = std::thread::scope(|scope| {
+        let patch = &patch;
+        let writers: Vec<_> = (2..8).map(|weight| scope.spawn(move || patch(ANY, weight))).collect();
+        writers.into_iter().map(|writer| writer.join().expect("a status")).collect()
+    });
+    assert_eq!(all, [200; 6]);
+    // Without a directory a reload takes it back, and is a change itself.
+    let before = tag(&read(web, "/api/v2/servers"));
+    instance.forget_notices();
+    instance.reload(&lua);
+    assert!(read(web, "/api/v2/servers").contains("\"weight\":1}"));
+    assert_eq!(patch(&before, 5), 412);
+    // While a reload is under way, a change waits for it.
+    instance.forget_notices();
+    instance.begin_reload(&(lua.clone() + "for i = 1, 3e6 do local _ = i .. '' end\n"));
+    assert_eq!(patch(ANY, 3), 200);
+    instance.wait_ready();
+    assert!(matches!(tag(&read(web, "/api/v2/servers")), after if after != before));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn what_is_wrong_is_a_problem_and_changes_nothing() {
+    let (at, web, directory) = (local(), local(), Directory::new());
+    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, Some(directory.path()));
+    let mut instance = Instance::start(&lua);
+    let before = tag(&read(web, "/api/v2"));
+    let long = "x".repeat(200_000);
+    let rule =
+        |selector: &str| format!("{{\"selector\": {selector}, \"action\": {{\"name\": \"DropAction\"}}}}");
+    let deep = rule(&format!("{{\"name\": \"AndRule\", \"args\": {}{}}}", "[".repeat(100), "]".repeat(100)));
+    let deeper = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for (status, method, path, condition, body) in [
+        (428, "PATCH", "/api/v2/servers/one", "X: y", r#"{"weight": 5}"#),
+        (412, "PATCH", "/api/v2/servers/one", "If-Match: \"1\"", r#"{"weight": 5}"#),
+        (412, "PATCH", "/api/v2/servers/one", "If-Match: W/\"1\"", r#"{"weight": 5}"#),
+        (404, "PATCH", "/api/v2/servers/two", ANY, r#"{"weight": 5}"#),
+        (400, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": "#),
+        (400, "PATCH", "/api/v2/servers/one", ANY, ""),
+        (400, "PATCH", "/api/v2/servers/one", ANY, &deeper),
+        (422, "PATCH", "/api/v2/servers/one", ANY, "[]"),
+        (422, "PATCH", "/api/v2/servers/one", ANY, "{}"),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": "5"}"#),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 1.5}"#),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"colour": 5}"#),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"mode": "off"}"#),
+        (405, "PUT", "/api/v2/servers/one", ANY, "{}"),
+        (404, "PUT", "/api/v2/nothing", ANY, "{}"),
+        (409, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "id": "one"}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "nonsense"}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "nonsense", "id": "x"}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "checkScript": ["/bin/true"]}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "qps": -1.5}"#),
+        (404, "POST", "/api/v2/rules/nothing", ANY, &rule("\"a.test\"")),
+        (422, "POST", "/api/v2/rules/query", ANY, &rule("5")),
+        (422, "POST", "/api/v2/rules/query", ANY, &rule(r#"{"name": "os.exit", "args": []}"#)),
+        (422, "POST", "/api/v2/rules/query", ANY, &rule(r#"{"name": "LuaRule", "args": ["x"]}"#)),
+        (422, "POST", "/api/v2/rules/query", ANY, &rule("\"a..b\"")),
+        (422, "POST", "/api/v2/rules/response", ANY, &rule("\"a.test\"")),
+        (422, "POST", "/api/v2/rules/query", ANY, &deep),
+        (422, "POST", "/api/v2/rules/query", ANY, &rule(&format!("\"{long}\""))),
+        (404, "DELETE", "/api/v2/rules/query/0a4bfe80-922e-4e2c-accb-ca92a4021f06", ANY, ""),
+        (404, "DELETE", "/api/v2/rules/query/0", ANY, ""),
+        (422, "PUT", "/api/v2/acl", ANY, r#"{"networks": "127.0.0.1"}"#),
+        (422, "PUT", "/api/v2/acl", ANY, r#"{"networks": ["nonsense"]}"#),
+        (422, "PUT", "/api/v2/acl/nonsense", ANY, ""),
+        (404, "DELETE", "/api/v2/acl/192.0.2.1", ANY, ""),
+        (400, "PUT", "/api/v1/servers/localhost/config/allow-from", ANY, r#"{"value": ["nonsense"]}"#),
+        (400, "PUT", "/api/v1/servers/localhost/config/allow-from", ANY, r#"{"value": "127.0.0.1"}"#),
+        (400, "GET", "/api/v2/rules/query?limit=x", ANY, ""),
+        (400, "GET", "/api/v2/history?range=5", ANY, ""),
+        (404, "DELETE", "/api/v1/cache?pool=&name=a.test", ANY, ""),
+        (400, "PATCH", "/api/v2/servers/one?dry-run=maybe", ANY, r#"{"weight": 5}"#),
+    ] {
+        let file = directory.write("body", body);
+        let data = format!("@{}", file.display());
+        let mut arguments =
+            vec!["-X", method, "-H", KEY, "-H", condition, "-H", "Content-Type: application/json"];
+        if method != "GET" {
+            arguments.extend(["--data-binary", &data]);
+        }
+        let (got, text) = fetch_with(web, path, &arguments);
+        let shown = body.get(..200).unwrap_or(body);
+        assert_eq!(got, status, "{method} {path} {shown}: {text}");
+        let is_problem =
+            text.contains("application/problem+json") && text.contains(&format!("\"status\":{status}"));
+        assert!(is_problem && text.contains("\"detail\":\""), "{method} {path} {shown}: {text}");
+    }
+    let patch = r#"{"weight": 5}"#;
+    let form = ["-X", "PATCH", "-H", KEY, "-H", ANY, "-d", patch];
+    assert_eq!(fetch_with(web, "/api/v2/servers/one", &form).0, 415);
+    let nobody = ["-X", "PATCH", "-H", ANY, "-H", "Content-Type: application/json", "-d", patch];
+    let (status, text) = fetch_with(web, "/api/v2/servers/one", &nobody);
+    assert!(status == 401 && text.contains("application/problem+json"), "{text}");
+    let large = directory.write("body", &format!("{{\"networks\": [\"{}\"]}}", "1".repeat(1 << 20)));
+    let large = format!("@{}", large.display());
+    let much =
+        ["-X", "PUT", "-H", KEY, "-H", ANY, "-H", "Content-Type: application/json", "--data-binary", &large];
+    assert_eq!(fetch_with(web, "/api/v2/acl", &much).0, 413);
+    // A connection that is cut within a request changes nothing.
+    let mut cut = TcpStream::connect(web).expect("a connection");
+    let head = format!(
+        "PATCH /api/v2/servers/one HTTP/1.1\r\nhost: x\r\n{KEY}\r\n{ANY}\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n"
+    );
+    cut.write_all(head.as_bytes()).and_then(|()| cut.write_all(&patch.as_bytes()[..12])).expect("sent");
+    cut.shutdown(std::net::Shutdown::Write).expect("closed");
+    let _ = cut.read_to_end(&mut Vec::new());
+    // A dry run says what it would change.
+    let dry = send(web, "PATCH", "/api/v2/servers/one?dry-run=true", &before, Some(patch));
+    assert!(dry.0 == 200 && dry.1.contains("weight: 1 -> 5"), "{}", dry.1);
+    let dry = send(web, "PATCH", "/api/v2/servers/one?dry-run=true", &before, Some(r#"{"weight": 5}"#));
+    assert_eq!(dry.0, 200, "{}", dry.1);
+    assert_eq!(tag(&read(web, "/api/v2")), before, "{}", instance.program.transcript());
+    let written = std::fs::read_dir(directory.path()).expect("a directory").filter_map(Result::ok);
+    let written: Vec<String> = written.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    assert!(!written.iter().any(|name| name.contains(".conf")), "{written:?}");
+    // What cannot be kept is not done.
+    drop(directory);
+    let (status, text) = send(web, "PATCH", "/api/v2/servers/one", ANY, Some(patch));
+    assert!(status == 500 && text.contains("cannot be kept"), "{text}");
+    assert_eq!(tag(&read(web, "/api/v2")), before);
+    instance.forget_notices();
+    instance.reload(&(listen(at) + &backend(local(), "") + &writable(web, None).replace("true", "false")));
+    assert_eq!(send(web, "PUT", "/api/v2/acl/192.0.2.1", ANY, None).0, 403);
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn no_name_becomes_lua() {
+    let (at, web, directory) = (local(), local(), Directory::new());
+    let lua = listen(at) + &backend(local(), "") + &writable(web, Some(directory.path()));
+    let mut instance = Instance::start(&lua);
+    let names = [
+        r#"\" os.exit(7) --"#,
+        r#"]] os.exit(7) --[["#,
+        r#"a\nos.exit(7)\n"#,
+        r#"\\\" .. os.exit(7) .. \\\""#,
+        r#"\u0000\u2028%s\r--= {}"#,
+    ];
+    for (at, name) in names.iter().enumerate() {
+        // Servers and pools have no control characters in their names.
+        let is_plain = !name.contains("\\n") && !name.contains("\\u");
+        if is_plain {
+            let server = format!(
+                r#"{{"address": "192.0.2.{}", "id": "{name}", "name": "n{name}", "pool": "{name}"}}"#,
+                at + 1
+            );
+            let added = change(web, "POST", "/api/v2/servers", Some(&server));
+            let path = added.lines().find_map(|line| line.strip_prefix("location: ")).expect("its path");
+            change(web, "PATCH", path, Some(&format!(r#"{{"pools": ["{name}", "more {name}"]}}"#)));
+            let pool = path.replace("/servers/", "/pools/");
+            change(web, "PUT", &pool, Some(r#"{"policy": "wrandom"}"#));
+        }
+        let rule = format!(
+            r#"{{"selector": {{"name": "TagRule", "args": ["{name}", "{name}"]}}, "name": "{name}", "group": "{name}",
+                "action": {{"name": "SetTagAction", "args": ["{name}", "{name}"]}}}}"#
+        );
+        change(web, "POST", "/api/v2/rules/query", Some(&rule));
+    }
+    let before = read(web, "/api/v2/servers");
+    instance.forget_notices();
+    instance.reload(&lua);
+    let body = |text: &str| text.split_once("\r\n\r\n").expect("a body").1.replace("\"up\"", "\"down\"");
+    assert_eq!(body(&read(web, "/api/v2/servers")), body(&before));
+    assert!(read(web, "/api/v2/rules/query").contains("\"total\":5"));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn ten_thousand_rules_are_listed_and_changed() {
+    let (at, web, directory) = (local(), local(), Directory::new());
+    let prompt = Backend::start(1, Behaviour::Prompt);
+    let lua = listen(at)
+        + &backend(prompt.address, "")
+        + "for i = 1, 10000 do addAction('n' .. i .. '.test', DropAction()) end\n"
+        + &writable(web, Some(directory.path()));
+    let mut instance = Instance::start(&lua);
+    let load = Load::start(endless(at));
+    let_pass(&load, 100);
+    let all = read(web, "/api/v2/rules/query?limit=10000");
+    assert_eq!(all.matches("\"uuid\"").count(), 10_000);
+    let last = &all[all.rfind("\"uuid\":\"").expect("a rule") + 8..][..36];
+    let page = read(web, "/api/v2/rules/query?offset=9999&limit=5");
+    assert!(page.matches("\"uuid\"").count() == 1 && page.contains(last), "{page}");
+    change(web, "PUT", &format!("/api/v2/rules/query/{last}"), Some(REFUSE));
+    assert!(dig(at, "a.test").contains("REFUSED"));
+    for _ in 0..5 {
+        let ours = uuid(&change(web, "POST", "/api/v2/rules/query", Some(REFUSE)));
+        change(web, "DELETE", &format!("/api/v2/rules/query/{ours}"), None);
+    }
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    instance.forget_notices();
+    instance.reload(&lua);
+    assert!(dig(at, "a.test").contains("REFUSED"), "{}", instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
