@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use dnslob::base::addr::{BackendSlot, Client, Route, SocketSlot};
+use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route, SocketSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
@@ -16,7 +16,10 @@ use dnslob::shard::messages::PendingWork;
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::BackendCloseReason;
 use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::histogram::Latency;
 use dnslob::stats::live::{LiveState, State};
+use dnslob::stats::registry::BackendReading;
+use dnslob::stats::response_code::ResponseCode;
 use support::config::{TestConfig, client, configured};
 use support::message::{message, same};
 
@@ -526,6 +529,48 @@ fn a_query_to_a_slow_server_is_retried_at_a_second_one() {
     let stats = &bench.live_state.shards()[0];
     assert_eq!((stats.responses.get(), stats.backend(second.backend).responses.get()), (1, 1));
     bench.shard.check_invariants();
+}
+
+/// Returns the number of latencies and their median, milliseconds.
+fn median_ms(latency: &Latency) -> (u64, u64) {
+    (latency.count(), latency.quantiles([0.5]).map_or(0, |[ns]| (ns + 500_000) / 1_000_000))
+}
+
+#[test]
+fn clients_wait_for_all_attempts_and_servers_answer_one() {
+    let mut config = TestConfig::new(2);
+    config.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    let mut bench = Bench::new(&config);
+    let (first, _) = bench.forwarded(QUERY);
+    bench.pass(102);
+    let mut tries = Vec::new();
+    bench.shard.on_tick(&mut |verdict, bytes| tries.push((verdict, bytes.to_vec())));
+    let [(Verdict::Forward(second), again)] = &tries[..] else { panic!("one second try, not {tries:?}") };
+    bench.pass(20);
+    let got = bench.response(*second, &with_id_of(again, GOOD));
+    assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
+    let live = bench.live_state.clone();
+    let (waited, answered) = ((1, 122), (1, 20));
+    let listener = client(CLIENT).listener;
+    let near = |(count, ms): (u64, u64), (n, expected): (u64, u64)| count == n && ms.abs_diff(expected) <= 3;
+    let by_udp = live.listener(listener, false).latency;
+    assert!(near(median_ms(&by_udp), waited), "{:?}", median_ms(&by_udp));
+    assert_eq!(live.listener(listener, true).latency.count(), 0, "it came by UDP");
+    assert!(near(median_ms(&live.pool(PoolSlot(0)).latency), waited));
+    assert!(near(median_ms(&live.answers(ResponseCode::NoError).latency), waited));
+    let of_server = |route: Route| {
+        let mut reading = BackendReading::default();
+        live.shards()[0].backend(route.backend).read(&mut reading);
+        median_ms(&reading.latency)
+    };
+    assert!(near(of_server(*second), answered), "{:?}", of_server(*second));
+    assert_eq!(of_server(first).0, 0, "it has not answered yet");
+
+    // An answer of our own is at once, and of no pool.
+    let (verdict, _) = bench.query(client(CLIENT), &message("1234"));
+    assert!(matches!(verdict, Verdict::Answer(_)), "{verdict:?}");
+    assert_eq!(live.listener(listener, false).latency.count(), 2);
+    assert_eq!(live.pool(PoolSlot(0)).latency.count(), 1);
 }
 
 /// A server's datagram that is longer than a buffer is as good as a truncated response.

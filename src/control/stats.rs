@@ -17,6 +17,7 @@ mod connections;
 pub(in crate::control) mod dnsdist;
 pub mod dump;
 pub mod figures;
+pub(in crate::control) mod latency;
 pub(in crate::control) mod rules;
 mod servers;
 pub(crate) mod tables;

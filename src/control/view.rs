@@ -21,7 +21,7 @@ impl View for Monitor {
             Table::Connections => tables::connections(&figures),
             Table::TlsErrors => tables::tls_errors(&figures),
             Table::TlsListeners => tables::tls_listeners(&figures),
-            Table::Latency => tables::latency(&figures),
+            Table::Latency => tables::latencies(&figures),
             Table::Metrics => tables::metrics(&figures),
         }
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, mapped};
+use crate::base::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, PoolSlot, Route, mapped};
 use crate::base::rng::ShardRng;
-use crate::base::time::Tick;
+use crate::base::time::{Tick, TickDelta};
 use crate::model::{ClientAddress, Listener, Snapshot};
 use crate::rules::action::ActionNeeds;
 use crate::shard::verdict::Verdict;
@@ -152,6 +152,13 @@ impl Context {
     pub(crate) fn count_answer(&self, client: Client, answer: &[u8]) {
         let page = self.stats().listener(client.listener, client.connection.is_some());
         page.stats.answers[ResponseCode::of(answer)].add(1);
+    }
+
+    /// Counts how long a client has waited for an answer to a query for this pool.
+    #[inline]
+    pub(crate) fn count_latency(&self, client: Client, pool: PoolSlot, latency: TickDelta, answer: &[u8]) {
+        let page = self.stats().listener(client.listener, client.connection.is_some());
+        self.stats().answered(page, pool, ResponseCode::of(answer), latency.0);
     }
 
     /// Counts a query that is none, or malformed, and is dropped.

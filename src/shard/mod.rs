@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use crate::base::addr::{
-    BackendSlot, Client, ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, Route, SessionSlot,
+    BackendSlot, Client, ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SessionSlot,
 };
 use crate::base::narrow::to_u16;
 use crate::base::rng::ShardRng;
@@ -161,6 +161,14 @@ impl Shard {
         self.evaluator.adopt(cx.index(), &before, snapshot);
         cx.needs = Needs::of(snapshot);
         snapshot.rules_fresh.iter().for_each(|slot| cx.stats().rule_hits(*slot).reset());
+        for (at, (old, new)) in before.pools.iter().zip(&snapshot.pools).enumerate() {
+            if old.name != new.name
+                && let Some(stats) = cx.stats().pool_if_any(PoolSlot(to_u16(at)))
+            {
+                // Its place has another pool.
+                stats.latency.reset();
+            }
+        }
         self.dispatcher.adopt(cx);
         cx.stats().generation.store(snapshot.generation, Release);
     }

@@ -2,7 +2,7 @@
 //!
 //! A shard counts in a [`Histogram`]; what is read of the shards' histograms is a [`Latency`].
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Sub-buckets per octave: a bucket is at most 1/32 = 3.1 % wide.
 const SUB_BITS: u32 = 5;
@@ -14,24 +14,35 @@ pub const BUCKETS: usize = OCTAVES << SUB_BITS;
 
 /// A log-linear latency histogram with one writer: 768 counters, relative width 3.1 %.
 #[derive(Debug)]
-pub struct Histogram([AtomicU32; BUCKETS]);
+pub struct Histogram([AtomicU64; BUCKETS]);
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
 impl Histogram {
     /// Counts one latency, nanoseconds. Only the owning shard calls this.
     pub fn record(&self, ns: u64) {
-        let c = &self.0[bucket(ns)];
-        c.store(c.load(Relaxed).wrapping_add(1), Relaxed);
+        self.count_one(bucket(ns));
     }
 
-    /// The count in a bucket; wraps at 2^32, so readers take wrapping differences.
+    /// Counts one in a bucket, as [`bucket`] has it. Only the owning shard calls this.
+    #[inline]
+    pub fn count_one(&self, bucket: usize) {
+        let c = &self.0[bucket];
+        c.store(c.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Begins again. Only the owning shard calls this.
+    pub fn reset(&self) {
+        self.0.iter().for_each(|count| count.store(0, Relaxed));
+    }
+
+    /// The count in a bucket.
     #[must_use]
-    pub fn count(&self, bucket: usize) -> u32 {
+    pub fn count(&self, bucket: usize) -> u64 {
         self.0[bucket].load(Relaxed)
     }
 }
@@ -121,11 +132,10 @@ impl Latency {
         })
     }
 
-    /// Adds what a shard has counted. Its buckets wrap, so only differences of such sums have a
-    /// meaning.
+    /// Adds what a shard has counted.
     pub(super) fn read(&mut self, histogram: &Histogram) {
         for (sum, bucket) in self.0.iter_mut().zip(&histogram.0) {
-            *sum += u64::from(bucket.load(Relaxed));
+            *sum += bucket.load(Relaxed);
         }
     }
 
@@ -136,10 +146,9 @@ impl Latency {
         }
     }
 
-    /// Growth modulo 2^32, as shards count; a busy bucket needs seven minutes for that at ten
-    /// million answers a second, and a reading is taken far more often.
-    pub(super) fn since(&self, earlier: &Self) -> Self {
-        let growth = |n: usize| self.0[n].wrapping_sub(earlier.0[n]) & u64::from(u32::MAX);
+    /// What was counted after `earlier`; nothing where it has begun again.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let growth = |n: usize| self.0[n].saturating_sub(earlier.0[n]);
         Self(Box::new(std::array::from_fn(growth)))
     }
 }
@@ -166,9 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn what_happened_in_a_span_outlives_the_wrap_of_a_bucket() {
+    fn what_happened_in_a_span_is_the_difference() {
         let histogram = Histogram::default();
-        histogram.0[bucket(5_000_000)].store(u32::MAX, Relaxed);
+        (0..7).for_each(|_| histogram.record(5_000_000));
         let (mut earlier, mut later) = (Latency::default(), Latency::default());
         earlier.read(&histogram);
         (0..3).for_each(|_| histogram.record(5_000_000));
@@ -176,5 +185,9 @@ mod tests {
         let mut span = Latency::default();
         span.0[bucket(5_000_000)] = 3;
         assert_eq!(later.since(&earlier), span);
+        histogram.reset();
+        let mut again = Latency::default();
+        again.read(&histogram);
+        assert_eq!(again.since(&later), Latency::default(), "not less than nothing");
     }
 }

@@ -16,16 +16,19 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 
-use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, RuleSlot};
+use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, PoolSlot, RuleSlot};
 use crate::stats::check_failure::Failure;
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
+use crate::stats::histogram::bucket;
 use crate::stats::latency_average::{LatencyAverages, LatencyAveragesReading};
 use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
 use crate::stats::registry::{
-    BackendStats, HandshakeReading, HandshakeStats, ListenerReading, ListenerStats, RuleStats, ShardCounters,
+    AnswerReading, AnswerStats, BackendStats, HandshakeReading, HandshakeStats, ListenerReading,
+    ListenerStats, PoolReading, PoolStats, RuleStats, ShardCounters,
 };
+use crate::stats::response_code::ResponseCode;
 use crate::stats::traffic_ring::TrafficRing;
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
@@ -33,6 +36,11 @@ use crate::stats::traffic_ring::TrafficRing;
 pub const RULES_MAX: usize = 1 << 20;
 /// Rules whose hits are allocated together.
 const RULES_BLOCK: usize = 1024;
+
+/// Pools whose places are allocated together.
+const POOLS_BLOCK: usize = 64;
+/// Places of pools, each filled at the pool's first answer.
+type Pools = [OnceLock<Box<PoolStats>>; POOLS_BLOCK];
 
 /// Parts per million of the whole.
 pub const PPM: u32 = 1_000_000;
@@ -130,6 +138,22 @@ impl LiveState {
         let mut sum = ListenerReading::default();
         let pages = self.shards.iter().filter_map(|shard| shard.listener_if_any(slot));
         pages.for_each(|pages| pages[usize::from(by_connection)].stats.read(&mut sum));
+        sum
+    }
+
+    /// Returns what was answered for a pool in all shards.
+    #[must_use]
+    pub fn pool(&self, slot: PoolSlot) -> PoolReading {
+        let mut sum = PoolReading::default();
+        self.shards.iter().filter_map(|shard| shard.pool_if_any(slot)).for_each(|pool| pool.read(&mut sum));
+        sum
+    }
+
+    /// Returns the answers with a response code in all shards.
+    #[must_use]
+    pub fn answers(&self, code: ResponseCode) -> AnswerReading {
+        let mut sum = AnswerReading::default();
+        self.shards.iter().for_each(|shard| shard.answers[code.index()].read(&mut sum));
         sum
     }
 
@@ -317,6 +341,8 @@ pub struct ShardStats {
     backends: Box<[OnceLock<Box<BackendStats>>]>,
     handshakes: Box<[OnceLock<Box<HandshakeStats>>]>,
     listeners: Box<[OnceLock<Box<[ListenerPage; 2]>>]>,
+    pools: Box<[OnceLock<Box<Pools>>]>,
+    answers: [AnswerStats; ResponseCode::ALL.len()],
     connection_latency: Box<[OnceLock<Box<LatencyAverages>>]>,
 }
 
@@ -337,6 +363,8 @@ impl ShardStats {
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
             handshakes: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
             listeners: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
+            pools: (0..=usize::from(u16::MAX) / POOLS_BLOCK).map(|_| OnceLock::new()).collect(),
+            answers: Default::default(),
             connection_latency: (0..backends_max).map(|_| OnceLock::new()).collect(),
         }
     }
@@ -367,6 +395,32 @@ impl ShardStats {
         self.listeners.get(slot.index())?.get().map(|pages| &**pages)
     }
 
+    /// Counts the answer to a query after this time, nanoseconds. Only the owning shard calls this.
+    #[inline]
+    pub fn answered(&self, listener: &ListenerPage, pool: PoolSlot, code: ResponseCode, latency_ns: u64) {
+        let bucket = bucket(latency_ns);
+        listener.stats.latency.count_one(bucket);
+        self.answers[code.index()].latency.count_one(bucket);
+        if pool != PoolSlot::NONE {
+            self.pool(pool).latency.count_one(bucket);
+        }
+    }
+
+    /// Returns the figures of a pool, allocated at its first answer.
+    #[must_use]
+    pub fn pool(&self, slot: PoolSlot) -> &PoolStats {
+        let block = self.pools[(slot.index() / POOLS_BLOCK).min(self.pools.len() - 1)]
+            .get_or_init(|| Box::new([const { OnceLock::new() }; POOLS_BLOCK]));
+        block[slot.index() % POOLS_BLOCK].get_or_init(Box::default)
+    }
+
+    /// The same, if they were allocated.
+    #[must_use]
+    pub fn pool_if_any(&self, slot: PoolSlot) -> Option<&PoolStats> {
+        let block = self.pools.get(slot.index() / POOLS_BLOCK)?.get()?;
+        block[slot.index() % POOLS_BLOCK].get().map(|pool| &**pool)
+    }
+
     /// Returns the averages of a backend's latency over connections, allocated at the first response.
     #[must_use]
     pub fn connection_latency(&self, slot: BackendSlot) -> &LatencyAverages {
@@ -393,7 +447,7 @@ impl ShardStats {
         block.get(slot.index() % RULES_BLOCK)
     }
 
-    /// Returns the counters of a backend, allocated at its first use (3.2 kB).
+    /// Returns the counters of a backend, allocated at its first use (6.4 kB).
     #[must_use]
     #[inline]
     pub fn backend(&self, slot: BackendSlot) -> &BackendStats {

@@ -370,6 +370,20 @@ registry! {
         noncompliant: Counter = "listener-noncompliant-queries", Queries;
         /// Answers to its clients, by response code.
         answers: CounterBy<ResponseCode> = "listener-answers", Responses;
+        /// The time from the arrival of a query until its answer, over all attempts.
+        latency: Histogram = "listener-latency", Milliseconds;
+    }
+
+    /// Answers to the queries of a pool.
+    PoolReading from PoolStats = "pool" ["pool"] {
+        /// The time from the arrival of a query for the pool until its answer, over all attempts.
+        latency: Histogram = "pool-latency", Milliseconds;
+    }
+
+    /// Answers with a response code.
+    AnswerReading from AnswerStats = "answer" ["rcode"] {
+        /// The time from the arrival of a query until an answer with this code, over all attempts.
+        latency: Histogram = "answer-latency", Milliseconds;
     }
 
     /// A certificate of a listener or server.

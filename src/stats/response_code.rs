@@ -57,7 +57,9 @@ impl RuleAnswer {
             ResponseCode::Refused => Self::Refused,
             ResponseCode::ServFail => Self::ServFail,
             _ if message.get(2).is_some_and(|byte| byte & 0x02 != 0) => Self::Truncated,
-            _ => Self::Other,
+            ResponseCode::NoError | ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::Other => {
+                Self::Other
+            }
         }
     }
 }

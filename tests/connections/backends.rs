@@ -370,7 +370,7 @@ fn a_slow_transfer_client_does_not_count_against_its_server() {
     assert_eq!(harness.got(stream).len(), 12);
     let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
     assert_eq!((stats.timeouts.get(), stats.connections.ended(BackendCloseReason::Silent).get()), (0, 0));
-    let timed: u32 = (0..dnslob::stats::histogram::BUCKETS).map(|b| stats.latency.count(b)).sum();
+    let timed: u64 = (0..dnslob::stats::histogram::BUCKETS).map(|b| stats.latency.count(b)).sum();
     assert_eq!(timed, 0, "how long it took is the client's doing");
     assert_eq!(harness.shard().outstanding(), 0);
     harness.shard().check_invariants();

@@ -27,6 +27,7 @@ pub(super) use crate::control::api::overview::Standing;
 use crate::control::events::Events;
 use crate::control::history::{History, Range, Sample};
 use crate::control::stats::figures::Figures;
+use crate::control::stats::latency::RecentLatencies;
 
 /// Servers that a history names; what the others got is the rest of `sent`.
 const SERVERS_MAX: usize = 12;
@@ -63,6 +64,7 @@ pub(super) struct Dashboard {
     history: History,
     events: Events,
     rules: RuleHits,
+    latencies: RecentLatencies,
     /// CPU time of the process at the last feed, and its share of a core until then.
     cpu: Option<(u64, Option<f64>)>,
     /// When it was fed last, seconds since 1970.
@@ -90,6 +92,7 @@ impl Dashboard {
         }
         self.unix = figures.unix;
         self.events.feed(figures);
+        self.latencies.feed(figures);
         let used = figures.process.cpu_user_ms + figures.process.cpu_system_ms;
         let percent = before.zip(self.cpu).map(|(at, (earlier, _))| {
             let elapsed = figures.total.at.since(at).0.max(1) as f64 / 1e6;

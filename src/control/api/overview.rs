@@ -12,6 +12,7 @@ use crate::control::api::{Dashboard, rounded};
 use crate::control::history::{QUANTILES, drops, errors, has_share};
 use crate::control::stats::Reading;
 use crate::control::stats::figures::Figures;
+use crate::control::stats::latency;
 use crate::control::stats::rules::matches;
 use crate::control::stats::text::{rate, state_name};
 use crate::model::{Backend, Listener, Service};
@@ -27,6 +28,8 @@ const RULES_STAND: TickDelta = TickDelta::from_ms(5_000);
 /// Characters of an action.
 const ACTION_CHARS: usize = 200;
 
+/// Latencies that are listed at most.
+const LATENCIES_MAX: usize = 200;
 /// Bounds of the distribution of latency: half octaves, which are bounds of the histogram's buckets.
 const BOUNDS: usize = 48;
 
@@ -91,7 +94,8 @@ impl Dashboard {
                 "descriptors_open": figures.descriptors.open,
                 "descriptors_limit": figures.descriptors.limit,
             },
-            "latency": latency(figures, &recent, recent_span),
+            "latency": server_latency(figures, &recent, recent_span),
+            "latencies": self.latencies(figures),
             "servers": self.servers(figures, &recent),
             "pools": self.pools(figures),
             "listeners": figures.snapshot.listeners.iter().map(|l| listener(figures, l)).collect::<Value>(),
@@ -100,6 +104,23 @@ impl Dashboard {
             "rules_total": self.rules.total,
             "events": events,
         })
+    }
+
+    /// As clients and servers have seen them in the last half to whole minute.
+    fn latencies(&self, figures: &Figures) -> Value {
+        let (span, rows) = self.latencies.rows(figures);
+        let total = rows.len();
+        let rows: Value = rows
+            .into_iter()
+            .take(LATENCIES_MAX)
+            .map(|row| {
+                let shares = latency::PERCENTILES.map(|(_, share)| share);
+                let ms = row.latency.quantiles(shares).unwrap_or_default().map(|ns| rounded(ns as f64 / 1e6));
+                json!({"of": row.side.name(), "name": row.name, "answers": row.latency.count(), "ms": ms})
+            })
+            .collect();
+        let percentiles = latency::PERCENTILES.map(|(name, _)| name);
+        json!({"span_s": rounded(span.0 as f64 / 1e9), "percentiles": percentiles, "rows": rows, "total": total})
     }
 
     /// With latencies from `recent`.
@@ -187,7 +208,7 @@ impl Dashboard {
 }
 
 /// Of the responses of `recent`, which took `span`.
-fn latency(figures: &Figures, recent: &Reading, span: TickDelta) -> Value {
+fn server_latency(figures: &Figures, recent: &Reading, span: TickDelta) -> Value {
     let latency = recent.latency(&figures.snapshot).latency;
     let [p50, p90, p99, p999] = quantiles(&latency);
     json!({

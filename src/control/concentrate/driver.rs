@@ -29,7 +29,7 @@ struct Counts {
     queries: u64,
     responses: u64,
     timeouts: u64,
-    latencies: Box<[u32]>,
+    latencies: Box<[u64]>,
     window: Box<[u32]>,
 }
 
@@ -109,8 +109,7 @@ impl ConcentrateDriver {
 
 impl Counts {
     fn of(id: String) -> Self {
-        let zeros = || vec![0; BUCKETS].into_boxed_slice();
-        let (latencies, window) = (zeros(), zeros());
+        let (latencies, window) = (vec![0; BUCKETS].into_boxed_slice(), vec![0; BUCKETS].into_boxed_slice());
         Self { id, primed: false, queries: 0, responses: 0, timeouts: 0, latencies, window }
     }
 
@@ -125,8 +124,8 @@ impl Counts {
             grow(&mut self.timeouts, shards.iter().map(|p| p.timeouts.get()).sum()),
         );
         for (at, (old, window)) in self.latencies.iter_mut().zip(&mut self.window).enumerate() {
-            let new = shards.iter().fold(0_u32, |sum, p| sum.wrapping_add(p.latency.count(at)));
-            *window = new.wrapping_sub(std::mem::replace(old, new));
+            let new = shards.iter().map(|p| p.latency.count(at)).sum();
+            *window = u32::try_from(grow(old, new)).unwrap_or(u32::MAX);
         }
         if std::mem::replace(&mut self.primed, true) {
             return deltas;

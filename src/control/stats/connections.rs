@@ -1,15 +1,17 @@
 //! Connections to servers in the dump of SIGUSR1, and what TLS has to say of listeners and servers.
 
-use crate::control::stats::Reading;
 use crate::control::stats::text::labelled;
+use crate::control::stats::{Reading, latency};
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{
-    BackendConnectionReading, BackendReading, CertificateReading, HandshakeReading, ListenerReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CertificateReading, HandshakeReading,
+    ListenerReading, PoolReading,
 };
+use crate::stats::response_code::ResponseCode;
 
-/// A line for each listener that was asked, for each server with connections, and for each listener and server with TLS, with the
-/// seconds until its certificates expire at this unix time.
+/// A line for each listener that was asked, for each pool and response code with answers, for each
+/// server with connections, and for each listener and server with TLS, with the seconds until its certificates expire at this unix time.
 pub(super) fn dump(
     out: &mut String,
     total: &Reading,
@@ -24,6 +26,18 @@ pub(super) fn dump(
                 let name = format!("{} {how}", listener.address);
                 labelled(out, &ListenerReading::SET, &name, reading.values());
             }
+        }
+    }
+    for (slot, name) in latency::pools(snapshot) {
+        let reading = live_state.pool(slot);
+        if reading.latency.count() > 0 {
+            labelled(out, &PoolReading::SET, &format!("\"{name}\""), reading.values());
+        }
+    }
+    for code in ResponseCode::ALL {
+        let reading = live_state.answers(code);
+        if reading.latency.count() > 0 {
+            labelled(out, &AnswerReading::SET, code.label(), reading.values());
         }
     }
     let nothing = BackendReading::default();

@@ -8,6 +8,7 @@ use crate::config::functions::policies;
 use crate::control::stats::connections as connection_lines;
 use crate::control::stats::dnsdist;
 use crate::control::stats::figures::Figures;
+use crate::control::stats::latency;
 use crate::control::stats::servers::{self, aligned};
 use crate::control::stats::text::{self, lines, state_name, with_readings};
 use crate::model::{Backend, Service};
@@ -230,8 +231,8 @@ pub(crate) fn tls_listeners(f: &Figures) -> String {
     aligned(&rows)
 }
 
-/// A bar for each range of latencies, and the percentiles.
-pub(crate) fn latency(f: &Figures) -> String {
+/// A bar for each range of the servers' latencies, and the percentiles of all sides.
+pub(crate) fn latencies(f: &Figures) -> String {
     let reading = f.total.latency(&f.snapshot);
     let latency = &reading.latency;
     let Some([p50, p90, p99, p999]) = latency.quantiles([0.5, 0.9, 0.99, 0.999]) else {
@@ -252,6 +253,9 @@ pub(crate) fn latency(f: &Figures) -> String {
         let bar = "*".repeat(usize::try_from((count * BAR).div_ceil(most)).unwrap_or(0));
         let _ = writeln!(out, "{range:>10} {:>6.2} % {bar}", *count as f64 * 100.0 / all as f64);
     }
+    let _ =
+        writeln!(out, "\nSince the start, milliseconds; clients wait for all attempts, servers answer one:");
+    out += &latency::table(&latency::rows(f));
     out
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::stats::figures::Figures;
+use crate::control::stats::latency;
 use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
@@ -12,10 +13,12 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    BackendConnectionReading, BackendReading, CertificateReading, CheckReading, ClientConnectionReading,
-    DescriptorReading, HandshakeReading, LatencyReading, ListenerReading, MachineReading, Metric,
-    NetworkReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, TrafficReading, WebReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CertificateReading, CheckReading,
+    ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
+    MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
+    ShardReading, TrafficReading, WebReading,
 };
+use crate::stats::response_code::ResponseCode;
 
 /// Rules of a chain with a value of their own; the others are added up.
 const RULES_MAX: usize = 1_000;
@@ -70,6 +73,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &LatencyReading::SET, &[(none(), total.latency(snapshot).values().collect())]);
     servers(page, figures);
     listeners(page, figures);
+    latencies(page, figures);
     connections(page, figures);
     rows(page, &RuleReading::SET, &rules(snapshot, live_state));
     for metric in custom_metrics::all().list() {
@@ -176,6 +180,21 @@ fn listeners(page: &mut Page, figures: &Figures) {
     }
     let readings: Vec<Row<'_>> = readings.iter().map(|(l, r)| (l.clone(), r.values().collect())).collect();
     rows(page, &ListenerReading::SET, &readings);
+}
+
+/// Latencies by pool and by response code.
+fn latencies(page: &mut Page, figures: &Figures) {
+    let live = &figures.live_state;
+    let pools: Vec<_> =
+        latency::pools(&figures.snapshot).map(|(slot, name)| (name, live.pool(slot))).collect();
+    let answers: Vec<_> = ResponseCode::ALL.iter().map(|code| (code.label(), live.answers(*code))).collect();
+    let labels = |label, name: &str| vec![(label, name.to_owned())];
+    let of_pools: Vec<Row<'_>> =
+        pools.iter().map(|(name, r)| (labels("pool", name), r.values().collect())).collect();
+    let of_answers: Vec<Row<'_>> =
+        answers.iter().map(|(name, r)| (labels("rcode", name), r.values().collect())).collect();
+    rows(page, &PoolReading::SET, &of_pools);
+    rows(page, &AnswerReading::SET, &of_answers);
 }
 
 /// Handshakes and certificates, of listeners and servers.

@@ -455,14 +455,18 @@ impl Shard {
         };
         let end = if outcome == Outcome::Answered { End::OwnAnswer } else { End::Response };
         self.record(client, proxied, entry, asked, end, packet);
+        let latency = self.cx.now.since(asked.arrived(&self.cx, &self.dispatcher.queries, entry));
+        let is_transfer = entry.is_some() && self.dispatcher.queries.transfer(entry).is_some();
         self.dispatcher.queries.close(entry);
         let Some(connection) = client.connection else {
             if delay == TickDelta(0) {
                 counter.add(1);
                 self.cx.count_answer(client, packet.bytes());
+                self.cx.count_latency(client, asked.pool(), latency, packet.bytes());
                 return verdict;
             }
             if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, packet.bytes()) {
+                self.cx.count_latency(client, asked.pool(), TickDelta(latency.0 + delay.0), packet.bytes());
                 return Verdict::Hold;
             }
             return self.cx.drop(DropReason::DelayFull);
@@ -472,6 +476,10 @@ impl Shard {
         }
         counter.add(1);
         self.cx.count_answer(client, packet.bytes());
+        // The duration of a zone transfer tells of the zone's size.
+        if !is_transfer {
+            self.cx.count_latency(client, asked.pool(), latency, packet.bytes());
+        }
         // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
         // its question is malformed.
         let fits = packet.len() <= MESSAGE_MAX || {

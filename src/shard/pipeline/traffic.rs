@@ -6,8 +6,9 @@ use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::rules::query_state;
 use crate::shard::Shard;
+use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::PendingQuery;
-use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::query_table::{EntryId, QueryTable};
 use crate::shard::pipeline::Query;
 use crate::stats::traffic_ring::{End, Finished};
 use crate::wire::header::Header;
@@ -31,6 +32,18 @@ impl Asked {
     pub(super) const fn of(pending: &PendingQuery) -> Self {
         let PendingQuery { question, client_id: id, flags, pool, .. } = *pending;
         Self { question, id, flags, pool, last: None }
+    }
+
+    /// The pool whose server was asked; no pool where none was.
+    #[inline]
+    pub(super) const fn pool(&self) -> PoolSlot {
+        if self.last.is_some() { self.pool } else { PoolSlot::NONE }
+    }
+
+    /// When the query arrived: with several attempts its entry has it, otherwise it was sent then.
+    #[inline]
+    pub(super) fn arrived(&self, cx: &Context, queries: &QueryTable, entry: Option<EntryId>) -> Tick {
+        queries.arrived(entry).or(self.last.map(|(_, at)| at)).unwrap_or(cx.now)
     }
 
     /// The same, sent to a server at a time.
@@ -84,9 +97,7 @@ impl Shard {
         {
             peer = source;
         }
-        let sent_at = asked.last.map(|(_, at)| at);
-        // Of a query with several attempts, the first one.
-        let arrived = queries.arrived(entry).or(sent_at).unwrap_or(cx.now);
+        let arrived = asked.arrived(cx, queries, entry);
         let (id, flags) = match Header::parse(message) {
             Some(header) => (header.id(), [message[2], message[3]]),
             None => (asked.id, query_state::unpacked(asked.flags)),

@@ -336,7 +336,7 @@ fn sample(
 /// Returns the clients' latency buckets. They wrap at 2^32, which takes a bucket six hours at the
 /// highest rate, and every counter starts at 0.
 fn counts(tally: &Tally) -> [u64; BUCKETS] {
-    std::array::from_fn(|b| tally.latency.count(b).into())
+    std::array::from_fn(|b| tally.latency.count(b))
 }
 
 /// Returns the latency that each of [`SHARES`] did not exceed, to the width of a bucket.

@@ -1,0 +1,235 @@
+//! Chromium without a window, driven over WebDriver (W3C), and what it shows of the dashboard.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::backend::{Backend, Behaviour};
+use crate::instance::{Instance, listen};
+use crate::load::{Load, Plan};
+use crate::place::{Directory, port, wait_for};
+use crate::process::{self, Program};
+
+/// A browser with one page.
+struct Browser {
+    session: String,
+    _driver: Program,
+    _profile: Directory,
+}
+
+impl Browser {
+    fn open(page: &str) -> Self {
+        let (at, profile) = (format!("http://127.0.0.1:{}", port()), Directory::new());
+        let number = at.rsplit_once(':').map_or("", |(_, number)| number);
+        let mut command = Command::new("chromedriver");
+        command.arg(format!("--port={number}")).env("HOME", profile.path());
+        let driver = Program::start(&mut command);
+        wait_for(
+            || format!("chromedriver; {}", driver.transcript()),
+            || {
+                let (_, text) = process::run("curl", &["-s", "--max-time", "5", &format!("{at}/status")]);
+                text.contains("\"ready\":true").then_some(())
+            },
+        );
+        // The sandbox does not start as root, nor in most containers.
+        let arguments = [
+            "--headless=new".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--window-size=1400,1000".to_owned(),
+            format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let wanted = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }}});
+        let made = send("POST", &format!("{at}/session"), &wanted);
+        let id = made["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {made}"));
+        let browser = Self { session: format!("{at}/session/{id}"), _driver: driver, _profile: profile };
+        browser.post("url", &json!({"url": page}));
+        browser
+    }
+
+    fn post(&self, command: &str, body: &Value) -> Value {
+        send("POST", &format!("{}/{command}", self.session), body)
+    }
+
+    /// Runs a function body in the page and returns what it returns.
+    fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", &json!({"script": script, "args": []}))
+    }
+
+    fn text(&self, script: &str) -> String {
+        self.run(script).as_str().unwrap_or_default().to_owned()
+    }
+
+    fn resize(&self, width: u32, height: u32) {
+        // A window cannot be as narrow as a telephone; the page's viewport can.
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": true});
+        self.post(
+            "goog/cdp/execute",
+            &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}),
+        );
+    }
+
+    /// Takes a picture, to be looked at, into the directory of test outputs.
+    fn picture(&self, name: &str) {
+        use base64::Engine as _;
+        let made = send("GET", &format!("{}/screenshot", self.session), &Value::Null);
+        let bytes = base64::engine::general_purpose::STANDARD.decode(made.as_str().expect("a picture"));
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dashboard-{name}.png"));
+        std::fs::write(&path, bytes.expect("base64")).expect("the picture is written");
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The browser ends with its session; with the driver alone it would stay.
+        process::run("curl", &["-s", "--max-time", "10", "-X", "DELETE", &self.session]);
+    }
+}
+
+/// Sends a command and returns its `value`. Panics when it failed.
+fn send(method: &str, url: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let mut arguments = vec!["-s", "--max-time", "60", "-X", method, url];
+    if method == "POST" {
+        arguments.extend(["-H", "content-type: application/json", "-d", &body]);
+    }
+    let (_, text) = process::run("curl", &arguments);
+    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{url}: {e}: {text}"));
+    let value = answer["value"].clone();
+    assert!(value.get("error").is_none_or(Value::is_null), "{url} {body}: {value:#}");
+    value
+}
+
+/// Returns texts whose contrast with what is behind them is below what WCAG 2.1 wants (AA: 4.5, or 3
+/// for large letters), and controls and pictures without a name.
+const FAULTS: &str = r##"
+const rgb = (text) => (text.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number);
+const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const plain = (colour) => {
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+  return [r, g, b, a / 255];
+};
+const light = (c) => { const [r, g, b] = c.map((x) => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+  return .2126 * r + .7152 * g + .0722 * b; };
+const behind = (node) => {
+  for (; node; node = node.parentElement) {
+    const colour = plain(getComputedStyle(node).backgroundColor);
+    if (colour[3] > .99) return colour;
+  }
+  return [255, 255, 255, 1];
+};
+const faults = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const text = walker.currentNode, at = text.parentElement, style = getComputedStyle(at);
+  if (!text.textContent.trim() || !at.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+  if (at.closest("script, style, .hidden, .skip")) continue;
+  const [one, two] = [light(plain(style.color)), light(behind(at))].sort((a, b) => b - a);
+  const ratio = (one + .05) / (two + .05), size = parseFloat(style.fontSize);
+  const large = size >= 24 || (size >= 18.66 && +style.fontWeight >= 700);
+  if (ratio < (large ? 3 : 4.5)) faults.push(`${ratio.toFixed(2)}: ${text.textContent.trim().slice(0, 40)}`);
+}
+const named = (node) => node.getAttribute("aria-label") || node.labels?.length || node.textContent.trim()
+  || (node.getAttribute("aria-labelledby") || "").split(" ").some((id) => document.getElementById(id)?.textContent.trim());
+for (const node of document.querySelectorAll("a, button, input, select, [role=img], [role=group], section"))
+  if (!named(node)) faults.push("no name: " + node.outerHTML.slice(0, 80));
+const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
+ids.filter((id, at) => ids.indexOf(id) !== at).forEach((id) => faults.push("twice: " + id));
+if (!document.documentElement.lang) faults.push("no language");
+return faults;
+"##;
+
+fn assert_no_faults(browser: &Browser, what: &str) {
+    assert_eq!(browser.run(FAULTS), json!([]), "{what}");
+}
+
+#[test]
+fn the_dashboard_lives_in_a_browser() {
+    let local = || SocketAddr::from(([127, 0, 0, 1], port()));
+    let (alpha, beta, at, web) =
+        (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt), local(), local());
+    let server = |backend: &Backend, name: &str| {
+        format!(
+            "newServer{{address='{}', name='{name}', checkInterval=0.2, checkTimeout=300, \
+             maxCheckFailures=1, rise=1}}\n",
+            backend.address
+        )
+    };
+    let lua = listen(at)
+        + &server(&alpha, "alpha")
+        + &server(&beta, "beta")
+        + &format!(
+            "setServerPolicy(roundrobin) webserver('{web}') setWebserverConfig({{\
+             apiRequiresAuthentication=false, dashboardRequiresAuthentication=false}})\n"
+        );
+    let instance = Instance::start(&lua);
+    let browser = Browser::open(&format!("http://{web}/"));
+    let shows = |what: &str, script: &str| {
+        wait_for(
+            || format!("{what}: {}", browser.text("return document.body.innerText")),
+            || browser.run(script).as_bool().unwrap_or(false).then_some(()),
+        );
+    };
+
+    let load = Load::start(Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(4) });
+    let queries = "const n = parseFloat(document.getElementById('queries').textContent);";
+    shows("the rate of queries", &format!("{queries} return n > 400 && n < 600"));
+    // A point is drawn for each second.
+    let chart = "return document.querySelector('#c-traffic canvas') !== null";
+    assert_eq!(browser.run(chart), json!(true));
+    shows(
+        "both servers up",
+        "return [...document.querySelectorAll('#t-servers tr')].filter((r) => /\\bup\\b/.test(r.innerText)).length === 2",
+    );
+
+    let killed = Instant::now();
+    drop(beta);
+    let is_red = "const row = [...document.querySelectorAll('#t-servers tr')].find((r) => /beta/.test(r.innerText)); \
+                  return row.className.includes('down') && /down/.test(row.innerText)";
+    shows("the killed server in red", is_red);
+    println!("a killed server is red after {} ms", killed.elapsed().as_millis());
+    shows(
+        "its event",
+        "return /beta.*down/.test(document.getElementById('t-events').innerText.replaceAll('\\n', ' '))",
+    );
+
+    assert_no_faults(&browser, "as the system has it");
+    browser.picture("wide");
+    let brightness = "const c = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number); \
+                      return c[0] + c[1] + c[2]";
+    for (theme, is_dark) in [("light", false), ("dark", true)] {
+        shows(
+            theme,
+            &format!(
+                "const b = document.getElementById('theme'); \
+                 if (!b.textContent.endsWith('{theme}')) b.click(); return b.textContent.endsWith('{theme}')"
+            ),
+        );
+        let sum = browser.run(brightness).as_f64().unwrap_or_default();
+        assert_eq!(sum < 200.0, is_dark, "{theme}: {sum}");
+        assert_no_faults(&browser, theme);
+        browser.picture(theme);
+    }
+    browser.resize(360, 800);
+    shows(
+        "a narrow page that fits",
+        "return document.documentElement.scrollWidth <= innerWidth && innerWidth === 360",
+    );
+    assert_no_faults(&browser, "narrow");
+    browser.picture("narrow");
+
+    let complaints = browser.post("se/log", &json!({"type": "browser"}));
+    let severe = |entry: &&Value| entry["level"] == "SEVERE" && !entry.to_string().contains("favicon");
+    let severe: Vec<_> = complaints.as_array().into_iter().flatten().filter(severe).collect();
+    assert!(severe.is_empty(), "{severe:#?}");
+    load.finish();
+    drop(instance);
+}
