@@ -267,6 +267,7 @@
 //!     networks.rs         sets of networks, addresses
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
+//!     page.rs             functions that answer requests to the web server
 //!     pool.rs             pools, policies, retry, ejection
 //!     relays.rs           addTCPForward, addUDPForward
 //!     responses.rs        what rules do to answers
@@ -365,6 +366,7 @@
 //!   log.rs              tracing, text or JSON; standard output
 //!     logfmt.rs           lines of names and quoted values
 //!   monitor.rs          the figures of the process, for every thread that shows them
+//!   notes.rs            what the control loop has to say for people
 //!   plan.rs             what the loop needs of a configuration
 //!   preconditions.rs    what the machine must have: interfaces, programs, directories
 //!   privileges.rs       -u, -g, capabilities
@@ -404,6 +406,7 @@
 //!     dnsdist.rs          the page of /metrics with dnsdist's names
 //!     exposition.rs       the text format of Prometheus
 //!     json.rs             /jsonstat and /api/v1
+//!     own.rs              pages that functions of the configuration make
 //!     pages.rs            its paths
 //!     prometheus.rs       every metric for /metrics
 //!     rest/               the API that changes the configuration, and shows it
@@ -413,6 +416,7 @@
 //!       operations.rs       the table of its paths
 //!       problem.rs          errors as problem details
 //!       read.rs             what it shows
+//!       stream.rs           what happens, as server-sent events
 //!       store.rs            keeps changes as Lua in a directory
 //!     server.rs           accepts connections within limits
 //!     site.rs             what its pages are made of

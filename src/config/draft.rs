@@ -55,6 +55,8 @@ pub struct Draft {
     pub acl_default: bool,
     /// The web server.
     pub web: WebSettings,
+    /// Where its address was written.
+    pub web_origin: Option<Origin>,
     /// The networks that send PROXY headers, and exceptions.
     pub proxy_peers: Listed,
     /// The console.
@@ -100,6 +102,7 @@ impl Default for Draft {
             acl: Vec::new(),
             acl_default: true,
             web: WebSettings::default(),
+            web_origin: None,
             proxy_peers: Vec::new(),
             console: DraftConsole::default(),
             judge: None,
@@ -212,6 +215,23 @@ impl Draft {
                 self.warnings.push(ConfigError::new(&server.origin, "newServer", need.fault(name)));
             }
         }
+    }
+
+    /// Warns of a web server that others than this machine reach without a password.
+    pub fn warn_of_open_web(&mut self) {
+        let Some(origin) = &self.web_origin else { return };
+        let web = &self.web;
+        let Some(address) = web.address.filter(|address| !address.ip().to_canonical().is_loopback()) else {
+            return;
+        };
+        if web.password.is_some() || web.api_key.is_some() {
+            return;
+        }
+        let open = [web.stats_protected, web.api_protected, web.dashboard_protected];
+        let what =
+            if open.contains(&false) { "whoever may connect reads it" } else { "it shows next to nothing" };
+        let text = format!("{address} is no loopback address, and there is no password: {what}");
+        self.warnings.push(ConfigError::new(origin, "webserver", Fault::Note(text)));
     }
 
     /// Makes the warnings errors where the configuration asks for it.

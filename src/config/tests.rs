@@ -305,8 +305,13 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setRandomizedIdsOverUDP: false is not allowed; expected true: ids and sockets are always random",
     ),
     (
-        "registerWebHandler('/mine', function() end)",
-        "FILE:1: registerWebHandler: the function (console, web server, metrics) is not implemented yet; the console",
+        "showDynBlocks()",
+        "FILE:1: showDynBlocks: the function (console, web server, metrics) is not implemented yet; the console",
+    ),
+    ("registerWebHandler('mine', function() end)", "FILE:1: registerWebHandler: path is \"mine\"; expected"),
+    (
+        "registerWebHandler('/mine', 5)",
+        "FILE:1: registerWebHandler: function(req, resp) is 5; expected a function",
     ),
     (
         "addDOHLocal('0.0.0.0', 'a', 'b')",

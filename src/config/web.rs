@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::base::prefix::PrefixSet;
 use crate::config::options::{Key, Settings};
 use crate::config::password::Credential;
+use crate::model::LuaFunction;
 
 /// Names of the metrics at `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct WebSettings {
     pub dashboard_protected: bool,
     /// `maxConcurrentConnections`.
     pub connections_max: u32,
+    /// `registerWebHandler`: functions by their paths.
+    pub handlers: Vec<(String, LuaFunction)>,
     /// `setAPIWritable`: whether the API may change anything.
     pub writable: bool,
     /// The directory that keeps what it changes; without one, that is gone at the next reload.
@@ -86,6 +89,7 @@ impl Default for WebSettings {
             api_protected: true,
             dashboard_protected: true,
             connections_max: 100,
+            handlers: Vec::new(),
             writable: false,
             directory: None,
             bind_fatal: false,

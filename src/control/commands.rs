@@ -11,8 +11,8 @@ use crate::control::Control;
 use crate::control::console::ConsoleServer;
 use crate::control::log;
 use crate::control::monitor::Monitor;
-use crate::control::plan::{Answer, Evaluation, Origin, Source};
-use crate::control::request::{Keep, Refusal, Reply, Request};
+use crate::control::plan::{Answer, Evaluation, Origin, Settings, Source};
+use crate::control::request::{Keep, PageRequest, Refusal, Reply, Request};
 use crate::lua::front_end::command::{Command, Wish};
 use crate::model::console::Console;
 
@@ -31,13 +31,15 @@ pub(super) struct Commands {
     answers: mpsc::UnboundedSender<Answer>,
     /// Takes commands.
     requests: mpsc::Sender<Request>,
+    /// Takes requests for pages.
+    pages: mpsc::Sender<PageRequest>,
     /// Where commands and results arrive, until the control loop takes them.
     receivers: Option<Receivers>,
     /// The last one asked for the end of the process.
     pub(super) stop: bool,
 }
 
-type Receivers = (mpsc::Receiver<Request>, mpsc::UnboundedReceiver<Answer>);
+type Receivers = (mpsc::Receiver<Request>, mpsc::Receiver<PageRequest>, mpsc::UnboundedReceiver<Answer>);
 
 /// A command whose client waits.
 #[derive(Debug)]
@@ -56,13 +58,14 @@ impl Commands {
     /// It cannot listen, and the configuration needs it.
     pub(super) fn start(console: Option<&Console>) -> Result<Self, String> {
         let (requests, received) = mpsc::channel(WAITING);
+        let (pages, asked) = mpsc::channel(WAITING);
         let started =
             ConsoleServer::start(requests.clone()).map_err(|e| format!("the thread of the console: {e}"));
         let server = started?;
         let (answers, answered) = mpsc::unbounded_channel();
-        let receivers = Some((received, answered));
+        let receivers = Some((received, asked, answered));
         let mut own =
-            Self { server, listener: None, running: None, answers, requests, receivers, stop: false };
+            Self { server, listener: None, running: None, answers, requests, pages, receivers, stop: false };
         match own.prepare(console) {
             Ok(()) => own.adopt(console),
             Err(error) if console.is_some_and(|c| c.bind_fatal) => return Err(error),
@@ -83,6 +86,11 @@ impl Commands {
     /// Returns where commands go.
     pub(super) fn requests(&self) -> mpsc::Sender<Request> {
         self.requests.clone()
+    }
+
+    /// Returns where requests for pages go.
+    pub(super) fn pages(&self) -> mpsc::Sender<PageRequest> {
+        self.pages.clone()
     }
 
     /// Opens what a new configuration needs.
@@ -173,6 +181,22 @@ impl<S: Source> Control<S> {
         });
     }
 
+    /// Lets a function of the configuration make a page.
+    pub(super) fn make_page(&mut self, asked: PageRequest) {
+        let PageRequest { request, reply } = asked;
+        let handlers = &self.settings.web.handlers;
+        let Some((_, function)) = handlers.iter().find(|(path, _)| *path == request.path) else {
+            // A reload has removed it.
+            let _ = reply.send(None);
+            return;
+        };
+        let made = self.source.serve(*function, request, Arc::<Monitor>::clone(&self.monitor));
+        tokio::task::spawn_local(async move {
+            // The client may have gone.
+            let _ = reply.send(Some(made.await));
+        });
+    }
+
     /// Goes on with a command that ran: replies, or carries out its change first.
     pub(super) fn answered(&mut self, answer: Answer, now: Tick) {
         let generation = self.generation();
@@ -198,6 +222,11 @@ impl<S: Source> Control<S> {
                 self.commands.end(Ok(Vec::new()), generation);
             }
         }
+    }
+
+    /// Returns whether the pending change is a command's that gives the web server another address.
+    pub(super) fn asks_for_web(&self, settings: &Settings) -> bool {
+        self.origin == Origin::Command && settings.web.address != self.settings.web.address
     }
 
     /// Returns the generation of the configuration in force.

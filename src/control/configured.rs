@@ -31,6 +31,8 @@ use crate::lua::front_end::Loaded;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::NoResult;
 use crate::lua::front_end::command::Command;
+use crate::lua::front_end::page;
+use crate::lua::front_end::view::View;
 use crate::model::{Backend, LuaFunction, Snapshot};
 use crate::stats::check_failure::Failure;
 
@@ -187,6 +189,22 @@ impl Source for Configured {
                 }
                 Err(NoResult::Busy) => failed("an earlier function is still running".to_owned()),
                 Err(NoResult::Failed(why)) => failed(why),
+            }
+        })
+    }
+
+    fn serve(
+        &mut self,
+        function: LuaFunction,
+        request: page::Request,
+        view: Arc<dyn View>,
+    ) -> Pin<Box<dyn Future<Output = Result<page::Response, String>>>> {
+        let served = self.host.serve(function, request, view);
+        Box::pin(async move {
+            match served.await {
+                Ok(answered) => answered,
+                Err(NoResult::Busy) => Err("an earlier function is still running".to_owned()),
+                Err(NoResult::Failed(why)) => Err(why),
             }
         })
     }

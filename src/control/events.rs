@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::addr::BackendSlot;
 use crate::base::printable::Printable;
+use crate::control::notes::Note;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::state_name;
 
@@ -21,7 +22,7 @@ pub(super) struct Event {
     pub(super) number: u64,
     /// When it was seen, seconds since 1970.
     pub(super) unix: u64,
-    /// What it concerns: `server`, `servers` or `generation`.
+    /// What it concerns: `server`, `servers`, `generation`, or the kind of a note.
     pub(super) kind: &'static str,
     /// One line.
     pub(super) text: String,
@@ -45,6 +46,23 @@ struct Seen {
 }
 
 impl Events {
+    /// The number of the oldest event, and the one that the next will have.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.number - self.events.len() as u64, self.number)
+    }
+
+    /// The events from a number on, the oldest first.
+    pub(super) fn from(&self, number: u64) -> impl Iterator<Item = &Event> {
+        self.events.iter().filter(move |event| event.number >= number)
+    }
+
+    /// Takes what the control loop says.
+    pub(super) fn note(&mut self, unix: u64, notes: Vec<Note>) {
+        for Note { kind, text } in notes {
+            self.add(unix, kind, text);
+        }
+    }
+
     /// The events, the latest first.
     pub(super) fn latest(&self) -> impl Iterator<Item = &Event> {
         self.events.iter().rev()

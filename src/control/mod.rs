@@ -42,7 +42,7 @@ use crate::control::spoofing::SpoofingMonitor;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::traffic::Traffic;
 use crate::control::watchdog::Watchdog;
-use crate::control::web::WebServer;
+use crate::control::web::{Api, WebServer};
 use crate::engine::clock;
 use crate::lua::front_end::Loaded;
 use crate::model::policy::Kind;
@@ -70,6 +70,7 @@ pub mod launcher;
 pub mod limits;
 pub mod log;
 pub mod monitor;
+mod notes;
 pub mod plan;
 pub mod preconditions;
 pub mod privileges;
@@ -167,7 +168,7 @@ async fn serve(
     let divided = means.divide(None, &first.snapshot)?;
     let mut listener_sockets = SocketOpener::new(fixed, inherited);
     let mut web = WebServer::default();
-    web.prepare(&first.settings.web)?;
+    web.prepare(&first.settings.web, false)?;
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
     let first = first.map_err(|errors| errors.join("\n"))?;
@@ -196,7 +197,7 @@ async fn serve(
     control.count_traffic(fixed)?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
-    let (mut requests, mut answers) = control.commands.receivers();
+    let (mut requests, mut pages, mut answers) = control.commands.receivers();
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
     // The first change is from nothing to the configuration that the shards already hold.
     control.reload = Some(first);
@@ -212,6 +213,7 @@ async fn serve(
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
             Some(request) = requests.recv(), if control.takes_commands() => control.run_command(request),
+            Some(asked) = pages.recv() => control.make_page(asked),
             Some(answer) = answers.recv() => control.answered(answer, clock::now()),
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
@@ -260,6 +262,8 @@ struct Control<S> {
     /// SIGHUP was received; during a reload, another one follows.
     reload_wanted: bool,
     evaluation: Evaluation,
+    /// What the evaluation is of.
+    origin: Origin,
     /// Notified when the evaluation has ended.
     evaluated: Option<mpsc::UnboundedSender<()>>,
     retiring: Option<Retiring>,
@@ -306,6 +310,7 @@ impl<S: Source> Control<S> {
             serving: false,
             reload_wanted: false,
             evaluation: Evaluation::None,
+            origin: Origin::File,
             evaluated: None,
             retiring: None,
             closing: Vec::new(),
@@ -382,7 +387,9 @@ impl<S: Source> Control<S> {
                 self.budget.reclaim(&snapshot);
             }
         }
-        certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
+        let warnings = self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds());
+        self.monitor.notes().add_lines("certificate", &warnings);
+        certificate_monitor::warn(&warnings);
         if now >= self.monitor.rates().at(&self.settings) {
             self.print_line(now);
         }
@@ -413,8 +420,10 @@ impl<S: Source> Control<S> {
         if origin == Origin::File {
             self.notifier.reloading(now.0 / 1_000);
             tracing::info!("reloading the configuration");
+            self.monitor.notes().add("reload", "the configuration is read again");
         }
         self.evaluation = Evaluation::Running;
+        self.origin = origin;
         let evaluated = self.evaluated.clone();
         let ending = self.ending(now);
         let vacancies = Vacant { feed: &self.feed, ending: &ending };
@@ -454,7 +463,7 @@ impl<S: Source> Control<S> {
             self.budget.operators = self.settings.descriptors().max(plan.settings.descriptors());
             self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
             self.commands.prepare(plan.settings.console.as_ref()).map_err(|e| vec![e])?;
-            self.web.prepare(&plan.settings.web).map_err(|e| vec![e])?;
+            self.web.prepare(&plan.settings.web, self.asks_for_web(&plan.settings)).map_err(|e| vec![e])?;
             Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now)
         });
         match begun {
@@ -475,6 +484,7 @@ impl<S: Source> Control<S> {
             tracing::error!("{error}");
         }
         tracing::error!(errors = errors.len(), "reload refused: the running configuration is kept");
+        self.monitor.notes().add_lines("refused", errors);
         // Files may have been rotated all the same.
         self.querylog.reopen(querylog::targets(&self.feed.current()));
         self.ready();
@@ -506,7 +516,9 @@ impl<S: Source> Control<S> {
                 self.commands.adopt(self.settings.console.as_ref());
                 log::set_style(&self.settings.log);
                 self.budget.operators = self.settings.descriptors();
-                self.web.adopt(&self.settings.web, &self.monitor, self.commands.requests());
+                self.web.adopt(&self.settings.web, &self.monitor, || {
+                    Api::new(self.commands.requests(), self.commands.pages())
+                });
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));
@@ -516,11 +528,10 @@ impl<S: Source> Control<S> {
                 self.budget.accept();
                 self.serving = true;
                 self.monitor.serve();
-                certificate_monitor::warn(&self.certificate_monitor.adopt(
-                    &self.feed.current(),
-                    now,
-                    unix_seconds(),
-                ));
+                let warnings = self.certificate_monitor.adopt(&self.feed.current(), now, unix_seconds());
+                self.monitor.notes().add_lines("certificate", &warnings);
+                certificate_monitor::warn(&warnings);
+                self.monitor.notes().add_lines("change", &plan.changes);
                 if !done.removed.is_empty() {
                     // Listeners of an earlier change are retired at the latest here.
                     self.retire(Tick(u64::MAX));

@@ -23,6 +23,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
 use crate::control::limits::open_files;
 use crate::control::log;
+use crate::control::notes::{Note, Notes};
 use crate::control::process;
 use crate::control::publisher::Feed;
 use crate::control::rates::Rates;
@@ -43,6 +44,7 @@ pub struct Monitor {
     rates: Mutex<Rates>,
     query_log_lines_lost: Arc<AtomicU64>,
     web: WebStats,
+    notes: Notes,
     started: Tick,
     started_unix: u64,
     traffic: OnceLock<Traffic>,
@@ -61,6 +63,7 @@ impl Monitor {
             rates: Mutex::new(Rates::new(started)),
             query_log_lines_lost,
             web: WebStats::default(),
+            notes: Notes::default(),
             started,
             started_unix: unix_seconds(),
             traffic: OnceLock::new(),
@@ -101,6 +104,16 @@ impl Monitor {
     pub(super) fn traffic(&self) -> Result<&Traffic, String> {
         let off = || "the traffic is not counted: the setting traffic-ring is 0".to_owned();
         self.traffic.get().ok_or_else(off)
+    }
+
+    /// What the control loop has to say.
+    pub(super) const fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Takes what the control loop has said.
+    pub(super) fn take_notes(&self) -> Vec<Note> {
+        self.notes.take()
     }
 
     /// How long the process has run.

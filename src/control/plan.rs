@@ -15,6 +15,9 @@ use crate::config::web::WebSettings;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
 use crate::lua::front_end::command::{Command, Wish};
+use crate::lua::front_end::page;
+use crate::lua::front_end::view::View;
+use crate::model::LuaFunction;
 use crate::model::Snapshot;
 use crate::model::Steer;
 use crate::model::console::Console;
@@ -131,6 +134,16 @@ pub trait Source {
     fn run(&mut self, _: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
         let reply = Err("this configuration has no Lua".to_owned());
         Box::pin(std::future::ready(Answer { reply, changes: false, wish: None }))
+    }
+
+    /// Lets a function of the current configuration answer a request to the web server.
+    fn serve(
+        &mut self,
+        _: LuaFunction,
+        _: page::Request,
+        _: Arc<dyn View>,
+    ) -> Pin<Box<dyn Future<Output = Result<page::Response, String>>>> {
+        Box::pin(std::future::ready(Err("this configuration has no Lua".to_owned())))
     }
 
     /// Interrupts a running evaluation, whose result is dropped.

@@ -5,6 +5,16 @@ use std::fmt;
 use tokio::sync::oneshot;
 
 use crate::lua::front_end::command::Mark;
+use crate::lua::front_end::page;
+
+/// A request for a page of the web server that a function of the configuration makes.
+#[derive(Debug)]
+pub struct PageRequest {
+    /// The request.
+    pub request: page::Request,
+    /// Takes the answer; none if there is no such page any more.
+    pub reply: oneshot::Sender<Option<Result<page::Response, String>>>,
+}
 
 /// A command.
 #[derive(Debug)]

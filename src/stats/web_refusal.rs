@@ -15,6 +15,10 @@ reasons! {
         Slow = "slow",
         /// A body of more than 64 kB, or 256 kB for the API.
         Body = "body",
+        /// As many streams of events were open as there may be.
+        Streams = "streams",
+        /// A stream of events whose client read so slowly that it would have missed some.
+        Behind = "behind",
         /// What came was not HTTP, or the connection broke.
         Broken = "broken",
     }

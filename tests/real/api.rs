@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
@@ -368,5 +369,139 @@ fn ten_thousand_rules_are_listed_and_changed() {
     instance.forget_notices();
     instance.reload(&lua);
     assert!(dig(at, "a.test").contains("REFUSED"), "{}", instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+/// A stream of events that is read.
+struct Events {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Events {
+    fn open(web: SocketAddr, last: Option<&str>) -> Self {
+        let mut stream = TcpStream::connect(web).expect("a connection");
+        let last = last.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        let head = format!("GET /api/v2/events HTTP/1.1\r\nHost: x\r\n{KEY}\r\n{last}\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+        Self { stream, text: String::new() }
+    }
+
+    /// Reads until a text has come; returns all that has come.
+    fn until(&mut self, wanted: &str) -> String {
+        let own = std::cell::RefCell::new(self);
+        wait_for(
+            || format!("{wanted} in {}", own.borrow().text),
+            || {
+                let mut own = own.borrow_mut();
+                let mut bytes = [0; 4096];
+                let read = own.stream.read(&mut bytes).unwrap_or(0);
+                own.text += &String::from_utf8_lossy(&bytes[..read]);
+                own.text.contains(wanted).then(|| own.text.clone())
+            },
+        )
+    }
+}
+
+#[test]
+fn events_are_told_and_resumed_and_their_streams_are_bounded() {
+    let (at, web) = (local(), local());
+    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, None);
+    let mut instance = Instance::start(&lua);
+    let mut events = Events::open(web, None);
+    events.until("text/event-stream");
+    // The first look is what the stream begins after.
+    wait_for(
+        || "the first change".into(),
+        || {
+            change(web, "PATCH", "/api/v2/servers/one", Some(r#"{"mode": "up"}"#));
+            change(web, "PATCH", "/api/v2/servers/one", Some(r#"{"mode": "down"}"#));
+            let mut bytes = [0; 4096];
+            let read = events.stream.read(&mut bytes).unwrap_or(0);
+            events.text += &String::from_utf8_lossy(&bytes[..read]);
+            events.text.contains("event: change").then_some(())
+        },
+    );
+    let seen = events.until("event: generation");
+    let id = seen.split("id: ").nth(1).and_then(|rest| rest.lines().next()).expect("an id").to_owned();
+    drop(events);
+    instance.rewrite("newServer(");
+    instance.program.signal(nix::sys::signal::Signal::SIGHUP);
+    // It goes on with the next one.
+    let mut events = Events::open(web, Some(&id));
+    let text = events.until("event: refused");
+    assert!(!text.contains(&format!("id: {id}\n")), "{id}: {text}");
+    assert!(text.contains("event: reload") && text.contains("event: generation"), "{text}");
+    // One of another process gets what there is.
+    assert!(Events::open(web, Some("1.5")).until("event: refused").contains(&format!("id: {id}\n")));
+    // Those that never read hold no more than their places.
+    let idle: Vec<Events> = (0..30).map(|_| Events::open(web, None)).collect();
+    wait_for(
+        || "a refusal".into(),
+        || (fetch_with(web, "/api/v2/events", &["-H", KEY, "--max-time", "1"]).0 == 503).then_some(()),
+    );
+    assert!(instance.counted("web-refused-streams") > 0);
+    drop(idle);
+    wait_for(
+        || "a place".into(),
+        || {
+            let (status, text) = fetch_with(web, "/api/v2/events", &["-H", KEY, "--max-time", "1"]);
+            (status == 200 || text.contains("event-stream")).then_some(())
+        },
+    );
+    // Others may no more see them once the password is another one.
+    let mut events = Events::open(web, None);
+    events.until("text/event-stream");
+    instance.forget_notices();
+    instance.reload(&lua.replace("apiKey='key'", "apiKey='other'"));
+    let mut rest = Vec::new();
+    events.stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    events.stream.read_to_end(&mut rest).expect("its end");
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn functions_of_the_configuration_make_pages() {
+    let (at, web) = (local(), local());
+    let open = format!(
+        "webserver('{web}') setWebserverConfig({{apiKey='key', dashboardRequiresAuthentication=false}})\n"
+    );
+    let lua = listen(at)
+        + &backend(local(), ", id='one', name='first'")
+        + &open
+        + "hits = 0\n\
+           registerWebHandler('/mine', function(req, resp)\n\
+             hits = hits + 1\n\
+             resp.status = 201\n\
+             resp.headers = {['X-Mine']='yes', ['Content-Length']='1'}\n\
+             resp.body = table.concat({req.method, req.path, req.version, req.getvars.a or '', req.postvars.b or '',\n\
+               req.headers['x-asked'] or '', req.body, getServer('one'):getName(), tostring(hits)}, '|')\n\
+           end)\n\
+           registerWebHandler('/fails', function(req, resp) error('no') end)\n\
+           registerWebHandler('/wrong', function(req, resp) resp.status = 7 end)\n\
+           registerWebHandler('/header', function(req, resp) resp.headers = {['a b']='c'} end)\n\
+           registerWebHandler('/changes', function(req, resp) getServer('one'):setWeight(9) end)\n\
+           registerWebHandler('/endless', function(req, resp) while true do end end)\n\
+           registerWebHandler('/metrics', function(req, resp) resp.body = 'mine' end)\n";
+    let mut instance = Instance::start(&lua);
+    let (status, text) = fetch_with(web, "/mine?a=1%202&c", &["-H", "X-Asked: x", "-d", "b=%33"]);
+    assert_eq!(status, 201, "{text}");
+    assert!(text.contains("x-mine: yes") && text.ends_with("POST|/mine|1.1|1 2|3|x|b=%33|first|1"), "{text}");
+    assert!(fetch_with(web, "/mine", &[]).1.ends_with("GET|/mine|1.1|||||first|2"));
+    for path in ["/fails", "/wrong", "/header", "/changes"] {
+        assert_eq!(fetch_with(web, path, &[]).0, 500, "{path}");
+    }
+    assert_eq!(instance.program.lines_with(0, "the function of a page of the web server failed").len(), 4);
+    let all = fetch_with(web, "/api/v2/servers", &["-H", KEY]).1;
+    assert!(all.contains("\"weight\":1}"), "{all}");
+    assert!(!fetch_with(web, "/metrics", &["-H", KEY]).1.ends_with("mine"));
+    let load = Load::start(endless(at));
+    assert_eq!(fetch_with(web, "/endless", &[]).0, 500);
+    assert!(fetch_with(web, "/mine", &[]).1.ends_with("|3"));
+    load.finish();
+    instance.reload(&(listen(at) + &backend(local(), "") + &open));
+    wait_for(|| "no page".into(), || (fetch_with(web, "/mine", &[]).0 == 404).then_some(()));
     assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }

@@ -224,3 +224,19 @@ fn a_command_whose_client_has_gone_is_not_run() {
     assert_eq!(works(at, "showRules()").lines().count(), 1, "{}", instance.program.transcript());
     assert!(instance.stop().success());
 }
+
+#[test]
+fn a_web_server_whose_address_is_taken_is_an_error_to_who_asks_for_it() {
+    let (at, web, other) = (local(), local(), local());
+    let lua = listen(local()) + &console(at) + &backend(local(), "");
+    let mut instance = Instance::start(&lua);
+    let taken = std::net::TcpListener::bind(web).expect("an address");
+    let (fine, text) = ours(at, &format!("webserver('{web}')"));
+    assert!(!fine && text.contains(&format!("the web server cannot listen on {web}")), "{text}");
+    works(at, &format!("webserver('{other}')"));
+    // What is about something else succeeds, although the file's address is taken.
+    instance.reload(&(lua.clone() + &format!("webserver('{web}')\n")));
+    works(at, "addAction('a.test', DropAction())");
+    drop(taken);
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}

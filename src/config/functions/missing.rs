@@ -49,7 +49,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         family: "console, web server, metrics",
         meanwhile: "the console, the dashboard and /metrics show servers, rules, latency and counters",
         names: &[
-            "registerWebHandler",
             "showSecurityStatus",
             "showDynBlocks",
             "showDOHFrontends",

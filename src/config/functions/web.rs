@@ -17,6 +17,13 @@ pub static WEB_FUNCTIONS: &[Entry] = &[
          false, the default, logs an error.",
     ),
     entry(
+        "registerWebHandler",
+        "path, function(req, resp)",
+        "Answers requests for this path of the web server by a function, which reads path, version, method, body, \
+         getvars, postvars and headers of req, and sets status, body and headers of resp. Paths of dnslob's own \
+         stay what they are.",
+    ),
+    entry(
         "setAPIWritable",
         "switch [, directory]",
         "Whether the API may change the configuration; by default it may not. What it changes is kept in two \

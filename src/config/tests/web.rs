@@ -125,3 +125,27 @@ fn the_directory_of_the_api_is_read_after_the_file_unless_it_was_included() {
     let errors = broken(&text);
     assert!(errors[0].contains("FILE:2: setAPIWritable: cannot read"), "{errors:?}");
 }
+
+#[test]
+fn a_web_server_without_a_password_that_others_reach_is_warned_of() {
+    let warnings = |text: &str| {
+        let warnings = good(text).0.draft.warnings.into_list();
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let open = "setWebserverConfig({statsRequireAuthentication=false})";
+    for (text, wanted) in [
+        (format!("webserver('0.0.0.0:8083') {open}"), Some("no password: whoever may connect reads it")),
+        ("webserver('[::]:8083')".to_owned(), Some("no password: it shows next to nothing")),
+        (format!("webserver('127.0.0.1:8083') {open}"), None),
+        (format!("webserver('[::ffff:127.0.0.1]:8083') {open}"), None),
+        (format!("webserver('0.0.0.0:8083') {open} setWebserverConfig({{apiKey='key'}})"), None),
+    ] {
+        let warnings = warnings(&text);
+        let is_there = warnings.iter().any(|w| wanted.is_some_and(|wanted| w.contains(wanted)));
+        assert_eq!(
+            (is_there, warnings.len()),
+            (wanted.is_some(), usize::from(wanted.is_some())),
+            "{warnings:?}"
+        );
+    }
+}

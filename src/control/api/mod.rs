@@ -24,8 +24,9 @@ use serde_json::{Map, Value, json};
 use crate::base::addr::BackendSlot;
 use crate::control::api::overview::RuleHits;
 pub(super) use crate::control::api::overview::Standing;
-use crate::control::events::Events;
+use crate::control::events::{Event, Events};
 use crate::control::history::{History, Range, Sample};
+use crate::control::notes::Note;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::latency::RecentLatencies;
 
@@ -83,6 +84,21 @@ impl SharedDashboard {
 }
 
 impl Dashboard {
+    /// Takes what the control loop says.
+    pub(super) fn note(&mut self, figures: &Figures, notes: Vec<Note>) {
+        self.events.note(figures.unix, notes);
+    }
+
+    /// The number of the oldest event, and the one that the next will have.
+    pub(super) fn event_numbers(&self) -> (u64, u64) {
+        self.events.numbers()
+    }
+
+    /// The events from a number on, the oldest first.
+    pub(super) fn events_from(&self, number: u64) -> impl Iterator<Item = &Event> {
+        self.events.from(number)
+    }
+
     /// Takes the figures; once a second.
     pub(super) fn feed(&mut self, figures: &Figures) {
         let before = self.history.at();

@@ -12,6 +12,7 @@ mod access;
 mod dnsdist;
 mod exposition;
 mod json;
+mod own;
 mod pages;
 mod prometheus;
 mod rest;
@@ -25,9 +26,8 @@ use tokio::sync::mpsc;
 
 use crate::config::web::WebSettings;
 use crate::control::monitor::Monitor;
-use crate::control::request::Request;
 use crate::control::web::server::Order;
-use crate::control::web::site::Api;
+pub(super) use crate::control::web::site::Api;
 
 /// The control loop's hold on the web server.
 #[derive(Debug, Default)]
@@ -41,11 +41,12 @@ pub(super) struct WebServer {
 }
 
 impl WebServer {
-    /// Binds what the settings need and the present ones do not have.
+    /// Binds what the settings need and the present ones do not have. `is_asked` is whether somebody
+    /// has just asked for this address, and waits for the answer.
     ///
     /// # Errors
-    /// The address cannot be taken, and that is fatal.
-    pub(super) fn prepare(&mut self, settings: &WebSettings) -> Result<(), String> {
+    /// The address cannot be taken, and that is fatal or asked for.
+    pub(super) fn prepare(&mut self, settings: &WebSettings, is_asked: bool) -> Result<(), String> {
         self.prepared = None;
         let Some(address) = settings.address.filter(|address| self.address != Some(*address)) else {
             return Ok(());
@@ -54,7 +55,7 @@ impl WebServer {
             Ok(listener) => self.prepared = Some(listener),
             Err(e) => {
                 let error = format!("the web server cannot listen on {address}: {e}");
-                if settings.bind_fatal {
+                if settings.bind_fatal || is_asked {
                     return Err(error);
                 }
                 tracing::error!("{error}");
@@ -68,14 +69,14 @@ impl WebServer {
         &mut self,
         settings: &WebSettings,
         monitor: &Arc<Monitor>,
-        requests: mpsc::Sender<Request>,
+        api: impl FnOnce() -> Api,
     ) {
         let listener = self.prepared.take();
         if self.orders.is_none() {
             if listener.is_none() {
                 return;
             }
-            match server::start(Arc::clone(monitor), Api::new(requests)) {
+            match server::start(Arc::clone(monitor), api()) {
                 Ok(orders) => self.orders = Some(orders),
                 Err(error) => return tracing::error!(%error, "the web server cannot start"),
             }

@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 
 use crate::config::web::{MetricNames, WebSettings};
 use crate::control::api::{PAGE, PAGE_POLICY};
-use crate::control::web::access::Area;
 use crate::control::web::exposition::CONTENT_TYPE;
-use crate::control::web::rest::{self, Problem};
+use crate::control::web::rest::{self, refusal};
 use crate::control::web::site::{Site, argument};
-use crate::control::web::{dnsdist, json, prometheus};
+use crate::control::web::{dnsdist, json, own, prometheus};
 
 /// The headers of every answer, unless `customHeaders` replaces them.
 const HEADERS: [(&str, &str); 5] = [
@@ -49,7 +48,7 @@ pub(super) fn router(site: Site) -> Router {
             get(|State(site): State<Site>| async move { answer(&json::allow_from(&site.monitor.figures())) }),
         )
         .merge(rest::router())
-        .fallback(missing)
+        .fallback(own::page)
         .method_not_allowed_fallback(not_allowed)
         .with_state(site)
 }
@@ -136,20 +135,8 @@ async fn index() -> Response {
     (headers, PAGE.as_str()).into_response()
 }
 
-async fn missing(uri: Uri) -> Response {
-    refusal(uri.path(), StatusCode::NOT_FOUND, "there is no such path")
-}
-
 async fn not_allowed(uri: Uri) -> Response {
     refusal(uri.path(), StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
-}
-
-/// The answer to a request that is refused, in the form of the API if it is for that.
-pub(super) fn refusal(path: &str, status: StatusCode, why: &str) -> Response {
-    if Area::of(path) == Area::Api {
-        return Problem::new(status, why).into_response();
-    }
-    (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
 #[cfg(test)]

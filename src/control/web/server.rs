@@ -30,8 +30,8 @@ use crate::config::web::WebSettings;
 use crate::control::api::SharedDashboard;
 use crate::control::monitor::Monitor;
 use crate::control::web::access::{Access, Area};
-use crate::control::web::pages::{self, dress, refusal, takes_body, unauthorized};
-use crate::control::web::rest::{CHANGE, is_change};
+use crate::control::web::pages::{self, dress, takes_body, unauthorized};
+use crate::control::web::rest::{CHANGE, Watched, is_change, refusal};
 use crate::control::web::site::{Api, Site};
 use crate::stats::registry::WebStats;
 use crate::stats::web_refusal::WebRefusal;
@@ -112,6 +112,7 @@ struct Served {
 impl Served {
     fn new(shared: &Shared, settings: Arc<WebSettings>) -> Rc<Self> {
         let Shared { monitor, dashboard, api } = shared.clone();
+        api.settings.store(Arc::clone(&settings));
         let site = Site { monitor, settings, dashboard, api };
         let pages = TowerToHyperService::new(pages::router(site.clone()));
         Rc::new(Self { site, access: Access::default(), pages })
@@ -142,7 +143,12 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>
                     Err(error) => tracing::error!(%error, "the web server cannot listen"),
                 }
             }
-            _ = second.tick() => shared.dashboard.lock().feed(&shared.monitor.figures()),
+            _ = second.tick() => {
+                let (figures, notes) = (shared.monitor.figures(), shared.monitor.take_notes());
+                let mut dashboard = shared.dashboard.lock();
+                dashboard.note(&figures, notes);
+                dashboard.feed(&figures);
+            },
             accepted = accept(listener.as_ref()) => match accepted {
                 Ok((stream, peer)) => welcome(stream, peer, &served),
                 Err(error) => {
@@ -202,14 +208,24 @@ async fn connection(stream: TcpStream, served: &Rc<Served>) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX);
     let has_asked = Rc::new(Cell::new(false));
     let (own, asked) = (Rc::clone(served), Rc::clone(&has_asked));
-    let service = service_fn(move |request| {
+    let watched = Watched::default();
+    let stream_watched = watched.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asked.set(true);
+        request.extensions_mut().insert(stream_watched.clone());
         let own = Rc::clone(&own);
         async move { Ok::<_, Infallible>(answered(&own, request).await) }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let refuse = |why: WebRefusal| served.stats().refused[why].add(1);
-    let ended = tokio::time::timeout(LIFE, connection.as_mut()).await;
+    let mut ended = tokio::time::timeout(LIFE, connection.as_mut()).await;
+    // A stream of events ends by itself.
+    while ended.is_err() && watched.streams() {
+        if !watched.reads() {
+            return refuse(WebRefusal::Behind);
+        }
+        ended = tokio::time::timeout(FINISH, connection.as_mut()).await;
+    }
     let ended = match ended {
         Ok(ended) => ended,
         Err(_) => {
@@ -248,7 +264,10 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
         stats.refused[why].add(1);
         refusal(&path, status, "the request is too long, or took too long")
     };
-    let limit = if is_change(request.method()) { REQUEST_TIMEOUT + CHANGE } else { REQUEST_TIMEOUT };
+    // Functions of the configuration take their time, too.
+    let is_long =
+        is_change(request.method()) || served.site.settings.handlers.iter().any(|(of, _)| *of == path);
+    let limit = if is_long { REQUEST_TIMEOUT + CHANGE } else { REQUEST_TIMEOUT };
     let mut response = match tokio::time::timeout(limit, answer(served, request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(WebRefusal::Credentials)) => {

@@ -255,6 +255,44 @@ impl Standing {
         Evaluated { reply: Ok(session.reply(&returned)), draft, wish }
     }
 
+    /// Runs something that may look at the configuration, and changes nothing: what it has changed
+    /// is an error, and forgotten.
+    pub(crate) fn look<R>(
+        &mut self,
+        runtime: &Runtime,
+        view: &Arc<dyn View>,
+        call: impl FnOnce(&Lua) -> mlua::Result<R>,
+    ) -> Result<R, String> {
+        let lua = runtime.lua();
+        let mut build = std::mem::take(&mut self.build);
+        let (draft, sizes) = (build.draft.clone(), build.sizes());
+        build.touched = false;
+        let session = Session {
+            view: Arc::clone(view),
+            wish: None,
+            delta: self.delta(),
+            servers: None,
+            output: Vec::new(),
+            output_max: 0,
+        };
+        self.context.begin(build, Some(session));
+        let (ended, _) = runtime.run(COMMAND_TICKS, || call(lua));
+        let session = self.context.take_session();
+        self.build = self.context.finish();
+        let touched = self.build.touched;
+        self.build.restore(draft, sizes);
+        if matches!(&ended, Err(e) if matches!(innermost(e), mlua::Error::MemoryError(_))) {
+            runtime.recover();
+        }
+        let result = ended.map_err(|e| first_line(&message(innermost(&e))).to_owned())?;
+        if touched || session.is_none_or(|session| session.wish.is_some()) {
+            return Err(
+                "it changes the configuration, which only the file, the console and the API may".to_owned()
+            );
+        }
+        Ok(result)
+    }
+
     /// Checks the last change, and makes the shards' states anew if they need its code.
     fn check(&mut self, lua: &Lua, in_shards: bool) -> Result<(), String> {
         let bytes: usize = self.changes.iter().map(|c| c.file.text.len()).sum();

@@ -10,7 +10,7 @@ use crate::config::functions::WEB_OPTIONS;
 use crate::config::password::{Credential, Hashed, SALT};
 use crate::config::value;
 use crate::config::web::WebSettings;
-use crate::lua::front_end::argument::{self, parsed, switch, text, texts, whole, wrong};
+use crate::lua::front_end::argument::{self, function, parsed, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
 use crate::lua::front_end::declared::raised;
@@ -18,6 +18,8 @@ use crate::lua::front_end::settings::{NETWORK, networks};
 
 /// Most connections that the reserve of descriptors may hold.
 const CONNECTIONS_MAX: u32 = 10_000;
+/// Most paths with functions.
+const HANDLERS_MAX: usize = 1_000;
 /// Characters of a password: scrypt takes any number.
 const PASSWORD_CHARS_MAX: usize = 1_000;
 const PASSWORD: &str = "a text of 1 to 1000 characters";
@@ -25,6 +27,7 @@ const PASSWORD: &str = "a text of 1 to 1000 characters";
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "webserver", |call, a| {
         let address = parsed("", a.at(0), value::SERVICE_ADDRESS, value::service_address)?;
+        call.draft.web_origin = Some(call.origin.clone());
         if let Some(former) = call.draft.web.address.replace(address).filter(|former| *former != address) {
             call.warn(Fault::Note(format!("replaces {former}: there is one web server")));
         }
@@ -50,6 +53,24 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setWebserverBindFatal", |call, a| {
         call.draft.web.bind_fatal = a.switch(0)?;
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "registerWebHandler", |call, a| {
+        const PATH: &str = "a path of the web server, as \"/mine\"";
+        let path = a.text(0, PATH)?;
+        let is_path = path.len() <= 255
+            && path.starts_with('/')
+            && path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
+        if !is_path {
+            return Err(a.wrong(0, PATH));
+        }
+        let function = call.keep(function(a.what(1), a.at(1))?)?;
+        let handlers = &mut call.draft.web.handlers;
+        handlers.retain(|(of, _)| *of != path);
+        if handlers.len() >= HANDLERS_MAX {
+            return Err(a.wrong(0, "at most 1000 paths"));
+        }
+        handlers.push((path, function));
         Ok(Value::Nil)
     })?;
     context.define(lua, "setAPIWritable", |call, a| {

@@ -86,6 +86,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         | Id::Overview
         | Id::History
         | Id::Top
+        | Id::Events
         | Id::Servers
         | Id::Server
         | Id::Pools

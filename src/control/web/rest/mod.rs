@@ -16,27 +16,30 @@ mod operations;
 mod problem;
 mod read;
 mod store;
+mod stream;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
 use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use axum::{Extension, Router};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::control::monitor::Monitor;
 use crate::control::request::{Refusal, Reply, Request, Terms};
+use crate::control::web::access::Area;
 use crate::control::web::rest::change::Change;
 use crate::control::web::rest::operations::{Id, Method, OPERATIONS, Operation};
 pub(super) use crate::control::web::rest::problem::Problem;
 use crate::control::web::rest::store::Kept;
+pub(super) use crate::control::web::rest::stream::Watched;
 use crate::control::web::site::{Api, Site, argument};
 use crate::model::Snapshot;
 
@@ -61,13 +64,14 @@ pub(super) fn router() -> Router<Site> {
                            parameters: Result<RawPathParams, RawPathParamsRejection>,
                            uri: Uri,
                            headers: HeaderMap,
+                           Extension(watched): Extension<Watched>,
                            body: Bytes| async move {
             let Ok(parameters) = parameters else {
                 return Problem::bad_request("the path is not UTF-8").into_response();
             };
             let parameters =
                 parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            let call = Call { site, operation, parameters, uri, headers, body };
+            let call = Call { site, operation, parameters, uri, headers, watched, body };
             call.answer().await.unwrap_or_else(IntoResponse::into_response)
         };
         router.route(operation.path, on(filter, handle))
@@ -79,6 +83,14 @@ pub(super) fn is_change(method: &HttpMethod) -> bool {
     !matches!(*method, HttpMethod::GET | HttpMethod::HEAD | HttpMethod::OPTIONS)
 }
 
+/// The answer to a request that is refused, in the form of the API if it is for that.
+pub(super) fn refusal(path: &str, status: StatusCode, why: &str) -> Response {
+    if Area::of(path) == Area::Api {
+        return Problem::new(status, why).into_response();
+    }
+    (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
+}
+
 /// A request of one operation.
 struct Call {
     site: Site,
@@ -86,6 +98,7 @@ struct Call {
     parameters: Vec<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
+    watched: Watched,
     body: Bytes,
 }
 
@@ -109,6 +122,9 @@ impl Call {
                 &openapi::DOCUMENT,
                 Some(&tag(monitor, snapshot.generation)),
             ));
+        }
+        if self.operation.id == Id::Events {
+            return stream::answer(&self.site, &self.headers, &self.watched);
         }
         let body = read::body(self.operation.id, &self.site, &snapshot, &self)?;
         Ok(document(StatusCode::OK, &body, Some(&tag(monitor, snapshot.generation))))

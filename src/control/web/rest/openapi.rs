@@ -74,11 +74,12 @@ fn described(operation: &Operation) -> Value {
         if is_change && success.as_u16() != 200 {
             statuses.push("200");
         }
+        let kind = if operation.id == Id::Events { "text/event-stream" } else { "application/json" };
         for status in statuses {
             responses[status] = json!({
                 "description": operation.doc,
                 "headers": etag,
-                "content": {"application/json": {"schema": reference(operation.answer)}},
+                "content": {kind: {"schema": reference(operation.answer)}},
             });
         }
     }
@@ -137,6 +138,7 @@ fn problems(operation: &Operation) -> Vec<(&'static str, &'static str)> {
         ("400", "The request is malformed."),
         ("401", "No password and no key, or wrong ones."),
         ("404", "There is no such thing."),
+        ("503", "The process ends, or there are too many streams."),
         ("408", "The request was not complete in time."),
     ];
     if operation.id == Id::Top {
@@ -149,7 +151,6 @@ fn problems(operation: &Operation) -> Vec<(&'static str, &'static str)> {
             ("413", "The body is longer than 256 kB."),
             ("422", "The configuration does not allow it."),
             ("500", "The directory of setAPIWritable cannot be written."),
-            ("503", "The process ends."),
             ("504", "The change takes long, and may yet come into force."),
             ("507", "The directory of setAPIWritable is full."),
         ]);
@@ -238,6 +239,7 @@ fn schemas() -> Value {
                 "label": text(), "count": count(), "error": count(), "share": {"type": "number"},
             }))},
         })),
+        "Events": {"type": "string"},
         "Servers": list("servers", "Server"),
         "Server": whole(json!({
             "id": text(), "name": text(), "address": text(), "pools": texts(), "order": {"type": "integer"},

@@ -21,6 +21,7 @@ pub(super) enum Id {
     Overview,
     History,
     Top,
+    Events,
     Servers,
     Server,
     AddServer,
@@ -156,6 +157,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ..get(Id::History, "/api/v2/history", "History", "What the charts of the dashboard draw.")
     },
     Operation { query: TOP, ..get(Id::Top, "/api/v2/top", "Top", "The most frequent of the traffic.") },
+    get(
+        Id::Events,
+        "/api/v2/events",
+        "Events",
+        "What happens, as server-sent events; Last-Event-ID goes on where a stream ended.",
+    ),
     get(Id::Servers, "/api/v2/servers", "Servers", "The servers."),
     changing(Id::AddServer, Method::Post, "/api/v2/servers", Some("NewServer"), "Adds a server."),
     get(Id::Server, "/api/v2/servers/{server}", "Server", "A server, by id or name."),

@@ -83,6 +83,7 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
         Id::PurgeCache => return Err(Problem::not_found("cache: dnslob has no packet cache")),
         Id::OpenApi
+        | Id::Events
         | Id::AddServer
         | Id::SetServer
         | Id::RemoveServer
