@@ -97,16 +97,18 @@ impl Traffic {
         let stats = Arc::<TrafficStats>::default();
         let (shared, counters) = (Arc::clone(live_state), Arc::clone(&stats));
         let mut new = move || State::new(records, &mut rng, shared.shards(), clock::now());
+        // From here on nothing is missed.
+        let mut state = new();
         let (shared, log) = (Arc::clone(live_state), tracing::dispatcher::get_default(Clone::clone));
         let body = move || {
             tracing::dispatcher::with_default(&log, || {
                 for _ in 0..=RESTARTS_MAX {
-                    let mut state = new();
                     let run = || state.run(&shared, &cell, &asked, &stopped, &counters);
                     match caught(run) {
                         Ok(()) => return,
                         Err(error) => tracing::error!("the thread that counts the traffic: {error}"),
                     }
+                    state = new();
                 }
             });
         };

@@ -10,6 +10,7 @@ use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::shard::dispatch::query_table::{EntryId, QueryTable};
 use crate::shard::pipeline::Query;
+use crate::stats::drop_reason::DropReason;
 use crate::stats::traffic_ring::{End, Finished};
 use crate::wire::header::Header;
 use crate::wire::query::Question;
@@ -102,7 +103,11 @@ impl Shard {
             Some(header) => (header.id(), [message[2], message[3]]),
             None => (asked.id, query_state::unpacked(asked.flags)),
         };
-        let question = Question::parse(message).or_else(|| queries.query(entry).and_then(Question::parse));
+        // In front of a query without a valid PROXY header stands something else.
+        let is_query = end != End::Dropped(DropReason::ProxyHeader);
+        let question = Question::parse(message)
+            .filter(|_| is_query)
+            .or_else(|| queries.query(entry).and_then(Question::parse));
         let (qtype, qname) = match question {
             Some(question) => (question.qtype, question.qname),
             None => self.dispatcher.asked_names.name(asked.question).unwrap_or_default(),
