@@ -84,6 +84,7 @@
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
+//!   query_type.rs       the types that queries are counted by
 //!   registry.rs         every metric: name, kind, unit, help, labels
 //!   response_code.rs    the response codes that answers are counted by
 //!   top.rs              what can be asked of the traffic: lists, the last queries

@@ -12,6 +12,7 @@ pub mod latency_average;
 pub mod live;
 pub mod log_queue;
 pub mod meter;
+pub mod query_type;
 pub mod registry;
 pub mod response_code;
 pub mod top;

@@ -25,6 +25,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::query_type::QueryType;
 use crate::stats::response_code::{ResponseCode, RuleAnswer};
 use crate::stats::web_refusal::WebRefusal;
 use crate::tls::Reason;
@@ -262,6 +263,8 @@ registry! {
         counted: Counter = "traffic-counted", Queries;
         /// Finished queries that were overwritten before they could be counted.
         missed: Counter = "traffic-missed", Queries;
+        /// Finished queries that were counted, by the requested type.
+        types: CounterBy<QueryType> = "traffic-type", Queries;
     }
 
     /// File descriptors.

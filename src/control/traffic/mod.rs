@@ -41,6 +41,7 @@ use crate::control::traffic::windows::{Counted, Windows};
 use crate::engine::clock;
 use crate::model::{Service, Snapshot};
 use crate::stats::live::{LiveState, ShardStats};
+use crate::stats::query_type::QueryType;
 use crate::stats::registry::TrafficStats;
 use crate::stats::top::{
     By, Filter, Found, FoundList, GrepRequest, Only, ROWS_MAX, SLOW_MS, TopList, TopRequest, TopRow,
@@ -230,7 +231,10 @@ impl State {
         let (mut most, mut readers) = (0, std::mem::take(&mut self.readers));
         for (reader, shard) in readers.iter_mut().zip(live_state.shards()) {
             let before = reader.missed;
-            let read = reader.drain(&shard.traffic, |record| self.count(*record, second));
+            let read = reader.drain(&shard.traffic, |record| {
+                stats.types[QueryType::of(record.finished.qtype)].add(1);
+                self.count(*record, second);
+            });
             self.windows.miss(reader.missed - before);
             stats.missed.add(reader.missed - before);
             stats.counted.add(read as u64);

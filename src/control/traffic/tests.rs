@@ -109,6 +109,7 @@ fn each_list_has_what_it_is_named_after() {
     let timeouts = traffic.list(&named("timeout-names"));
     assert_eq!((timeouts.total, timeouts.unknown, timeouts.unlisted_max), (5, 2, Some(2)));
     assert_eq!((traffic.stats.counted.get(), traffic.stats.missed.get()), (40, 0));
+    assert_eq!(traffic.stats.types[QueryType::Aaaa].get(), 6);
     assert!(LISTS.iter().all(|what| TopRequest::named(what, 1).is_some()));
     assert!(TopRequest::named("others", 1).is_none());
 }
