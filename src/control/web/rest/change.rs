@@ -97,6 +97,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         | Id::Rule
         | Id::Acl
         | Id::Settings
+        | Id::AllowFrom
         | Id::PurgeCache => Err(Problem::not_found("change")),
     }
 }
