@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::base::prefix::PrefixSet;
 use crate::config::options::{Key, Settings};
 use crate::config::password::Credential;
-use crate::model::LuaFunction;
+use crate::model::{ListenerTls, LuaFunction};
 
 /// Names of the metrics at `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct WebSettings {
     pub acl: PrefixSet,
     /// `acl` as written, to be shown.
     pub acl_text: Vec<String>,
+    /// `tlsCertificate`, `tlsKey`: it serves HTTPS, and only that.
+    pub tls: Option<ListenerTls>,
     /// `customHeaders`: in place of those of the same name, which an empty value removes.
     pub headers: Vec<(String, String)>,
     /// `statsRequireAuthentication`.
@@ -84,6 +86,7 @@ impl Default for WebSettings {
                 .map(|network| (network, true))
                 .collect(),
             acl_text: ACL.map(str::to_owned).to_vec(),
+            tls: None,
             headers: Vec::new(),
             stats_protected: true,
             api_protected: true,
@@ -115,13 +118,14 @@ impl WebSettings {
         let address = self.address.map_or_else(|| "none".to_owned(), |address| address.to_string());
         let headers: Vec<String> =
             self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let tls = if self.tls.is_some() { ", with TLS" } else { "" };
         let writable = match (self.writable, &self.directory) {
             (false, _) => "no".to_owned(),
             (true, None) => "yes, until the next reload".to_owned(),
             (true, Some(directory)) => format!("yes, kept in {}", directory.display()),
         };
         format!(
-            "Web server:\n Address: {address}\n ACL: {}\n Connections at most: {}\n Password set: {}\n \
+            "Web server:\n Address: {address}{tls}\n ACL: {}\n Connections at most: {}\n Password set: {}\n \
              API key set: {}\n Authentication for statistics: {}\n Authentication for the API: {}\n \
              Authentication for the dashboard: {}\n API writable: {}\n Custom headers: {}\n",
             self.acl_text.join(", "),

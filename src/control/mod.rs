@@ -29,7 +29,9 @@ use crate::control::configured::Configured;
 use crate::control::launcher::Launcher;
 use crate::control::limits::Resources;
 use crate::control::monitor::Monitor;
-use crate::control::plan::{Evaluation, Fixed, Origin, Plan, Settings, Source, load_contained};
+use crate::control::plan::{
+    Evaluation, Fixed, Origin, Plan, Settings, Source, WATCH, load_contained, serves_nothing, watch_period,
+};
 use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
@@ -45,8 +47,7 @@ use crate::control::watchdog::Watchdog;
 use crate::control::web::{Api, WebServer};
 use crate::engine::clock;
 use crate::lua::front_end::Loaded;
-use crate::model::policy::Kind;
-use crate::model::{Listener, Snapshot};
+use crate::model::Listener;
 use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
 use crate::stats::live::LiveState;
@@ -97,10 +98,6 @@ pub mod writer;
 
 pub use crate::control::shutdown_handle::ShutdownHandle;
 
-/// Interval of reading live traffic, unless a pool under `concentrate` has a shorter window.
-const WATCH: TickDelta = TickDelta::from_ms(200);
-/// The shortest interval, whatever the window.
-const WATCH_MIN: TickDelta = TickDelta::from_ms(20);
 /// Interval while something is imminent: a reload's acknowledgement, the end of the threads.
 const SOON: TickDelta = TickDelta::from_ms(10);
 /// How long removed listeners wait for a shard that does not take the new configuration. A shard
@@ -593,14 +590,4 @@ impl<S: Source> Control<S> {
     fn dump(&self) {
         log::output().push(stats::dump::text(&self.monitor.figures()).as_bytes());
     }
-}
-
-/// Returns whether a configuration is as good as empty: nothing could answer.
-fn serves_nothing(snapshot: &Snapshot) -> bool {
-    snapshot.backends.iter().flatten().all(|b| b.tee) && snapshot.chains.query.is_empty()
-}
-
-fn watch_period(snapshot: &Snapshot) -> TickDelta {
-    let concentrating = snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
-    concentrating.map(|p| p.policy.concentrate.window).fold(WATCH, TickDelta::min).max(WATCH_MIN)
 }

@@ -21,7 +21,12 @@ use crate::model::LuaFunction;
 use crate::model::Snapshot;
 use crate::model::Steer;
 use crate::model::console::Console;
+use crate::model::policy::Kind;
 
+/// Interval of reading live traffic, unless a pool under `concentrate` has a shorter window.
+pub(super) const WATCH: TickDelta = TickDelta::from_ms(200);
+/// The shortest interval, whatever the window.
+const WATCH_MIN: TickDelta = TickDelta::from_ms(20);
 /// An evaluated configuration that is not current yet.
 pub struct Plan {
     /// The configuration of the shards.
@@ -171,6 +176,17 @@ pub trait Source {
 /// Those of the source, or the panic.
 pub fn load_contained(source: &mut impl Source) -> Result<Plan, Vec<String>> {
     panics::caught(|| source.load()).unwrap_or_else(|panic| Err(vec![panic]))
+}
+
+/// Returns whether a configuration is as good as empty: nothing could answer.
+pub(super) fn serves_nothing(snapshot: &Snapshot) -> bool {
+    snapshot.backends.iter().flatten().all(|b| b.tee) && snapshot.chains.query.is_empty()
+}
+
+/// Returns how often live traffic is read.
+pub(super) fn watch_period(snapshot: &Snapshot) -> TickDelta {
+    let concentrating = snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
+    concentrating.map(|p| p.policy.concentrate.window).fold(WATCH, TickDelta::min).max(WATCH_MIN)
 }
 
 #[cfg(test)]

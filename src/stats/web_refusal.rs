@@ -15,6 +15,8 @@ reasons! {
         Slow = "slow",
         /// A body of more than 64 kB, or 256 kB for the API.
         Body = "body",
+        /// A TLS handshake that failed, or HTTP where TLS is spoken.
+        Handshake = "handshake",
         /// As many streams of events were open as there may be.
         Streams = "streams",
         /// A stream of events whose client read so slowly that it would have missed some.

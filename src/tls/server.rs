@@ -183,7 +183,8 @@ impl ServerTls {
         self.certificates.warnings(now, days)
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    /// Returns what rustls needs for a connection.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 }

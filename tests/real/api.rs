@@ -296,9 +296,18 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
     let (status, text) = send(web, "PATCH", "/api/v2/servers/one", ANY, Some(patch));
     assert!(status == 500 && text.contains("cannot be kept"), "{text}");
     assert_eq!(tag(&read(web, "/api/v2")), before);
+    let mut held = TcpStream::connect(web).expect("a connection");
+    let get = format!("GET /api/v2 HTTP/1.1\r\nHost: x\r\n{KEY}\r\n\r\n");
+    held.write_all(get.as_bytes()).and_then(|()| held.read_exact(&mut [0; 100])).expect("an answer");
     instance.forget_notices();
     instance.reload(&(listen(at) + &backend(local(), "") + &writable(web, None).replace("true", "false")));
-    assert_eq!(send(web, "PUT", "/api/v2/acl/192.0.2.1", ANY, None).0, 403);
+    let status = || send(web, "PUT", "/api/v2/acl/192.0.2.1", ANY, None).0;
+    wait_for(|| "nothing may be written".into(), || (status() == 403).then_some(()));
+    // Not by who was there before, either.
+    held.write_all(head.replace("content-length: 13", "content-length: 0").as_bytes()).expect("sent");
+    let mut rest = String::new();
+    held.read_to_string(&mut rest).expect("an answer, and the end");
+    assert!(rest.contains(" 503 ") && rest.contains("connect again"), "{rest}");
     assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
@@ -346,7 +355,7 @@ fn no_name_becomes_lua() {
 #[test]
 fn ten_thousand_rules_are_listed_and_changed() {
     let (at, web, directory) = (local(), local(), Directory::new());
-    let prompt = Backend::start(1, Behaviour::Prompt);
+    let (prompt, spare) = (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt));
     let lua = listen(at)
         + &backend(prompt.address, "")
         + "for i = 1, 10000 do addAction('n' .. i .. '.test', DropAction()) end\n"
@@ -364,6 +373,17 @@ fn ten_thousand_rules_are_listed_and_changed() {
     for _ in 0..5 {
         let ours = uuid(&change(web, "POST", "/api/v2/rules/query", Some(REFUSE)));
         change(web, "DELETE", &format!("/api/v2/rules/query/{ours}"), None);
+        // Two servers, of which one's name begins as the other's does.
+        for id in ["x/y", "x"] {
+            let server = format!(r#"{{"address": "{}", "id": "{id}"}}"#, spare.address);
+            let added = change(web, "POST", "/api/v2/servers", Some(&server));
+            let path = added.lines().find_map(|line| line.strip_prefix("location: ")).expect("its path");
+            change(web, "PATCH", path, Some(r#"{"weight": 3}"#));
+        }
+        change(web, "DELETE", "/api/v2/servers/x", None);
+        let kept = std::fs::read_to_string(directory.path().join("api.conf")).expect("a file");
+        assert!(kept.contains("newServer") && kept.matches("setWeight").count() == 1, "{kept}");
+        change(web, "DELETE", "/api/v2/servers/x%2Fy", None);
     }
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
     instance.forget_notices();

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
+use crate::pki::Authority;
 use crate::place::{port, wait_for};
 use crate::process;
 
@@ -287,4 +288,51 @@ fn the_alerts_hold_and_know_the_metrics() {
     for name in names {
         assert!(there.contains(&format!("\n{name}")), "no {name}");
     }
+}
+
+#[test]
+fn over_tls_it_serves_https_alone_and_reads_its_certificate_again() {
+    let (at, web, authority) = (local(), local(), Authority::new());
+    let pair = authority.issue("web", &["127.0.0.1"]);
+    let lua = listen(at)
+        + &open_web(web)
+        + &format!(
+            "setWebserverConfig({{tlsCertificate='{}', tlsKey='{}'}})\naddAction(AllRule(), RCodeAction(5))\n",
+            pair.pem.display(),
+            pair.key.display()
+        );
+    let mut instance = Instance::start(&lua);
+    let trust = |authority: &Authority| authority.pem.display().to_string();
+    let secure = |path: &str, authority: &Authority| {
+        let (url, trust) = (format!("https://{web}{path}"), trust(authority));
+        let arguments = ["-s", "--max-time", "15", "--cacert", &trust, "-w", "\n%{http_code}", &url];
+        process::run("curl", &arguments).1
+    };
+    assert!(secure("/readyz", &authority).ends_with("ready\n\n200"), "{}", instance.program.transcript());
+    assert!(secure("/metrics", &authority).contains("dnslob_generation 1"));
+    // HTTP is closed, as is what is neither.
+    assert_eq!(fetch(web, "/readyz").0, 0);
+    let mut nonsense = TcpStream::connect(web).expect("a connection");
+    nonsense.write_all(&[0; 100]).expect("sent");
+    nonsense.set_read_timeout(Some(Duration::from_secs(15))).expect("a time-out");
+    let _ = nonsense.read_to_end(&mut Vec::new());
+    // A client that says nothing holds up no other.
+    let _silent = TcpStream::connect(web).expect("a connection");
+    assert!(secure("/livez", &authority).ends_with("200"));
+    wait_for(|| "two refusals".into(), || (instance.counted("web-refused-handshake") >= 2).then_some(()));
+    // Another certificate in the same files.
+    let other = Authority::new();
+    let fresh = other.issue("web", &["127.0.0.1"]);
+    std::fs::copy(&fresh.pem, &pair.pem).expect("a file");
+    std::fs::copy(&fresh.key, &pair.key).expect("a file");
+    instance.reload(&lua);
+    wait_for(|| "the other one".into(), || secure("/livez", &other).ends_with("200").then_some(()));
+    assert!(secure("/livez", &authority).ends_with("000"));
+    // Without one, a reload is refused.
+    std::fs::remove_file(&pair.key).expect("removed");
+    instance.reload(&lua);
+    let errors = || instance.program.lines_with(0, "reload refused").len();
+    wait_for(|| instance.program.transcript(), || (errors() == 1).then_some(()));
+    assert!(secure("/livez", &other).ends_with("200"));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }

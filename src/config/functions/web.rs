@@ -49,6 +49,13 @@ pub static WEB_OPTIONS: &[Entry] = &[
         "Who may connect; `!` in front of a network makes an exception. By default 127.0.0.1 and ::1.",
     ),
     entry(
+        "tlsCertificate",
+        "path",
+        "A file in PEM, the certificate and its chain: the web server speaks HTTPS, and HTTP no more. It is read \
+         again with the configuration.",
+    ),
+    entry("tlsKey", "path", "The file in PEM with the private key of tlsCertificate."),
+    entry(
         "customHeaders",
         "{name=value, ...}",
         "Headers of every answer; an empty value removes one that is sent by default.",

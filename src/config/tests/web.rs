@@ -45,6 +45,9 @@ fn what_is_wrong_with_it_is_said_without_the_password() {
         ("setWebserverConfig({password=''})", "FILE:1: setWebserverConfig: password"),
         ("setWebserverConfig({password=5})", "FILE:1: setWebserverConfig: password"),
         ("setWebserverConfig({apiKey='$scrypt$secret'})", "FILE:1: setWebserverConfig: apiKey"),
+        ("setWebserverConfig({tlsKey='/x'})", "FILE:1: setWebserverConfig: tlsCertificate is missing"),
+        ("setWebserverConfig({tlsCertificate='/x'})", "FILE:1: setWebserverConfig: tlsKey is missing"),
+        ("setWebserverConfig({tlsCertificate='/nonexistent/x', tlsKey='/x'})", "FILE:1: setWebserverConfig:"),
         ("setWebserverConfig({acl='nonsense'})", "FILE:1: setWebserverConfig: \"nonsense\" is not allowed"),
         (
             "setWebserverConfig({maxConcurrentConnections=-1})",

@@ -156,11 +156,6 @@ pub(super) fn settings(figures: &Figures) -> Value {
     ])
 }
 
-/// /api/v1/servers/localhost/config/allow-from
-pub(super) fn allow_from(figures: &Figures) -> Value {
-    json!({"name": "allow-from", "type": "ConfigSetting", "value": figures.snapshot.acl.texts()})
-}
-
 fn is_shown(backend: &Backend) -> bool {
     !backend.target && !backend.tee
 }

@@ -43,10 +43,6 @@ pub(super) fn router(site: Site) -> Router {
             &format!("{api}/config"),
             get(|State(site): State<Site>| async move { answer(&json::settings(&site.monitor.figures())) }),
         )
-        .route(
-            &format!("{api}/config/allow-from"),
-            get(|State(site): State<Site>| async move { answer(&json::allow_from(&site.monitor.figures())) }),
-        )
         .merge(rest::router())
         .fallback(own::page)
         .method_not_allowed_fallback(not_allowed)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,10 +20,12 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
+use tokio_rustls::TlsAcceptor;
 
 use crate::base::addr::mapped;
 use crate::config::web::WebSettings;
@@ -199,11 +201,21 @@ fn welcome(stream: TcpStream, peer: SocketAddr, served: &Rc<Served>) {
         let _open = Open::new(served.stats());
         // Answers are small and awaited.
         let _ = stream.set_nodelay(true);
-        connection(stream, &served).await;
+        let tls = served.site.settings.tls.as_ref();
+        let Some(tls) = tls else { return connection(stream, &served).await };
+        let acceptor = TlsAcceptor::from(tls.0.config());
+        match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => connection(stream, &served).await,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a handshake of the web server failed");
+                served.stats().refused[WebRefusal::Handshake].add(1);
+            }
+            Err(_) => served.stats().refused[WebRefusal::Slow].add(1),
+        }
     });
 }
 
-async fn connection(stream: TcpStream, served: &Rc<Served>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Served>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX);
     let has_asked = Rc::new(Cell::new(false));
@@ -279,6 +291,10 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
         Err(_) => refuse(WebRefusal::Slow, StatusCode::REQUEST_TIMEOUT),
     };
     dress(&mut response, &served.site.settings);
+    if !served.site.is_in_force() {
+        // Its client was admitted by other settings.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -288,6 +304,10 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Result<Response,
     let area = if area == Area::Api && is_change(&head.method) { Area::Changes } else { area };
     if !served.access.is_granted(&served.site.settings, area, &head.headers).await {
         return Err(WebRefusal::Credentials);
+    }
+    if area == Area::Changes && !served.site.is_in_force() {
+        let why = "the settings of the web server have changed: connect again";
+        return Ok(refusal(head.uri.path(), StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let body = if takes_body(&head.method) {
         let most = if area == Area::Changes { CHANGE_BODY_MAX } else { BODY_MAX };

@@ -53,7 +53,6 @@ mod web;
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, Value};
@@ -75,7 +74,6 @@ use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
 use crate::lua::front_end::context::{Build, Context, caller};
 pub use crate::lua::front_end::responses::response_actions;
 pub use crate::lua::front_end::selectors::selectors;
-use crate::lua::front_end::view::View;
 pub use crate::lua::limits::thread::NoResult;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
@@ -207,20 +205,6 @@ impl Host {
         self.takes_commands || !self.standing.borrow().build().functions.is_empty()
     }
 
-    fn serve(
-        &self,
-        function: LuaFunction,
-        request: &page::Request,
-        view: &Arc<dyn View>,
-    ) -> Result<page::Response, String> {
-        let mut standing = self.standing.borrow_mut();
-        let function: Function = {
-            let function = standing.build().functions.get(function.0 as usize).ok_or("no such function")?;
-            self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?
-        };
-        standing.look(&self.runtime, view, |lua| page::answer(lua, &function, request))
-    }
-
     fn run(&self, command: &Command) -> Evaluated {
         let mut standing = self.standing.borrow_mut();
         standing.run(&self.runtime, command)
@@ -235,19 +219,6 @@ impl LuaHost {
     /// It did not run.
     pub fn run(&self, command: Command) -> impl Future<Output = Result<Evaluated, NoResult>> + use<> {
         self.worker.call_within(COMMAND, move |host| host.run(&command))
-    }
-
-    /// Lets a function answer a request to the web server. What it changes is forgotten.
-    ///
-    /// # Errors
-    /// It did not run, or is wrong.
-    pub fn serve(
-        &self,
-        function: LuaFunction,
-        request: page::Request,
-        view: Arc<dyn View>,
-    ) -> impl Future<Output = Result<Result<page::Response, String>, NoResult>> + use<> {
-        self.worker.call_within(COMMAND, move |host| host.serve(function, &request, &view))
     }
 
     /// Keeps the change of the last command, or forgets it; before any later command.

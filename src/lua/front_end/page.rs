@@ -1,6 +1,13 @@
 //! Functions of the configuration that answer requests to the web server (`registerWebHandler`).
 
+use std::sync::Arc;
+
 use mlua::{Function, Lua, Table, Value};
+
+use crate::lua::front_end::command::COMMAND;
+use crate::lua::front_end::view::View;
+use crate::lua::front_end::{Host, LuaHost, NoResult};
+use crate::model::LuaFunction;
 
 /// Longest body of an answer, bytes.
 const BODY_MAX: usize = 10 << 20;
@@ -37,11 +44,42 @@ pub struct Response {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
+impl Host {
+    fn serve(
+        &self,
+        function: LuaFunction,
+        request: &Request,
+        view: &Arc<dyn View>,
+    ) -> Result<Response, String> {
+        let mut standing = self.standing.borrow_mut();
+        let function: Function = {
+            let function = standing.build().functions.get(function.0 as usize).ok_or("no such function")?;
+            self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?
+        };
+        standing.look(&self.runtime, view, |lua| answer(lua, &function, request))
+    }
+}
+
+impl LuaHost {
+    /// Lets a function answer a request to the web server. What it changes is forgotten.
+    ///
+    /// # Errors
+    /// It did not run, or is wrong.
+    pub fn serve(
+        &self,
+        function: LuaFunction,
+        request: Request,
+        view: Arc<dyn View>,
+    ) -> impl Future<Output = Result<Result<Response, String>, NoResult>> + use<> {
+        self.worker.call_within(COMMAND, move |host| host.serve(function, &request, &view))
+    }
+}
+
 /// Calls the function with a request and an answer to fill.
 ///
 /// # Errors
 /// Those of the function, and what is wrong with its answer.
-pub(crate) fn answer(lua: &Lua, function: &Function, request: &Request) -> mlua::Result<Response> {
+fn answer(lua: &Lua, function: &Function, request: &Request) -> mlua::Result<Response> {
     let req = lua.create_table()?;
     req.raw_set("path", request.path.as_str())?;
     req.raw_set("version", request.version.as_str())?;

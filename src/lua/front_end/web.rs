@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mlua::{Lua, Value};
 
@@ -15,6 +16,8 @@ use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
 use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::settings::{NETWORK, networks};
+use crate::model::ListenerTls;
+use crate::tls::{CertificateFiles, ServerSpec, ServerTls};
 
 /// Most connections that the reserve of descriptors may hold.
 const CONNECTIONS_MAX: u32 = 10_000;
@@ -36,10 +39,14 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setWebserverConfig", |call, a| {
         let named = argument::named(a.what(0), a.at(0))?;
         let mut hashes = false;
+        let mut files = (None, None);
         for (name, v) in named {
-            if let Err(fault) = option(call, &name, &v, &mut hashes) {
+            if let Err(fault) = option(call, &name, &v, &mut hashes, &mut files) {
                 call.fail(fault);
             }
+        }
+        if let Some(tls) = tls(files)? {
+            call.draft.web.tls = Some(tls);
         }
         if hashes {
             let WebSettings { password, api_key, .. } = &mut call.draft.web;
@@ -102,7 +109,34 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-fn option(call: &mut Call<'_>, name: &str, v: &Value, hashes: &mut bool) -> Result<(), Fault> {
+/// Files of certificate and key.
+type TlsFiles = (Option<PathBuf>, Option<PathBuf>);
+
+/// Loads certificate and key.
+fn tls(files: TlsFiles) -> Result<Option<ListenerTls>, Fault> {
+    let missing = |name| Err(Fault::value(name, "missing", "a file for each of tlsCertificate and tlsKey"));
+    let (certificate, key) = match files {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(None),
+        (None, Some(_)) => return missing("tlsCertificate"),
+        (Some(_), None) => return missing("tlsKey"),
+    };
+    let spec = ServerSpec {
+        certificates: vec![CertificateFiles { certificate, key, ocsp: None }],
+        alpn: vec!["http/1.1".to_owned()],
+        ..ServerSpec::default()
+    };
+    let tls = ServerTls::load(&spec).map_err(|e| Fault::Tls(e.to_string()))?;
+    Ok(Some(ListenerTls(Arc::new(tls))))
+}
+
+fn option(
+    call: &mut Call<'_>,
+    name: &str,
+    v: &Value,
+    hashes: &mut bool,
+    files: &mut TlsFiles,
+) -> Result<(), Fault> {
     match name {
         "password" | "apiKey" => {
             let written = credential(name, v)?;
@@ -113,6 +147,8 @@ fn option(call: &mut Call<'_>, name: &str, v: &Value, hashes: &mut bool) -> Resu
             let place = if name == "password" { &mut web.password } else { &mut web.api_key };
             *place = Some(read);
         }
+        "tlsCertificate" => files.0 = Some(PathBuf::from(text(name, v, "the path of a file")?)),
+        "tlsKey" => files.1 = Some(PathBuf::from(text(name, v, "the path of a file")?)),
         "acl" => {
             let written = texts(name, v, NETWORK)?;
             let split = written.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty());

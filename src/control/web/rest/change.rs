@@ -41,7 +41,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         Id::RemoveServer => {
             let id = &one_server(snapshot, request.parameter("server"))?.id;
             let lua = with_server(id, &format!("rmServer({})", quoted(id.as_bytes())));
-            Ok(change(lua, Act::Remove, format!("server {id}"), None))
+            Ok(change(lua, Act::Remove, server_key(id), None))
         }
         Id::PutPool => put_pool(request.parameter("pool"), body),
         Id::AddRule => add_rule(snapshot, chain_key(request.parameter("chain"))?, body),
@@ -97,6 +97,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         | Id::Rule
         | Id::Acl
         | Id::Settings
+        | Id::AllowFrom
         | Id::PurgeCache => Err(Problem::not_found("change")),
     }
 }
@@ -119,6 +120,11 @@ fn unless_gone(condition: &str, then: &str, what: &str) -> String {
 
 fn with_server(id: &str, then: &str) -> String {
     unless_gone(&format!("getServer({})", quoted(id.as_bytes())), then, &format!("server {id}"))
+}
+
+/// What changes of a server are about: without a slash, which stands before parts of it.
+fn server_key(id: &str) -> String {
+    format!("server {}", encoded(id))
 }
 
 fn server_path(id: &str) -> Option<String> {
@@ -147,7 +153,7 @@ fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
     let note = quoted(format!("a change by the API has no effect: there is a server {id}").as_bytes());
     let quoted = quoted(id.as_bytes());
     let lua = format!("if getServer({quoted}) then warnlog({note}) else newServer({table}) end");
-    Ok(change(lua, Act::Create, format!("server {id}"), server_path(&id)))
+    Ok(change(lua, Act::Create, server_key(&id), server_path(&id)))
 }
 
 fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, Problem> {
@@ -197,7 +203,7 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
     let then = unless_gone("s", &steps.join(" "), &format!("server {id}"));
     lua = format!("do {lua} {then} end");
     let names: Vec<&str> = members.keys().map(String::as_str).collect();
-    Ok(change(lua, Act::Set, format!("server {id}/{}", names.join("+")), server_path(id)))
+    Ok(change(lua, Act::Set, format!("{}/{}", server_key(id), names.join("+")), server_path(id)))
 }
 
 fn put_pool(text: &str, body: &Value) -> Result<Change, Problem> {
@@ -217,7 +223,7 @@ fn put_pool(text: &str, body: &Value) -> Result<Change, Problem> {
     };
     let lua = format!("getPool({}):setServerPolicy({policy})", quoted(pool_name(text).as_bytes()));
     let location = Some(format!("/api/v2/pools/{}", encoded(text)));
-    Ok(change(lua, Act::Set, format!("pool {}/policy", pool_name(text)), location))
+    Ok(change(lua, Act::Set, format!("pool {}/policy", encoded(pool_name(text))), location))
 }
 
 fn canonical(uuid: &str) -> Result<String, Problem> {

@@ -42,6 +42,7 @@ pub(super) enum Id {
     AddNetwork,
     RemoveNetwork,
     Settings,
+    AllowFrom,
     PutAllowFrom,
     PurgeCache,
 }
@@ -49,7 +50,7 @@ pub(super) enum Id {
 impl Id {
     /// Whether it is one of ours; the others are dnsdist's.
     pub(super) const fn is_v2(self) -> bool {
-        !matches!(self, Self::PutAllowFrom | Self::PurgeCache)
+        !matches!(self, Self::AllowFrom | Self::PutAllowFrom | Self::PurgeCache)
     }
 }
 
@@ -229,6 +230,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Removes a network from those that may query.",
     ),
     get(Id::Settings, "/api/v2/settings", "Settings", "Settings of the process."),
+    get(
+        Id::AllowFrom,
+        "/api/v1/servers/localhost/config/allow-from",
+        "AllowFrom",
+        "The networks that may query, as dnsdist's clients read them.",
+    ),
     Operation {
         query: &[],
         answer: "AllowFrom",

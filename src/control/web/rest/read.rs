@@ -80,6 +80,7 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             rule(snapshot, live, key, at).ok_or_else(|| Problem::not_found("rule"))?
         }
         Id::Acl => json!({"networks": snapshot.acl.texts()}),
+        Id::AllowFrom => allow_from(snapshot),
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
         Id::PurgeCache => return Err(Problem::not_found("cache: dnslob has no packet cache")),
         Id::OpenApi
@@ -122,7 +123,11 @@ fn history(site: &Site, call: &Call) -> Result<Value, Problem> {
 fn top(site: &Site, call: &Call) -> Result<Value, Problem> {
     let request = api::top::request(|name| argument(&call.uri, name)).map_err(Problem::bad_request)?;
     let list = site.monitor.traffic().and_then(|traffic| traffic.top(request.clone()));
-    let list = list.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.to_string()))?;
+    let list = list.map_err(|why| {
+        // A server or a pool, or else nobody counts.
+        let is_named = why.starts_with("there is no ");
+        Problem::new(if is_named { StatusCode::NOT_FOUND } else { StatusCode::SERVICE_UNAVAILABLE }, why)
+    })?;
     Ok(api::top::answer(&request, &list))
 }
 
