@@ -73,6 +73,7 @@
 //!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
 //! stats/                figures, limits and live state that all threads share
+//!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
@@ -250,6 +251,7 @@
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
+//!     carbon.rs           carbonServer
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
@@ -309,6 +311,7 @@
 //!     record.rs           finds the functions, and that they are the same everywhere
 //!
 //! config/               what the operator asked for; no side effects
+//!   carbon.rs           Carbon servers as they are asked for
 //!   chains.rs           its rules → chains: pools, copies, slots, identities
 //!   compile.rs          Draft → Boot + Snapshot, or all errors at once
 //!   diff.rs             what a reload changed, in lines
@@ -330,7 +333,7 @@
 //!     traffic.rs          what shows clients and names
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
-//!     web.rs              the web server, and metrics of a configuration
+//!     web.rs              the web server, Carbon, and metrics of a configuration
 //!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
@@ -346,6 +349,8 @@
 //!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
+//!   carbon.rs           reports to Carbon servers, on a thread of their own
+//!     report.rs           their text, with dnsdist's names
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload

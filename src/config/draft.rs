@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
+use crate::config::carbon::CarbonServer;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
 use crate::config::functions::needs::Need;
 use crate::config::functions::policies::kind as policy_kind;
@@ -57,6 +58,8 @@ pub struct Draft {
     pub web: WebSettings,
     /// Where its address was written.
     pub web_origin: Option<Origin>,
+    /// Whom reports are sent to.
+    pub carbon: Vec<CarbonServer>,
     /// The networks that send PROXY headers, and exceptions.
     pub proxy_peers: Listed,
     /// The console.
@@ -103,6 +106,7 @@ impl Default for Draft {
             acl_default: true,
             web: WebSettings::default(),
             web_origin: None,
+            carbon: Vec::new(),
             proxy_peers: Vec::new(),
             console: DraftConsole::default(),
             judge: None,

@@ -23,6 +23,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::config::{Compiled, Flags};
 use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
+use crate::control::carbon::Carbon;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::commands::Commands;
 use crate::control::configured::Configured;
@@ -54,6 +55,7 @@ use crate::stats::live::LiveState;
 mod api;
 pub mod backend_health;
 mod budget;
+mod carbon;
 pub mod certificate_monitor;
 mod checks;
 mod commands;
@@ -271,6 +273,7 @@ struct Control<S> {
     monitor: Arc<Monitor>,
     commands: Commands,
     web: WebServer,
+    carbon: Carbon,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
@@ -317,6 +320,7 @@ impl<S: Source> Control<S> {
             monitor: Arc::new(monitor),
             commands: Commands::start(first.settings.console.as_ref())?,
             web: WebServer::default(),
+            carbon: Carbon::default(),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
@@ -519,6 +523,7 @@ impl<S: Source> Control<S> {
                 self.web.adopt(&self.settings.web, &self.monitor, || {
                     Api::new(self.commands.requests(), self.commands.pages())
                 });
+                self.carbon.adopt(&self.settings.carbon, &self.monitor);
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));

@@ -33,7 +33,7 @@ use crate::control::traffic::Traffic;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
-use crate::stats::registry::{ProcessReading, TrafficReading, WebReading, WebStats};
+use crate::stats::registry::{CarbonReading, CarbonStats, ProcessReading, TrafficReading, WebReading, WebStats};
 use crate::tls;
 
 /// What there is to know of the running process.
@@ -45,6 +45,7 @@ pub struct Monitor {
     query_log_lines_lost: Arc<AtomicU64>,
     web: WebStats,
     notes: Notes,
+    carbon: CarbonStats,
     started: Tick,
     started_unix: u64,
     traffic: OnceLock<Traffic>,
@@ -64,6 +65,7 @@ impl Monitor {
             query_log_lines_lost,
             web: WebStats::default(),
             notes: Notes::default(),
+            carbon: CarbonStats::default(),
             started,
             started_unix: unix_seconds(),
             traffic: OnceLock::new(),
@@ -114,6 +116,11 @@ impl Monitor {
     /// Takes what the control loop has said.
     pub(super) fn take_notes(&self) -> Vec<Note> {
         self.notes.take()
+    }
+
+    /// What the reports to Carbon count; only their thread writes it.
+    pub(super) const fn carbon(&self) -> &CarbonStats {
+        &self.carbon
     }
 
     /// How long the process has run.
@@ -170,6 +177,8 @@ impl Monitor {
         if let Ok(watched) = self.traffic() {
             watched.stats().read(&mut traffic);
         }
+        let mut carbon = CarbonReading::default();
+        self.carbon.read(&mut carbon);
         let used = process::usage();
         let own = ProcessReading {
             log_lines_lost: log::error().lost(),
@@ -199,6 +208,7 @@ impl Monitor {
             descriptors,
             web,
             traffic,
+            carbon,
             unix,
         }
     }

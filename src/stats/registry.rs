@@ -17,6 +17,7 @@
 //!     parts { sets that are kept inside this one }
 //! ```
 
+use crate::stats::carbon_failure::CarbonFailure;
 use crate::stats::check_failure::Failure;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
 use crate::stats::descriptors::Use;
@@ -56,6 +57,8 @@ pub enum Unit {
     Queries,
     /// Responses and answers.
     Responses,
+    /// Reports to other programs.
+    Reports,
     /// Requests to the web server.
     Requests,
     /// Restarts.
@@ -83,6 +86,7 @@ impl Unit {
             Self::Packets => "packets",
             Self::Queries => "queries",
             Self::Responses => "responses",
+            Self::Reports => "reports",
             Self::Requests => "requests",
             Self::Restarts => "restarts",
             Self::Seconds => "seconds",
@@ -254,6 +258,14 @@ registry! {
         requests: Counter = "web-requests", Requests;
         /// Connections and requests that were refused, by reason.
         refused: CounterBy<WebRefusal> = "web-refused", Requests;
+    }
+
+    /// Reports to Carbon servers.
+    CarbonReading from CarbonStats = "carbon" [] {
+        /// Reports that were sent.
+        sent: Counter = "carbon-reports", Reports;
+        /// Reports that were lost, by reason.
+        failed: CounterBy<CarbonFailure> = "carbon-failed", Reports;
     }
 
     /// The traffic that is watched for lists of clients and names.

@@ -13,10 +13,7 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CertificateReading, CheckReading,
-    ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
-    MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
-    ShardReading, TrafficReading, WebReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading, MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, TrafficReading, WebReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -67,6 +64,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &DescriptorReading::SET, &[(none(), figures.descriptors.values().collect())]);
     rows(page, &WebReading::SET, &[(none(), figures.web.values().collect())]);
     rows(page, &TrafficReading::SET, &[(none(), figures.traffic.values().collect())]);
+    rows(page, &CarbonReading::SET, &[(none(), figures.carbon.values().collect())]);
     rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
     rows(page, &ClientConnectionReading::SET, &[(none(), total.shards.clients.values().collect())]);
     rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);
