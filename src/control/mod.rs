@@ -477,6 +477,7 @@ impl<S: Source> Control<S> {
     }
 
     fn refuse(&mut self, errors: &[String]) {
+        self.monitor.count_refused();
         self.budget.refuse();
         self.web.discard();
         self.source.refuse(&[]);

@@ -46,6 +46,7 @@ pub struct Monitor {
     web: WebStats,
     notes: Notes,
     carbon: CarbonStats,
+    changes_refused: AtomicU64,
     started: Tick,
     started_unix: u64,
     traffic: OnceLock<Traffic>,
@@ -66,6 +67,7 @@ impl Monitor {
             web: WebStats::default(),
             notes: Notes::default(),
             carbon: CarbonStats::default(),
+            changes_refused: AtomicU64::new(0),
             started,
             started_unix: unix_seconds(),
             traffic: OnceLock::new(),
@@ -152,6 +154,11 @@ impl Monitor {
         self.serving.store(true, Release);
     }
 
+    /// A change of the configuration was refused.
+    pub(super) fn count_refused(&self) {
+        self.changes_refused.fetch_add(1, Relaxed);
+    }
+
     /// From here on the process ends.
     pub(super) fn drain(&self) {
         self.draining.store(true, Release);
@@ -186,6 +193,13 @@ impl Monitor {
             query_log_lines_lost: self.query_log_lines_lost.load(Relaxed),
             key_log_lines_lost: tls::key_log_lines_lost(),
             generation: snapshot.generation,
+            changes_refused: self.changes_refused.load(Relaxed),
+            shards_behind: self
+                .live_state
+                .shards()
+                .iter()
+                .filter(|shard| shard.generation.load(Relaxed) < snapshot.generation)
+                .count() as u64,
             uptime_s: self.uptime().0 / 1_000_000_000,
             cpu_user_ms: used.user_ms,
             cpu_system_ms: used.system_ms,

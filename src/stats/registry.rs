@@ -35,6 +35,8 @@ use crate::tls::Reason;
 pub enum Unit {
     /// Bytes.
     Bytes,
+    /// Changes of the configuration.
+    Changes,
     /// Health checks.
     Checks,
     /// Connections.
@@ -75,6 +77,7 @@ impl Unit {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
+            Self::Changes => "changes",
             Self::Checks => "checks",
             Self::Connections => "connections",
             Self::Descriptors => "descriptors",
@@ -238,6 +241,10 @@ registry! {
         key_log_lines_lost: Counter = "key-log-lines-lost", Lines;
         /// The configuration in force; each reload adds 1.
         generation: Gauge = "generation", Number;
+        /// Changes of the configuration, by a reload or on the console, that were refused.
+        changes_refused: Counter = "changes-refused", Changes;
+        /// Shards that do not use the configuration in force yet; for longer than a moment, they hang.
+        shards_behind: Gauge = "shards-behind", Number;
         /// How long the process has run.
         uptime_s: Gauge = "uptime-s", Seconds;
         /// CPU time in user mode.

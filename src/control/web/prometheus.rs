@@ -382,6 +382,31 @@ mod tests {
     }
 
     #[test]
+    fn alerts_and_dashboard_know_the_metrics() {
+        let mut known: BTreeSet<String> =
+            ["dnslob_build_info", "dnslob_backend_up"].map(str::to_owned).into();
+        for metric in METRIC_SETS.iter().flat_map(|set| set.metrics) {
+            let (name, _) = name(metric);
+            if metric.kind == Kind::Histogram {
+                known.extend(["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
+            } else {
+                known.insert(name);
+            }
+        }
+        for file in ["grafana/dnslob.json", "prometheus/dnslob.rules.yml"] {
+            let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("the file");
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+            let named: BTreeSet<&str> =
+                words.filter(|word| word.starts_with("dnslob_") && !word.contains(':')).collect();
+            assert!(named.len() > 10, "{named:?}");
+            for name in named {
+                assert!(known.contains(name), "{file}: no {name}");
+            }
+        }
+    }
+
+    #[test]
     fn dnsdists_names_have_our_figures() {
         let figures = figures();
         let text = dnsdist::page(&figures);
