@@ -303,6 +303,13 @@ impl Settings {
         self.written(key).map(|s| s.value.clone()).or_else(|| setting.parse(setting.default).ok())
     }
 
+    /// Returns whether these have the same values, wherever they were written.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let value = |sited: &Option<Sited<Value>>| sited.as_ref().map(|s| s.value.clone());
+        self.0.iter().zip(&other.0).all(|(own, other)| value(own) == value(other))
+    }
+
     /// Returns a number.
     #[must_use]
     pub fn number(&self, key: Key) -> Option<u32> {
