@@ -374,6 +374,7 @@
 //!   notes.rs            what the control loop has to say for people
 //!   plan.rs             what the loop needs of a configuration
 //!   preconditions.rs    what the machine must have: interfaces, programs, directories
+//!   privacy.rs          addresses of clients in logs: whole, networks, pseudonyms
 //!   privileges.rs       -u, -g, capabilities
 //!   probe.rs            makes one check: UDP, TCP, connect, script
 //!     message.rs          its query, and the judgement of its answer

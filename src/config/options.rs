@@ -25,6 +25,7 @@ pub enum Key {
     LogFormat,
     LogTime,
     LogLevelName,
+    LogClients,
     Verbose,
     VerboseHealth,
     User,
@@ -405,7 +406,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 65] = [
+pub static SETTINGS: [Setting; 66] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -509,6 +510,17 @@ pub static SETTINGS: [Setting; 65] = [
         default: "prio",
         reload: true,
         doc: "What the level is called in logfmt lines. `levelPrefix` of setStructuredLogging.",
+        ..BASE
+    },
+    Setting {
+        key: Key::LogClients,
+        name: "log-clients",
+        kind: Kind::Choice(&["whole", "network", "pseudonym"]),
+        default: "whole",
+        reload: true,
+        lua: &[set("setLogClientPrivacy")],
+        doc: "How query logs and the log show clients: `whole` addresses with ports, their `network` (/24 or \
+              /48), or a `pseudonym`, which is the same in all logs until dnslob ends.",
         ..BASE
     },
     Setting {

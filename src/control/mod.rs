@@ -75,6 +75,7 @@ pub mod monitor;
 mod notes;
 pub mod plan;
 pub mod preconditions;
+mod privacy;
 pub mod privileges;
 pub mod probe;
 mod process;

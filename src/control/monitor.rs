@@ -33,7 +33,9 @@ use crate::control::traffic::Traffic;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
-use crate::stats::registry::{CarbonReading, CarbonStats, ProcessReading, TrafficReading, WebReading, WebStats};
+use crate::stats::registry::{
+    CarbonReading, CarbonStats, ProcessReading, TrafficReading, WebReading, WebStats,
+};
 use crate::tls;
 
 /// What there is to know of the running process.

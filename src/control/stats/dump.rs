@@ -67,7 +67,8 @@ mod tests {
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
     use crate::stats::registry::{
-    CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+        CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading,
+        WebReading,
     };
     use crate::stats::response_code::ResponseCode;
     use crate::tls::fixture::{Authority, Directory};

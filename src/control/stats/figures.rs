@@ -12,7 +12,8 @@ use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
 use crate::stats::registry::{
-    CarbonReading, DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+    CarbonReading, DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading,
+    WebReading,
 };
 
 /// What there is to say of the process at one moment.

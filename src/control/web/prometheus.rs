@@ -13,7 +13,10 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading, MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set, ShardReading, TrafficReading, WebReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading,
+    ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
+    MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
+    ShardReading, TrafficReading, WebReading,
 };
 use crate::stats::response_code::ResponseCode;
 
