@@ -251,7 +251,6 @@
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
-//!     carbon.rs           carbonServer
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
@@ -281,6 +280,7 @@
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print
 //!     web.rs              webserver, setWebserverConfig, setAPIWritable, hashPassword
+//!       carbon.rs           carbonServer
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
 //!   limits/             a Lua state with its limits: time, memory, stack
@@ -349,8 +349,6 @@
 //!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
-//!   carbon.rs           reports to Carbon servers, on a thread of their own
-//!     report.rs           their text, with dnsdist's names
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload
@@ -370,11 +368,11 @@
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
 //!     logfmt.rs           lines of names and quoted values
+//!     privacy.rs          addresses of clients: whole, networks, pseudonyms
 //!   monitor.rs          the figures of the process, for every thread that shows them
 //!   notes.rs            what the control loop has to say for people
 //!   plan.rs             what the loop needs of a configuration
 //!   preconditions.rs    what the machine must have: interfaces, programs, directories
-//!   privacy.rs          addresses of clients in logs: whole, networks, pseudonyms
 //!   privileges.rs       -u, -g, capabilities
 //!   probe.rs            makes one check: UDP, TCP, connect, script
 //!     message.rs          its query, and the judgement of its answer
@@ -394,6 +392,7 @@
 //!     dnsdist.rs          our figures under dnsdist's names
 //!     dump.rs             the dump of SIGUSR1
 //!     figures.rs          all figures of one moment
+//!     latency.rs          latencies as clients see them
 //!     rules.rs            the rules with their hits
 //!     servers.rs          the table of servers
 //!     tables.rs           the tables of the console
@@ -409,6 +408,8 @@
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   web/                metrics, statistics and health over HTTP, on a thread of its own
 //!     access.rs           passwords and keys
+//!     carbon.rs           reports to Carbon servers, on a thread of their own
+//!       report.rs           their text, with dnsdist's names
 //!     dnsdist.rs          the page of /metrics with dnsdist's names
 //!     exposition.rs       the text format of Prometheus
 //!     json.rs             /jsonstat and /api/v1

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::time::TickDelta;
-use crate::config::carbon::CarbonServer;
 use crate::config::draft::DraftRelay;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
@@ -77,8 +76,6 @@ pub struct Boot {
     pub console: Option<Console>,
     /// The web server. A reload changes it.
     pub web: WebSettings,
-    /// Whom reports are sent to. A reload changes it.
-    pub carbon: Vec<CarbonServer>,
     settings: Settings,
 }
 
@@ -110,7 +107,6 @@ impl Boot {
             verbose_health: settings.switch(Key::VerboseHealth),
             console: draft.console.compile(settings),
             web: WebSettings { names: MetricNames::of(settings), ..draft.web.clone() },
-            carbon: draft.carbon.clone(),
             settings: settings.clone(),
         }
     }

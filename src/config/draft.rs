@@ -11,7 +11,6 @@ use std::sync::Arc;
 use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
-use crate::config::carbon::CarbonServer;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
 use crate::config::functions::needs::Need;
 use crate::config::functions::policies::kind as policy_kind;
@@ -58,8 +57,6 @@ pub struct Draft {
     pub web: WebSettings,
     /// Where its address was written.
     pub web_origin: Option<Origin>,
-    /// Whom reports are sent to.
-    pub carbon: Vec<CarbonServer>,
     /// The networks that send PROXY headers, and exceptions.
     pub proxy_peers: Listed,
     /// The console.
@@ -106,7 +103,6 @@ impl Default for Draft {
             acl_default: true,
             web: WebSettings::default(),
             web_origin: None,
-            carbon: Vec::new(),
             proxy_peers: Vec::new(),
             console: DraftConsole::default(),
             judge: None,
@@ -152,7 +148,6 @@ impl Draft {
             && value(&self.policy) == value(&earlier.policy)
             && (&self.acl, self.acl_default) == (&earlier.acl, earlier.acl_default)
             && self.web == earlier.web
-            && self.carbon == earlier.carbon
             && self.proxy_peers == earlier.proxy_peers
             && console(&self.console) == console(&earlier.console)
             && self.judge == earlier.judge

@@ -335,7 +335,6 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<
             log: boot.log.clone(),
             console: boot.console.clone(),
             web: boot.web.clone(),
-            carbon: boot.carbon.clone(),
         },
         script: Rc::<LuaHost>::clone(host),
         changes,

@@ -31,6 +31,7 @@ use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
 
 mod logfmt;
+pub(super) mod privacy;
 
 /// How long the process waits at its end for unwritten lines.
 pub const FLUSH: Duration = Duration::from_secs(1);

@@ -23,7 +23,6 @@ use crate::base::time::{Tick, TickDelta};
 use crate::config::{Compiled, Flags};
 use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
-use crate::control::carbon::Carbon;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::commands::Commands;
 use crate::control::configured::Configured;
@@ -55,7 +54,6 @@ use crate::stats::live::LiveState;
 mod api;
 pub mod backend_health;
 mod budget;
-mod carbon;
 pub mod certificate_monitor;
 mod checks;
 mod commands;
@@ -75,7 +73,6 @@ pub mod monitor;
 mod notes;
 pub mod plan;
 pub mod preconditions;
-mod privacy;
 pub mod privileges;
 pub mod probe;
 mod process;
@@ -274,7 +271,6 @@ struct Control<S> {
     monitor: Arc<Monitor>,
     commands: Commands,
     web: WebServer,
-    carbon: Carbon,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
@@ -321,7 +317,6 @@ impl<S: Source> Control<S> {
             monitor: Arc::new(monitor),
             commands: Commands::start(first.settings.console.as_ref())?,
             web: WebServer::default(),
-            carbon: Carbon::default(),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
@@ -525,7 +520,6 @@ impl<S: Source> Control<S> {
                 self.web.adopt(&self.settings.web, &self.monitor, || {
                     Api::new(self.commands.requests(), self.commands.pages())
                 });
-                self.carbon.adopt(&self.settings.carbon, &self.monitor);
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));

@@ -8,10 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot};
-use crate::base::narrow::to_u32;
 use crate::base::panics;
 use crate::base::time::TickDelta;
-use crate::config::carbon::CarbonServer;
 use crate::config::log_style::LogStyle;
 use crate::config::web::WebSettings;
 use crate::control::privileges::Identity;
@@ -53,17 +51,13 @@ pub struct Settings {
     pub console: Option<Console>,
     /// The web server.
     pub web: WebSettings,
-    /// Whom reports are sent to.
-    pub carbon: Vec<CarbonServer>,
 }
 
 impl Settings {
     /// Returns the file descriptors that operators' connections may take.
     #[must_use]
     pub fn descriptors(&self) -> u32 {
-        // A connection to each, and two for their runtime.
-        let carbon = if self.carbon.is_empty() { 0 } else { to_u32(self.carbon.len()) + 2 };
-        self.web.descriptors() + self.console.as_ref().map_or(0, Console::descriptors) + carbon
+        self.web.descriptors() + self.console.as_ref().map_or(0, Console::descriptors)
     }
 }
 

@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use crate::base::time::{Tick, TickDelta};
 use crate::control::log::FLUSH;
-use crate::control::privacy::Shown;
+use crate::control::log::privacy::Shown;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;

@@ -78,7 +78,7 @@ fn what_is_wrong_with_it_is_said_without_the_password() {
 
 #[test]
 fn carbon_servers_have_defaults_and_each_call_adds_one() {
-    let carbon = |text: &str| good(text).1.boot.carbon;
+    let carbon = |text: &str| good(text).1.boot.web.carbon;
     assert_eq!(carbon(""), []);
     let servers = carbon(
         "carbonServer('192.0.2.1') carbonServer('[2001:db8::1]:2103', 'lb.example', 10, 'dns', 'west')\n\

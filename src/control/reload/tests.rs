@@ -103,7 +103,6 @@ fn plan(snapshot: Snapshot) -> Plan {
             log: LogStyle::default(),
             console: None,
             web: WebSettings::default(),
-            carbon: Vec::new(),
         },
         script: Rc::new(NoScript),
         changes: Vec::new(),

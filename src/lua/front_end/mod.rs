@@ -19,7 +19,6 @@ mod actions;
 mod answers;
 mod argument;
 mod arguments;
-mod carbon;
 mod chains;
 pub mod command;
 pub mod console;
@@ -434,7 +433,6 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     responses::define(lua, context)?;
     chains::define(lua, context)?;
     web::define(lua, context)?;
-    carbon::define(lua, context)?;
     metrics::define(lua)?;
     missing::define(lua, context)
 }

@@ -14,7 +14,7 @@ const NAME: &str = "a text of 1 to 200 printable characters without spaces";
 /// Longest interval, seconds: a day.
 const INTERVAL_MAX: u32 = 86_400;
 
-pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "carbonServer", |call, a| {
         let server = CarbonServer {
             address: parsed("", a.at(0), ADDRESS, |text| value::address_of(text, PORT).map_err(|_| ADDRESS))?,
@@ -23,13 +23,13 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
             namespace: name(a, 3)?.unwrap_or_else(|| "dnsdist".to_owned()),
             instance: name(a, 4)?.unwrap_or_else(|| "main".to_owned()),
         };
-        if call.draft.carbon.len() >= SERVERS_MAX {
+        if call.draft.web.carbon.len() >= SERVERS_MAX {
             return Err(Fault::Conflict {
                 wrong: format!("there are {SERVERS_MAX} already"),
                 expected: "no more Carbon servers".to_owned(),
             });
         }
-        call.draft.carbon.push(server);
+        call.draft.web.carbon.push(server);
         Ok(Value::Nil)
     })
 }

@@ -24,7 +24,7 @@ const PSEUDONYM: usize = 8;
 
 /// A client as logs show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(in crate::control) enum Shown {
     /// Address and port.
     Whole(Endpoint),
     /// The network's first address.
@@ -35,7 +35,7 @@ pub(super) enum Shown {
 
 impl Shown {
     /// That of a client, as the configuration in force wants it.
-    pub(super) fn of(client: Endpoint) -> Self {
+    pub(in crate::control) fn of(client: Endpoint) -> Self {
         match log::client_addresses() {
             ClientAddresses::Whole => Self::Whole(client),
             ClientAddresses::Network => Self::network(client),
@@ -58,7 +58,7 @@ impl Shown {
     }
 
     /// Its sixteen bytes and its port in the binary format.
-    pub(super) const fn bytes(&self) -> ([u8; 16], u16) {
+    pub(in crate::control) const fn bytes(&self) -> ([u8; 16], u16) {
         match self {
             Self::Whole(client) | Self::Network(client) => (client.ip, client.port),
             Self::Pseudonym(bytes) => (*bytes, 0),
