@@ -73,6 +73,7 @@
 //!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
 //! stats/                figures, limits and live state that all threads share
+//!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
@@ -280,6 +281,7 @@
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print
 //!     web.rs              webserver, setWebserverConfig, setAPIWritable, hashPassword
+//!       carbon.rs           carbonServer
 //!     values.rs           what several selectors and actions take: types, tags, pools
 //!     view.rs             the running process, as these functions see it
 //!   limits/             a Lua state with its limits: time, memory, stack
@@ -310,6 +312,7 @@
 //!     record.rs           finds the functions, and that they are the same everywhere
 //!
 //! config/               what the operator asked for; no side effects
+//!   carbon.rs           Carbon servers as they are asked for
 //!   chains.rs           its rules → chains: pools, copies, slots, identities
 //!   compile.rs          Draft → Boot + Snapshot, or all errors at once
 //!   diff.rs             what a reload changed, in lines
@@ -331,7 +334,7 @@
 //!     traffic.rs          what shows clients and names
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
-//!     web.rs              the web server, and metrics of a configuration
+//!     web.rs              the web server, Carbon, and metrics of a configuration
 //!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
@@ -366,6 +369,7 @@
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
 //!     logfmt.rs           lines of names and quoted values
+//!     privacy.rs          addresses of clients: whole, networks, pseudonyms
 //!   monitor.rs          the figures of the process, for every thread that shows them
 //!   notes.rs            what the control loop has to say for people
 //!   plan.rs             what the loop needs of a configuration
@@ -389,6 +393,7 @@
 //!     dnsdist.rs          our figures under dnsdist's names
 //!     dump.rs             the dump of SIGUSR1
 //!     figures.rs          all figures of one moment
+//!     latency.rs          latencies as clients see them
 //!     rules.rs            the rules with their hits
 //!     servers.rs          the table of servers
 //!     tables.rs           the tables of the console
@@ -404,6 +409,8 @@
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   web/                metrics, statistics and health over HTTP, on a thread of its own
 //!     access.rs           passwords and keys
+//!     carbon.rs           reports to Carbon servers, on a thread of their own
+//!       report.rs           their text, with dnsdist's names
 //!     dnsdist.rs          the page of /metrics with dnsdist's names
 //!     exposition.rs       the text format of Prometheus
 //!     json.rs             /jsonstat and /api/v1

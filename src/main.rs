@@ -60,7 +60,11 @@ fn refuse(errors: &[config::ConfigError]) -> ExitCode {
     if let Some(code) = config::exit_code(errors) {
         return ExitCode::from(code);
     }
-    log::error().push(flags::lines(errors).as_bytes());
+    if log::is_structured() {
+        errors.iter().for_each(|error| tracing::error!("{error}"));
+    } else {
+        log::error().push(flags::lines(errors).as_bytes());
+    }
     ExitCode::FAILURE
 }
 
@@ -90,6 +94,10 @@ fn demo(options: &config::DemoOptions) -> ExitCode {
 }
 
 fn failed(error: &str) -> ExitCode {
-    log::error().push(format!("dnslob: {}\n", Printable(error)).as_bytes());
+    if log::is_structured() {
+        tracing::error!("{error}");
+    } else {
+        log::error().push(format!("dnslob: {}\n", Printable(error)).as_bytes());
+    }
     ExitCode::FAILURE
 }

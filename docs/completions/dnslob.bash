@@ -89,7 +89,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --traffic-ring --help --version demo console generate help"
+            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --log-clients --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --traffic-ring --help --version demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -193,6 +193,10 @@ _dnslob() {
                     ;;
                 --log-level-name)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-clients)
+                    COMPREPLY=($(compgen -W "whole network pseudonym" -- "${cur}"))
                     return 0
                     ;;
                 --uid)

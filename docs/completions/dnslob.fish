@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_dnslob_global_optspecs
-    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog structured-logging= supervised shards= cpus= steer= busy-poll= batch= drain= stats= metrics-prefix= log-format= log-time= log-level-name= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict traffic-ring= h/help V/version
+    string join \n C/config= check-config= l/local= a/acl= c/client= e/execute= k/setkey= disable-syslog structured-logging= supervised shards= cpus= steer= busy-poll= batch= drain= stats= metrics-prefix= log-format= log-time= log-level-name= log-clients= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict traffic-ring= h/help V/version
 end
 
 function __fish_dnslob_needs_command
@@ -51,6 +51,9 @@ json\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -l log-time -d 'The time of logfmt lines: seconds since 1970, or as in ISO 8601 [default: numeric]' -r -f -a "numeric\t''
 iso8601\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -l log-level-name -d 'What the level is called in logfmt lines [default: prio]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l log-clients -d 'How query logs and the log show clients: `whole` addresses with ports, their `network` (/24 or /48), or a `pseudonym`, which is the same in all logs until dnslob ends [default: whole]' -r -f -a "whole\t''
+network\t''
+pseudonym\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -s u -l uid -d 'Run as this user once the sockets are open' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -s g -l gid -d 'Run as this group once the sockets are open' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l backends-max -d 'Most servers at a time, including removed ones that still have outstanding queries [default: 1024]' -r

@@ -14,6 +14,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// How logs show the addresses of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAddresses {
+    /// As they are, with their ports.
+    #[default]
+    Whole,
+    /// The network: /24 or /48.
+    Network,
+    /// A keyed hash.
+    Pseudonym,
+}
+
 /// How the log's lines look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogStyle {
@@ -23,6 +35,8 @@ pub struct LogStyle {
     pub iso_time: bool,
     /// What the level is called in logfmt.
     pub level_name: String,
+    /// How the addresses of clients look, in query logs too.
+    pub clients: ClientAddresses,
 }
 
 impl LogStyle {
@@ -37,6 +51,11 @@ impl LogStyle {
             },
             iso_time: settings.text(Key::LogTime).as_deref() == Some("iso8601"),
             level_name: settings.text(Key::LogLevelName).unwrap_or_default(),
+            clients: match settings.text(Key::LogClients).as_deref() {
+                Some("network") => ClientAddresses::Network,
+                Some("pseudonym") => ClientAddresses::Pseudonym,
+                _ => ClientAddresses::Whole,
+            },
         }
     }
 }

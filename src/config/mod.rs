@@ -19,6 +19,7 @@
 //! The documents are generated from the tables [`options`] (process settings) and [`functions`], and
 //! from what the Lua front end declares: [`documents`](crate::tools::documents).
 
+pub mod carbon;
 pub mod chains;
 pub mod compile;
 pub mod diff;

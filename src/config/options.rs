@@ -25,6 +25,7 @@ pub enum Key {
     LogFormat,
     LogTime,
     LogLevelName,
+    LogClients,
     Verbose,
     VerboseHealth,
     User,
@@ -303,6 +304,13 @@ impl Settings {
         self.written(key).map(|s| s.value.clone()).or_else(|| setting.parse(setting.default).ok())
     }
 
+    /// Returns whether these have the same values, wherever they were written.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let value = |sited: &Option<Sited<Value>>| sited.as_ref().map(|s| s.value.clone());
+        self.0.iter().zip(&other.0).all(|(own, other)| value(own) == value(other))
+    }
+
     /// Returns a number.
     #[must_use]
     pub fn number(&self, key: Key) -> Option<u32> {
@@ -398,7 +406,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 65] = [
+pub static SETTINGS: [Setting; 66] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -502,6 +510,17 @@ pub static SETTINGS: [Setting; 65] = [
         default: "prio",
         reload: true,
         doc: "What the level is called in logfmt lines. `levelPrefix` of setStructuredLogging.",
+        ..BASE
+    },
+    Setting {
+        key: Key::LogClients,
+        name: "log-clients",
+        kind: Kind::Choice(&["whole", "network", "pseudonym"]),
+        default: "whole",
+        reload: true,
+        lua: &[set("setLogClientPrivacy")],
+        doc: "How query logs and the log show clients: `whole` addresses with ports, their `network` (/24 or \
+              /48), or a `pseudonym`, which is the same in all logs until dnslob ends.",
         ..BASE
     },
     Setting {

@@ -1,9 +1,11 @@
-//! The web server as the configuration asks for it.
+//! The web server and reports to Carbon as the configuration asks for them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::base::narrow::to_u32;
 use crate::base::prefix::PrefixSet;
+use crate::config::carbon::CarbonServer;
 use crate::config::options::{Key, Settings};
 use crate::config::password::Credential;
 use crate::model::{ListenerTls, LuaFunction};
@@ -69,6 +71,8 @@ pub struct WebSettings {
     pub bind_fatal: bool,
     /// `--metrics-prefix`.
     pub names: MetricNames,
+    /// `carbonServer`: whom metrics are reported to.
+    pub carbon: Vec<CarbonServer>,
 }
 
 /// The networks that may connect unless `acl` says otherwise.
@@ -97,17 +101,19 @@ impl Default for WebSettings {
             directory: None,
             bind_fatal: false,
             names: MetricNames::default(),
+            carbon: Vec::new(),
         }
     }
 }
 
 impl WebSettings {
     /// The file descriptors that it may take: its connections, and while an address is replaced, two
-    /// listeners.
+    /// listeners; a connection to each Carbon server.
     #[must_use]
-    pub const fn descriptors(&self) -> u32 {
-        // Two for its runtime.
-        if self.address.is_some() { self.connections_max + 4 } else { 0 }
+    pub fn descriptors(&self) -> u32 {
+        // Two for each runtime.
+        let carbon = if self.carbon.is_empty() { 0 } else { to_u32(self.carbon.len()) + 2 };
+        if self.address.is_some() { self.connections_max + 4 + carbon } else { carbon }
     }
 
     /// The text of `showWebserverConfig()`.

@@ -26,11 +26,12 @@ use tracing_subscriber::fmt::{FmtContext, format};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::printable::Printable;
-use crate::config::log_style::{LogFormat, LogStyle};
+use crate::config::log_style::{ClientAddresses, LogFormat, LogStyle};
 use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
 
 mod logfmt;
+pub(super) mod privacy;
 
 /// How long the process waits at its end for unwritten lines.
 pub const FLUSH: Duration = Duration::from_secs(1);
@@ -133,6 +134,18 @@ pub fn start(style: &LogStyle, verbose: bool) {
 /// Sets how lines look from here on.
 pub fn set_style(style: &LogStyle) {
     STYLE.store(Arc::new(style.clone()));
+}
+
+/// Returns how logs show the addresses of clients.
+#[must_use]
+pub(super) fn client_addresses() -> ClientAddresses {
+    STYLE.load().clients
+}
+
+/// Returns whether lines are for programs, errors of the configuration included.
+#[must_use]
+pub fn is_structured() -> bool {
+    STYLE.load().format != LogFormat::Text
 }
 
 /// Keeps the lines of the log until [`release`], as far as there is room for them.

@@ -9,7 +9,6 @@
 //!  probe outcomes, live counters ─► BackendHealth ─► shards  SIGUSR1, --stats ─► Gatherer ─► stdout
 //! ```
 
-use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -155,7 +154,7 @@ async fn serve(
         tracing::warn!(error = %e, "cannot notify the service manager");
         Notifier::default()
     });
-    let mut rng = entropy().map_err(|e| format!("random numbers: {e}"))?;
+    let mut rng = process::entropy().map_err(|e| format!("random numbers: {e}"))?;
 
     // As the user of later reloads, whose sockets share ports with these, but with all capabilities
     // still held: everything that needs them, before anything is published.
@@ -224,12 +223,6 @@ async fn serve(
     // Received queries are answered, whatever the reason.
     control.stop(&mut signals).await;
     fault.map_or(Ok(()), Err)
-}
-
-fn entropy() -> io::Result<ShardRng> {
-    let mut seed = [0; 32];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
-    Ok(ShardRng::from_entropy(seed))
 }
 
 /// Removed listeners that still receive.
@@ -470,6 +463,7 @@ impl<S: Source> Control<S> {
     }
 
     fn refuse(&mut self, errors: &[String]) {
+        self.monitor.count_refused();
         self.budget.refuse();
         self.web.discard();
         self.source.refuse(&[]);
@@ -503,7 +497,7 @@ impl<S: Source> Control<S> {
                 let (generation, servers) =
                     (plan.snapshot.generation, plan.snapshot.backends.iter().flatten().count());
                 tracing::info!(generation, servers, listeners = plan.snapshot.listeners.len(), "serving");
-                if serves_nothing(&plan.snapshot) {
+                if plan.serves_nothing() {
                     tracing::warn!(
                         "the configuration has no server, relay or rule: queries cannot be answered"
                     );

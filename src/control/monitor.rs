@@ -33,7 +33,9 @@ use crate::control::traffic::Traffic;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
-use crate::stats::registry::{ProcessReading, TrafficReading, WebReading, WebStats};
+use crate::stats::registry::{
+    CarbonReading, CarbonStats, ProcessReading, TrafficReading, WebReading, WebStats,
+};
 use crate::tls;
 
 /// What there is to know of the running process.
@@ -45,6 +47,8 @@ pub struct Monitor {
     query_log_lines_lost: Arc<AtomicU64>,
     web: WebStats,
     notes: Notes,
+    carbon: CarbonStats,
+    changes_refused: AtomicU64,
     started: Tick,
     started_unix: u64,
     traffic: OnceLock<Traffic>,
@@ -64,6 +68,8 @@ impl Monitor {
             query_log_lines_lost,
             web: WebStats::default(),
             notes: Notes::default(),
+            carbon: CarbonStats::default(),
+            changes_refused: AtomicU64::new(0),
             started,
             started_unix: unix_seconds(),
             traffic: OnceLock::new(),
@@ -116,6 +122,11 @@ impl Monitor {
         self.notes.take()
     }
 
+    /// What the reports to Carbon count; only their thread writes it.
+    pub(super) const fn carbon(&self) -> &CarbonStats {
+        &self.carbon
+    }
+
     /// How long the process has run.
     #[must_use]
     pub fn uptime(&self) -> TickDelta {
@@ -145,6 +156,11 @@ impl Monitor {
         self.serving.store(true, Release);
     }
 
+    /// A change of the configuration was refused.
+    pub(super) fn count_refused(&self) {
+        self.changes_refused.fetch_add(1, Relaxed);
+    }
+
     /// From here on the process ends.
     pub(super) fn drain(&self) {
         self.draining.store(true, Release);
@@ -170,6 +186,8 @@ impl Monitor {
         if let Ok(watched) = self.traffic() {
             watched.stats().read(&mut traffic);
         }
+        let mut carbon = CarbonReading::default();
+        self.carbon.read(&mut carbon);
         let used = process::usage();
         let own = ProcessReading {
             log_lines_lost: log::error().lost(),
@@ -177,6 +195,13 @@ impl Monitor {
             query_log_lines_lost: self.query_log_lines_lost.load(Relaxed),
             key_log_lines_lost: tls::key_log_lines_lost(),
             generation: snapshot.generation,
+            changes_refused: self.changes_refused.load(Relaxed),
+            shards_behind: self
+                .live_state
+                .shards()
+                .iter()
+                .filter(|shard| shard.generation.load(Relaxed) < snapshot.generation)
+                .count() as u64,
             uptime_s: self.uptime().0 / 1_000_000_000,
             cpu_user_ms: used.user_ms,
             cpu_system_ms: used.system_ms,
@@ -199,6 +224,7 @@ impl Monitor {
             descriptors,
             web,
             traffic,
+            carbon,
             unix,
         }
     }

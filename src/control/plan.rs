@@ -66,6 +66,14 @@ impl Settings {
     }
 }
 
+impl Plan {
+    /// Returns whether the configuration is as good as empty: nothing could answer.
+    #[must_use]
+    pub fn serves_nothing(&self) -> bool {
+        self.snapshot.backends.iter().flatten().all(|b| b.tee) && self.snapshot.chains.query.is_empty()
+    }
+}
+
 /// What a configuration is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -1,11 +1,12 @@
 //! What the kernel knows of the process, its network and its machine. It is read by whoever shows it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::{fs, io};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
+use crate::base::rng::ShardRng;
 use crate::stats::registry::{MachineReading, NetworkReading};
 
 /// What the process has used.
@@ -17,6 +18,16 @@ pub(super) struct Usage {
     pub(super) system_ms: u64,
     /// Resident memory, bytes.
     pub(super) memory: u64,
+}
+
+/// Returns randomness that starts from the kernel's.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn entropy() -> io::Result<ShardRng> {
+    let mut seed = [0; 32];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut seed)?;
+    Ok(ShardRng::from_entropy(seed))
 }
 
 /// Returns what the process has used so far; 0 for what the system does not say.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use crate::base::time::{Tick, TickDelta};
 use crate::control::log::FLUSH;
+use crate::control::log::privacy::Shown;
 use crate::engine::clock;
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
@@ -283,6 +284,8 @@ struct Sink {
     /// When a buffered file is written at the latest.
     write_at: Tick,
     retry_at: Tick,
+    /// When it is looked at again whether the path names another file.
+    check_at: Tick,
     /// The failure has been logged.
     is_logged: bool,
     /// Lost lines that are not reported yet, and when they may be.
@@ -301,6 +304,7 @@ impl Sink {
             partial_line: false,
             write_at: Tick(0),
             retry_at: Tick(0),
+            check_at: Tick(0),
             is_logged: false,
             lost: 0,
             report_at: Tick(0),
@@ -336,6 +340,12 @@ impl Sink {
     fn write(&mut self, now: Tick) -> u64 {
         if (self.lines.is_empty() && self.file.is_some()) || now < self.retry_at {
             return 0;
+        }
+        if now >= self.check_at {
+            self.check_at = now + RETRY;
+            if self.file.as_ref().is_some_and(|file| is_rotated(file, &self.target.path)) {
+                self.file = None;
+            }
         }
         match self.try_write() {
             Ok(()) => {
@@ -435,6 +445,17 @@ fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
         .open(&target.path)
 }
 
+/// Returns whether a path names another file than the one that is open, or none.
+fn is_rotated(file: &File, path: &str) -> bool {
+    let Ok(open) = file.metadata() else { return false };
+    // A pipe or device is what it is.
+    open.is_file()
+        && std::fs::metadata(path).map_or_else(
+            |e| e.kind() == ErrorKind::NotFound,
+            |named| (named.dev(), named.ino()) != (open.dev(), open.ino()),
+        )
+}
+
 /// Formats a line as text.
 fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
     let mut out = String::new();
@@ -442,16 +463,16 @@ fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
         let _ = write!(out, "[{}.{:03}] ", since.as_secs(), since.subsec_millis());
     }
     let (qname, qtype) = (name::Text(line.qname.bytes()), type_name(line.qtype));
+    let client = Shown::of(line.client);
     let _ = match line.latency {
         Some(latency) if line.flags[0] & QR != 0 => write!(
             out,
-            "Answer to {} for {qname} {qtype} (rcode {}) in {} us with id {}",
-            line.client,
+            "Answer to {client} for {qname} {qtype} (rcode {}) in {} us with id {}",
             line.flags[1] & 0x0f,
             latency.0 / 1_000,
             line.id
         ),
-        _ => write!(out, "Packet from {} for {qname} {qtype} with id {}", line.client, line.id),
+        _ => write!(out, "Packet from {client} for {qname} {qtype} with id {}", line.id),
     };
     out
 }
@@ -459,7 +480,7 @@ fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
 /// Formats a relay session.
 fn session(passed: &RelayLogEntry) -> String {
     let kind = if passed.tcp { "connection" } else { "flow" };
-    let mut out = format!("{kind} {} -> {}", passed.client, passed.listener);
+    let mut out = format!("{kind} {} -> {}", Shown::of(passed.client), passed.listener);
     for (address, why) in &passed.tried {
         let _ = write!(out, ", {} {address}", why.label());
     }
@@ -479,13 +500,14 @@ fn session(passed: &RelayLogEntry) -> String {
 }
 
 /// Formats a line in binary, numbers in network order: id (2 bytes), name (wire format), type (2),
-/// the client's address (16, IPv4 mapped) and port (2).
+/// the client's address (16, IPv4 mapped) and port (2), or what stands for them.
 fn binary(line: &QueryLogEntry) -> Vec<u8> {
     let mut out = line.id.to_be_bytes().to_vec();
     out.extend_from_slice(line.qname.bytes());
     out.extend_from_slice(&line.qtype.to_be_bytes());
-    out.extend_from_slice(&line.client.ip);
-    out.extend_from_slice(&line.client.port.to_be_bytes());
+    let (address, port) = Shown::of(line.client).bytes();
+    out.extend_from_slice(&address);
+    out.extend_from_slice(&port.to_be_bytes());
     out
 }
 
@@ -504,6 +526,7 @@ mod tests {
             buffered: false,
             verbose_only: true,
             timestamp: false,
+            one_in: 1,
         }
     }
 
@@ -542,6 +565,28 @@ mod tests {
             "Packet from 192.0.2.1:5353 for www.test. A with id 1\n\
              Packet from 192.0.2.1:5353 for www.test. A with id 2\n"
         );
+    }
+
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_made_anew_within_a_second() {
+        let directory = Directory::new("rotated");
+        let (path, moved) = (directory.path("log"), directory.path("log.1"));
+        let live_state = LiveState::new(1, 1);
+        let mut log = Files::default();
+        let mut write = |id: u16, now: u64| {
+            assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));
+            log.write(&live_state, false, Tick(now * 1_000_000_000));
+        };
+        write(1, 0);
+        std::fs::rename(&path, &moved).expect("moved");
+        write(2, 2);
+        std::fs::remove_file(&path).expect("removed");
+        write(3, 4);
+        let ids = |path: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(path).expect("the file");
+            text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect()
+        };
+        assert_eq!((ids(&moved), ids(&path)), (vec!["1".to_owned()], vec!["3".to_owned()]));
     }
 
     /// A temporary directory that is removed with its test.

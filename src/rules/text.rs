@@ -224,7 +224,12 @@ fn tee_text(tee: &Tee) -> String {
 }
 
 fn log_text(target: &LogTarget) -> String {
-    if target.path.is_empty() { "log".to_owned() } else { format!("log to {}", target.path) }
+    let part = if target.one_in > 1 { format!("one in {} ", target.one_in) } else { String::new() };
+    if target.path.is_empty() {
+        format!("log {part}").trim_end().to_owned()
+    } else {
+        format!("log {part}to {}", target.path)
+    }
 }
 
 fn option_text(code: u16, data: &[u8]) -> String {

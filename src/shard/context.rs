@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, PoolSlot, Route, mapped};
+use crate::base::narrow::to_u16;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{ClientAddress, Listener, Snapshot};
@@ -126,6 +127,16 @@ impl Context {
     /// Returns what all shards share.
     pub(crate) const fn live_state(&self) -> &Arc<LiveState> {
         &self.live_state
+    }
+
+    /// The connections to servers of a shard that was restarted have ended with it.
+    pub(crate) fn forget_connections_of_predecessor(&self) {
+        for backend in (0..self.live_state.backends_max()).map(|at| BackendSlot(to_u16(at))) {
+            let Some(stats) = self.stats().backend_if_used(backend).map(|b| &b.connections) else { continue };
+            let left = stats.opened.get().saturating_sub(stats.ended.get());
+            stats.ended.add(left);
+            self.live_state.backend(backend).disconnected(u32::try_from(left).unwrap_or(u32::MAX));
+        }
     }
 
     /// Returns the shard's own counters.

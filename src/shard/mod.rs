@@ -128,21 +128,8 @@ impl Shard {
             lost_queries: Vec::new(),
         };
         shard.adopt(&snapshot);
-        shard.forget_connections_of_predecessor();
+        shard.cx.forget_connections_of_predecessor();
         shard
-    }
-
-    /// The connections of a shard that was restarted have ended with it.
-    fn forget_connections_of_predecessor(&self) {
-        let live_state = self.cx.live_state();
-        for backend in (0..live_state.backends_max()).map(|at| BackendSlot(to_u16(at))) {
-            let Some(stats) = self.cx.stats().backend_if_used(backend).map(|b| &b.connections) else {
-                continue;
-            };
-            let left = stats.opened.get().saturating_sub(stats.ended.get());
-            stats.ended.add(left);
-            live_state.backend(backend).disconnected(u32::try_from(left).unwrap_or(u32::MAX));
-        }
     }
 
     /// Begins a batch: sets its time and configuration.

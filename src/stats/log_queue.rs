@@ -25,6 +25,8 @@ pub struct LogTarget {
     pub verbose_only: bool,
     /// Each line begins with the time.
     pub timestamp: bool,
+    /// One of so many messages is logged, at random.
+    pub one_in: u32,
 }
 
 /// Most queued lines: 1.5 MB per shard, allocated with the first one.

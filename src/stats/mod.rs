@@ -1,6 +1,7 @@
 //! Statistics and limits shared by all threads: counters, reasons, live state, connection limits,
 //! log queue.
 
+pub mod carbon_failure;
 pub mod check_failure;
 pub mod close_reason;
 pub mod connection_limits;

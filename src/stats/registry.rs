@@ -17,6 +17,7 @@
 //!     parts { sets that are kept inside this one }
 //! ```
 
+use crate::stats::carbon_failure::CarbonFailure;
 use crate::stats::check_failure::Failure;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
 use crate::stats::descriptors::Use;
@@ -35,6 +36,8 @@ use crate::tls::Reason;
 pub enum Unit {
     /// Bytes.
     Bytes,
+    /// Changes of the configuration.
+    Changes,
     /// Health checks.
     Checks,
     /// Connections.
@@ -57,6 +60,8 @@ pub enum Unit {
     Queries,
     /// Responses and answers.
     Responses,
+    /// Reports to other programs.
+    Reports,
     /// Requests to the web server.
     Requests,
     /// Restarts.
@@ -73,6 +78,7 @@ impl Unit {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
+            Self::Changes => "changes",
             Self::Checks => "checks",
             Self::Connections => "connections",
             Self::Descriptors => "descriptors",
@@ -84,6 +90,7 @@ impl Unit {
             Self::Packets => "packets",
             Self::Queries => "queries",
             Self::Responses => "responses",
+            Self::Reports => "reports",
             Self::Requests => "requests",
             Self::Restarts => "restarts",
             Self::Seconds => "seconds",
@@ -235,6 +242,10 @@ registry! {
         key_log_lines_lost: Counter = "key-log-lines-lost", Lines;
         /// The configuration in force; each reload adds 1.
         generation: Gauge = "generation", Number;
+        /// Changes of the configuration, by a reload or on the console, that were refused.
+        changes_refused: Counter = "changes-refused", Changes;
+        /// Shards that do not use the configuration in force yet; for longer than a moment, they hang.
+        shards_behind: Gauge = "shards-behind", Number;
         /// How long the process has run.
         uptime_s: Gauge = "uptime-s", Seconds;
         /// CPU time in user mode.
@@ -255,6 +266,14 @@ registry! {
         requests: Counter = "web-requests", Requests;
         /// Connections and requests that were refused, by reason.
         refused: CounterBy<WebRefusal> = "web-refused", Requests;
+    }
+
+    /// Reports to Carbon servers.
+    CarbonReading from CarbonStats = "carbon" [] {
+        /// Reports that were sent.
+        sent: Counter = "carbon-reports", Reports;
+        /// Reports that were lost, by reason.
+        failed: CounterBy<CarbonFailure> = "carbon-failed", Reports;
     }
 
     /// The traffic that is watched for lists of clients and names.

@@ -56,7 +56,7 @@ impl RuleAnswer {
             ResponseCode::NxDomain => Self::NxDomain,
             ResponseCode::Refused => Self::Refused,
             ResponseCode::ServFail => Self::ServFail,
-            _ if message.get(2).is_some_and(|byte| byte & 0x02 != 0) => Self::Truncated,
+            ResponseCode::NoError if message.get(2).is_some_and(|byte| byte & 0x02 != 0) => Self::Truncated,
             ResponseCode::NoError | ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::Other => {
                 Self::Other
             }

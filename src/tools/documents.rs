@@ -130,7 +130,7 @@ fn reference() -> String {
     }
     entries(&mut out, "Web server", "Function", WEB_FUNCTIONS, true);
     entries(&mut out, "Options of setWebserverConfig", "Option", WEB_OPTIONS, false);
-    entries(&mut out, "Metrics of the configuration", "Function", METRIC_FUNCTIONS, true);
+    entries(&mut out, "Metrics", "Function", METRIC_FUNCTIONS, true);
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);

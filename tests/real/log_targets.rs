@@ -240,3 +240,67 @@ fn every_log_line_is_written_before_the_exit() {
     let filed = std::fs::read_to_string(&file).expect("the query log").lines().count();
     assert_eq!((logged, filed), (QUERIES as usize, QUERIES as usize));
 }
+
+#[test]
+fn a_query_log_hides_addresses_and_survives_rotation() {
+    let server = Backend::start(1, Behaviour::Prompt);
+    let (at, directory) = (local(), Directory::new());
+    let (log, moved) = (directory.path().join("queries"), directory.path().join("queries.1"));
+    let lua = |clients: &str| {
+        listen(at)
+            + &backend(server.address, "")
+            + &format!("setLogClientPrivacy('{clients}')\n")
+            + &format!("addAction(AllRule(), LogAction('{}', false, true, false, false))\n", log.display())
+    };
+    let mut instance = Instance::start(&lua("network"));
+    let ask = |count: u64| {
+        let load = Load::start(Plan { target: at, rate: 500, count, patience: Duration::from_secs(4) });
+        load.join().assert_nothing_lost(&String::new);
+    };
+    let lines = |path: &Path| -> Vec<String> {
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    ask(50);
+    wait_for(|| format!("{:?}", lines(&log)), || (lines(&log).len() == 50).then_some(()));
+    assert!(lines(&log).iter().all(|l| l.starts_with("Packet from 127.0.0.0 for ")), "{:?}", lines(&log));
+    std::fs::rename(&log, &moved).expect("moved");
+    // Within a second the log is made anew, without a signal.
+    let more = || {
+        let load = Load::start(Plan { target: at, rate: 500, count: 10, patience: Duration::from_secs(4) });
+        load.join().assert_nothing_lost(&String::new);
+    };
+    wait_for(
+        || format!("{:?}", lines(&log)),
+        || {
+            more();
+            (!lines(&log).is_empty()).then_some(())
+        },
+    );
+    instance.reload(&lua("pseudonym"));
+    let before = lines(&log).len();
+    ask(20);
+    wait_for(|| format!("{:?}", lines(&log)), || (lines(&log).len() == before + 20).then_some(()));
+    let shown: std::collections::BTreeSet<String> =
+        lines(&log)[before..].iter().filter_map(|l| Some(l.split(' ').nth(2)?.to_owned())).collect();
+    assert!(shown.len() == 1 && shown.iter().all(|client| client.starts_with("client-")), "{shown:?}");
+    assert_eq!(instance.figure("query-log-lines-lost"), 0);
+}
+
+#[test]
+fn errors_are_structured_where_the_command_line_says_so() {
+    let directory = Directory::new();
+    let config = directory.write("bad.lua", "print('a line before')\nnewServer('nonsense')\naddLocal('x')\n");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary()).args(arguments).arg("-C").arg(&config).output().expect("started");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for check in [&["--check-config"][..], &[]] {
+        let text = run(&[&["--structured-logging", "true"], check].concat());
+        assert!(text.lines().count() == 3 && text.lines().all(|l| l.starts_with("msg=\"")), "{text}");
+        let errors = text.lines().filter(|l| l.contains(" prio=\"Error\" ") && l.contains("bad.lua:"));
+        assert_eq!(errors.count(), 2, "{text}");
+        let text = run(check);
+        assert!(text.contains("newServer") && !text.contains("msg="), "{text}");
+    }
+}

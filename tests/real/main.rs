@@ -41,6 +41,7 @@ mod loops;
 mod mistakes;
 mod namespaces;
 mod overlap;
+mod prometheus;
 mod proxy;
 mod recipes;
 mod relay;

@@ -273,21 +273,82 @@ fn a_reload_moves_it_and_an_address_that_is_taken_is_an_error() {
 }
 
 #[test]
-fn the_alerts_hold_and_know_the_metrics() {
+fn the_alerts_hold() {
     let place = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
     let (status, said) =
         process::run("promtool", &["test", "rules", &format!("{place}/dnslob.rules.test.yml")]);
     assert!(status.success(), "{said}");
-    let (at, web) = (local(), local());
-    let _instance = Instance::start(&(listen(at) + &backend(local(), "") + &open_web(web)));
-    let there = page(web, "/metrics");
-    let rules = std::fs::read_to_string(format!("{place}/dnslob.rules.yml")).expect("the rules");
-    let names = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-    // Certificates are those of listeners and servers with TLS.
-    let names = names.filter(|name| name.starts_with("dnslob_") && !name.starts_with("dnslob_certificate"));
-    for name in names {
-        assert!(there.contains(&format!("\n{name}")), "no {name}");
+}
+
+/// Returns what a Carbon server gets on its next connection, until that is closed.
+fn carbon_report(server: &std::net::TcpListener) -> String {
+    let (mut stream, _) = server.accept().expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a report");
+    text
+}
+
+#[test]
+fn carbon_servers_get_reports_and_a_bad_one_harms_nobody() {
+    let prompt = Backend::start(1, Behaviour::Prompt);
+    let at = local();
+    let good = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    // Its queue is full, so that it accepts nothing.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("an address");
+    silent.listen(0).expect("a queue");
+    let silent = std::net::TcpListener::from(silent);
+    let _waiting = TcpStream::connect(silent.local_addr().expect("an address")).expect("a connection");
+    let address = |server: &std::net::TcpListener| server.local_addr().expect("an address");
+    // Nobody listens there.
+    let away = local();
+    let servers: String = [address(&silent), away, address(&good)]
+        .iter()
+        .map(|server| format!("carbonServer('{server}', 'lb1', 1, 'dns', 'west')\n"))
+        .collect();
+    let lua = listen(at) + &backend(prompt.address, ", name='one'") + &servers;
+    let mut instance = Instance::start(&lua);
+    let load = Load::start(Plan { target: at, rate: 2_000, count: 500, patience: Duration::from_secs(4) });
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    let reported = |report: &str| {
+        let line = report.lines().find_map(|l| l.strip_prefix("dns.lb1.west.queries ")).expect("queries");
+        line.split(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a count")
+    };
+    let report =
+        wait_for(|| "500 queries".into(), || Some(carbon_report(&good)).filter(|r| reported(r) == 500));
+    assert!(report.contains("\ndns.lb1.west.servers.one.queries 500 "), "{report}");
+    let frontend = format!("\ndns.lb1.west.frontends.127_0_0_1:{}_udp.responses 500 ", at.port());
+    assert!(report.contains(&frontend) && report.ends_with('\n'), "{report}");
+    assert!(
+        wait_for(
+            || "a refusal".into(),
+            || {
+                let lost = instance.counted("carbon-failed-connect");
+                (lost >= 2).then_some(lost)
+            }
+        ) < 100
+    );
+    wait_for(|| "a time-out".into(), || (instance.counted("carbon-failed-timeout") >= 1).then_some(()));
+    // It begins to listen, and gets the next report.
+    let back = std::net::TcpListener::bind(away).expect("its socket");
+    assert_eq!(reported(&carbon_report(&back)), 500);
+    let says = |text: &str| instance.program.lines_with(0, text).len();
+    assert!(says("Carbon does not take reports") >= 1 && says("Carbon takes reports") >= 1);
+    // One that is removed gets no more; the others are none the worse for one that ends mid-report.
+    let (stream, _) = good.accept().expect("a connection");
+    drop(stream);
+    let kept = lua.lines().filter(|l| !l.contains(&away.to_string())).collect::<Vec<_>>().join("\n");
+    instance.reload(&(kept + "\n"));
+    back.set_nonblocking(true).expect("not blocking");
+    while back.accept().is_ok() {}
+    for _ in 0..3 {
+        assert_eq!(reported(&carbon_report(&good)), 500);
     }
+    assert!(back.accept().is_err(), "no more reports");
+    let load = Load::start(Plan { target: at, rate: 2_000, count: 500, patience: Duration::from_secs(4) });
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]

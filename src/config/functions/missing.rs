@@ -62,7 +62,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "getMACAddress",
             "clearQueryCounters",
             "getQueryCounters",
-            "carbonServer",
             "snmpAgent",
             "sendCustomTrap",
             "SNMPTrapAction",

@@ -72,8 +72,15 @@ pub static WEB_OPTIONS: &[Entry] = &[
     ),
 ];
 
-/// The functions of metrics that a configuration declares.
+/// The functions of metrics: whom they are reported to, and those that a configuration declares.
 pub static METRIC_FUNCTIONS: &[Entry] = &[
+    entry(
+        "carbonServer",
+        "address [, ourname [, interval [, namespace [, instance]]]]",
+        "Sends the metrics that dnsdist has too, under its names, to this Carbon server (port 2003 unless given) every \
+         interval, 30 seconds unless given: NAMESPACE.OURNAME.INSTANCE.METRIC, by default dnsdist.HOST.main. Each \
+         call adds a server.",
+    ),
     entry(
         "declareMetric",
         "name, type, description [, prometheusName | {name=, withLabels=}]",

@@ -164,12 +164,17 @@ const GOOD_ACTIONS: &[(&str, &str)] = &[
     (
         "LogAction()",
         "Log(LogTarget { path: \"\", binary: false, append: false, buffered: true, verbose_only: true, \
-         timestamp: false })",
+         timestamp: false, one_in: 1 })",
     ),
     (
         "LogAction('/tmp/x', false, true, false, false, true)",
         "Log(LogTarget { path: \"/tmp/x\", binary: false, append: true, buffered: false, verbose_only: false, \
-         timestamp: true })",
+         timestamp: true, one_in: 1 })",
+    ),
+    (
+        "LogAction('/tmp/x', true, false, true, true, false, 100)",
+        "Log(LogTarget { path: \"/tmp/x\", binary: true, append: false, buffered: true, verbose_only: true, \
+         timestamp: false, one_in: 100 })",
     ),
     ("NoneAction()", "None"),
     ("ContinueAction(DropAction())", "Continue(Drop)"),
@@ -208,7 +213,7 @@ const GOOD_RESPONSE_ACTIONS: &[(&str, &str)] = &[
     (
         "LogResponseAction('/tmp/x', true)",
         "Log(LogTarget { path: \"/tmp/x\", binary: false, append: true, buffered: true, verbose_only: true, \
-         timestamp: false })",
+         timestamp: false, one_in: 1 })",
     ),
     ("LimitTTLResponseAction(5)", "LimitTtl(5, 4294967295, [])"),
     ("LimitTTLResponseAction(5, 50, {DNSQType.A, 'AAAA'})", "LimitTtl(5, 50, [1, 28])"),

@@ -80,6 +80,41 @@ fn what_is_wrong_with_it_is_said_without_the_password() {
 }
 
 #[test]
+fn carbon_servers_have_defaults_and_each_call_adds_one() {
+    let carbon = |text: &str| good(text).1.boot.web.carbon;
+    assert_eq!(carbon(""), []);
+    let servers = carbon(
+        "carbonServer('192.0.2.1') carbonServer('[2001:db8::1]:2103', 'lb.example', 10, 'dns', 'west')\n\
+         carbonServer('2001:db8::2', '', 1)",
+    );
+    let shown: Vec<_> = servers
+        .iter()
+        .map(|s| (s.address.to_string(), s.host.as_deref(), s.interval_s, &*s.namespace, &*s.instance))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("192.0.2.1:2003".to_owned(), None, 30, "dnsdist", "main"),
+            ("[2001:db8::1]:2103".to_owned(), Some("lb.example"), 10, "dns", "west"),
+            ("[2001:db8::2]:2003".to_owned(), None, 1, "dnsdist", "main"),
+        ]
+    );
+    for (text, want) in [
+        (
+            "carbonServer('nonsense')",
+            "FILE:1: carbonServer: \"nonsense\" is not allowed; expected IP or IP:PORT",
+        ),
+        ("carbonServer('192.0.2.1', 'a b')", "FILE:1: carbonServer: ourname"),
+        ("carbonServer('192.0.2.1', 'a\\nb')", "FILE:1: carbonServer: ourname"),
+        ("carbonServer('192.0.2.1', 'a', 1, 'x y')", "FILE:1: carbonServer: namespace"),
+        ("for n = 1, 17 do carbonServer('192.0.2.1') end", "FILE:1: carbonServer: there are 16 already"),
+    ] {
+        let messages = broken(text);
+        assert!(messages.len() == 1 && messages[0].starts_with(want), "{text}\n  gave {messages:#?}");
+    }
+}
+
+#[test]
 fn the_file_declares_and_changes_metrics() {
     good(
         "assert(declareMetric('file-hits', 'counter', 'Hits.', 'file_hits_total'))\n\

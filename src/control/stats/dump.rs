@@ -21,6 +21,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, figures.descriptors.values());
     lines(&mut out, figures.web.values());
     lines(&mut out, figures.traffic.values());
+    lines(&mut out, figures.carbon.values());
     connections::dump(&mut out, total, snapshot, live_state, figures.unix);
     lines(&mut out, shards.values());
     lines(&mut out, total.latency(snapshot).values());
@@ -66,7 +67,8 @@ mod tests {
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
     use crate::stats::registry::{
-        METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+        CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading,
+        WebReading,
     };
     use crate::stats::response_code::ResponseCode;
     use crate::tls::fixture::{Authority, Directory};
@@ -109,6 +111,7 @@ mod tests {
             snapshot: Arc::new(snapshot.clone()),
             live_state: Arc::clone(live_state),
             web: WebReading::default(),
+            carbon: CarbonReading::default(),
             network: Some(NetworkReading { udp_recvbuf_errors: 6, ..NetworkReading::default() }),
             machine: Some(MachineReading { cpu_steal: 5, ..MachineReading::default() }),
             traffic: TrafficReading::default(),

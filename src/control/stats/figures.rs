@@ -12,7 +12,8 @@ use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
 use crate::stats::registry::{
-    DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading, WebReading,
+    CarbonReading, DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading,
+    WebReading,
 };
 
 /// What there is to say of the process at one moment.
@@ -40,6 +41,8 @@ pub struct Figures {
     pub web: WebReading,
     /// The traffic that is watched.
     pub traffic: TrafficReading,
+    /// Reports to Carbon.
+    pub carbon: CarbonReading,
     /// Seconds since 1970.
     pub unix: u64,
 }

@@ -302,6 +302,7 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
     f.machine.iter().for_each(|machine| machine.values().for_each(&mut add));
     f.descriptors.values().for_each(&mut add);
     f.web.values().for_each(&mut add);
+    f.carbon.values().for_each(&mut add);
     f.total.shards.values().for_each(&mut add);
     f.total.shards.clients.values().for_each(&mut add);
     f.total.shards.relays.values().for_each(&mut add);

@@ -9,6 +9,7 @@
 //! end: connections, the time for a request, the life of a connection, the size of a body.
 
 mod access;
+mod carbon;
 mod dnsdist;
 mod exposition;
 mod json;
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::config::web::WebSettings;
 use crate::control::monitor::Monitor;
+use crate::control::web::carbon::Carbon;
 use crate::control::web::server::Order;
 pub(super) use crate::control::web::site::Api;
 
@@ -38,6 +40,7 @@ pub(super) struct WebServer {
     address: Option<SocketAddr>,
     /// A listener for the configuration that is to come.
     prepared: Option<TcpListener>,
+    carbon: Carbon,
 }
 
 impl WebServer {
@@ -71,6 +74,7 @@ impl WebServer {
         monitor: &Arc<Monitor>,
         api: impl FnOnce() -> Api,
     ) {
+        self.carbon.adopt(&settings.carbon, monitor);
         let listener = self.prepared.take();
         if self.orders.is_none() {
             if listener.is_none() {

@@ -13,7 +13,7 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CertificateReading, CheckReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading,
     ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
     MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
     ShardReading, TrafficReading, WebReading,
@@ -67,6 +67,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &DescriptorReading::SET, &[(none(), figures.descriptors.values().collect())]);
     rows(page, &WebReading::SET, &[(none(), figures.web.values().collect())]);
     rows(page, &TrafficReading::SET, &[(none(), figures.traffic.values().collect())]);
+    rows(page, &CarbonReading::SET, &[(none(), figures.carbon.values().collect())]);
     rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
     rows(page, &ClientConnectionReading::SET, &[(none(), total.shards.clients.values().collect())]);
     rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);
@@ -380,6 +381,31 @@ mod tests {
             "dnslob_rule_hits_total{chain=\"query\",rule=\"999\",name=\"a \\\"name\\\"\\n\"} 0".to_owned(),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn alerts_and_dashboard_know_the_metrics() {
+        let mut known: BTreeSet<String> =
+            ["dnslob_build_info", "dnslob_backend_up"].map(str::to_owned).into();
+        for metric in METRIC_SETS.iter().flat_map(|set| set.metrics) {
+            let (name, _) = name(metric);
+            if metric.kind == Kind::Histogram {
+                known.extend(["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
+            } else {
+                known.insert(name);
+            }
+        }
+        for file in ["grafana/dnslob.json", "prometheus/dnslob.rules.yml"] {
+            let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("the file");
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+            let named: BTreeSet<&str> =
+                words.filter(|word| word.starts_with("dnslob_") && !word.contains(':')).collect();
+            assert!(named.len() > 10, "{named:?}");
+            for name in named {
+                assert!(known.contains(name), "{file}: no {name}");
+            }
         }
     }
 

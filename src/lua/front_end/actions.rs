@@ -78,8 +78,8 @@ static ACTIONS: &[Declared<Action>] = &[
     ),
     declared(
         "LogAction",
-        "[path [, binary=true [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]]",
-        "Logs each query to a file, or to the log without a path.",
+        "[path [, binary=true [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false [, oneIn=1]]]]]]]",
+        "Logs each query to a file, or to the log without a path; with `oneIn`, one of so many, at random.",
         |_, a| {
             let binary = a.switch(1)?;
             log(a, binary, 2).map(|target| Action::Log(Arc::new(target)))
@@ -324,6 +324,7 @@ pub(crate) fn log(a: Arguments<'_>, binary: bool, from: usize) -> Result<LogTarg
         buffered: a.switch(from + 1)?,
         verbose_only: a.switch(from + 2)?,
         timestamp: a.switch(from + 3)?,
+        one_in: a.given(from + 4).map_or(Ok(1), |v| whole(a.what(from + 4), v, 1, u32::MAX))?,
     })
 }
 

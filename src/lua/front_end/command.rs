@@ -220,8 +220,11 @@ impl Standing {
                 return failed(script_error(&e, &[&name]).to_string());
             }
         };
-        let touched = self.build.touched;
         let draft = &self.build.draft;
+        // A setter that says what was said before is no change; more than a draft may tell others apart.
+        let is_setter = command.text.starts_with("set") && command.text.matches(['(', ':']).count() == 1;
+        let is_change = !is_setter || !draft.errors.is_empty() || !draft.says_the_same(&undo.draft);
+        let touched = self.build.touched && is_change;
         let redefines = before != globals(lua);
         // The shards' functions see the globals as they are after the file and all commands.
         let in_shards = draft.functions.len() > functions

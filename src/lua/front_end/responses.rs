@@ -36,8 +36,8 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
     }),
     declared(
         "LogResponseAction",
-        "[path [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]",
-        "Logs each answer to a file, or to the log without a path.",
+        "[path [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false [, oneIn=1]]]]]]",
+        "Logs each answer to a file, or to the log without a path; with `oneIn`, one of so many, at random.",
         |_, a| log(a, false, 1).map(|target| ResponseAction::Log(Arc::new(target))),
     ),
     declared(

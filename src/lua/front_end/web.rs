@@ -1,4 +1,6 @@
-//! The web server: `webserver`, `setWebserverConfig`; the hashes of its passwords.
+//! The web server: `webserver`, `setWebserverConfig`; the hashes of its passwords. Reports to Carbon.
+
+mod carbon;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ const PASSWORD_CHARS_MAX: usize = 1_000;
 const PASSWORD: &str = "a text of 1 to 1000 characters";
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    carbon::define(lua, context)?;
     context.define(lua, "webserver", |call, a| {
         let address = parsed("", a.at(0), value::SERVICE_ADDRESS, value::service_address)?;
         call.draft.web_origin = Some(call.origin.clone());

@@ -21,7 +21,6 @@ use crate::rules::apply::response::respond;
 use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
-use crate::base::time::Tick;
 use crate::rules::action::{Action, ExtendedError, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::copies::Copies;
@@ -349,7 +348,15 @@ fn takes_options(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>)
     added
 }
 
-fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &Effects<'_>, now: Tick) {
+fn log(
+    target: &Arc<LogTarget>,
+    context: &EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &Effects<'_>,
+) {
+    if target.one_in > 1 && env.rng.below(target.one_in) != 0 {
+        return;
+    }
     let message = context.packet.bytes();
     let id = Header::parse(message).map_or(0, |h| h.id());
     let line = QueryLogEntry {
@@ -360,7 +367,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
         size: u16::try_from(message.len()).unwrap_or(u16::MAX),
         latency: context.answered.map(|a| a.latency),
         target: target.clone(),
-        at: now,
+        at: env.now,
         client: context.client.peer,
         qname: Name::new(context.qname()),
     };

@@ -67,7 +67,7 @@ pub(super) fn perform(
             Step::Next
         }
         Action::Log(target) => {
-            log(target, context, effects, env.now);
+            log(target, context, env, effects);
             Step::Next
         }
         Action::Continue(inner) => match perform(inner, context, env, effects) {

@@ -30,7 +30,7 @@ pub(super) fn respond(
         }
         ResponseAction::None => Step::Next,
         ResponseAction::Log(target) => {
-            log(target, context, effects, env.now);
+            log(target, context, env, effects);
             Step::Next
         }
         ResponseAction::LimitTtl(min, max, types) => {

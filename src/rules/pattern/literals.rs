@@ -52,7 +52,9 @@ fn of_sequence(parts: &[Hir]) -> Option<Vec<Vec<u8>>> {
         }
         if !append(part, &mut run) {
             offer(vec![std::mem::take(&mut run)]);
-            if let Some(set) = required(part) {
+            // A class of several letters has nothing inside.
+            let inside = if matches!(part.kind(), HirKind::Class(_)) { None } else { required(part) };
+            if let Some(set) = inside {
                 offer(set);
             }
         }

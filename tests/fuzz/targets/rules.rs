@@ -465,7 +465,15 @@ impl Input<'_> {
 
 fn log() -> Arc<LogTarget> {
     let (path, binary, append) = (String::new(), false, false);
-    Arc::new(LogTarget { path, binary, append, buffered: true, verbose_only: false, timestamp: false })
+    Arc::new(LogTarget {
+        path,
+        binary,
+        append,
+        buffered: true,
+        verbose_only: false,
+        timestamp: false,
+        one_in: 1,
+    })
 }
 
 fn snapshot(input: &mut Input<'_>) -> Snapshot {

@@ -395,3 +395,21 @@ fn a_rule_is_found_by_the_uuid_that_follows_from_its_text() {
     assert!(console.error(&replace).contains("replace is"), "{}", console.error(&replace));
     assert!(console.error("newRuleAction('a', DropAction(), {replace=5}) error('x')").contains('x'));
 }
+
+#[test]
+fn what_was_said_before_is_no_change() {
+    let console = Console::new("setVerbose(true) setServerPolicy(roundrobin) setACL({'192.0.2.0/24'})\n");
+    for command in ["setVerbose(true)", "setServerPolicy(roundrobin)", "setACL({'192.0.2.0/24'})"] {
+        console.reply(command);
+    }
+    assert_eq!(console.reply("delta()"), "");
+    for command in [
+        "setVerbose(false)",
+        "setACL({'192.0.2.0/25'})",
+        "getServer(0):setUp()",
+        "addAction('a', DropAction())",
+    ] {
+        console.change(command);
+    }
+    assert_eq!(console.reply("delta()").lines().count(), 8);
+}
