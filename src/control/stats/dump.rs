@@ -52,7 +52,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+    use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
     use crate::base::time::{Tick, TickDelta};
     use crate::control::fixture;
     use crate::control::stats::figures::descriptors;
@@ -130,6 +130,7 @@ mod tests {
         let listener = &stats.listener(LISTENER, true).stats;
         listener.queries.add(1);
         ResponseCode::ALL.iter().for_each(|code| listener.answers[*code].add(1));
+        stats.answered(stats.listener(LISTENER, true), PoolSlot(0), ResponseCode::NoError, 1_000_000);
         let text = dump(&snapshot, &live_state);
         // The line that shows a set with labels, or the heads of a table's columns.
         let line =
@@ -213,7 +214,7 @@ mod tests {
             "query-log-lines-lost 4".to_owned(),
             "network-udp-recvbuf-errors 6".to_owned(),
             "machine-cpu-steal 5".to_owned(),
-            format!("listener {address} over connections queries 8 noncompliant-queries 0 noerror 4"),
+            format!("listener {address} over connections queries 8 noncompliant-queries 0 noerror 4 latency -"),
             "generation 3".to_owned(),
             "queries 1200".to_owned(),
             "drop-timeout 10".to_owned(),
