@@ -160,7 +160,8 @@ fn changes_and_hostile_clients_lose_no_query() {
             Some(closed.count()).filter(|count| *count >= 20)
         },
     );
-    assert_eq!(closed, 20);
+    // The end of the connection before them may not have been noticed yet.
+    assert!((20..=21).contains(&closed), "{closed}");
     drop(many);
     wait_for(|| "a connection".to_owned(), || ours(at, "1").0.then_some(()));
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
