@@ -29,7 +29,7 @@ use crate::control::launcher::Launcher;
 use crate::control::limits::Resources;
 use crate::control::monitor::Monitor;
 use crate::control::plan::{
-    Evaluation, Fixed, Origin, Plan, Settings, Source, WATCH, load_contained, serves_nothing, watch_period,
+    Evaluation, Fixed, Origin, Plan, Settings, Source, WATCH, load_contained, watch_period,
 };
 use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};

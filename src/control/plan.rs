@@ -186,11 +186,6 @@ pub fn load_contained(source: &mut impl Source) -> Result<Plan, Vec<String>> {
     panics::caught(|| source.load()).unwrap_or_else(|panic| Err(vec![panic]))
 }
 
-/// Returns whether a configuration is as good as empty: nothing could answer.
-pub(super) fn serves_nothing(snapshot: &Snapshot) -> bool {
-    snapshot.backends.iter().flatten().all(|b| b.tee) && snapshot.chains.query.is_empty()
-}
-
 /// Returns how often live traffic is read.
 pub(super) fn watch_period(snapshot: &Snapshot) -> TickDelta {
     let concentrating = snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
