@@ -41,7 +41,6 @@ use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
 use crate::control::spoofing::SpoofingMonitor;
 use crate::control::systemd::{Environment, Notifier};
-use crate::control::traffic::Traffic;
 use crate::control::watchdog::Watchdog;
 use crate::control::web::{Api, WebServer};
 use crate::engine::clock;
@@ -190,7 +189,8 @@ async fn serve(
     let mut control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng)?;
     control.runner.launcher = Some(launcher);
     control.web = web;
-    control.count_traffic(fixed)?;
+    let rng = ShardRng::from_seed(control.rng.u64());
+    control.monitor.count_traffic(&control.feed, fixed.traffic_ring, rng)?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     let (mut requests, mut pages, mut answers) = control.commands.receivers();
@@ -318,16 +318,6 @@ impl<S: Source> Control<S> {
             tickets: 0,
             outcomes,
         })
-    }
-
-    /// Starts the thread that counts the traffic, if it is to be counted.
-    fn count_traffic(&mut self, fixed: &Fixed) -> Result<(), String> {
-        let (live_state, cell) = (self.feed.live_state(), self.feed.cell());
-        let rng = ShardRng::from_seed(self.rng.u64());
-        let traffic = Traffic::start(live_state, cell, fixed.traffic_ring, rng)
-            .map_err(|e| format!("the thread that counts the traffic: {e}"))?;
-        self.monitor.watch(traffic);
-        Ok(())
     }
 
     /// Returns when the next thing is due.

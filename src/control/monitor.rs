@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::base::addr::BackendSlot;
+use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
 use crate::control::limits::open_files;
@@ -95,12 +96,18 @@ impl Monitor {
         &self.web
     }
 
-    /// From here on the traffic is counted, by this thread.
-    pub(super) fn watch(&self, traffic: Option<Traffic>) {
+    /// Starts the thread that counts the traffic and keeps so many records; none for 0.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub(super) fn count_traffic(&self, feed: &Feed, records: usize, rng: ShardRng) -> Result<(), String> {
+        let traffic = Traffic::start(feed.live_state(), feed.cell(), records, rng)
+            .map_err(|e| format!("the thread that counts the traffic: {e}"))?;
         if let Some(traffic) = traffic {
             // There is one thread in the life of the process.
             let _ = self.traffic.set(traffic);
         }
+        Ok(())
     }
 
     /// Who counts the traffic.
