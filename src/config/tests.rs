@@ -311,7 +311,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("registerWebHandler('mine', function() end)", "FILE:1: registerWebHandler: path is \"mine\"; expected"),
     (
         "registerWebHandler('/mine', 5)",
-        "FILE:1: registerWebHandler: function(req, resp) is 5; expected a function",
+        "FILE:1: registerWebHandler: the second argument is 5; expected a function",
     ),
     (
         "addDOHLocal('0.0.0.0', 'a', 'b')",
