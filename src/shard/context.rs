@@ -165,9 +165,23 @@ impl Context {
         page.stats.answers[ResponseCode::of(answer)].add(1);
     }
 
-    /// Counts how long a client has waited for an answer to a query for this pool.
+    /// Counts an answer to a client, and how long it has waited for it, for a query for this pool.
     #[inline]
-    pub(crate) fn count_latency(&self, client: Client, pool: PoolSlot, latency: TickDelta, answer: &[u8]) {
+    pub(crate) fn count_timed_answer(
+        &self,
+        client: Client,
+        pool: PoolSlot,
+        latency: TickDelta,
+        answer: &[u8],
+    ) {
+        let (stats, code) = (self.stats(), ResponseCode::of(answer));
+        let page = stats.listener(client.listener, client.connection.is_some());
+        page.stats.answers[code].add(1);
+        stats.answered(page, pool, code, latency.0);
+    }
+
+    /// Counts how long a client will have waited for an answer that is delayed.
+    pub(crate) fn count_delayed(&self, client: Client, pool: PoolSlot, latency: TickDelta, answer: &[u8]) {
         let page = self.stats().listener(client.listener, client.connection.is_some());
         self.stats().answered(page, pool, ResponseCode::of(answer), latency.0);
     }

@@ -461,12 +461,12 @@ impl Shard {
         let Some(connection) = client.connection else {
             if delay == TickDelta(0) {
                 counter.add(1);
-                self.cx.count_answer(client, packet.bytes());
-                self.cx.count_latency(client, asked.pool(), latency, packet.bytes());
+                self.cx.count_timed_answer(client, asked.pool(), latency, packet.bytes());
                 return verdict;
             }
             if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, packet.bytes()) {
-                self.cx.count_latency(client, asked.pool(), TickDelta(latency.0 + delay.0), packet.bytes());
+                let waited = TickDelta(latency.0 + delay.0);
+                self.cx.count_delayed(client, asked.pool(), waited, packet.bytes());
                 return Verdict::Hold;
             }
             return self.cx.drop(DropReason::DelayFull);
@@ -475,10 +475,11 @@ impl Shard {
             return self.finish_dropped(client, None, DropReason::ClientGone);
         }
         counter.add(1);
-        self.cx.count_answer(client, packet.bytes());
-        // The duration of a zone transfer tells of the zone's size.
-        if !is_transfer {
-            self.cx.count_latency(client, asked.pool(), latency, packet.bytes());
+        if is_transfer {
+            // Its duration tells of the zone's size.
+            self.cx.count_answer(client, packet.bytes());
+        } else {
+            self.cx.count_timed_answer(client, asked.pool(), latency, packet.bytes());
         }
         // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
         // its question is malformed.

@@ -11,7 +11,7 @@ use crate::stats::drop_reason::DropReason;
 
 /// The reasons that end a query, each counted once per query. Other reasons concern answers that no
 /// client waits for.
-const QUERY_ENDS: [DropReason; 25] = [
+const QUERY_ENDS: [DropReason; 26] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -27,6 +27,7 @@ const QUERY_ENDS: [DropReason; 25] = [
     DropReason::DelayFull,
     DropReason::NoServer,
     DropReason::OutstandingFull,
+    DropReason::QueryRepeated,
     DropReason::Descriptors,
     DropReason::QuerySendError,
     DropReason::AnswerSendError,
