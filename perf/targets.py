@@ -49,7 +49,7 @@ end))
 """
 
 # What a target's name may have behind "dnslob-" and "dnsdist-", and what that adds to its configuration.
-ADDED = {"": "", "rules": DNSDIST_RULES, "luaaction": LUA_ACTION, "luaffi": LUA_FFI}
+ADDED = {"": "", "unwatched": "\nsetRingBuffersSize(0)", "rules": DNSDIST_RULES, "luaaction": LUA_ACTION, "luaffi": LUA_FFI}
 
 NGINX = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/nginx-error.log crit;

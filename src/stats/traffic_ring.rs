@@ -380,35 +380,45 @@ const fn parts(word: u64) -> [u16; 4] {
 #[derive(Debug, Default)]
 pub struct Reader {
     next: u64,
-    /// Records that were overwritten before they were read.
+    /// Records that were left out, or overwritten before they were read.
     pub missed: u64,
+    /// A number that chooses records; any would do.
+    mixed: u64,
 }
 
 impl Reader {
     /// A reader of what is written from here on.
     #[must_use]
     pub fn behind(ring: &TrafficRing) -> Self {
-        Self { next: ring.written(), missed: 0 }
+        Self { next: ring.written(), missed: 0, mixed: 0 }
     }
 
-    /// Reads records that were written since the last call, at most one ring full. Returns how many
-    /// were read.
-    pub fn drain(&mut self, ring: &TrafficRing, mut each: impl FnMut(&Record)) -> usize {
+    /// Reads records that were written since the last call, `most` at most: of more, one of each
+    /// equal part is read, and the others are missed. `each` gets a record and how many it stands for.
+    /// Returns how many were read.
+    pub fn drain(&mut self, ring: &TrafficRing, most: usize, mut each: impl FnMut(&Record, u64)) -> usize {
         let Some(slots) = ring.slots.get() else { return 0 };
         let written = ring.written();
         let oldest = written.saturating_sub(slots.len() as u64);
         self.missed += oldest.saturating_sub(self.next);
         self.next = self.next.max(oldest);
+        let part = (written - self.next).div_ceil(most.max(1) as u64).max(1);
         let mut read = 0;
         while self.next < written {
-            match ring.read(self.next) {
+            let end = written.min(self.next + part);
+            // Clients ask at intervals of their own: which one is read must not follow them.
+            self.mixed =
+                self.mixed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let chosen = self.next + (self.mixed >> 33) % (end - self.next);
+            match ring.read(chosen) {
                 Some(record) => {
-                    each(&record);
+                    each(&record, end - self.next);
                     read += 1;
+                    self.missed += end - self.next - 1;
                 }
-                None => self.missed += 1,
+                None => self.missed += end - self.next,
             }
-            self.next += 1;
+            self.next = end;
         }
         read
     }
@@ -445,6 +455,22 @@ mod tests {
     }
 
     #[test]
+    fn of_many_records_one_of_each_part_is_read() {
+        let ring = TrafficRing::default();
+        ring.open(1_024);
+        (0..1_000).for_each(|number| ring.write(&finished(number), &wire(number)));
+        let (mut reader, mut read, mut sum) = (Reader::default(), Vec::new(), 0);
+        let count = reader.drain(&ring, 100, |record, queries| {
+            read.push(record.finished.at.0);
+            sum += queries;
+        });
+        assert_eq!((count, reader.missed, sum), (100, 900, 1_000));
+        assert!(read.iter().enumerate().all(|(part, number)| number / 10 == part as u64), "{read:?}");
+        let places: std::collections::BTreeSet<_> = read.iter().map(|number| number % 10).collect();
+        assert!(places.len() > 5, "at no fixed place: {places:?}");
+    }
+
+    #[test]
     fn a_record_is_read_as_it_was_written() {
         let ring = TrafficRing::default();
         ring.write(&finished(0), &wire(0));
@@ -454,13 +480,13 @@ mod tests {
             ring.write(&finished(number), &wire(number));
         }
         let (mut reader, mut next) = (Reader::default(), 0);
-        let read = reader.drain(&ring, |record| {
+        let read = reader.drain(&ring, usize::MAX, |record, _| {
             assert_eq!(record.finished, finished(next));
             assert_eq!(record.qname.bytes(), wire(next));
             next += 1;
         });
         assert_eq!((read, reader.missed), (5, 0));
-        assert_eq!(reader.drain(&ring, |_| panic!("read twice")), 0);
+        assert_eq!(reader.drain(&ring, usize::MAX, |_, _| panic!("read twice")), 0);
     }
 
     #[test]
@@ -477,7 +503,7 @@ mod tests {
         ring.open(8);
         (0..20).for_each(|number| ring.write(&finished(number), &wire(number)));
         let (mut reader, mut first) = (Reader::default(), None);
-        let read = reader.drain(&ring, |record| {
+        let read = reader.drain(&ring, usize::MAX, |record, _| {
             first.get_or_insert(record.finished.at);
         });
         assert_eq!((read, reader.missed, first), (8, 12, Some(Tick(12))));
@@ -493,7 +519,7 @@ mod tests {
         ring.write(&finished(2), &[0]);
         ring.write(&finished(3), &[]);
         let mut shown = Vec::new();
-        Reader::default().drain(&ring, |record| shown.push(record.qname.to_string()));
+        Reader::default().drain(&ring, usize::MAX, |record, _| shown.push(record.qname.to_string()));
         let cut = format!("...{}.example.com", "b".repeat(30));
         assert_eq!(shown, [cut.as_str(), "www.example", ".", "(unknown)"]);
         let name = ShortName::new(&name::from_text("a.b.c.d").expect("a name"));
@@ -513,7 +539,7 @@ mod tests {
             let (mut reader, mut read) = (Reader::default(), 0);
             loop {
                 let last = ends.load(Acquire);
-                read += reader.drain(&ring, |record| {
+                read += reader.drain(&ring, usize::MAX, |record, _| {
                     let number = record.finished.at.0;
                     assert_eq!(record.finished, finished(number));
                     assert_eq!(record.qname, ShortName::new(&wire(number)));
