@@ -280,9 +280,9 @@ registry! {
     TrafficReading from TrafficStats = "traffic" [] {
         /// Finished queries that were counted.
         counted: Counter = "traffic-counted", Queries;
-        /// Finished queries that were overwritten before they could be counted.
+        /// Finished queries that were left out at a high rate, or overwritten before they could be counted.
         missed: Counter = "traffic-missed", Queries;
-        /// Finished queries that were counted, by the requested type.
+        /// Finished queries by the requested type; at a high rate an estimate from those that were counted.
         types: CounterBy<QueryType> = "traffic-type", Queries;
     }
 
