@@ -298,7 +298,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    #[ignore = "takes a while: cargo test --release -- --ignored the_most_frequent"]
     fn the_most_frequent_of_a_million_are_found_in_ten_million() {
         find_the_most_frequent(10_000_000, 15);
     }
