@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Different clients and questions may share a counter, so a count can be too high by what else is
-//! outstanding with it: a sixteen-thousandth of all. It is never too low.
+//! outstanding with it: a sixteen-thousandth of all. Below 65,535, where it stays, it is never too low.
 
 /// Bits of a counter's number: 32 KiB a shard.
 const BITS: u32 = 14;
