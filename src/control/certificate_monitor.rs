@@ -42,7 +42,8 @@ pub(crate) fn warn(warnings: &[String]) {
 pub(crate) struct CertificateMonitor {
     /// Ticket keys, each with its last rotation.
     keys: Vec<(Arc<ServerTls>, Tick)>,
-    complained: Tick,
+    /// Time of the last warnings; `None` before the first configuration serves.
+    complained: Option<Tick>,
 }
 
 impl CertificateMonitor {
@@ -58,7 +59,7 @@ impl CertificateMonitor {
             let known = before.iter().find(|(known, _)| known.same_tickets(tls));
             self.keys.push((Arc::clone(tls), known.map_or(now, |(_, at)| *at)));
         }
-        self.complained = now;
+        self.complained = Some(now);
         warnings_of(snapshot, unix)
     }
 
@@ -75,8 +76,8 @@ impl CertificateMonitor {
                 warnings.push(format!("ticket keys stay as they are: {error}"));
             }
         }
-        if now.since(self.complained) >= DAY {
-            self.complained = now;
+        if self.complained.is_some_and(|at| now.since(at) >= DAY) {
+            self.complained = Some(now);
             warnings.extend(warnings_of(snapshot, unix));
         }
         warnings
@@ -162,6 +163,8 @@ mod tests {
         let snapshot = snapshot(&[&tls]);
         let mut certificate_monitor = CertificateMonitor::default();
         let early = END - 30 * DAY_SECONDS;
+        let unserved = certificate_monitor.turn(&snapshot, at(9 * DAY_SECONDS), END);
+        assert_eq!(unserved, [] as [String; 0], "the clock counts from the start of the machine");
         assert_eq!(certificate_monitor.adopt(&snapshot, at(0), early), [] as [String; 0]);
         let warnings = certificate_monitor.adopt(&snapshot, at(0), END - 20 * DAY_SECONDS);
         assert_eq!(warnings.len(), 1);
