@@ -412,7 +412,8 @@
 //!     carbon.rs           reports to Carbon servers, on a thread of their own
 //!       report.rs           their text, with dnsdist's names
 //!     dnsdist.rs          the page of /metrics with dnsdist's names
-//!     exposition.rs       the text format of Prometheus
+//!     exposition.rs       the formats of Prometheus: which one, and text
+//!       protobuf.rs         the binary one, with native histograms
 //!     json.rs             /jsonstat and /api/v1
 //!     own.rs              pages that functions of the configuration make
 //!     pages.rs            its paths

@@ -86,9 +86,7 @@ impl Latency {
         // finer than the buckets.
         let (low, high) = (1, bucket_ns(BUCKETS - 1) + 1);
         let mut merged = hdrhistogram::Histogram::<u64>::new_with_bounds(low, high, 3).ok()?;
-        for (bucket, count) in self.0.iter().enumerate().filter(|(_, c)| **c > 0) {
-            merged.saturating_record_n(bucket_ns(bucket), *count);
-        }
+        self.counts().for_each(|(ns, count)| merged.saturating_record_n(ns, count));
         (!merged.is_empty()).then(|| shares.map(|s| merged.value_at_quantile(s)))
     }
 
@@ -103,6 +101,12 @@ impl Latency {
         counts
     }
 
+    /// The latencies that were counted, each as the middle of its bucket, nanoseconds, and how often.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = self.0.iter().enumerate().filter(|(_, count)| **count > 0);
+        counts.map(|(bucket, count)| (bucket_ns(bucket), *count))
+    }
+
     /// How many answers there were.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -112,11 +116,7 @@ impl Latency {
     /// All latencies together, nanoseconds, each taken as the middle of its bucket.
     #[must_use]
     pub fn sum_ns(&self) -> u128 {
-        self.0
-            .iter()
-            .enumerate()
-            .map(|(bucket, count)| u128::from(bucket_ns(bucket)) * u128::from(*count))
-            .sum()
+        self.counts().map(|(ns, count)| u128::from(ns) * u128::from(count)).sum()
     }
 
     /// How many did not exceed each of these latencies, which ascend, nanoseconds.
@@ -133,7 +133,7 @@ impl Latency {
     }
 
     /// Adds what a shard has counted.
-    pub(super) fn read(&mut self, histogram: &Histogram) {
+    pub(crate) fn read(&mut self, histogram: &Histogram) {
         for (sum, bucket) in self.0.iter_mut().zip(&histogram.0) {
             *sum += bucket.load(Relaxed);
         }

@@ -7,14 +7,17 @@ use crate::control::stats::dnsdist::{
     BANDS, FRONTEND_STATISTICS, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends, members,
 };
 use crate::control::stats::figures::Figures;
-use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
+use crate::control::web::exposition::{Format, Labels, Page, labelled_servers, listener_name};
 use crate::stats::custom_metrics;
 use crate::stats::registry::HandshakeReading;
 
+/// The unit of latencies in dnsdist's metrics.
+const NS_PER_MS: f64 = 1e6;
+
 /// The page of these figures, for what dnsdist has as well.
 #[must_use]
-pub(super) fn page(figures: &Figures) -> String {
-    let mut out = Page::default();
+pub(super) fn page(figures: &Figures, format: Format) -> Vec<u8> {
+    let mut out = Page::new(format);
     metrics(&mut out, figures);
     out.finish()
 }
@@ -28,7 +31,7 @@ fn metrics(page: &mut Page, figures: &Figures) {
         page.sample(&name, &none, value);
     }
     page.family("dnsdist_info", "gauge", "The running version; the value is always 1.");
-    page.sample("dnsdist_info", &[("version", format!("dnslob {}", env!("CARGO_PKG_VERSION")))], 1);
+    page.sample("dnsdist_info", &[("version", format!("dnslob {}", env!("CARGO_PKG_VERSION")))], 1_u64);
     latency(page, &summary);
     let servers = labelled_servers(&figures.snapshot);
     let servers: Vec<_> = servers.into_iter().filter(|(_, b)| !b.target && !b.tee).collect();
@@ -51,12 +54,9 @@ fn metrics(page: &mut Page, figures: &Figures) {
 fn latency(page: &mut Page, summary: &Summary<'_>) {
     let latency = &summary.latency.latency;
     page.family("dnsdist_latency", "histogram", "Responses by latency, ms.");
-    for (le, count) in ["1", "10", "50", "100", "1000"].into_iter().zip(latency.at_most(BANDS)) {
-        page.sample("dnsdist_latency_bucket", &[("le", le.to_owned())], count);
-    }
-    page.sample("dnsdist_latency_bucket", &[("le", "+Inf".to_owned())], latency.count());
-    page.sample("dnsdist_latency_sum", &Labels::new(), latency.sum_ns() as f64 / 1e6);
-    page.sample("dnsdist_latency_count", &Labels::new(), latency.count());
+    let bounds = ["1", "10", "50", "100", "1000"];
+    let bounds = std::array::from_fn::<_, 5, _>(|at| (BANDS[at], bounds[at]));
+    page.histogram("dnsdist_latency", &Labels::new(), bounds, latency, NS_PER_MS);
 }
 
 fn listeners(page: &mut Page, figures: &Figures) {
@@ -108,7 +108,7 @@ fn pools(page: &mut Page, figures: &Figures) {
             let label = if pool.name.is_empty() { DEFAULT_POOL } else { &pool.name };
             let (all, usable) = members(snapshot, figures, at);
             page.family(name, "gauge", help);
-            page.sample(name, &[("pool", label.to_owned())], if up { usable } else { all });
+            page.sample(name, &[("pool", label.to_owned())], if up { usable as u64 } else { all as u64 });
         }
     }
 }

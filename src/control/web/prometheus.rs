@@ -1,15 +1,14 @@
-//! The metrics in Prometheus' text format: every set of the registry, under dnslob's own names.
+//! The metrics for Prometheus: every set of the registry, under dnslob's own names.
 
 use std::collections::BTreeMap;
 
 use crate::control::stats::figures::Figures;
 use crate::control::stats::latency;
-use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
+use crate::control::web::exposition::{Format, Labels, Page, labelled_servers, listener_name};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::check_failure::Failure;
 use crate::stats::custom_metrics;
-use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
@@ -41,13 +40,16 @@ const BUCKETS: [(u64, &str); 14] = [
     (10_000_000_000, "10"),
 ];
 
+/// The unit of latencies here.
+const NS_PER_SECOND: f64 = 1e9;
+
 /// A reading of a set with its labels.
 type Row<'r> = (Labels, Vec<(&'static Metric, Value<'r>)>);
 
 /// The page of these figures.
 #[must_use]
-pub(super) fn page(figures: &Figures) -> String {
-    let mut out = Page::default();
+pub(super) fn page(figures: &Figures, format: Format) -> Vec<u8> {
+    let mut out = Page::new(format);
     own(&mut out, figures);
     out.finish()
 }
@@ -57,7 +59,7 @@ fn own(page: &mut Page, figures: &Figures) {
     let none = Labels::new;
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     page.family("dnslob_build_info", "gauge", "The running version; the value is always 1.");
-    page.sample("dnslob_build_info", &version, 1);
+    page.sample("dnslob_build_info", &version, 1_u64);
     standard(page, figures);
     rows(page, &ProcessReading::SET, &[(none(), process.values().collect())]);
     let network: Vec<_> = figures.network.iter().map(|n| (none(), n.values().collect())).collect();
@@ -82,20 +84,6 @@ fn own(page: &mut Page, figures: &Figures) {
     }
 }
 
-fn histogram(page: &mut Page, name: &str, labels: &Labels, latency: &Latency) {
-    let with = |le: &str| {
-        let mut labels = labels.clone();
-        labels.push(("le", le.to_owned()));
-        labels
-    };
-    for ((_, le), count) in BUCKETS.iter().zip(latency.at_most(BUCKETS.map(|(ns, _)| ns))) {
-        page.sample(&format!("{name}_bucket"), &with(le), count);
-    }
-    page.sample(&format!("{name}_bucket"), &with("+Inf"), latency.count());
-    page.sample(&format!("{name}_sum"), labels, latency.sum_ns() as f64 / 1e9);
-    page.sample(&format!("{name}_count"), labels, latency.count());
-}
-
 /// The metrics of a set, each with its values of all these readings.
 fn rows(page: &mut Page, set: &Set, rows: &[Row<'_>]) {
     for (at, metric) in set.metrics.iter().enumerate() {
@@ -104,17 +92,17 @@ fn rows(page: &mut Page, set: &Set, rows: &[Row<'_>]) {
             let Some((_, value)) = values.get(at) else { continue };
             page.family(&name, metric.kind.label(), metric.help);
             match value {
-                Value::Count(count) if per == 1.0 => page.sample(&name, labels, count),
+                Value::Count(count) if per == 1.0 => page.sample(&name, labels, *count),
                 Value::Count(count) => page.sample(&name, labels, *count as f64 / per),
-                Value::Signed(level) => page.sample(&name, labels, level),
+                Value::Signed(level) => page.sample(&name, labels, *level),
                 Value::Reasons(counts) => {
                     for ((reason, _), count) in metric.reasons.iter().zip(*counts) {
                         let mut labels = labels.clone();
                         labels.push((metric.label, (*reason).to_owned()));
-                        page.sample(&name, &labels, count);
+                        page.sample(&name, &labels, *count);
                     }
                 }
-                Value::Latency(latency) => histogram(page, &name, labels, latency),
+                Value::Latency(latency) => page.histogram(&name, labels, BUCKETS, latency, NS_PER_SECOND),
             }
         }
     }
@@ -142,7 +130,7 @@ fn servers(page: &mut Page, figures: &Figures) {
     page.family("dnslob_backend_up", "gauge", "Whether a server gets queries.");
     for (labels, backend) in &servers {
         let up = figures.standing(backend.slot).state == State::Up;
-        page.sample("dnslob_backend_up", labels, u8::from(up));
+        page.sample("dnslob_backend_up", labels, u64::from(up));
     }
     let nothing = BackendReading::default();
     let reading = |backend: &Backend| figures.total.backends.get(&backend.slot).unwrap_or(&nothing);
@@ -294,6 +282,7 @@ mod tests {
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
     use crate::control::web::dnsdist;
+    use crate::control::web::exposition::protobuf;
     use crate::rules::Rule;
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
@@ -345,9 +334,17 @@ mod tests {
         Monitor::new(&feed, Arc::default()).figures()
     }
 
+    fn own_text(figures: &Figures) -> String {
+        String::from_utf8(page(figures, Format::Text)).expect("text")
+    }
+
+    fn dnsdist_text(figures: &Figures) -> String {
+        String::from_utf8(dnsdist::page(figures, Format::Text)).expect("text")
+    }
+
     #[test]
     fn it_has_every_metric_of_the_registry() {
-        let text = page(&figures());
+        let text = own_text(&figures());
         // Those of listeners and servers with TLS are there with one only.
         for metric in
             METRIC_SETS.iter().filter(|s| s.name != "tls" && s.name != "certificate").flat_map(|s| s.metrics)
@@ -363,7 +360,7 @@ mod tests {
 
     #[test]
     fn values_have_labels_and_units() {
-        let text = page(&figures());
+        let text = own_text(&figures());
         let address = fixture::backend(0).address;
         for line in [
             "dnslob_queries_total 42".to_owned(),
@@ -412,7 +409,7 @@ mod tests {
     #[test]
     fn dnsdists_names_have_our_figures() {
         let figures = figures();
-        let text = dnsdist::page(&figures);
+        let text = dnsdist_text(&figures);
         let server = format!("{{server=\"ns0\",address=\"{}\"}}", fixture::backend(0).address);
         let frontend = |protocol: &str| {
             let address = fixture::listener(0).address;
@@ -440,14 +437,30 @@ mod tests {
         assert!(!text.contains("frontend_tcpcurrentconnections{frontend=\"127.0.0.1:0\",proto=\"UDP\""));
         // What the kernel does not say is left out.
         assert!(text.contains("\ndnsdist_udp_noport_errors ") && text.contains("\ndnsdist_cpu_steal "));
-        let silent = dnsdist::page(&Figures { network: None, machine: None, ..figures.clone() });
+        let silent = dnsdist_text(&Figures { network: None, machine: None, ..figures.clone() });
         assert!(!silent.contains("_udp_") && !silent.contains("_udp6_") && !silent.contains("cpu_steal"));
-        assert!(!page(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
+        assert!(!own_text(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
+    }
+
+    #[test]
+    fn both_formats_say_the_same() {
+        let figures = figures();
+        for (text, protobuf) in [
+            (own_text(&figures), page(&figures, Format::Protobuf)),
+            (dnsdist_text(&figures), dnsdist::page(&figures, Format::Protobuf)),
+        ] {
+            let (decoded, native_buckets) = protobuf::tests::as_text(&protobuf);
+            for (decoded, line) in decoded.lines().zip(text.lines()) {
+                assert_eq!(decoded, line);
+            }
+            assert_eq!(decoded.lines().count(), text.lines().count());
+            assert!(native_buckets >= 4, "{native_buckets}");
+        }
     }
 
     #[test]
     fn a_family_is_begun_once_and_its_samples_are_distinct() {
-        for text in [page(&figures()), dnsdist::page(&figures())] {
+        for text in [own_text(&figures()), dnsdist_text(&figures())] {
             let (mut samples, mut families) = (BTreeSet::new(), BTreeSet::new());
             for line in text.lines() {
                 if let Some(family) = line.strip_prefix("# TYPE ") {
