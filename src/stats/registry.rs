@@ -284,6 +284,12 @@ registry! {
         missed: Counter = "traffic-missed", Queries;
         /// Finished queries by the requested type; at a high rate an estimate from those that were counted.
         types: CounterBy<QueryType> = "traffic-type", Queries;
+        /// Queries per second of the client with the most, at least, on average over the last ten seconds.
+        client_rate_max: Gauge = "traffic-client-rate-max", Queries;
+        /// The same of the network with the most: /24 of IPv4, /48 of IPv6.
+        network_rate_max: Gauge = "traffic-network-rate-max", Queries;
+        /// Bytes of answers per second to the client that got the most, at least, on average over the last ten seconds.
+        client_bandwidth_max: Gauge = "traffic-client-bandwidth-max", Bytes;
     }
 
     /// File descriptors.
