@@ -165,6 +165,19 @@ impl Draft {
         &mut self.pools[at]
     }
 
+    /// Forgets a pool that no server and no rule is for; returns whether it is gone. The default pool
+    /// never is.
+    pub fn remove_pool(&mut self, name: &str) -> bool {
+        let has_server = self.servers.iter().any(|s| !s.removed && s.pools.iter().any(|pool| pool == name));
+        if name.is_empty() || has_server || self.rules.iter().any(|(_, rule)| rule.names_pool(name)) {
+            return false;
+        }
+        self.pools.retain(|pool| pool.name != name);
+        let places = self.pools.iter().enumerate();
+        self.pool_places = places.map(|(at, pool)| (pool.name.clone(), at)).collect();
+        true
+    }
+
     /// Returns the policy of pools without their own: the flag's, the file's, or dnsdist's default.
     #[must_use]
     pub fn default_policy(&self) -> Policy {

@@ -492,6 +492,9 @@ impl<S: Source> Control<S> {
                         "the configuration has no server, relay or rule: queries cannot be answered"
                     );
                 }
+                if self.origin == Origin::File {
+                    self.monitor.has_read(&plan.snapshot);
+                }
                 self.script = plan.script;
                 self.settings = plan.settings;
                 self.commands.adopt(self.settings.console.as_ref());

@@ -53,6 +53,8 @@ pub struct Monitor {
     started: Tick,
     started_unix: u64,
     traffic: OnceLock<Traffic>,
+    /// The configuration of the file as it was read last, without what commands have changed.
+    read: ArcSwap<Snapshot>,
     serving: AtomicBool,
     draining: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl Monitor {
             started,
             started_unix: unix_seconds(),
             traffic: OnceLock::new(),
+            read: ArcSwap::new(feed.current()),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
@@ -83,6 +86,17 @@ impl Monitor {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.cell.load_full()
+    }
+
+    /// The configuration of the file as it was read last, without what commands have changed.
+    #[must_use]
+    pub fn as_read(&self) -> Arc<Snapshot> {
+        self.read.load_full()
+    }
+
+    /// The configuration of the file is in force.
+    pub(super) fn has_read(&self, snapshot: &Arc<Snapshot>) {
+        self.read.store(Arc::clone(snapshot));
     }
 
     /// What shards and control loop write.

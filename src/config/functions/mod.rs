@@ -179,6 +179,12 @@ pub static FUNCTIONS: &[Entry] = &[
         "Returns the pool with this name, created if needed; the default pool's name is empty.",
     ),
     entry(
+        "rmPool",
+        "name",
+        "Forgets a pool that no server and no rule is for, with its policy; returns whether it is gone. Not \
+         in dnsdist.",
+    ),
+    entry(
         "setRetry",
         "{after=, budget=}",
         "In the default pool, sends a query that is unanswered `after` this many milliseconds to a \

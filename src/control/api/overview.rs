@@ -42,6 +42,8 @@ pub(in crate::control) struct Standing {
     pub(in crate::control) ready: bool,
     /// Whether it ends.
     pub(in crate::control) draining: bool,
+    /// The generation of the configuration that was read last, without what commands have changed.
+    pub(in crate::control) file_generation: u64,
 }
 
 impl Dashboard {
@@ -72,6 +74,7 @@ impl Dashboard {
             "uptime_s": figures.process.uptime_s,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": figures.snapshot.generation,
+            "file_generation": standing.file_generation,
             "ready": standing.ready,
             "draining": standing.draining,
             "shards": figures.live_state.shards().len(),

@@ -48,6 +48,10 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         call.draft.pool(&name).origin.get_or_insert(origin);
         Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
     })?;
+    context.define(lua, "rmPool", |call, a| {
+        let name = a.text(0, POOL)?;
+        Ok(Value::Boolean(call.draft.remove_pool(&name)))
+    })?;
     for (name, set) in POOL_SETTERS {
         context.define(lua, name, move |call, a| set(call, "", a.at(0)).map(|()| Value::Nil))?;
     }

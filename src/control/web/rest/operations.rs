@@ -30,6 +30,7 @@ pub(super) enum Id {
     Pools,
     Pool,
     PutPool,
+    RemovePool,
     Listeners,
     Chains,
     Rules,
@@ -37,6 +38,11 @@ pub(super) enum Id {
     AddRule,
     PutRule,
     RemoveRule,
+    Groups,
+    Group,
+    PutGroup,
+    RemoveGroup,
+    Difference,
     Acl,
     PutAcl,
     AddNetwork,
@@ -185,6 +191,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Sets the policy of a pool, which is created if there is none. A pool without servers and rules is \
          as good as none; servers are put into pools and taken out of them by changes of the servers.",
     ),
+    changing(
+        Id::RemovePool,
+        Method::Delete,
+        "/api/v2/pools/{pool}",
+        None,
+        "Removes a pool with its policy. One that has servers, or that a rule names, is kept.",
+    ),
     get(Id::Listeners, "/api/v2/listeners", "Listeners", "The listeners."),
     get(Id::Chains, "/api/v2/rules", "Chains", "The chains of rules, with their lengths."),
     Operation {
@@ -207,6 +220,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Puts another rule in the place of this one; it keeps the UUID.",
     ),
     changing(Id::RemoveRule, Method::Delete, "/api/v2/rules/{chain}/{uuid}", None, "Removes a rule."),
+    get(
+        Id::Groups,
+        "/api/v2/groups/{chain}",
+        "Groups",
+        "The groups of rules of a chain, with their lengths.",
+    ),
+    get(Id::Group, "/api/v2/groups/{chain}/{group}", "Group", "The rules of a group, in order."),
+    changing(
+        Id::PutGroup,
+        Method::Put,
+        "/api/v2/groups/{chain}/{group}",
+        Some("GroupChange"),
+        "Replaces the rules of a group, at the place of its first one, or at the end of the chain. There is a \
+         group as long as a rule is in it.",
+    ),
+    changing(
+        Id::RemoveGroup,
+        Method::Delete,
+        "/api/v2/groups/{chain}/{group}",
+        None,
+        "Removes the rules of a group.",
+    ),
+    get(
+        Id::Difference,
+        "/api/v2/difference",
+        "Difference",
+        "What commands and the API have changed since the configuration file was read.",
+    ),
     get(Id::Acl, "/api/v2/acl", "Acl", "The networks that may query."),
     changing(
         Id::PutAcl,

@@ -1,9 +1,12 @@
 //! What the API shows of the configuration.
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::base::addr::BackendSlot;
+use crate::base::addr::{BackendSlot, PoolRef};
+use crate::config::diff::diff;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::{ChainKey, uuid_text};
 use crate::control::api::{self, Standing};
@@ -41,7 +44,8 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             let (started, ready, draining) =
                 (monitor.started_unix(), monitor.is_ready(), monitor.is_draining());
             let figures = monitor.figures();
-            site.dashboard.lock().overview(&figures, Standing { started, ready, draining })
+            let file_generation = monitor.as_read().generation;
+            site.dashboard.lock().overview(&figures, Standing { started, ready, draining, file_generation })
         }
         Id::History => history(site, call)?,
         Id::Top => top(site, call)?,
@@ -79,6 +83,24 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             let at = one_rule(snapshot, key, call.parameter("uuid"))?;
             rule(snapshot, live, key, at).ok_or_else(|| Problem::not_found("rule"))?
         }
+        Id::Groups => groups(snapshot, chain_key(call.parameter("chain"))?),
+        Id::Group => {
+            let (key, group) = (chain_key(call.parameter("chain"))?, call.parameter("group"));
+            let at = in_group(snapshot, key, group);
+            let listed: Vec<Value> = at.into_iter().filter_map(|at| rule(snapshot, live, key, at)).collect();
+            if listed.is_empty() {
+                return Err(Problem::not_found("group"));
+            }
+            json!({"chain": CHAINS[key as usize], "group": group, "rules": listed})
+        }
+        Id::Difference => {
+            let read = site.monitor.as_read();
+            json!({
+                "generation": snapshot.generation,
+                "file_generation": read.generation,
+                "changes": diff(&read, snapshot),
+            })
+        }
         Id::Acl => json!({"networks": snapshot.acl.texts()}),
         Id::AllowFrom => allow_from(snapshot),
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
@@ -89,9 +111,12 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
         | Id::SetServer
         | Id::RemoveServer
         | Id::PutPool
+        | Id::RemovePool
         | Id::AddRule
         | Id::PutRule
         | Id::RemoveRule
+        | Id::PutGroup
+        | Id::RemoveGroup
         | Id::PutAcl
         | Id::AddNetwork
         | Id::RemoveNetwork
@@ -275,6 +300,62 @@ fn shown<A>(at: usize, rule: &Rule<A>, act: fn(&A) -> String, live: &LiveState) 
         "action": act(&rule.action),
         "matches": live.rule_hits(rule.slot),
     })
+}
+
+fn groups(snapshot: &Snapshot, key: ChainKey) -> Value {
+    fn counted<A>(chain: &Chain<A>) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        let named = chain.rules().iter().filter(|rule| !rule.group.is_empty());
+        named.for_each(|rule| *counts.entry(rule.group.as_str()).or_default() += 1);
+        counts
+    }
+    let counts = with_chain!(snapshot, key, chain, _act => counted(chain));
+    let groups: Vec<Value> =
+        counts.into_iter().map(|(group, rules)| json!({"group": group, "rules": rules})).collect();
+    json!({"chain": CHAINS[key as usize], "groups": groups})
+}
+
+/// The numbers of the rules of a group.
+pub(super) fn in_group(snapshot: &Snapshot, key: ChainKey, group: &str) -> Vec<usize> {
+    fn numbers<A>(chain: &Chain<A>, group: &str) -> Vec<usize> {
+        let all = chain.rules().iter().enumerate();
+        all.filter(|(_, rule)| !rule.group.is_empty() && rule.group == group).map(|(at, _)| at).collect()
+    }
+    with_chain!(snapshot, key, chain, _act => numbers(chain, group))
+}
+
+/// What keeps a pool: its servers, and the rules that name it.
+pub(super) fn users(snapshot: &Snapshot, pool: &str) -> Vec<String> {
+    fn named<'c, A>(
+        chain: &'c Chain<A>,
+        pool: &'c str,
+        of: impl Fn(&'c A) -> Option<&'c PoolRef> + 'c,
+    ) -> impl Iterator<Item = [u8; 16]> + 'c {
+        let names = move |rule: &&'c Rule<A>| {
+            let mut found = of(&rule.action).is_some_and(|named| *named.name == *pool);
+            rule.matcher.pools(&mut |named| found |= *named.name == *pool);
+            found
+        };
+        chain.rules().iter().filter(names).map(|rule| rule.uuid)
+    }
+    let members = snapshot.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.members);
+    let servers = members.filter_map(|slot| snapshot.backend(*slot)).map(|b| format!("server {}", b.id));
+    let mut all: Vec<String> = servers.collect();
+    let chains = &snapshot.chains;
+    for key in ChainKey::ALL {
+        let uuids: Vec<_> = match key {
+            ChainKey::Query => named(&chains.query, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheMiss => named(&chains.cache_miss, pool, |a| a.traits().pool).collect(),
+            ChainKey::Response => named(&chains.response, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheHit => named(&chains.cache_hit, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheInserted => named(&chains.cache_inserted, pool, |a| a.traits().pool).collect(),
+            ChainKey::SelfAnswered => named(&chains.self_answered, pool, |a| a.traits().pool).collect(),
+            ChainKey::Timeout => named(&chains.timeout, pool, |a| a.traits().pool).collect(),
+            ChainKey::Xfr => named(&chains.xfr, pool, |a| a.traits().pool).collect(),
+        };
+        all.extend(uuids.iter().map(|uuid| format!("{} rule {}", CHAINS[key as usize], uuid_text(uuid))));
+    }
+    all
 }
 
 /// Finds a rule by its UUID; returns its number.
