@@ -1,6 +1,7 @@
 //! Chromium without a window, driven over WebDriver (W3C), and what it shows of the dashboard.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -95,10 +96,13 @@ impl Drop for Browser {
 
 /// Sends a command and returns its `value`. Panics when it failed.
 fn send(method: &str, url: &str, body: &Value) -> Value {
-    let body = body.to_string();
+    let directory = Directory::new();
+    // A script may be longer than an argument can be.
+    let body = directory.write("body", &body.to_string());
+    let (data, body) = (format!("@{}", body.display()), body.display());
     let mut arguments = vec!["-s", "--max-time", "60", "-X", method, url];
     if method == "POST" {
-        arguments.extend(["-H", "content-type: application/json", "-d", &body]);
+        arguments.extend(["-H", "content-type: application/json", "--data-binary", &data]);
     }
     let (_, text) = process::run("curl", &arguments);
     let answer: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{url}: {e}: {text}"));
@@ -147,8 +151,32 @@ if (!document.documentElement.lang) faults.push("no language");
 return faults;
 "##;
 
+/// What axe-core finds, as a list of rules, each with the places.
+const AXE: &str = r#"
+const done = arguments[arguments.length - 1];
+const places = (found) => found.nodes.map((node) => node.target.join(" ") + " " + (node.any[0]?.message ?? "")).slice(0, 5);
+axe.run(document, { resultTypes: ["violations"] }).then(
+  (found) => done(found.violations.map((v) => `${v.id}: ${places(v).join("; ")}`)),
+  (error) => done(["axe: " + error]));
+"#;
+
+/// Returns axe-core, as `scripts/setup` has installed it.
+fn axe() -> String {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let place = caches.expect("a place for caches").join("dnslob");
+    let files = std::fs::read_dir(&place).into_iter().flatten().filter_map(Result::ok);
+    let newest =
+        files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("axe-core-")).max();
+    let newest =
+        newest.unwrap_or_else(|| panic!("no axe-core in {}; scripts/setup installs it", place.display()));
+    std::fs::read_to_string(newest).expect("axe-core")
+}
+
 fn assert_no_faults(browser: &Browser, what: &str) {
     assert_eq!(browser.run(FAULTS), json!([]), "{what}");
+    let found = browser.post("execute/async", &json!({"script": AXE, "args": []}));
+    assert_eq!(found, json!([]), "{what}");
 }
 
 #[test]
@@ -201,6 +229,7 @@ fn the_dashboard_lives_in_a_browser() {
         "return /beta.*down/.test(document.getElementById('t-events').innerText.replaceAll('\\n', ' '))",
     );
 
+    browser.run(&axe());
     assert_no_faults(&browser, "as the system has it");
     browser.picture("wide");
     let brightness = "const c = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number); \
