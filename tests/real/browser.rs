@@ -12,6 +12,7 @@ use crate::instance::{Instance, listen};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
 use crate::process::{self, Program};
+use crate::web::fetch_with;
 
 /// A browser with one page.
 struct Browser {
@@ -196,7 +197,8 @@ fn the_dashboard_lives_in_a_browser() {
         + &server(&beta, "beta")
         + &format!(
             "setServerPolicy(roundrobin) webserver('{web}') setWebserverConfig({{\
-             apiRequiresAuthentication=false, dashboardRequiresAuthentication=false}})\n"
+             apiRequiresAuthentication=false, dashboardRequiresAuthentication=false, apiKey='key'}}) \
+             setAPIWritable(true)\n"
         );
     let instance = Instance::start(&lua);
     let browser = Browser::open(&format!("http://{web}/"));
@@ -227,6 +229,16 @@ fn the_dashboard_lives_in_a_browser() {
     shows(
         "its event",
         "return /beta.*down/.test(document.getElementById('t-events').innerText.replaceAll('\\n', ' '))",
+    );
+
+    assert_eq!(browser.run("return document.getElementById('changed').hidden"), json!(true));
+    let patch = ["-H", "X-API-Key: key", "-H", "If-Match: *", "-H", "Content-Type: application/json"];
+    let patch = [&patch[..], &["-X", "PATCH", "-d", "{\"weight\": 7}"]].concat();
+    assert_eq!(fetch_with(web, "/api/v2/servers/alpha", &patch).0, 200);
+    shows(
+        "what differs from the file",
+        "const s = document.getElementById('changed'); \
+         return !s.hidden && /weight: 1 -> 7/.test(s.innerText) && /, changed/.test(document.getElementById('generation').textContent)",
     );
 
     browser.run(&axe());
