@@ -136,6 +136,13 @@
 //!   table.rs            what is derived of snapshot and live state: who is usable, warmth, shares
 //!   tally.rs            outstanding, rates and latency of the whole process
 //!
+//! cache/                answers kept for all shards
+//!   table.rs            keys and values as bytes: look-ups without a lock, eviction
+//!     entry.rs            an entry in its words
+//!     parts.rs            values that are larger than an entry
+//!     set.rs              a page with its entries: finds, replaces and evicts them
+//!     slot.rs             where an entry is, and in which version: what makes reading safe
+//!
 //! shard/                DATA PLANE: one thread, one owner, no locks
 //!   backend/            connections to backends, without their sockets
 //!     choice.rs           by which one a query goes
@@ -497,6 +504,7 @@
 
 pub mod balance;
 pub mod base;
+pub mod cache;
 pub mod config;
 pub mod control;
 pub mod engine;

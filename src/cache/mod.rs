@@ -1,0 +1,3 @@
+//! Answers kept for all shards.
+
+pub mod table;
