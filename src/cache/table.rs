@@ -277,7 +277,10 @@ impl Table {
 
     /// Inserts one entry.
     fn put(&self, place: Place, content: &Content, now: u32) -> Insert {
-        let Some(mut locked) = self.set(place.set).and_then(Set::try_lock) else { return Insert::Busy };
+        let Some(set) = self.set(place.set) else { return Insert::TooLarge };
+        // All lines of the header at once, before the lock lets through one after the other.
+        black_box(set.touch());
+        let Some(mut locked) = set.try_lock() else { return Insert::Busy };
         let mut removed = Removed::default();
         let mut outcome = Insert::New;
         let mut taken = 0;

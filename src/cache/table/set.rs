@@ -461,14 +461,17 @@ impl<'t> Locked<'t> {
 
     /// Notes the family of an entry that goes.
     pub(super) fn note_family(&self, way: usize, removed: &mut Removed) {
-        let Some((kind, entry)) = self.entry(way) else { return };
-        match kind {
-            Kind::Whole => {}
-            Kind::Head => removed.add_broken(Broken { family: entry.family(), head: None }),
-            Kind::Part => {
-                removed.add_broken(Broken { family: entry.part_family(), head: Some(entry.part_head()) });
-            }
+        let slot = slot::peek(self.set.slot(way));
+        // Most entries have none, and need not be read for that.
+        if matches!(slot.kind(), Kind::Whole) {
+            return;
         }
+        let Some(entry) = Entry::of(self.set.words(slot)) else { return };
+        let is_head = matches!(slot.kind(), Kind::Head);
+        removed.add_broken(match is_head {
+            true => Broken { family: entry.family(), head: None },
+            false => Broken { family: entry.part_family(), head: Some(entry.part_head()) },
+        });
     }
 
     /// Removes an entry.

@@ -183,33 +183,4 @@ pub(super) fn read<C: Cell, R>(cell: &C, copy: impl FnOnce(Slot) -> R) -> Read<R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_keep_what_they_are_made_of() {
-        for kind in [Kind::Whole, Kind::Head, Kind::Part] {
-            let gone = Gone::of(1_000_000, 999_000);
-            let slot = Slot::new(127, 126, kind, gone);
-            assert_eq!((slot.start(), slot.size(), slot.kind(), slot.gone()), (127, 126, kind, gone));
-            assert_eq!((slot.moved(3).start(), slot.moved(3).size(), slot.moved(3).kind()), (3, 126, kind));
-            let cell = AtomicU64::new(u64::MAX);
-            publish(&cell, slot);
-            assert_eq!(peek(&cell), slot, "the version has wrapped to 0");
-            hide(&cell);
-            assert_eq!((peek(&cell).size(), cell.load(Ordering::Relaxed)), (0, 1 << 32));
-        }
-    }
-
-    #[test]
-    fn gone_never_comes_early_and_at_most_two_units_late() {
-        for now in [0, 1, 63, 64, 65, 4_194_303, 4_194_304, u32::MAX - 2_000_000] {
-            for ttl in [0, 1, 63, 64, 1000, 86_400, GONE_MAX_S] {
-                let gone = Gone::of(now + ttl, now);
-                assert!(ttl == 0 || !gone.has_come(now + ttl - 1));
-                assert!(gone.has_come(now + ttl + GONE_UNIT_S), "{now} {ttl}");
-            }
-            assert!(!Gone::of(u32::MAX, now).has_come(now + GONE_MAX_S - 1));
-        }
-    }
-}
+mod tests;
