@@ -177,14 +177,14 @@ impl Table {
         let found = self.set(place.set)?.get(place.tag, wanted, now, out)?;
         let length = match found.family {
             None => found.length,
-            Some(family) => self.get_parts(family, found.length, now, out)?,
+            Some(family) => self.copy_parts(family, found.length, now, out)?,
         };
         Some((length, found.meta))
     }
 
     /// Copies what follows the head of a value.
     #[cold]
-    fn get_parts(&self, family: Family, mut length: usize, now: u32, out: &mut [u8]) -> Option<usize> {
+    fn copy_parts(&self, family: Family, mut length: usize, now: u32, out: &mut [u8]) -> Option<usize> {
         for index in 1..=family.parts {
             let place = self.place_of_part(family, index);
             let key = family.key_of(index).to_le_bytes();
@@ -432,7 +432,7 @@ impl Table {
                 };
                 let length = match kind {
                     Kind::Whole => Some(length),
-                    Kind::Head => self.get_parts(entry.family(), length, 0, &mut value),
+                    Kind::Head => self.copy_parts(entry.family(), length, 0, &mut value),
                     Kind::Part => continue,
                 };
                 // A value that has lost a part is of no use.
