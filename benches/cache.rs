@@ -139,7 +139,9 @@ fn single(c: &mut Criterion) {
                         let (table, zipf) = (&table, &zipf);
                         scope.spawn(move || {
                             let ids = zipf.iter().cycle().skip(thread * zipf.len() / 2);
-                            ids.take(rounds as usize).for_each(|id| drop(black_box(get(table, *id))));
+                            for id in ids.take(rounds as usize) {
+                                black_box(get(table, *id));
+                            }
                         });
                     }
                 });

@@ -164,14 +164,14 @@ fn explore(steps: &[Step], broken: Option<Broken>) -> Option<usize> {
         entries.push((slot, peek(&SLOTS[slot]), value));
     }
     let mut whole = 0;
-    for slot in 0..SLOTS.len() {
+    for (slot, cell) in SLOTS.iter().enumerate() {
         with(|m| m.choices.clear());
         loop {
             with(|m| {
                 (m.is_reader, m.loads) = (true, 0);
                 (m.known, m.acquired, m.released) = Default::default();
             });
-            let result = read(&SLOTS[slot], |read| {
+            let result = read(cell, |read| {
                 let words = payload(read).map(|word| word.load(Ordering::Relaxed));
                 (read, words)
             });
