@@ -72,6 +72,12 @@
 //!   verify.rs           whether a backend's certificate is good, and why not
 //!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
+//! cache/                the packet cache: responses that all shards share
+//!   entry.rs            what is stored of a response, and for how long
+//!   key.rs              which queries are the same
+//!   options.rs          what a cache is told
+//!   table.rs            bytes under bytes, for all threads at once
+//!
 //! stats/                figures, limits and live state that all threads share
 //!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
@@ -85,6 +91,7 @@
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
+//!   not_cached.rs       why a response is not put into the packet cache
 //!   query_type.rs       the types that queries are counted by
 //!   registry.rs         every metric: name, kind, unit, help, labels
 //!   response_code.rs    the response codes that answers are counted by
@@ -497,6 +504,7 @@
 
 pub mod balance;
 pub mod base;
+pub mod cache;
 pub mod config;
 pub mod control;
 pub mod engine;

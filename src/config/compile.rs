@@ -4,11 +4,13 @@
 //! A pure function: no file, no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::time::TickDelta;
+use crate::cache::PacketCache;
 use crate::config::draft::DraftRelay;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
@@ -437,6 +439,7 @@ fn pools(
     let policy_of =
         |name: &str| settings_of.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
     refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
+    let caches = caches(draft);
     by_slot
         .iter()
         .enumerate()
@@ -461,8 +464,27 @@ fn pools(
                 panic_ppm: settings.map_or(0, |p| p.panic_ppm),
                 eject: settings.and_then(|p| p.eject),
                 tcp_to_udp: settings.is_some_and(|p| p.tcp_to_udp),
+                cache: settings.and_then(|p| caches.get(&p.cache?).cloned()),
+                sends_subnet: servers.iter().any(|b| b.use_client_subnet),
+                zero_scope: true,
             }
         })
+        .collect()
+}
+
+/// Builds the packet caches that pools use.
+fn caches(draft: &Draft) -> BTreeMap<usize, Arc<PacketCache>> {
+    // Keys that nobody can guess; the standard library draws them from the system.
+    let seed = |number: u64| RandomState::new().hash_one(number);
+    let used = draft.pools.iter().filter_map(|pool| pool.cache);
+    let built = used.filter_map(|at| {
+        let options = draft.caches.get(at)?.clone();
+        Some((at, options))
+    });
+    built
+        .collect::<BTreeMap<_, _>>()
+        .into_iter()
+        .map(|(at, options)| (at, Arc::new(PacketCache::new(options, [0, 1, 2, 3].map(seed)))))
         .collect()
 }
 
@@ -559,6 +581,7 @@ fn globals(draft: &Draft) -> Globals {
         fixup_case: settings.switch(Key::FixupCase),
         lua_errors_fail: settings.text(Key::LuaErrorAction).as_deref() != Some("ignore"),
         ecs_override: settings.switch(Key::EcsOverride),
+        stale_cache_seconds: 0,
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),
         client_connections: client_connection_limits(settings),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
+use crate::cache::CacheOptions;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
 use crate::config::functions::needs::Need;
 use crate::config::functions::policies::kind as policy_kind;
@@ -47,6 +48,8 @@ pub struct Draft {
     pub servers: Vec<DraftServer>,
     /// Pools with settings of their own, besides their servers; created by [`Draft::pool`].
     pub pools: Vec<DraftPool>,
+    /// The packet caches, in order of creation.
+    pub caches: Vec<CacheOptions>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
     /// The networks that may query, and exceptions (`false`), besides the default ACL.
@@ -98,6 +101,7 @@ impl Default for Draft {
             relays: Vec::new(),
             servers: Vec::new(),
             pools: Vec::new(),
+            caches: Vec::new(),
             policy: None,
             acl: Vec::new(),
             acl_default: true,
@@ -470,6 +474,8 @@ pub struct DraftPool {
     pub eject: Option<Eject>,
     /// `tcpToUdp`.
     pub tcp_to_udp: bool,
+    /// Its packet cache, by its place in [`Draft::caches`].
+    pub cache: Option<usize>,
 }
 
 /// A relay as written.

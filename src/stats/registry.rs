@@ -26,6 +26,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::not_cached::NotCached;
 use crate::stats::query_type::QueryType;
 use crate::stats::response_code::{ResponseCode, RuleAnswer};
 use crate::stats::web_refusal::WebRefusal;
@@ -400,6 +401,18 @@ registry! {
     PoolReading from PoolStats = "pool" ["pool"] {
         /// The time from the arrival of a query for the pool until its answer, over all attempts.
         latency: Histogram = "pool-latency", Milliseconds;
+        /// Queries that its packet cache has answered.
+        cache_hits: Counter = "pool-cache-hits", Queries;
+        /// Queries that its packet cache had no answer to.
+        cache_misses: Counter = "pool-cache-misses", Queries;
+        /// Of the hits, those with an expired answer, as no server could answer.
+        cache_stale_hits: Counter = "pool-cache-stale-hits", Queries;
+        /// Of the hits, those that have waited for the answer to the same query of another client.
+        cache_coalesced: Counter = "pool-cache-coalesced", Queries;
+        /// Responses that were put into its packet cache.
+        cache_inserted: Counter = "pool-cache-inserted", Responses;
+        /// Responses that were not, by reason.
+        cache_not_stored: CounterBy<NotCached> = "pool-cache-not-stored", Responses;
     }
 
     /// Answers with a response code.
@@ -420,6 +433,10 @@ registry! {
         queries: Counter = "queries", Queries;
         /// Queries with RD=1.
         recursive_queries: Counter = "recursive-queries", Queries;
+        /// Queries that a packet cache has answered.
+        cache_hits: Counter = "cache-hits", Queries;
+        /// Queries that a packet cache had no answer to.
+        cache_misses: Counter = "cache-misses", Queries;
         /// Queries without a question, answered or dropped.
         empty_queries: Counter = "empty-queries", Queries;
         /// Responses of servers that were delivered to clients.
