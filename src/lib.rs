@@ -259,6 +259,7 @@
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
+//!     cache.rs            newPacketCache and its object
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
@@ -319,6 +320,7 @@
 //!     record.rs           finds the functions, and that they are the same everywhere
 //!
 //! config/               what the operator asked for; no side effects
+//!   caches.rs           packet caches that pools use
 //!   carbon.rs           Carbon servers as they are asked for
 //!   chains.rs           its rules → chains: pools, copies, slots, identities
 //!   compile.rs          Draft → Boot + Snapshot, or all errors at once
@@ -327,6 +329,7 @@
 //!   error.rs            every way to be wrong, with file and line
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
+//!     cache.rs            the packet cache
 //!     chains.rs           what manages the rules of each chain
 //!     console.rs          what configures the console, and what it shows
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
@@ -339,6 +342,7 @@
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
 //!     traffic.rs          what shows clients and names
+//!   globals.rs          settings of the data path that belong to nothing smaller
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!     web.rs              the web server, Carbon, and metrics of a configuration

@@ -402,7 +402,19 @@ fn health_fields(h: &Health) -> Fields {
 }
 
 fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
-    let Pool { name: _, members, policy, ring: _, retry, panic_ppm, eject, tcp_to_udp, cache, .. } = pool;
+    let Pool {
+        name: _,
+        members,
+        policy,
+        ring: _,
+        retry,
+        panic_ppm,
+        eject,
+        tcp_to_udp,
+        cache,
+        sends_subnet: _,
+        zero_scope,
+    } = pool;
     let percent = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
     let span = |s: TickDelta| span_text(s);
     let ids: Vec<&str> = members.iter().filter_map(|s| of.backend(*s)).map(|b| b.id.as_str()).collect();
@@ -415,6 +427,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
         ),
         ("panic threshold", percent(*panic_ppm)),
         ("tcpToUdp", tcp_to_udp.to_string()),
+        ("disableZeroScope", (!zero_scope).to_string()),
         ("packet cache", option(cache.as_ref().map(|cache| cache.options().to_string()))),
         (
             "ejection",

@@ -49,7 +49,7 @@ pub struct Draft {
     /// Pools with settings of their own, besides their servers; created by [`Draft::pool`].
     pub pools: Vec<DraftPool>,
     /// The packet caches, in order of creation.
-    pub caches: Vec<CacheOptions>,
+    pub caches: Vec<Sited<CacheOptions>>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
     /// The networks that may query, and exceptions (`false`), besides the default ACL.
@@ -394,6 +394,8 @@ pub struct DraftServer {
     pub health: Health,
     /// `useClientSubnet`.
     pub use_client_subnet: bool,
+    /// `disableZeroScope`.
+    pub disable_zero_scope: bool,
     /// Its connections.
     pub connections: BackendConnectionOptions,
     /// How it learns the client's address.
@@ -426,6 +428,7 @@ impl DraftServer {
             dscp: default.dscp,
             health: default.health,
             use_client_subnet: default.use_client_subnet,
+            disable_zero_scope: false,
             connections: default.connections,
             client_address: default.client_address,
             by_mode: Vec::new(),
@@ -476,6 +479,8 @@ pub struct DraftPool {
     pub tcp_to_udp: bool,
     /// Its packet cache, by its place in [`Draft::caches`].
     pub cache: Option<usize>,
+    /// `setDisableZeroScope`.
+    pub disable_zero_scope: bool,
 }
 
 /// A relay as written.

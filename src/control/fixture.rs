@@ -32,6 +32,7 @@ pub(crate) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> 
             panic_ppm: 0,
             eject: None,
             tcp_to_udp: false,
+            ..Pool::default()
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()

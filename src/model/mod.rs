@@ -13,7 +13,7 @@ mod ring;
 mod script;
 
 pub use crate::model::listener::Steer;
-pub use crate::model::pool::{Eject, Pool, Retry};
+pub use crate::model::pool::{CacheCleaning, Eject, Pool, Retry};
 pub use crate::model::ring::Ring;
 
 pub use crate::model::listener::{
@@ -165,6 +165,8 @@ pub struct Globals {
     /// How long expired entries of packet caches are kept for the case that no server can answer,
     /// seconds; 0: not at all (`setStaleCacheEntriesTTL`).
     pub stale_cache_seconds: u32,
+    /// How often and how far packet caches are cleaned of expired entries.
+    pub cache_cleaning: CacheCleaning,
     /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
     pub ecs_v4: u8,
     /// The same for IPv6 (`setECSSourcePrefixV6`).
@@ -191,6 +193,7 @@ impl Default for Globals {
             lua_errors_fail: true,
             ecs_override: false,
             stale_cache_seconds: 0,
+            cache_cleaning: CacheCleaning::default(),
             ecs_v4: 24,
             ecs_v6: 56,
             client_connections: ClientConnectionLimits::default(),

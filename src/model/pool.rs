@@ -79,6 +79,23 @@ pub struct Eject {
     pub queries_min: u32,
 }
 
+/// How packet caches are cleaned of expired entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheCleaning {
+    /// Seconds between two cleanings (`setCacheCleaningDelay`).
+    pub every_seconds: u32,
+    /// Expired entries are removed as long as there are more than the rest of this percentage of
+    /// the most entries; 100: all of them (`setCacheCleaningPercentage`).
+    pub percent: u32,
+}
+
+impl Default for CacheCleaning {
+    /// dnsdist's: every minute, and all.
+    fn default() -> Self {
+        Self { every_seconds: 60, percent: 100 }
+    }
+}
+
 /// Carries over the entries of packet caches: a cache gets those of the cache that a pool which uses
 /// it used before, if both have the same size and keys. Pools that share a cache still do.
 pub(super) fn inherit_caches(pools: &mut [Pool], before: &[Pool]) {

@@ -41,11 +41,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         ],
     },
     Missing {
-        family: "packet cache",
-        meanwhile: "rely on the servers' own caches; the policy concentrate keeps them warm",
-        names: &["newPacketCache"],
-    },
-    Missing {
         family: "console, web server, metrics",
         meanwhile: "the console, the dashboard and /metrics show servers, rules, latency and counters",
         names: &[
@@ -196,11 +191,6 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
             "setOutgoingTLSSessionsCacheMaxTicketValidity",
             "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
         ],
-    },
-    Missing {
-        family: "care of the packet cache",
-        meanwhile: "there is no packet cache",
-        names: &["setStaleCacheEntriesTTL", "setCacheCleaningDelay", "setCacheCleaningPercentage"],
     },
     Missing {
         family: "dynamic blocks",

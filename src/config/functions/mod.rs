@@ -5,6 +5,7 @@
 //! The Lua front end refuses what is not in here, and the reference is generated from here.
 //! Functions of one argument that set a process setting are in [`options`](crate::config::options).
 
+mod cache;
 mod chains;
 pub mod console;
 pub(crate) mod enumerations;
@@ -19,6 +20,7 @@ mod tls;
 mod traffic;
 mod web;
 
+pub use crate::config::functions::cache::{CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS};
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::console::{CONSOLE, INSPECTION};
 pub use crate::config::functions::missing::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
@@ -285,6 +287,7 @@ pub fn functions() -> impl Iterator<Item = &'static Entry> {
         CHAIN_EXTRAS,
         SETS,
         LUA_POLICIES,
+        CACHE_FUNCTIONS,
         CONSOLE,
         INSPECTION,
         TRAFFIC_FUNCTIONS,
@@ -356,6 +359,14 @@ pub static POOL_METHODS: &[Entry] = &[
     entry("setPanicThreshold", "percent", "See the function setPanicThreshold."),
     entry("setEjection", "{excess=, time=, share=, queries=}", "See the function setEjection."),
     entry("setTCPToUDP", "switch", "See the function setTCPToUDP."),
+    entry("setCache", "cache", "Sets its packet cache, which other pools may have too."),
+    entry("getCache", "", "Returns its packet cache; nil if it has none. Its methods are listed below."),
+    entry("unsetCache", "", "Removes its packet cache."),
+    entry(
+        "setDisableZeroScope",
+        "switch",
+        "Looks only for answers to the client's own subnet, as `disableZeroScope` of its servers does.",
+    ),
     entry("getName", "", "Returns its name."),
 ];
 
@@ -498,7 +509,11 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
         "Send queries from the client's own address, for which the network must be set up: see the \
          tuning guide.",
     ),
-    entry("disableZeroScope", "false", "Accepted: there is no packet cache."),
+    entry(
+        "disableZeroScope",
+        "false",
+        "Give no client of its pools an answer of their packet cache that is valid for every subnet; see `parseECS`.",
+    ),
     entry("reconnectOnUp", "false", "Accepted: sockets are kept."),
     entry("ipBindAddrNoPort", "true", "Accepted: binding a source address never reserves a port."),
 ];

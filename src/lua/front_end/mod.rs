@@ -19,6 +19,7 @@ mod actions;
 mod answers;
 mod argument;
 mod arguments;
+mod cache;
 mod chains;
 pub mod command;
 pub mod console;
@@ -60,6 +61,7 @@ use mlua::{ChunkMode, Function, Lua, Value};
 use crate::base::files;
 use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
+use crate::config::caches;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, nearest};
 use crate::config::functions::enumerations::ENUMERATIONS;
@@ -124,6 +126,7 @@ pub fn complete(draft: &mut Draft, flags: &Flags) {
     draft.join_shared_listeners();
     draft.warn_of_modes();
     draft.warn_of_open_web();
+    caches::warn(draft);
     draft.apply_strictness();
 }
 
@@ -395,6 +398,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     relays::define(lua, context)?;
     tls::define(lua, context)?;
     server::define(lua, context)?;
+    cache::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;
     sets::define(lua, context)?;

@@ -364,7 +364,8 @@ fn apply(
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,
         "proxyProtocolAdvertiseTLS" => parts.advertise_tls = switch(name, v)?,
         "transparent" => parts.transparent = switch(name, v)?,
-        "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
+        "disableZeroScope" => server.disable_zero_scope = switch(name, v)?,
+        "reconnectOnUp" | "ipBindAddrNoPort" => {
             switch(name, v)?;
         }
         tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
