@@ -73,6 +73,7 @@
 //!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
 //! cache/                the packet cache: responses that all shards share
+//!   cleaning.rs         removes what has expired, a part at a time
 //!   entry.rs            what is stored of a response, and for how long
 //!   key.rs              which queries are the same
 //!   options.rs          what a cache is told
@@ -279,6 +280,7 @@
 //!     packet.rs           what a health check's functions see
 //!     page.rs             functions that answer requests to the web server
 //!     pool.rs             pools, policies, retry, ejection
+//!     printing.rs         where functions print
 //!     relays.rs           addTCPForward, addUDPForward
 //!     responses.rs        what rules do to answers
 //!     selectors.rs        what rules match
@@ -361,6 +363,7 @@
 //!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
+//!   cache_cleaner.rs    cleans packet caches of what has expired
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload
@@ -400,6 +403,7 @@
 //!   signals.rs          signals from the first moment on
 //!   spoofing.rs         says when somebody seems to guess answers
 //!   stats.rs            adds up statistics: readings, spans, percentiles
+//!     caches.rs           packet caches of pools
 //!     connections.rs      connections, why they ended, handshakes, certificates
 //!     dnsdist.rs          our figures under dnsdist's names
 //!     dump.rs             the dump of SIGUSR1

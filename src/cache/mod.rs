@@ -8,6 +8,7 @@
 //! The [`key`] says which queries are the same, [`entry`] which responses are kept, for how long and
 //! in which form, and the [`table`] keeps bytes under bytes. Time is the engine's, in whole seconds.
 
+mod cleaning;
 pub mod entry;
 pub mod key;
 pub mod options;
@@ -51,6 +52,8 @@ struct Store {
     table: Table,
     /// Keyed by randomness, so that nobody can aim at one set.
     hasher: RandomState,
+    /// How often it was cleaned of expired entries.
+    cleanups: AtomicU64,
 }
 
 /// An answer that was found.
@@ -84,6 +87,7 @@ impl PacketCache {
                 let [a, b, c, d] = seeds;
                 RandomState::with_seeds(a, b, c, d)
             },
+            cleanups: AtomicU64::new(0),
         };
         Self { options, store: Arc::new(store) }
     }

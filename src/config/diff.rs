@@ -482,6 +482,9 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("fixupCase", g.fixup_case.to_string()),
         ("setLuaErrorAction", if g.lua_errors_fail { "servfail" } else { "ignore" }.to_owned()),
         ("setECSOverride", g.ecs_override.to_string()),
+        ("setStaleCacheEntriesTTL", g.stale_cache_seconds.to_string()),
+        ("setCacheCleaningDelay", g.cache_cleaning.every_seconds.to_string()),
+        ("setCacheCleaningPercentage", g.cache_cleaning.percent.to_string()),
         ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
         ("setECSSourcePrefixV6", g.ecs_v6.to_string()),
     ];

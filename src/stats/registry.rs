@@ -45,6 +45,8 @@ pub enum Unit {
     Connections,
     /// File descriptors.
     Descriptors,
+    /// Entries of a cache.
+    Entries,
     /// Errors.
     Errors,
     /// TLS handshakes.
@@ -83,6 +85,7 @@ impl Unit {
             Self::Checks => "checks",
             Self::Connections => "connections",
             Self::Descriptors => "descriptors",
+            Self::Entries => "entries",
             Self::Errors => "errors",
             Self::Handshakes => "handshakes",
             Self::Lines => "lines",
@@ -413,6 +416,20 @@ registry! {
         cache_inserted: Counter = "pool-cache-inserted", Responses;
         /// Responses that were not, by reason.
         cache_not_stored: CounterBy<NotCached> = "pool-cache-not-stored", Responses;
+    }
+
+    /// The packet cache of a pool; pools that share one have the same figures.
+    CacheReading = "pool-cache" ["pool"] {
+        /// The most entries that it may have.
+        size: Gauge = "pool-cache-size", Entries;
+        /// Its entries, those that have expired and are not removed yet included.
+        entries: Gauge = "pool-cache-entries", Entries;
+        /// Memory of its table.
+        memory: Gauge = "pool-cache-memory", Bytes;
+        /// Entries that have made room for others.
+        evicted: Counter = "pool-cache-evicted", Entries;
+        /// How often it was cleaned of expired entries.
+        cleanups: Counter = "pool-cache-cleanups", Number;
     }
 
     /// Answers with a response code.

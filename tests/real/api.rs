@@ -199,9 +199,19 @@ fn a_change_of_another_configuration_is_refused_and_of_two_writers_one_wins() {
 #[test]
 fn what_is_wrong_is_a_problem_and_changes_nothing() {
     let (at, web, directory) = (local(), local(), Directory::new());
-    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, Some(directory.path()));
+    let lua = listen(at)
+        + &backend(local(), ", id='one'")
+        + &writable(web, Some(directory.path()))
+        + "getPool('cached'):setCache(newPacketCache(100))\n";
     let mut instance = Instance::start(&lua);
     let before = tag(&read(web, "/api/v2"));
+    let purged = send(web, "DELETE", "/api/v1/cache?pool=cached&name=a.test", "X: y", None);
+    assert!(
+        purged.0 == 200 && purged.1.contains("\"status\":\"purged\"") && purged.1.contains("\"count\":\"0\""),
+        "{}",
+        purged.1
+    );
+    assert_eq!(fetch_with(web, "/api/v1/cache?pool=cached&name=a.test", &["-X", "DELETE"]).0, 401);
     let long = "x".repeat(200_000);
     let rule =
         |selector: &str| format!("{{\"selector\": {selector}, \"action\": {{\"name\": \"DropAction\"}}}}");
@@ -247,6 +257,9 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         (400, "GET", "/api/v2/rules/query?limit=x", ANY, ""),
         (400, "GET", "/api/v2/history?range=5", ANY, ""),
         (404, "DELETE", "/api/v1/cache?pool=&name=a.test", ANY, ""),
+        (404, "DELETE", "/api/v1/cache?pool=none&name=a.test", ANY, ""),
+        (400, "DELETE", "/api/v1/cache?pool=cached", ANY, ""),
+        (400, "DELETE", "/api/v1/cache?pool=cached&name=a..b", ANY, ""),
         (400, "PATCH", "/api/v2/servers/one?dry-run=maybe", ANY, r#"{"weight": 5}"#),
     ] {
         let file = directory.write("body", body);

@@ -184,4 +184,14 @@ fn a_reload_says_what_it_changed() {
         changes.len() == 1 && changes[0].contains("packet cache: maxEntries=5 -> maxEntries=5, maxTTL=9"),
         "{changes:?}"
     );
+    let text = |settings: &str| snapshot(&format!("newServer('192.0.2.1') {settings}"));
+    let settings = "setStaleCacheEntriesTTL(9) setCacheCleaningDelay(10) setCacheCleaningPercentage(50)";
+    assert_eq!(
+        diff(&text(""), &text(settings)),
+        [
+            "setting setStaleCacheEntriesTTL: 0 -> 9",
+            "setting setCacheCleaningDelay: 60 -> 10",
+            "setting setCacheCleaningPercentage: 100 -> 50"
+        ]
+    );
 }

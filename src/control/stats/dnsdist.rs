@@ -181,6 +181,12 @@ pub(in crate::control) const STATISTICS: &[Statistic] = &[
             DropReason::ResponseEmpty,
         ])
     }),
+    counter("cache-hits", "Queries that a packet cache has answered.", |s| {
+        s.figures.total.shards.cache_hits as f64
+    }),
+    counter("cache-misses", "Queries that a packet cache had no answer to.", |s| {
+        s.figures.total.shards.cache_misses as f64
+    }),
     counter("rdqueries", "Queries with RD=1.", |s| s.figures.total.shards.recursive_queries as f64),
     counter("empty-queries", "Queries without a question.", |s| s.figures.total.shards.empty_queries as f64),
     counter("proxy-protocol-invalid", "Wrong or missing PROXY headers.", |s| {

@@ -84,7 +84,7 @@ pub(crate) fn servers(f: &Figures) -> String {
 
 /// The pools, with their policies and their servers.
 pub(crate) fn pools(f: &Figures) -> String {
-    let mut rows = vec![row(["Name", "Policy", "Up", "Servers"].map(String::from))];
+    let mut rows = vec![row(["Name", "Cache", "Policy", "Up", "Servers"].map(String::from))];
     for pool in &f.snapshot.pools {
         let members: Vec<&Backend> =
             pool.members.iter().filter_map(|slot| f.snapshot.backend(*slot)).map(|b| &**b).collect();
@@ -95,6 +95,9 @@ pub(crate) fn pools(f: &Figures) -> String {
         });
         rows.push(row([
             if pool.name.is_empty() { "(default)".to_owned() } else { pool.name.clone() },
+            pool.cache
+                .as_ref()
+                .map_or_else(String::new, |cache| format!("{}/{}", cache.len(), cache.capacity())),
             policies::name(pool.policy.kind).to_owned(),
             format!("{up}/{}", members.len()),
             shown.collect::<Vec<_>>().join(", "),
@@ -277,7 +280,7 @@ pub(crate) fn metrics(f: &Figures) -> String {
 }
 
 /// What dnsdist's clients cannot do without, and dnslob has no part that could count.
-const NOT_THERE: [&str; 2] = ["cache-hits", "dyn-blocked"];
+const NOT_THERE: [&str; 1] = ["dyn-blocked"];
 
 /// The metrics of the whole process that have one value each, by name; and behind them dnsdist's
 /// statistics whose names are not among them.
@@ -325,6 +328,7 @@ mod tests {
 
     use super::*;
     use crate::base::addr::{BackendSlot, ListenerSlot};
+    use crate::cache::{CacheOptions, PacketCache};
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
@@ -370,6 +374,20 @@ mod tests {
         ] {
             assert!(pairs.contains_key(name), "{name}");
         }
+    }
+
+    #[test]
+    fn pools_are_shown_with_their_caches() {
+        let mut figures = figures();
+        let mut snapshot = (*figures.snapshot).clone();
+        snapshot.pools[0].cache = Some(Arc::new(PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4])));
+        snapshot.pools.push(crate::model::Pool { name: "bare".to_owned(), ..crate::model::Pool::default() });
+        figures.snapshot = Arc::new(snapshot);
+        let text = pools(&figures);
+        let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["Name", "Cache", "Policy", "Up", "Servers"]);
+        assert_eq!(words[1][..3], ["(default)", "0/100", "roundrobin"], "{text}");
+        assert_eq!(words[2][..2], ["bare", "leastOutstanding"], "{text}");
     }
 
     #[test]

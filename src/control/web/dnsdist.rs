@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::ruleset::uuid_text;
+use crate::control::stats::caches::of_pools;
 use crate::control::stats::dnsdist::{
     BANDS, FRONTEND_STATISTICS, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends, members,
 };
@@ -42,6 +43,7 @@ fn metrics(page: &mut Page, figures: &Figures) {
     }
     listeners(page, figures);
     pools(page, figures);
+    caches(page, figures);
     rules(page, figures);
     for metric in custom_metrics::all().list() {
         page.custom(&metric, "dnsdist", false);
@@ -109,6 +111,52 @@ fn pools(page: &mut Page, figures: &Figures) {
             let (all, usable) = members(snapshot, figures, at);
             page.family(name, "gauge", help);
             page.sample(name, &[("pool", label.to_owned())], if up { usable } else { all });
+        }
+    }
+}
+
+/// A figure of packet caches: its name, type and help, and its name in Lua.
+const CACHE_STATISTICS: [(&str, &str, &str, &str); 10] = [
+    ("dnsdist_pool_cache_size", "gauge", "The most entries of the packet cache.", "maxEntries"),
+    ("dnsdist_pool_cache_entries", "gauge", "Entries of the packet cache.", "entries"),
+    ("dnsdist_pool_cache_hits", "counter", "Queries that it has answered.", "hits"),
+    ("dnsdist_pool_cache_misses", "counter", "Queries that it had no answer to.", "misses"),
+    (
+        "dnsdist_pool_cache_deferred_inserts",
+        "counter",
+        "Responses that were not kept, as another thread was changing the same part.",
+        "deferredInserts",
+    ),
+    ("dnsdist_pool_cache_deferred_lookups", "counter", "Always 0: no look-up waits.", "deferredLookups"),
+    (
+        "dnsdist_pool_cache_lookup_collisions",
+        "counter",
+        "Always 0: whole keys are compared.",
+        "lookupCollisions",
+    ),
+    (
+        "dnsdist_pool_cache_insert_collisions",
+        "counter",
+        "Always 0: whole keys are compared.",
+        "insertCollisions",
+    ),
+    (
+        "dnsdist_pool_cache_ttl_too_shorts",
+        "counter",
+        "Responses that were not kept for their TTL.",
+        "ttlTooShorts",
+    ),
+    ("dnsdist_pool_cache_cleanup_count_total", "counter", "How often it was cleaned.", "cleanupCount"),
+];
+
+fn caches(page: &mut Page, figures: &Figures) {
+    let all = of_pools(&figures.snapshot, &figures.live_state);
+    for (name, kind, help, figure) in CACHE_STATISTICS {
+        for cache in &all {
+            let value =
+                cache.figures().into_iter().find(|(of, _)| *of == figure).map_or(0, |(_, value)| value);
+            page.family(name, kind, help);
+            page.sample(name, &[("pool", cache.label().to_owned())], value);
         }
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
+use crate::control::stats::caches::{self, CacheOfPool};
 use crate::control::stats::dnsdist::{self, STATISTICS, Server, Summary, frontends};
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::state_name;
@@ -73,7 +74,8 @@ pub(super) fn localhost(figures: &Figures) -> Value {
     let servers = snapshot.backends.iter().flatten().filter(|b| is_shown(b));
     let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
     let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
-    let pools: Value = pools.map(|(at, one)| pool(figures, at, one)).collect();
+    let caches = caches::of_pools(snapshot, live);
+    let pools: Value = pools.map(|(at, one)| pool(figures, &caches, at, one)).collect();
     let listeners = snapshot.listeners.iter().filter(|l| l.service.relay().is_none());
     let frontends: Value = frontends(figures)
         .iter()
@@ -130,10 +132,9 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
         .map(|(id, backend)| server(figures, backend, id))
         .collect();
     let (servers, active) = dnsdist::members(snapshot, figures, at);
-    Some(json!({
-        "stats": {"servers": servers, "activeServers": active, "cacheSize": 0, "cacheEntries": 0},
-        "servers": members,
-    }))
+    let mut stats = json!({"servers": servers, "activeServers": active});
+    add_cache(&mut stats, &caches::of_pools(snapshot, &figures.live_state), &snapshot.pools[at]);
+    Some(json!({"stats": stats, "servers": members}))
 }
 
 /// /api/v1/servers/localhost/config
@@ -160,17 +161,40 @@ fn is_shown(backend: &Backend) -> bool {
     !backend.target && !backend.tee
 }
 
-fn pool(figures: &Figures, at: usize, pool: &Pool) -> Value {
+fn pool(figures: &Figures, caches: &[CacheOfPool<'_>], at: usize, pool: &Pool) -> Value {
     let (servers, active) = dnsdist::members(&figures.snapshot, figures, at);
-    json!({
+    let mut value = json!({
         "id": at,
         "name": pool.name,
         "serversCount": servers,
         "activeServersCount": active,
         "policy": policy_name(pool.policy.kind),
-        "cacheSize": 0,
-        "cacheEntries": 0,
-    })
+    });
+    add_cache(&mut value, caches, pool);
+    value
+}
+
+/// The names of a packet cache's figures, each with that in Lua.
+const CACHE_NAMES: [(&str, &str); 10] = [
+    ("cacheSize", "maxEntries"),
+    ("cacheEntries", "entries"),
+    ("cacheHits", "hits"),
+    ("cacheMisses", "misses"),
+    ("cacheDeferredInserts", "deferredInserts"),
+    ("cacheDeferredLookups", "deferredLookups"),
+    ("cacheLookupCollisions", "lookupCollisions"),
+    ("cacheInsertCollisions", "insertCollisions"),
+    ("cacheTTLTooShorts", "ttlTooShorts"),
+    ("cacheCleanupCount", "cleanupCount"),
+];
+
+/// Adds the figures of a pool's packet cache; without one, they are 0.
+fn add_cache(to: &mut Value, caches: &[CacheOfPool<'_>], pool: &Pool) {
+    let figures = caches.iter().find(|cache| cache.pool.name == pool.name).map(CacheOfPool::figures);
+    for (name, of) in CACHE_NAMES {
+        let value = figures.iter().flatten().find(|(figure, _)| *figure == of).map_or(0, |(_, value)| *value);
+        to[name] = json!(value);
+    }
 }
 
 fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {

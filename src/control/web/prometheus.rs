@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::stats::figures::Figures;
-use crate::control::stats::latency;
+use crate::control::stats::{caches, latency};
 use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
@@ -13,10 +13,10 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading,
-    ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
-    MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
-    ShardReading, TrafficReading, WebReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CarbonReading, CertificateReading,
+    CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading,
+    ListenerReading, MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading,
+    RuleReading, Set, ShardReading, TrafficReading, WebReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -195,6 +195,12 @@ fn latencies(page: &mut Page, figures: &Figures) {
     let of_answers: Vec<Row<'_>> =
         answers.iter().map(|(name, r)| (labels("rcode", name), r.values().collect())).collect();
     rows(page, &PoolReading::SET, &of_pools);
+    let caches = caches::of_pools(&figures.snapshot, live);
+    let of_caches: Vec<Row<'_>> = caches
+        .iter()
+        .map(|cache| (labels("pool", cache.label()), cache.reading.values().collect()))
+        .collect();
+    rows(page, &CacheReading::SET, &of_caches);
     rows(page, &AnswerReading::SET, &of_answers);
 }
 
@@ -288,16 +294,19 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
-    use crate::base::time::TickDelta;
+    use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
+    use crate::base::time::{Tick, TickDelta};
+    use crate::cache::{CacheOptions, PacketCache};
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
-    use crate::control::web::dnsdist;
+    use crate::control::web::{dnsdist, json};
+    use crate::model::Pool;
     use crate::rules::Rule;
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
     use crate::stats::drop_reason::DropReason;
+    use crate::stats::not_cached::NotCached;
     use crate::stats::registry::METRIC_SETS;
     use crate::stats::response_code::{ResponseCode, RuleAnswer};
 
@@ -314,6 +323,14 @@ mod tests {
             matcher: Matcher::All,
             action: Action::Drop,
         };
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        fixture::store(&cache, 1, 60, Tick(0));
+        snapshot.pools[0].cache = Some(Arc::new(cache));
+        snapshot.pools.push(Pool {
+            name: "two".to_owned(),
+            cache: snapshot.pools[0].cache.clone(),
+            ..Pool::default()
+        });
         let rules: Vec<_> = (0..RULES_MAX + 5).map(|n| rule(n, "a \"name\"\n")).collect();
         snapshot.chains.query = Chain::new(rules);
         let live_state = Arc::new(LiveState::new(2, 2));
@@ -323,6 +340,11 @@ mod tests {
             shard.backend(BackendSlot(0)).responses.add(4);
             shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
             shard.recursive_queries.add(9);
+            (shard.cache_hits.add(5), shard.cache_misses.add(6));
+            shard.pool(PoolSlot(0)).cache_hits.add(2);
+            shard.pool(PoolSlot(1)).cache_hits.add(3);
+            shard.pool(PoolSlot(1)).cache_misses.add(6);
+            shard.pool(PoolSlot(0)).cache_not_stored[NotCached::Busy].add(1);
             shard.rule_answers[RuleAnswer::Refused].add(2);
             let connections = &shard.backend(BackendSlot(0)).connections;
             connections.opened.add(3);
@@ -371,6 +393,10 @@ mod tests {
             "dnslob_generation 3".to_owned(),
             format!("dnslob_backend_up{{server=\"ns0\",address=\"{address}\"}} 1"),
             format!("dnslob_backend_up{{server=\"ns0-1\",address=\"{address}\"}} 0"),
+            "dnslob_cache_hits_total 10".to_owned(),
+            "dnslob_pool_cache_hits_total{pool=\"_default_\"} 4".to_owned(),
+            "dnslob_pool_cache_size{pool=\"two\"} 100".to_owned(),
+            "dnslob_pool_cache_entries{pool=\"_default_\"} 1".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.0005\"} 0".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.001\"} 2".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.05\"} 6".to_owned(),
@@ -423,6 +449,14 @@ mod tests {
             "dnsdist_rdqueries 18".to_owned(),
             "dnsdist_rule_refused 4".to_owned(),
             "dnsdist_frontend_nxdomain 8".to_owned(),
+            "dnsdist_cache_hits 10".to_owned(),
+            "dnsdist_cache_misses 12".to_owned(),
+            "dnsdist_pool_cache_size{pool=\"_default_\"} 100".to_owned(),
+            "dnsdist_pool_cache_entries{pool=\"two\"} 1".to_owned(),
+            "dnsdist_pool_cache_hits{pool=\"_default_\"} 10".to_owned(),
+            "dnsdist_pool_cache_hits{pool=\"two\"} 10".to_owned(),
+            "dnsdist_pool_cache_misses{pool=\"two\"} 12".to_owned(),
+            "dnsdist_pool_cache_deferred_inserts{pool=\"two\"} 2".to_owned(),
             "dnsdist_latency_avg100 2000".to_owned(),
             "dnsdist_latency_tcp_avg100 0".to_owned(),
             format!("dnsdist_frontend_queries{} 10", frontend("UDP")),
@@ -443,6 +477,24 @@ mod tests {
         let silent = dnsdist::page(&Figures { network: None, machine: None, ..figures.clone() });
         assert!(!silent.contains("_udp_") && !silent.contains("_udp6_") && !silent.contains("cpu_steal"));
         assert!(!page(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
+    }
+
+    #[test]
+    fn packet_caches_are_in_json() {
+        let all = json::localhost(&figures());
+        let pool = &all["pools"][1];
+        assert_eq!(
+            (&pool["name"], &pool["cacheSize"], &pool["cacheEntries"]),
+            (&"two".into(), &100.into(), &1.into())
+        );
+        assert_eq!((&pool["cacheHits"], &pool["cacheMisses"]), (&10.into(), &12.into()));
+        let one = json::pool_named(&figures(), "two").expect("a pool");
+        assert_eq!(
+            (&one["stats"]["cacheHits"], &one["stats"]["cacheDeferredInserts"]),
+            (&10.into(), &2.into())
+        );
+        let statistics = json::statistics(&figures());
+        assert_eq!((&statistics["cache-hits"], &statistics["cache-misses"]), (&10.into(), &12.into()));
     }
 
     #[test]

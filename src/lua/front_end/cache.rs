@@ -1,5 +1,9 @@
 //! Packet caches as Lua objects: `newPacketCache`, and the caches of pools.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::cache::CacheOptions;
@@ -11,7 +15,10 @@ use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
-use crate::lua::front_end::nearest;
+use crate::lua::front_end::view::RunningCache;
+use crate::lua::front_end::{nearest, networks, packet, printing};
+use crate::wire::codes::type_name;
+use crate::wire::name::Text;
 
 /// The longest time in seconds: the longest TTL (RFC 2181, section 8).
 const SECONDS_MAX: u32 = i32::MAX as u32;
@@ -193,10 +200,200 @@ pub(crate) struct Cache {
     at: usize,
 }
 
+impl Cache {
+    /// Returns the running cache: that of a pool which has this one in the draft. None while the file
+    /// is evaluated, and before a change is in force.
+    fn running(&self, call: &Call<'_>) -> Option<RunningCache> {
+        let session = call.session.as_ref()?;
+        let mut pools = call.draft.pools.iter().filter(|pool| pool.cache == Some(self.at));
+        pools.find_map(|pool| session.view.cache(&pool.name))
+    }
+
+    /// Returns its figures; those of an empty one while there is none.
+    fn figures(&self, call: &Call<'_>) -> Vec<(&'static str, u64)> {
+        self.running(call).map(|running| running.figures).unwrap_or_else(|| {
+            let most = call.draft.caches.get(self.at).map_or(0, |written| written.value.entries_max);
+            let most = u64::try_from(most).unwrap_or(u64::MAX);
+            FIGURES.iter().map(|(name, _)| (*name, if *name == "maxEntries" { most } else { 0 })).collect()
+        })
+    }
+
+    fn shown(&self, call: &Call<'_>) -> String {
+        let figures = self.figures(call);
+        let of = |name: &str| figures.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value);
+        format!("{}/{}", of("entries"), of("maxEntries"))
+    }
+}
+
+/// The figures by their names, with what `printStats` calls them.
+const FIGURES: [(&str, &str); 10] = [
+    ("entries", "Entries"),
+    ("maxEntries", "Max entries"),
+    ("hits", "Hits"),
+    ("misses", "Misses"),
+    ("deferredInserts", "Deferred inserts"),
+    ("deferredLookups", "Deferred lookups"),
+    ("lookupCollisions", "Lookup collisions"),
+    ("insertCollisions", "Insert collisions"),
+    ("ttlTooShorts", "TTL too shorts"),
+    ("cleanupCount", "Cleanup count"),
+];
+
+/// What a method does to the running cache, or returns of it.
+type Method = fn(&mut Call<'_>, &RunningCache, Arguments<'_>) -> Result<Value, Fault>;
+
+/// The methods that are about entries, each with what it returns while there is no running cache.
+const METHODS: [(&str, Value, Method); 6] = [
+    ("expunge", Value::Integer(0), |_, running, a| {
+        let most = a.whole(0, ENTRIES_MAX)? as usize;
+        Ok(count(running.cache.expunge(most)))
+    }),
+    ("purgeExpired", Value::Integer(0), |_, running, a| {
+        let most = a.whole(0, ENTRIES_MAX)? as usize;
+        Ok(count(running.cache.purge_expired(most, true, running.now)))
+    }),
+    ("expungeByName", Value::Integer(0), |_, running, a| {
+        let name = packet::wire(a.what(0), a.at(0))?;
+        let qtype = a.word(1)?;
+        let qtype = Some(qtype).filter(|qtype| *qtype != ANY);
+        Ok(count(running.cache.expunge_by_name(&name, qtype, a.switch(2)?)))
+    }),
+    ("isFull", Value::Boolean(false), |_, running, _| Ok(Value::Boolean(running.cache.is_full()))),
+    ("getAddressListByDomain", Value::Nil, |call, running, a| {
+        let name = packet::wire("", a.at(0))?;
+        let mut found = BTreeSet::new();
+        running.cache.for_each(running.now, |entry| {
+            if entry.asked.qname == name {
+                found.extend(entry.addresses());
+            }
+        });
+        let list = call.lua.create_table()?;
+        for address in found.into_iter().take(FOUND_MAX) {
+            list.raw_push(networks::address_object(call.lua, address)?)?;
+        }
+        Ok(Value::Table(list))
+    }),
+    ("getDomainListByAddress", Value::Nil, |call, running, a| {
+        let address = networks::address("", a.at(0), networks::ADDRESS)?.ip().to_canonical();
+        let mut found = BTreeSet::new();
+        running.cache.for_each(running.now, |entry| {
+            if found.len() < FOUND_MAX && entry.addresses().contains(&address) {
+                found.insert(Text(entry.asked.qname).to_string());
+            }
+        });
+        let list = call.lua.create_table()?;
+        for name in found {
+            list.raw_push(call.lua.create_userdata(packet::Name::new(&name))?)?;
+        }
+        Ok(Value::Table(list))
+    }),
+];
+
+/// The type that stands for all types.
+const ANY: u16 = 255;
+/// The most names or addresses of a list.
+const FOUND_MAX: usize = 100_000;
+
+fn count(number: usize) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// Writes the entries of a cache, one per line.
+fn dump(cache: &RunningCache, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "; packet cache: {} of {} entries", cache.cache.len(), cache.cache.capacity())?;
+    let mut ended = Ok(());
+    cache.cache.for_each(cache.now, |entry| {
+        if ended.is_err() {
+            return;
+        }
+        let (name, qtype) = (Text(entry.asked.qname), type_name(entry.asked.qtype));
+        let (way, rcode) = (if entry.asked.by_stream { "TCP" } else { "UDP" }, entry.rcode);
+        ended = writeln!(
+            out,
+            "{name} {} {qtype} ; rcode {rcode}, age {}, size {}, over {way}",
+            entry.remaining, entry.age, entry.size
+        );
+    });
+    ended
+}
+
 impl UserData for Cache {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         let mut all = Methods::new(methods, CACHE_METHODS);
-        all.add("toString", |_, cache, _| Ok(cache.at));
-        methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok("a packet cache"));
+        let context: fn(&Self) -> &Context = |cache| &cache.context;
+        for (name, nothing, method) in METHODS {
+            all.add_recorded(name, context, move |call, cache, a| match (cache.running(call), &nothing) {
+                (Some(running), _) => method(call, &running, a),
+                (None, Value::Nil) => Ok(Value::Table(call.lua.create_table()?)),
+                (None, nothing) => Ok(nothing.clone()),
+            });
+        }
+        all.add_recorded("getStats", context, |call, cache, _| {
+            let figures = cache.figures(call);
+            Ok(Value::Table(call.lua.create_table_from(figures)?))
+        });
+        all.add_recorded("toString", context, |call, cache, _| {
+            Ok(Value::String(call.lua.create_string(cache.shown(call))?))
+        });
+        all.add("printStats", |lua, cache, _| {
+            let text = cache.context.look(lua, "printStats", |call| {
+                let figures = cache.figures(call);
+                let label =
+                    |name: &str| FIGURES.iter().find(|(known, _)| *known == name).map_or("", |(_, l)| *l);
+                let lines: Vec<String> =
+                    figures.iter().map(|(name, value)| format!("{}: {value}", label(name))).collect();
+                Ok(Value::String(call.lua.create_string(lines.join("\n"))?))
+            })?;
+            printing::print(&cache.context, lua, text)
+        });
+        all.add("dump", |lua, cache, a| {
+            let text = cache.context.look(lua, "dump", |call| {
+                let path = a.text(0, "the path of a new file, or \"-\"")?;
+                let Some(running) = cache.running(call) else {
+                    call.warn(Fault::Note("has no effect: the cache is not running yet".to_owned()));
+                    return Ok(Value::Nil);
+                };
+                if path == "-" {
+                    let mut text = Bounded(Vec::new());
+                    // It ends where the output of a command ends.
+                    let _ = dump(&running, &mut text);
+                    return Ok(Value::String(call.lua.create_string(text.0.trim_ascii_end())?));
+                }
+                let unwritten = |e: io::Error| Fault::Conflict {
+                    wrong: format!("cannot write \"{path}\": {e}"),
+                    expected: "the path of a new file".to_owned(),
+                };
+                let file = File::create_new(&path).map_err(unwritten)?;
+                let mut file = BufWriter::new(file);
+                dump(&running, &mut file).and_then(|()| file.flush()).map_err(unwritten)?;
+                Ok(Value::Nil)
+            })?;
+            printing::print(&cache.context, lua, text)
+        });
+        methods.add_meta_method(MetaMethod::ToString, |lua, cache, ()| {
+            cache
+                .context
+                .look(lua, "toString", |call| Ok(Value::String(call.lua.create_string(cache.shown(call))?)))
+        });
+    }
+}
+
+/// The most bytes of a dump that the console shows.
+const SHOWN_MAX: usize = 16 << 20;
+
+/// Text up to a length.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > SHOWN_MAX {
+            return Err(io::Error::other("too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -39,6 +39,7 @@ pub(crate) mod older;
 mod packet;
 pub mod page;
 mod pool;
+mod printing;
 pub mod relays;
 mod responses;
 mod selectors;

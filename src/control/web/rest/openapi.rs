@@ -258,7 +258,12 @@ fn schemas() -> Value {
         "Pools": list("pools", "Pool"),
         "Pool": whole(json!({
             "name": text(), "policy": text(), "servers": texts(), "up": count(), "tcpToUdp": switch(),
+            "cache": {"oneOf": [{"type": "null"}, whole(json!({
+                "size": count(), "entries": count(), "memoryBytes": count(), "evicted": count(), "hits": count(),
+                "misses": count(),
+            }))]},
         })),
+        "Purged": whole(json!({"status": {"const": "purged"}, "count": text()})),
         "PoolChange": some(json!({"policy": policy}), &["policy"]),
         "Policy": called(Callee::Policy),
         "Listeners": list("listeners", "Listener"),

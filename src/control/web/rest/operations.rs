@@ -88,13 +88,7 @@ impl Operation {
 
     /// The status of its success.
     pub(super) const fn status(&self) -> StatusCode {
-        if matches!(self.id, Id::AddServer | Id::AddRule) {
-            StatusCode::CREATED
-        } else if matches!(self.id, Id::PurgeCache) {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::OK
-        }
+        if matches!(self.id, Id::AddServer | Id::AddRule) { StatusCode::CREATED } else { StatusCode::OK }
     }
 }
 
@@ -104,6 +98,15 @@ const DRY_RUN: Parameter = Parameter {
     required: false,
     doc: "Compile the change and say what it would change; nothing is published.",
 };
+const fn purge(name: &'static str, required: bool, kind: &'static str, doc: &'static str) -> Parameter {
+    Parameter { name, kind, required, doc }
+}
+const PURGE: &[Parameter] = &[
+    purge("pool", false, "string", "The pool; the default pool without."),
+    purge("name", true, "string", "The name."),
+    purge("type", false, "string", "Of one type, as AAAA; of all without."),
+    purge("suffix", false, "boolean", "Those of all names below it too."),
+];
 const OFFSET: Parameter =
     Parameter { name: "offset", kind: "integer", required: false, doc: "Rules that are left out in front." };
 const LIMIT: Parameter =
@@ -249,6 +252,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: Method::Delete,
-        ..get(Id::PurgeCache, "/api/v1/cache", "Problem", "Says that there is no packet cache.")
+        query: PURGE,
+        ..get(
+            Id::PurgeCache,
+            "/api/v1/cache",
+            "Purged",
+            "Removes the entries of a name from the packet cache of a pool.",
+        )
     },
 ];

@@ -1,13 +1,16 @@
 //! What the API shows of the configuration.
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
 use crate::base::addr::BackendSlot;
+use crate::config::functions::enumerations::qtype as qtype_of;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::{ChainKey, uuid_text};
+use crate::config::value::wire_name;
 use crate::control::api::{self, Standing};
 use crate::control::history::Range;
+use crate::control::stats::caches::{self, CacheOfPool};
 use crate::control::stats::rules::matches;
 use crate::control::stats::text::state_name;
 use crate::control::web::json::settings;
@@ -50,12 +53,14 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
         Id::Pools => {
             let pools =
                 snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
-            json!({"pools": pools.map(|(_, one)| pool(site, snapshot, one)).collect::<Vec<_>>()})
+            let caches = caches::of_pools(snapshot, live);
+            json!({"pools": pools.map(|(_, one)| pool(site, snapshot, &caches, one)).collect::<Vec<_>>()})
         }
         Id::Pool => {
             let name = pool_name(call.parameter("pool"));
             let found = snapshot.pools.iter().find(|pool| pool.name == name);
-            pool(site, snapshot, found.ok_or_else(|| Problem::not_found("pool"))?)
+            let found = found.ok_or_else(|| Problem::not_found("pool"))?;
+            pool(site, snapshot, &caches::of_pools(snapshot, live), found)
         }
         Id::Listeners => {
             let listed = snapshot.listeners.iter().map(|one| listener(one, live));
@@ -82,7 +87,7 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
         Id::Acl => json!({"networks": snapshot.acl.texts()}),
         Id::AllowFrom => allow_from(snapshot),
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
-        Id::PurgeCache => return Err(Problem::not_found("cache: dnslob has no packet cache")),
+        Id::PurgeCache => purge(snapshot, &call.uri)?,
         Id::OpenApi
         | Id::Events
         | Id::AddServer
@@ -109,6 +114,31 @@ fn index(site: &Site, snapshot: &Snapshot) -> Value {
         "kept": site.settings.writable && site.settings.directory.is_some(),
         "paths": paths,
     })
+}
+
+/// Removes the entries of a name from the packet cache of a pool, as dnsdist's clients ask for it.
+fn purge(snapshot: &Snapshot, uri: &Uri) -> Result<Value, Problem> {
+    let pool = argument(uri, "pool").unwrap_or_default();
+    let name = argument(uri, "name").ok_or_else(|| Problem::bad_request("name= is missing"))?;
+    let wire = wire_name(&name).map_err(|expected| Problem::bad_request(format!("name is {expected}")))?;
+    let qtype = argument(uri, "type").filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("ANY"));
+    let qtype =
+        qtype.map(|text| qtype_of(&text).ok_or_else(|| Problem::bad_request("type is a type, as AAAA")));
+    let suffix = match argument(uri, "suffix").as_deref() {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(_) => return Err(Problem::bad_request("suffix is true or false")),
+    };
+    let found = snapshot
+        .pools
+        .iter()
+        .enumerate()
+        .find(|(at, one)| one.name == pool && (*at == 0 || !pool.is_empty()));
+    let (_, found) = found.ok_or_else(|| Problem::not_found("pool"))?;
+    let cache = found.cache.as_ref().ok_or_else(|| Problem::not_found("packet cache of this pool"))?;
+    let count = cache.expunge_by_name(&wire, qtype.transpose()?, suffix);
+    // A text, as dnsdist's clients read it.
+    Ok(json!({"status": "purged", "count": count.to_string()}))
 }
 
 fn history(site: &Site, call: &Call) -> Result<Value, Problem> {
@@ -193,7 +223,7 @@ pub(super) fn pool_name(text: &str) -> &str {
     if text == DEFAULT_POOL { "" } else { text }
 }
 
-fn pool(site: &Site, snapshot: &Snapshot, pool: &Pool) -> Value {
+fn pool(site: &Site, snapshot: &Snapshot, caches: &[CacheOfPool<'_>], pool: &Pool) -> Value {
     let id = |slot: &BackendSlot| snapshot.backend(*slot).map(|b| b.id.as_str());
     let is_up = |slot: &&BackendSlot| site.monitor.standing(**slot).state == State::Up;
     json!({
@@ -202,6 +232,17 @@ fn pool(site: &Site, snapshot: &Snapshot, pool: &Pool) -> Value {
         "servers": pool.members.iter().filter_map(id).collect::<Vec<_>>(),
         "up": pool.members.iter().filter(is_up).count(),
         "tcpToUdp": pool.tcp_to_udp,
+        "cache": caches
+            .iter()
+            .find(|cache| cache.pool.name == pool.name)
+            .map(|cache| json!({
+                "size": cache.reading.size,
+                "entries": cache.reading.entries,
+                "memoryBytes": cache.reading.memory,
+                "evicted": cache.reading.evicted,
+                "hits": cache.counts.hits,
+                "misses": cache.counts.misses,
+            })),
     })
 }
 
@@ -288,4 +329,50 @@ pub(super) fn one_rule(snapshot: &Snapshot, key: ChainKey, text: &str) -> Result
     let uuid = crate::config::ruleset::parse_uuid(text);
     let at = uuid.and_then(|uuid| with_chain!(snapshot, key, chain, _act => number(chain, &uuid)));
     at.ok_or_else(|| Problem::not_found("rule"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::response::IntoResponse;
+
+    use super::*;
+    use crate::base::time::Tick;
+    use crate::cache::{CacheOptions, PacketCache};
+    use crate::control::fixture;
+    use crate::model::Pool;
+
+    #[test]
+    fn entries_of_a_name_are_purged() {
+        let mut snapshot = fixture::snapshot(1, &[], &[0]);
+        let cache = PacketCache::new(CacheOptions::new(10), [1, 2, 3, 4]);
+        (1..6).for_each(|n| fixture::store(&cache, n, 60, Tick(0)));
+        snapshot.pools[0].cache = Some(Arc::new(cache));
+        snapshot.pools.push(Pool { name: "bare".to_owned(), ..Pool::default() });
+        let ask = |query: &str| {
+            let uri = format!("/api/v1/cache?{query}").parse().expect("a URI");
+            purge(&snapshot, &uri).map_err(|problem| problem.into_response().status().as_u16())
+        };
+        for (query, count) in [
+            ("name=N1.example", "1"),
+            ("name=n1.example.&pool=", "0"),
+            ("name=n2.example&type=AAAA", "0"),
+            ("name=n2.example&type=a&suffix=false", "1"),
+            ("name=example", "0"),
+            ("name=example&suffix=", "3"),
+        ] {
+            assert_eq!(ask(query), Ok(json!({"status": "purged", "count": count})), "{query}");
+        }
+        for (query, status) in [
+            ("", 400),
+            ("name=a..b", 400),
+            ("name=a&type=WHAT", 400),
+            ("name=a&suffix=x", 400),
+            ("name=a&pool=none", 404),
+            ("name=a&pool=bare", 404),
+        ] {
+            assert_eq!(ask(query), Err(status), "{query}");
+        }
+    }
 }

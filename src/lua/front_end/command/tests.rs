@@ -3,18 +3,24 @@ use std::sync::Arc;
 use super::*;
 use crate::base::addr::{ListenerSlot, PoolSlot, mapped};
 use crate::base::time::Tick;
+use crate::cache::PacketCache;
 use crate::config::ruleset::ChainKey;
 use crate::config::tests::good;
 use crate::lua::front_end::LuaHost;
-use crate::lua::front_end::view::{ServerView, Table, View};
+use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
 use crate::rules::names::Names;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::top::{Filter, Found, FoundList, GrepRequest, TopList, TopRequest, TopRow};
 use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
+mod caches;
+
 /// A process with one server and some hits.
-#[derive(Debug)]
-struct Process;
+#[derive(Debug, Default)]
+struct Process {
+    /// The cache of the default pool.
+    cache: Option<Arc<PacketCache>>,
+}
 
 impl View for Process {
     fn table(&self, table: Table) -> String {
@@ -67,6 +73,13 @@ impl View for Process {
         HashMap::from([("192.0.2.1:53".to_owned(), view)])
     }
 
+    fn cache(&self, pool: &str) -> Option<RunningCache> {
+        let cache = self.cache.clone().filter(|_| pool.is_empty())?;
+        let figures =
+            vec![("entries", cache.len() as u64), ("maxEntries", cache.capacity() as u64), ("hits", 7)];
+        Some(RunningCache { cache, figures, now: Tick(10_000_000_000) })
+    }
+
     fn rules(&self, _: ChainKey) -> Vec<([u8; 16], u64)> {
         vec![([1; 16], 5), ([2; 16], 50)]
     }
@@ -76,11 +89,12 @@ const CONSOLE: &str = "controlSocket('127.0.0.1:5199') newServer{address='192.0.
 
 struct Console {
     lua: LuaHost,
+    cache: Option<Arc<PacketCache>>,
 }
 
 impl Console {
     fn new(lua: &str) -> Self {
-        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua }
+        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua, cache: None }
     }
 
     fn run(&self, text: &str) -> Evaluated {
@@ -91,7 +105,7 @@ impl Console {
         let command = Command {
             text: text.to_owned(),
             at: "then".to_owned(),
-            view: Arc::new(Process),
+            view: Arc::new(Process { cache: self.cache.clone() }),
             output_max: 1_000,
             mark,
         };
