@@ -17,7 +17,11 @@ impl PacketCache {
             if left <= most {
                 break;
             }
-            left -= table.visit(set..set + 1, |_, _, meta| meta.gone > now).min(left);
+            table.visit(set..set + 1, |_, _, meta| {
+                let goes = left > most && meta.gone <= now;
+                left -= usize::from(goes);
+                !goes
+            });
         }
         let next = Some(from.saturating_add(sets)).filter(|next| *next < all && left > most);
         if next.is_none() {

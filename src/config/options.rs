@@ -779,7 +779,7 @@ pub static SETTINGS: [Setting; 69] = [
     Setting {
         key: Key::StaleCache,
         name: "stale-cache-ttl",
-        kind: Kind::Number { min: 0, max: 31_536_000, unit: "s" },
+        kind: Kind::Number { min: 0, max: 31_536_000, unit: "seconds" },
         default: "0",
         lua: &[set("setStaleCacheEntriesTTL")],
         doc: "How long expired entries of packet caches are kept for the case that no server can \
@@ -789,7 +789,7 @@ pub static SETTINGS: [Setting; 69] = [
     Setting {
         key: Key::CacheCleaningDelay,
         name: "cache-cleaning-delay",
-        kind: Kind::Number { min: 1, max: 86_400, unit: "s" },
+        kind: Kind::Number { min: 1, max: 86_400, unit: "seconds" },
         default: "60",
         lua: &[set("setCacheCleaningDelay")],
         doc: "How often expired entries are removed from packet caches. They are given to nobody \

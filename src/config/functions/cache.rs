@@ -38,7 +38,7 @@ pub static CACHE_OPTIONS: &[Entry] = &[
     entry(
         "keepStaleData",
         "false",
-        "Keep expired entries while no server of the pools is up, however long that takes.",
+        "Remove no expired entries while no server of the pools is up; they are given for `setStaleCacheEntriesTTL` at most.",
     ),
     entry("dontAge", "false", "Give TTLs as they were stored, rather than what is left of them."),
     entry(
@@ -54,7 +54,7 @@ pub static CACHE_OPTIONS: &[Entry] = &[
     entry(
         "skipOptions",
         "{}",
-        "Codes of further EDNS options that make no difference; cookies (10) and padding (12) make none.",
+        "Codes of further EDNS options that make no difference; what is in cookies (10) and padding (12) makes none.",
     ),
     entry(
         "payloadRanks",

@@ -244,7 +244,10 @@ const WARNED: &[(&str, &str)] = &[
     ("hashBy(whashed, 'client', {labels=3})", "hashBy: labels has no effect without key=\"zone\""),
     ("hashBy(whashed, 'zone', {v6=48})", "hashBy: v6 has no effect without key=\"clientPrefix\""),
     ("setMaxTCPClientThreads(10)", "setMaxTCPClientThreads: has no effect: the shards serve"),
-    ("setStaleCacheEntriesTTL(60)", "setStaleCacheEntriesTTL: has no effect: there is no packet cache"),
+    (
+        "setDynBlocksPurgeInterval(60)",
+        "setDynBlocksPurgeInterval: has no effect: there are no dynamic blocks",
+    ),
     (
         "addAction(AllRule(), NoRecurseAction())",
         "NoRecurseAction: is of an older version of dnsdist; write SetNoRecurseAction()",

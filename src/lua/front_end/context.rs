@@ -503,7 +503,7 @@ impl Context {
 /// Returns whether a function only reads, by its name.
 fn is_reading(function: &str) -> bool {
     const BEGINNINGS: [&str; 9] = ["show", "get", "top", "dump", "is", "has", "purge", "expunge", "print"];
-    const NAMES: [&str; 6] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey"];
+    const NAMES: [&str; 7] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey", "toString"];
     BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
 }
 
