@@ -340,7 +340,8 @@ mod tests {
             shard.backend(BackendSlot(0)).responses.add(4);
             shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
             shard.recursive_queries.add(9);
-            (shard.cache_hits.add(5), shard.cache_misses.add(6));
+            shard.cache_hits.add(5);
+            shard.cache_misses.add(6);
             shard.pool(PoolSlot(0)).cache_hits.add(2);
             shard.pool(PoolSlot(1)).cache_hits.add(3);
             shard.pool(PoolSlot(1)).cache_misses.add(6);
