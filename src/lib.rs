@@ -259,7 +259,10 @@
 //!     context.rs          where a call stands, and the draft it fills
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
+//!     globals.lua         copies the globals, and puts them back
+//!     globals.rs          keeps them aside while something runs that may be refused
 //!     inspect.rs          functions that show the running process
+//!     lua_error.rs        errors of Lua: where they are, and what may have been meant
 //!     mark.rs             what changes by the API are about, and which of them still matter
 //!     metrics.rs          declareMetric and what changes such metrics
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
@@ -274,7 +277,8 @@
 //!     relays.rs           addTCPForward, addUDPForward
 //!     responses.rs        what rules do to answers
 //!     selectors.rs        what rules match
-//!     server.rs           newServer, getServer and the server object
+//!     server.rs           newServer, rmServer, getServer
+//!     server_object.rs    the server object
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS

@@ -183,8 +183,8 @@ impl Draft {
         at
     }
 
-    /// Returns the index of the first server with this id or name, or with this address if it has
-    /// no id.
+    /// Returns the index of the first server with this id, or with this address if it has no id; or
+    /// else with this name.
     pub fn server_called(&mut self, text: &str) -> Option<usize> {
         self.server_index.called(text, |at| self.servers[at].removed)
     }
@@ -351,11 +351,33 @@ pub struct DraftListener {
     pub proxy: ProxyHeader,
 }
 
+/// Tells a server from one that later has its index: the command that made it may have been
+/// refused.
+#[derive(Clone, Debug, Default)]
+pub struct Handle(Arc<()>);
+
+impl Handle {
+    /// Returns whether this is of the same server.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl PartialEq for Handle {
+    /// It is no part of what a server says.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// A server as written; `None` means the global setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DraftServer {
     /// Where it was written.
     pub origin: Origin,
+    /// What its Lua objects know it by.
+    pub handle: Handle,
     /// Removed by `rmServer`, or invalid and kept as a placeholder.
     pub removed: bool,
     /// Its address and port.
@@ -405,6 +427,7 @@ impl DraftServer {
         let default = Backend::new(BackendSlot(0), address);
         Self {
             origin,
+            handle: Handle::default(),
             removed: false,
             address,
             id: None,

@@ -52,6 +52,7 @@ pub struct Monitor {
     changes_refused: AtomicU64,
     started: Tick,
     started_unix: u64,
+    process: u64,
     traffic: OnceLock<Traffic>,
     serving: AtomicBool,
     draining: AtomicBool,
@@ -73,6 +74,7 @@ impl Monitor {
             changes_refused: AtomicU64::new(0),
             started,
             started_unix: unix_seconds(),
+            process: process::entropy().map_or_else(|_| unix_seconds(), |mut rng| rng.u64()),
             traffic: OnceLock::new(),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -138,6 +140,12 @@ impl Monitor {
     #[must_use]
     pub fn uptime(&self) -> TickDelta {
         clock::now().since(self.started)
+    }
+
+    /// What tells the numbers of this process from those of an earlier one.
+    #[must_use]
+    pub const fn process(&self) -> u64 {
+        self.process
     }
 
     /// When it started, seconds since 1970.

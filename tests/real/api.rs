@@ -248,6 +248,12 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         (400, "GET", "/api/v2/history?range=5", ANY, ""),
         (404, "DELETE", "/api/v1/cache?pool=&name=a.test", ANY, ""),
         (400, "PATCH", "/api/v2/servers/one?dry-run=maybe", ANY, r#"{"weight": 5}"#),
+        (400, "PATCH", "/api/v2/servers/one?dryrun=true", ANY, r#"{"weight": 5}"#),
+        (400, "GET", "/api/v2/top?what=clients&windows=5", ANY, ""),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 2147483648}"#),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 0}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "weight": -1}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "weight": 1e23}"#),
     ] {
         let file = directory.write("body", body);
         let data = format!("@{}", file.display());

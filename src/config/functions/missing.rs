@@ -15,6 +15,11 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         names: &["SetMacAddrAction", "MacAddrAction", "setQueryCount", "setQueryCountFilter", "benchRule"],
     },
     Missing {
+        family: "histograms of the configuration",
+        meanwhile: "count with incMetric, with a label for each range",
+        names: &["observeMetric"],
+    },
+    Missing {
         family: "Lua objects and callbacks",
         meanwhile: "remove it: a function of a rule gets the query as its argument",
         names: &[

@@ -19,6 +19,7 @@ use crate::stats::response_code::{ResponseCode, RuleAnswer};
 /// Bounds of dnsdist's bands of latency, nanoseconds.
 pub(in crate::control) const BANDS: [u64; 5] =
     [1_000_000, 10_000_000, 50_000_000, 100_000_000, 1_000_000_000];
+const _: () = assert!(crate::stats::histogram::are_edges(&BANDS));
 
 /// The figures, with sums that several statistics use.
 pub(in crate::control) struct Summary<'f> {

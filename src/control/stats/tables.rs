@@ -13,6 +13,7 @@ use crate::control::stats::servers::{self, aligned};
 use crate::control::stats::text::{self, lines, state_name, with_readings};
 use crate::model::{Backend, Service};
 use crate::stats::close_reason::BackendCloseReason;
+use crate::stats::custom_metrics;
 use crate::stats::live::State;
 use crate::stats::meter::Value;
 use crate::stats::registry::{BackendReading, Metric};
@@ -315,6 +316,11 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
             out.push((statistic.name.to_owned(), value));
         }
     }
+    for (name, value) in custom_metrics::all().plain() {
+        if out.iter().all(|(of, _)| *of != name) {
+            out.push((name, value));
+        }
+    }
     out
 }
 
@@ -328,7 +334,22 @@ mod tests {
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
+    use crate::stats::histogram::are_edges;
     use crate::stats::live::LiveState;
+
+    #[test]
+    fn metrics_of_the_configuration_are_among_them() {
+        let gauge = custom_metrics::CustomKind::Gauge;
+        custom_metrics::all().declare("of-tables", gauge, "", None, false).expect("declared");
+        custom_metrics::all().set("of-tables", &Vec::new(), 1.5).expect("set");
+        assert!(counters(&figures()).contains(&("of-tables".to_owned(), 1.5)));
+        assert!(metrics(&figures()).contains("of-tables "));
+    }
+
+    #[test]
+    fn ranges_of_latencies_are_exact() {
+        assert!(are_edges(&BOUNDS_MS.map(|ms| ms * 1_000_000)));
+    }
 
     fn figures() -> Figures {
         let live_state = Arc::new(LiveState::new(2, 1));

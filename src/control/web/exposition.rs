@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 
 use crate::model::{Backend, Listener, Snapshot};
-use crate::stats::custom_metrics::{CustomKind, CustomMetric};
+use crate::stats::custom_metrics::CustomMetric;
 
 /// The type of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,12 +44,7 @@ impl Page {
 
     /// What is counted by the configuration itself.
     pub(super) fn custom(&mut self, metric: &CustomMetric, prefix: &str, total: bool) {
-        let derived = || {
-            let name = format!("{prefix}_{}", metric.name.replace('-', "_"));
-            let needs = total && metric.kind == CustomKind::Counter && !name.ends_with("_total");
-            if needs { name + "_total" } else { name }
-        };
-        let name = metric.prometheus_name.clone().unwrap_or_else(derived);
+        let name = metric.name_with(prefix, total);
         let help = if metric.description.is_empty() { "Of the configuration." } else { &metric.description };
         // One with the name of another metric is left out: it would make the page invalid.
         if self.family(&name, metric.kind.label(), help) {

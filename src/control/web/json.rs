@@ -12,6 +12,7 @@ use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::text::{self, Sets};
 use crate::rules::{Chain, Rule};
+use crate::stats::custom_metrics;
 use crate::stats::live::LiveState;
 
 /// Rules of a chain that are listed.
@@ -51,9 +52,8 @@ pub(super) fn statistics(figures: &Figures) -> Value {
     all.insert("latency-count".to_owned(), json!(latency.count()));
     all.insert("latency-sum".to_owned(), json!((latency.sum_ns() / 1_000_000) as u64));
     all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));
-    for metric in crate::stats::custom_metrics::all().list().iter().filter(|metric| !metric.labelled) {
-        let value = metric.values().first().map_or(0.0, |(_, value)| *value);
-        all.entry(metric.name.clone()).or_insert_with(|| number(value));
+    for (name, value) in custom_metrics::all().plain() {
+        all.entry(name).or_insert_with(|| number(value));
     }
     Value::Object(all)
 }

@@ -9,7 +9,7 @@ use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::check_failure::Failure;
 use crate::stats::custom_metrics;
-use crate::stats::histogram::Latency;
+use crate::stats::histogram::{Latency, are_edges};
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
@@ -40,6 +40,16 @@ const BUCKETS: [(u64, &str); 14] = [
     (5_000_000_000, "5"),
     (10_000_000_000, "10"),
 ];
+/// The same without their text.
+const BOUNDS: [u64; BUCKETS.len()] = {
+    let (mut bounds, mut at) = ([0; BUCKETS.len()], 0);
+    while at < bounds.len() {
+        bounds[at] = BUCKETS[at].0;
+        at += 1;
+    }
+    bounds
+};
+const _: () = assert!(are_edges(&BOUNDS));
 
 /// A reading of a set with its labels.
 type Row<'r> = (Labels, Vec<(&'static Metric, Value<'r>)>);
@@ -88,7 +98,7 @@ fn histogram(page: &mut Page, name: &str, labels: &Labels, latency: &Latency) {
         labels.push(("le", le.to_owned()));
         labels
     };
-    for ((_, le), count) in BUCKETS.iter().zip(latency.at_most(BUCKETS.map(|(ns, _)| ns))) {
+    for ((_, le), count) in BUCKETS.iter().zip(latency.at_most(BOUNDS)) {
         page.sample(&format!("{name}_bucket"), &with(le), count);
     }
     page.sample(&format!("{name}_bucket"), &with("+Inf"), latency.count());

@@ -13,7 +13,8 @@ use crate::lua::code::dump;
 use crate::lua::code::dump::Prototype;
 use crate::lua::code::flow::{Kind, Names, Standing, Use, Walk, When, tail_calls};
 use crate::lua::ffi;
-use crate::lua::front_end::{every_name, missing};
+use crate::lua::front_end::lua_error::every_name;
+use crate::lua::front_end::missing;
 use crate::lua::limits::Interrupt;
 use crate::lua::state;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
-use crate::config::functions::{HEADER_METHODS, POLICIES};
+use crate::config::functions::{FUNCTIONS_MISSING, HEADER_METHODS, POLICIES, WITHOUT_EFFECT};
+use crate::config::options::SETTINGS;
 use crate::config::tests::{File, good};
 use crate::lua::front_end::*;
 
@@ -249,7 +250,7 @@ fn evaluation_is_limited_in_time_even_in_c() {
     ] {
         let file = File::new(text);
         let limit = Duration::from_millis(20);
-        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err(text);
+        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err(text);
         let message = errors.last().expect("an error").to_string();
         assert!(message.contains("lua:2: ") || message.contains("lua:3: "), "{text}: {message}");
     }
@@ -257,7 +258,8 @@ fn evaluation_is_limited_in_time_even_in_c() {
     // meanwhile.
     let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
     let limit = Duration::from_millis(20);
-    let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err("too long");
+    let errors =
+        evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err("too long");
     assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
 }
 

@@ -238,9 +238,13 @@ fn rule_path(key: ChainKey, uuid: &str) -> Option<String> {
     Some(format!("/api/v2/rules/{}/{uuid}", CHAINS[key as usize]))
 }
 
+/// What finds a rule.
+fn found(key: ChainKey, uuid: &str) -> String {
+    format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[9].name)
+}
+
 fn with_rule(key: ChainKey, uuid: &str, then: &str) -> String {
-    let found = format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[9].name);
-    unless_gone(&found, then, &format!("{} rule {uuid}", CHAINS[key as usize]))
+    unless_gone(&found(key, uuid), then, &format!("{} rule {uuid}", CHAINS[key as usize]))
 }
 
 /// The call that adds a rule; `members` say selector, action and, with `uuid`, its options.
@@ -292,6 +296,10 @@ fn add_rule(snapshot: &Snapshot, key: ChainKey, body: &Value) -> Result<Change, 
         Some(Value::Bool(true)) => lua += &format!(" {}()", FUNCTIONS[key as usize].entries[3].name),
         Some(_) => return Err(Problem::unprocessable("top is true or false")),
     }
+    // After a restart the file may have it.
+    let note = quoted(format!("a change by the API has no effect: there is a rule {uuid}").as_bytes());
+    let found = found(key, &uuid);
+    let lua = format!("if {found} then warnlog({note}) else {lua} end");
     Ok(change(lua, Act::Create, rule_key(key, &uuid), rule_path(key, &uuid)))
 }
 

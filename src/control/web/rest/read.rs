@@ -146,11 +146,15 @@ pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = &Backend> {
 /// # Errors
 /// There is none, or several.
 pub(super) fn one_server<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Backend, Problem> {
-    let mut found = servers(snapshot).filter(|b| b.id == text || b.name == text);
+    // A server without a name has its address for one, which may be the id of another.
+    if let Some(server) = servers(snapshot).find(|b| b.id == text) {
+        return Ok(server);
+    }
+    let mut found = servers(snapshot).filter(|b| b.name == text);
     match (found.next(), found.next()) {
         (Some(server), None) => Ok(server),
         (None, _) => Err(Problem::not_found("server")),
-        (Some(_), Some(_)) => Err(Problem::conflict("several servers have this id or name")),
+        (Some(_), Some(_)) => Err(Problem::conflict("several servers have this name")),
     }
 }
 
