@@ -136,7 +136,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let mut slots = slots.clone();
     let mut listeners = listeners(draft, &mut errors);
     let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
-    loops::refuse_own_servers(draft, &standing, &listeners, &mut errors);
+    loops::refuse(draft, &standing, &listeners, &mut errors);
     let mut backends = backends(draft, &standing, &mut errors);
     let copies = chains::copies(draft);
     backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));

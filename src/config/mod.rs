@@ -29,7 +29,7 @@ pub mod flags;
 pub mod functions;
 pub mod lists;
 pub mod log_style;
-mod loops;
+pub(crate) mod loops;
 pub mod options;
 pub mod password;
 pub mod relays;

@@ -22,9 +22,6 @@ use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Serv
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
 
-/// The default port of DNS over TLS (RFC 7858, 3.1).
-pub(crate) const DOT_PORT: u16 = 853;
-
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "addTLSLocal", |call, a| {
         add_local(call, a)?;
@@ -268,7 +265,7 @@ fn known() -> impl Iterator<Item = &'static str> {
 
 /// Parses an address with the default port of DNS over TLS.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    value::address_of(text, DOT_PORT)
+    value::address_of(text, value::DOT_PORT)
 }
 
 fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
