@@ -614,9 +614,10 @@ pub static SETTINGS: [Setting; 66] = [
         default: "1000",
         lua: &[set("setMaxRepeatedQueries")],
         zero: Some(65_535),
-        doc: "Limit of outstanding queries with the same question from the same address, per shard. \
-              One more is dropped and counted as `query-repeated`: a loop, in which a server sends \
-              its queries back to dnslob, ends there.",
+        doc: "Limit of outstanding queries with the same question from the address of a server, per \
+              shard; from any other address ten times as many. One more is dropped and counted as \
+              `query-repeated`: a loop, in which a server sends its queries back to dnslob, ends \
+              there. Each answer to that question allows a server one more, up to ten times as many.",
         ..LIVE
     },
     Setting {
