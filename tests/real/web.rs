@@ -115,7 +115,16 @@ fn metrics_are_those_of_prometheus_and_of_dnsdist() {
     assert!(statistics.contains("\"queries\":500") && statistics.contains("\"acl-drops\":0"), "{statistics}");
     let all = page(web, "/api/v1/servers/localhost");
     assert!(all.contains("\"daemon_type\":\"dnsdist\"") && all.contains("\"state\":\"UP\""), "{all}");
-    assert!(page(web, "/api/v1/servers/localhost/pool?name=").contains("\"activeServers\":1"));
+    let pool = page(web, "/api/v1/servers/localhost/pool?name=");
+    for part in [
+        "\"activeServers\":1",
+        "\"name\":\"\"",
+        "\"serversCount\":1",
+        "\"tcpDiedSendingQuery\":0",
+        "\"pools\":[]",
+    ] {
+        assert!(pool.contains(part), "{part}\n{pool}");
+    }
     assert!(page(web, "/api/v1/servers/localhost/config/allow-from").contains("\"127.0.0.0/8\""));
     let changed = fetch_with(web, "/api/v1/servers/localhost/config/allow-from", &["-X", "PUT", "-d", "{}"]);
     // Without a password nobody may change anything, whatever else is open.

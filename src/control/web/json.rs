@@ -4,34 +4,17 @@ use serde_json::{Map, Value, json};
 
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
-use crate::control::stats::dnsdist::{self, STATISTICS, Server, Summary, frontends};
+use crate::control::stats::dnsdist::{self, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends};
 use crate::control::stats::figures::Figures;
+use crate::control::stats::rules::matches;
 use crate::control::stats::text::state_name;
 use crate::model::{Backend, Pool, Snapshot};
-use crate::rules::names::Names;
-use crate::rules::networks::Networks;
-use crate::rules::text::{self, Sets};
+use crate::rules::text;
 use crate::rules::{Chain, Rule};
 use crate::stats::live::LiveState;
 
 /// Rules of a chain that are listed.
 const RULES_MAX: usize = 1_000;
-/// Characters of a selector: it may be a list of any length.
-const MATCHER_CHARS: usize = 500;
-
-/// Sets by their size.
-struct Sizes;
-
-impl Sets for Sizes {
-    fn names(&self, _: &Names) -> String {
-        "names".to_owned()
-    }
-
-    fn networks(&self, _: &Networks) -> String {
-        "networks".to_owned()
-    }
-}
-
 /// A number without a fraction where it has none.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
@@ -131,7 +114,15 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
         .collect();
     let (servers, active) = dnsdist::members(snapshot, figures, at);
     Some(json!({
-        "stats": {"servers": servers, "activeServers": active, "cacheSize": 0, "cacheEntries": 0},
+        "stats": {
+            "name": name,
+            "serversCount": servers,
+            "activeServersCount": active,
+            "servers": servers,
+            "activeServers": active,
+            "cacheSize": 0,
+            "cacheEntries": 0,
+        },
         "servers": members,
     }))
 }
@@ -181,13 +172,15 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
         .iter()
         .filter(|p| p.members.contains(&backend.slot))
         .map(|p| p.name.as_str())
+        // As in dnsdist, the default pool is not named.
+        .filter(|name| !name.is_empty())
         .collect();
     let protocol = match (&backend.connections.tls, backend.connections.only) {
         (Some(_), _) => "DoT",
         (None, true) => "TCP",
         (None, false) => "Do53",
     };
-    json!({
+    let mut all = json!({
         "id": id,
         "uuid": backend.id,
         "name": backend.name,
@@ -220,18 +213,44 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
         "healthCheckFailuresParsing": s.standing.failed[2],
         "healthCheckFailuresMismatch": s.standing.failed[3],
         "healthCheckFailuresInvalid": s.standing.failed[4],
-    })
+    });
+    for (key, name) in OF_CONNECTIONS {
+        let value = SERVER_STATISTICS.iter().find(|of| of.0 == name).map_or(0.0, |of| of.3(&s));
+        all[key] = number(value);
+    }
+    all
+}
+
+/// What is here too of connections to servers: the key, and the statistic.
+const OF_CONNECTIONS: [(&str, &str); 6] = [
+    ("tcpDiedSendingQuery", "tcpdiedsendingquery"),
+    ("tcpConnectTimeouts", "tcpconnecttimeouts"),
+    ("tcpReadTimeouts", "tcpreadtimeouts"),
+    ("tcpWriteTimeouts", "tcpwritetimeouts"),
+    ("tcpAvgQueriesPerConnection", "tcpavgqueriesperconn"),
+    ("tcpAvgConnectionDuration", "tcpavgconnduration"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_of_connections_are_there() {
+        for (key, name) in OF_CONNECTIONS {
+            assert!(SERVER_STATISTICS.iter().any(|of| of.0 == name), "{key}");
+        }
+    }
 }
 
 fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> Value {
     let item = |(at, rule): (usize, &Rule<A>)| {
-        let matcher: String = text::matcher(&rule.matcher, &Sizes).chars().take(MATCHER_CHARS).collect();
         json!({
             "id": at,
             "creationOrder": at,
             "uuid": uuid_text(&rule.uuid),
             "name": rule.name,
-            "rule": matcher,
+            "rule": matches(rule),
             "action": act(&rule.action),
             "matches": live_state.rule_hits(rule.slot),
         })
