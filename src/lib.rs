@@ -234,7 +234,7 @@
 //! lua/                  everything that runs or reads Lua
 //!   code/               what functions do, without running them
 //!     dump.rs             functions as LuaJIT dumps them
-//!     flow.rs             which global names a function uses where
+//!     flow.rs             which global names and members a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
@@ -293,6 +293,7 @@
 //!     call_state.rs       what a script knows of the running call
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
+//!     decision.rs         what functions return, and what that means
 //!     files.rs            the configuration's text
 //!     place.rs            where an error of a function is
 //!     metrics.rs          declareMetric and what changes such metrics
@@ -306,10 +307,11 @@
 //!       overlay.lua       DNSPacketOverlay
 //!       policies.lua      the built-in policies as functions
 //!       query.lua         dq, dr, their header
-//!       servers.lua       servers, for policies and answers
+//!       servers.lua       servers, for functions of rules and policies
 //!       sets.lua          sets of names, networks, addresses
 //!     print.lua           print and io.write, by the log
 //!     record.rs           finds the functions, and that they are the same everywhere
+//!     view.rs             the configuration and its servers, as scripts see them
 //!
 //! config/               what the operator asked for; no side effects
 //!   carbon.rs           Carbon servers as they are asked for
@@ -335,7 +337,7 @@
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!     web.rs              the web server, Carbon, and metrics of a configuration
-//!   loops.rs            refuses a server that is a listener
+//!   loops.rs            refuses what would send queries or connections to itself
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
 //!   relays.rs           its relays → listeners, pools and hidden servers

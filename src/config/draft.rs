@@ -22,7 +22,7 @@ use crate::model::Source;
 use crate::model::console::{Console, ConsoleKey};
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Listener,
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, Listener,
     ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
 };
 use crate::rules::names::Names;
@@ -431,13 +431,7 @@ impl DraftServer {
     /// Returns its `healthCheckMode`.
     #[must_use]
     pub const fn mode_name(&self) -> &'static str {
-        match self.health.mode {
-            HealthMode::Auto => "auto",
-            HealthMode::Up => "up",
-            HealthMode::Down => "down",
-            HealthMode::Drain => "drain",
-            HealthMode::Lazy => "lazy",
-        }
+        self.health.mode.name()
     }
 
     /// Returns what identifies it: its `id`, or its address.

@@ -145,7 +145,7 @@ impl Shard {
     fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
         let cx = &mut self.cx;
         let before = std::mem::replace(&mut cx.snapshot, Arc::clone(snapshot));
-        self.evaluator.adopt(cx.index(), &before, snapshot);
+        self.evaluator.adopt(cx, &before, snapshot);
         cx.needs = Needs::of(snapshot);
         snapshot.rules_fresh.iter().for_each(|slot| cx.stats().rule_hits(*slot).reset());
         for (at, (old, new)) in before.pools.iter().zip(&snapshot.pools).enumerate() {

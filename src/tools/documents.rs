@@ -8,10 +8,10 @@ use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FUNCTIONS, FUNCTIONS_MISSING,
-    HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, METRIC_FUNCTIONS, Missing, NAME_METHODS,
-    NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS,
-    RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
+    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FOR_FUNCTIONS, FUNCTIONS,
+    FUNCTIONS_MISSING, HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, METRIC_FUNCTIONS, Missing,
+    NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
+    POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
     SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS,
     TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS,
     WEB_OPTIONS, WITHOUT_EFFECT,
@@ -134,6 +134,9 @@ fn reference() -> String {
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
+    out += "\n## For functions of rules and policies only\n\n";
+    let names: Vec<String> = FOR_FUNCTIONS.iter().map(|name| format!("`{name}`")).collect();
+    let _ = writeln!(out, "{}.", names.join(", "));
     out += "\n## Without effect\n\nEach of these is accepted with a warning:\n";
     missing(&mut out, "Functions without effect", WITHOUT_EFFECT);
     out += "\n## Names of older versions of dnsdist\n\nEach of these is accepted with a warning.\n\n\

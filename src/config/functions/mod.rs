@@ -19,9 +19,11 @@ mod tls;
 mod traffic;
 mod web;
 
+use std::borrow::Cow;
+
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::console::{CONSOLE, INSPECTION};
-pub use crate::config::functions::missing::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
+pub use crate::config::functions::missing::{FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
     ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
     NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
@@ -62,7 +64,24 @@ impl Entry {
     pub const fn signature(&self) -> Signature {
         Signature::new(self.arguments)
     }
+
+    /// Returns its arguments for the message about more of them, with what to write instead of a form
+    /// that dnsdist had.
+    #[must_use]
+    pub fn form(&self) -> Cow<'static, str> {
+        let former = FORMER_ARGUMENTS.iter().find(|(name, _)| *name == self.name);
+        match former {
+            Some((_, instead)) => format!("{}; {instead}", self.arguments).into(),
+            None => self.arguments.into(),
+        }
+    }
 }
+
+/// What to write instead of further arguments that dnsdist took.
+const FORMER_ARGUMENTS: [(&str, &str); 2] = [
+    ("newServer", "a second argument of dnsdist is newServer{address=, qps=}"),
+    ("webserver", "further arguments of dnsdist are setWebserverConfig{password=, apiKey=}"),
+];
 
 const fn entry(name: &'static str, arguments: &'static str, doc: &'static str) -> Entry {
     Entry { name, arguments, doc }

@@ -324,7 +324,7 @@ impl Context {
     where
         F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<Value, Fault> + 'static,
     {
-        self.define_as(lua, entry.name, entry.signature(), entry.arguments.into(), body)
+        self.define_as(lua, entry.name, entry.signature(), entry.form(), body)
     }
 
     /// Defines a global function with this signature, which messages show as `form`. Surplus

@@ -63,7 +63,7 @@ use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, nearest};
 use crate::config::functions::enumerations::ENUMERATIONS;
-use crate::config::functions::{Entry, FUNCTIONS_MISSING, POLICIES, WITHOUT_EFFECT};
+use crate::config::functions::{Entry, FOR_FUNCTIONS, FUNCTIONS_MISSING, POLICIES, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
 use crate::config::value;
 pub use crate::lua::ffi::watch::Interrupt;
@@ -550,7 +550,7 @@ fn every_name() -> impl Iterator<Item = &'static str> {
     let known = every_function().map(|e| e.name);
     let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
     let families = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT);
-    known.chain(families.flat_map(|m| m.names.iter().copied()))
+    known.chain(families.flat_map(|m| m.names.iter().copied())).chain(FOR_FUNCTIONS.iter().copied())
 }
 
 fn innermost(error: &mlua::Error) -> &mlua::Error {

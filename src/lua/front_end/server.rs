@@ -135,7 +135,10 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     }
     let is_by_mode = |need: &&Need| need.other == "healthCheckMode";
     needs::check(call, &entries, SERVER_NEEDS.iter().filter(|need| !is_by_mode(need)));
-    for need in SERVER_NEEDS.iter().filter(is_by_mode) {
+    // A mode that a method sets later can be left again, on the console too.
+    let mode = server.mode_name();
+    let concerns = |need: &&Need| need.wanted || !need.is_met(Some(mode));
+    for need in SERVER_NEEDS.iter().filter(is_by_mode).filter(concerns) {
         server.by_mode.extend(needs::concerned(&entries, need).map(|name| (name.to_owned(), need)));
     }
     if server.health.lazy.sample_min > server.health.lazy.sample {

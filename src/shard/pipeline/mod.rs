@@ -215,9 +215,8 @@ impl Shard {
             let now = environment.now;
             environment.script.as_deref_mut()?.choose(function, &candidates, context, now)
         });
-        let backend = chosen.and_then(|at| candidates.get(at)).map(|c| c.slot);
         self.evaluator.candidates = candidates;
-        backend
+        chosen
     }
 
     fn no_server(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
