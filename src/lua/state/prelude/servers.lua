@@ -78,7 +78,7 @@ local function find_slots()
   end
 end
 
--- A server of the file as it is there now.
+-- A server of the file as it runs.
 local function current(one)
   if slots_generation ~= live.configuration then find_slots() end
   local slot = slots[one]
