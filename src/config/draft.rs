@@ -22,7 +22,7 @@ use crate::model::Source;
 use crate::model::console::{Console, ConsoleKey};
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, Listener,
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Listener,
     ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
 };
 use crate::rules::names::Names;
@@ -444,6 +444,20 @@ impl DraftServer {
     #[must_use]
     pub fn display_name(&self) -> String {
         self.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+impl HealthMode {
+    /// Returns its name, as `healthCheckMode` says it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Lazy => "lazy",
+        }
     }
 }
 

@@ -413,20 +413,6 @@ pub enum HealthMode {
     Lazy,
 }
 
-impl HealthMode {
-    /// Returns its name, as `healthCheckMode` says it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Drain => "drain",
-            Self::Lazy => "lazy",
-        }
-    }
-}
-
 /// The kind of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
