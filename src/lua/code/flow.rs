@@ -141,7 +141,7 @@ impl Shape {
 }
 
 /// The tables of decisions.
-const DECISIONS: [&str; 2] = ["DNSAction", "DNSResponseAction"];
+pub(crate) const DECISIONS: [&str; 2] = ["DNSAction", "DNSResponseAction"];
 
 /// How the names of functions of the LuaFFI family begin.
 const FFI: &str = "dnsdist_ffi_";

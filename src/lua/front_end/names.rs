@@ -11,7 +11,7 @@ use crate::config::error::{ConfigError, Fault, Origin, nearest};
 use crate::config::functions::{FOR_FUNCTIONS, FUNCTIONS_MISSING};
 use crate::lua::code::dump;
 use crate::lua::code::dump::Prototype;
-use crate::lua::code::flow::{Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::flow::{DECISIONS, Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
 use crate::lua::ffi;
 use crate::lua::front_end::{every_name, missing};
 use crate::lua::limits::Interrupt;
@@ -178,7 +178,7 @@ fn standings(name: &str, here: mlua::Result<Value>, shard: Standing, names: &Nam
             info.what == "Lua" && !info.source.is_some_and(|s| s.starts_with('='))
         }
         // A table of ours, or whatever the file has put there.
-        Ok(_) => name != "dnslob",
+        Ok(_) => name != "dnslob" && !DECISIONS.contains(&name),
     };
     let is_refused = family(name).is_some() || FOR_FUNCTIONS.contains(&name);
     if is_own || names.set.contains(name) || names.is_opaque && !is_refused && shard == Standing::Lacking {
