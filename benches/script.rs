@@ -30,6 +30,7 @@ use dnslob::rules::limits::Limits;
 use dnslob::rules::pattern::PatternCache;
 use dnslob::rules::query_state::{EcsSettings, QueryState};
 use dnslob::rules::script::{Candidate, FunctionId, ScriptAction};
+use dnslob::stats::live::LiveState;
 use support::config::{TestConfig, client};
 use support::message::message;
 
@@ -80,7 +81,7 @@ impl World {
         let balancer = TestConfig::new(4);
         let snapshot = balancer.snapshot();
         let mut script = source.start(0).expect("a state");
-        script.adopt(&snapshot);
+        script.adopt(&snapshot, &Arc::new(LiveState::new(1, 1)));
         Self {
             snapshot,
             limits: Limits::default(),

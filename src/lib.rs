@@ -6,8 +6,8 @@
 //! # The path of a query
 //!
 //! ```text
-//!  engine receives ─► pipeline: access list → parse → query rules → select → dispatch ─► engine sends
-//!  engine receives ─► dispatch: match (socket, id, question; RFC 5452) → response rules → finish ─► engine sends
+//!  engine receives ─► pipeline: access list → parse → query rules → cache → select → dispatch ─► engine sends
+//!  engine receives ─► dispatch: match (socket, id, question; RFC 5452) → response rules → cache → finish ─► engine sends
 //! ```
 //!
 //! Out and back in one thread: no queue, no lock, no allocation, and the packet stays in the
@@ -72,6 +72,17 @@
 //!   verify.rs           whether a backend's certificate is good, and why not
 //!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
+//! cache/                the packet cache: responses that all shards share
+//!   cleaning.rs         removes what has expired, a part at a time
+//!   entry.rs            what is stored of a response, and for how long
+//!   key.rs              which queries are the same
+//!   options.rs          what a cache is told
+//!   table.rs            keys and values as bytes: look-ups without a lock, eviction
+//!     entry.rs            an entry in its words
+//!     parts.rs            values that are larger than an entry
+//!     set.rs              a page with its entries: finds, replaces and evicts them
+//!     slot.rs             where an entry is, and in which version: what makes reading safe
+//!
 //! stats/                figures, limits and live state that all threads share
 //!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
@@ -85,6 +96,7 @@
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
 //!   meter.rs            counters and gauges that shards write, and readings of them
+//!   not_cached.rs       why a response is not put into the packet cache
 //!   query_type.rs       the types that queries are counted by
 //!   registry.rs         every metric: name, kind, unit, help, labels
 //!   response_code.rs    the response codes that answers are counted by
@@ -154,6 +166,8 @@
 //!     proxy_header.rs     PROXY headers in front of their queries
 //!     turns.rs            whose turn it is, and how many queries each may have in flight
 //!     unfinished.rs       the memory of queries that have arrived in part
+//!   cache.rs            buffers for the packet caches, which it shares with the other shards
+//!   coalescing.rs       queries that wait for the response to another one like them
 //!   conn_table.rs       connections of one kind by slots with generations: their work, turns, sweep
 //!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
@@ -175,7 +189,10 @@
 //!   messages.rs         bytes of connections become messages; what the engine is to do for connections
 //!   pipeline/           the stages that a query and its response pass, and the end of every query
 //!     admission.rs        whether a query may be asked, and what it asks
+//!     cache.rs            a query is answered from the packet cache, or its response is stored there
+//!     coalesce.rs         queries that wait for another one: they join it, and get what it got
 //!     failure.rs          attempts without a response: the query moves on, or is lost
+//!     response.rs         responses: matched, evaluated, stored, delivered; or the query is restarted
 //!     rules.rs            the stage of rules: the state that they see and change
 //!     traffic.rs          records of finished queries, for who watches the traffic
 //!     transfer.rs         zone transfers
@@ -234,7 +251,7 @@
 //! lua/                  everything that runs or reads Lua
 //!   code/               what functions do, without running them
 //!     dump.rs             functions as LuaJIT dumps them
-//!     flow.rs             which global names a function uses where
+//!     flow.rs             which global names and members a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
@@ -252,6 +269,7 @@
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
+//!     cache.rs            newPacketCache and its object
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
@@ -259,7 +277,10 @@
 //!     context.rs          where a call stands, and the draft it fills
 //!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
+//!     globals.lua         copies the globals, and puts them back
+//!     globals.rs          keeps them aside while something runs that may be refused
 //!     inspect.rs          functions that show the running process
+//!     lua_error.rs        errors of Lua: where they are, and what may have been meant
 //!     mark.rs             what changes by the API are about, and which of them still matter
 //!     metrics.rs          declareMetric and what changes such metrics
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
@@ -271,10 +292,12 @@
 //!     packet.rs           what a health check's functions see
 //!     page.rs             functions that answer requests to the web server
 //!     pool.rs             pools, policies, retry, ejection
+//!     printing.rs         where functions print
 //!     relays.rs           addTCPForward, addUDPForward
 //!     responses.rs        what rules do to answers
 //!     selectors.rs        what rules match
-//!     server.rs           newServer, getServer and the server object
+//!     server.rs           newServer, rmServer, getServer
+//!     server_object.rs    the server object
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
@@ -293,6 +316,7 @@
 //!     call_state.rs       what a script knows of the running call
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
+//!     decision.rs         what functions return, and what that means
 //!     files.rs            the configuration's text
 //!     place.rs            where an error of a function is
 //!     metrics.rs          declareMetric and what changes such metrics
@@ -306,12 +330,14 @@
 //!       overlay.lua       DNSPacketOverlay
 //!       policies.lua      the built-in policies as functions
 //!       query.lua         dq, dr, their header
-//!       servers.lua       servers, for policies and answers
+//!       servers.lua       servers, for functions of rules and policies
 //!       sets.lua          sets of names, networks, addresses
 //!     print.lua           print and io.write, by the log
 //!     record.rs           finds the functions, and that they are the same everywhere
+//!     view.rs             the configuration and its servers, as scripts see them
 //!
 //! config/               what the operator asked for; no side effects
+//!   caches.rs           packet caches that pools use
 //!   carbon.rs           Carbon servers as they are asked for
 //!   chains.rs           its rules → chains: pools, copies, slots, identities
 //!   compile.rs          Draft → Boot + Snapshot, or all errors at once
@@ -320,6 +346,7 @@
 //!   error.rs            every way to be wrong, with file and line
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
+//!     cache.rs            the packet cache
 //!     chains.rs           what manages the rules of each chain
 //!     console.rs          what configures the console, and what it shows
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
@@ -332,10 +359,11 @@
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
 //!     traffic.rs          what shows clients and names
+//!   globals.rs          settings of the data path that belong to nothing smaller
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!     web.rs              the web server, Carbon, and metrics of a configuration
-//!   loops.rs            refuses a server that is a listener
+//!   loops.rs            refuses what would send queries or connections to itself
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
 //!   relays.rs           its relays → listeners, pools and hidden servers
@@ -350,6 +378,7 @@
 //!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
+//!   cache_cleaner.rs    cleans packet caches of what has expired
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload
@@ -389,6 +418,7 @@
 //!   signals.rs          signals from the first moment on
 //!   spoofing.rs         says when somebody seems to guess answers
 //!   stats.rs            adds up statistics: readings, spans, percentiles
+//!     caches.rs           packet caches of pools
 //!     connections.rs      connections, why they ended, handshakes, certificates
 //!     dnsdist.rs          our figures under dnsdist's names
 //!     dump.rs             the dump of SIGUSR1
@@ -412,7 +442,8 @@
 //!     carbon.rs           reports to Carbon servers, on a thread of their own
 //!       report.rs           their text, with dnsdist's names
 //!     dnsdist.rs          the page of /metrics with dnsdist's names
-//!     exposition.rs       the text format of Prometheus
+//!     exposition.rs       the formats of Prometheus: which one, and text
+//!       protobuf.rs         the binary one, with native histograms
 //!     json.rs             /jsonstat and /api/v1
 //!     own.rs              pages that functions of the configuration make
 //!     pages.rs            its paths
@@ -497,6 +528,7 @@
 
 pub mod balance;
 pub mod base;
+pub mod cache;
 pub mod config;
 pub mod control;
 pub mod engine;

@@ -31,7 +31,7 @@ fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     log::hold();
     control::configured::start_log(flags);
-    let compiled = front_end::load(flags)
+    let compiled = front_end::load_first(flags, log::set_style)
         .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(|_| loaded))
         .and_then(|loaded| met(&loaded.draft).map(|()| LogStyle::of(&loaded.draft.settings)));
     match compiled {
@@ -74,7 +74,7 @@ fn serve(flags: &Flags) -> ExitCode {
         Err(error) => return failed(&format!("signals: {error}")),
     };
     control::configured::start_log(flags);
-    match front_end::load(flags) {
+    match front_end::load_first(flags, log::set_style) {
         Ok(loaded) => {
             let compiled = config::compile(&loaded.draft, &Slots::default(), 1);
             match compiled.and_then(|compiled| met(&loaded.draft).map(|()| compiled)) {

@@ -408,7 +408,7 @@ fn an_answer_after_the_timeout_is_late() {
 
 #[test]
 fn a_client_has_a_bounded_number_of_outstanding_queries_with_one_question() {
-    let mut bench = Bench::configured("newServer(\"192.0.2.1\") setMaxRepeatedQueries(3)");
+    let mut bench = Bench::configured("newServer(\"127.0.0.1:5454\") setMaxRepeatedQueries(3)");
     let ask = |bench: &mut Bench, from: &str, text: &str| bench.query(client(from), &message(text));
     // A forwarder may use a new port for each.
     let mut sent: Vec<_> =
@@ -416,19 +416,26 @@ fn a_client_has_a_bounded_number_of_outstanding_queries_with_one_question() {
     let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
     assert_eq!(verdict, Verdict::Drop(DropReason::QueryRepeated));
     assert_eq!(bench.dropped(DropReason::QueryRepeated), 1);
-    for other in [("127.0.0.2:4000", QUERY), ("127.0.0.1:4000", "1234 RD other.example/A")] {
+    let others = [("127.0.0.1:4000", "1234 RD other.example/A"), ("127.0.0.2:4000", QUERY)];
+    for other in others.into_iter().chain([others[1]; 29]) {
         let (verdict, _) = ask(&mut bench, other.0, other.1);
         assert!(matches!(verdict, Verdict::Forward(_)), "{other:?} is not alike: {verdict:?}");
     }
+    let (verdict, _) = ask(&mut bench, "127.0.0.2:4000", QUERY);
+    assert_eq!(verdict, Verdict::Drop(DropReason::QueryRepeated), "ten times as many of others than servers");
     let (verdict, bytes) = sent.remove(0);
     let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
     let (verdict, _) = bench.response(route, &with_id_of(&bytes, GOOD));
     assert!(matches!(verdict, Verdict::Deliver(_)), "{verdict:?}");
     let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
     assert!(matches!(verdict, Verdict::Forward(_)), "one was answered: {verdict:?}");
+    let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
+    assert!(matches!(verdict, Verdict::Forward(_)), "an answer allows one more: {verdict:?}");
+    let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
+    assert_eq!(verdict, Verdict::Drop(DropReason::QueryRepeated));
     bench.pass(3_000);
     // As many time-outs are handled in a tick as there may be.
-    (0..4).for_each(|_| bench.shard.on_tick(&mut |verdict, _| panic!("nothing is sent: {verdict:?}")));
+    (0..64).for_each(|_| bench.shard.on_tick(&mut |verdict, _| panic!("nothing is sent: {verdict:?}")));
     let (verdict, _) = ask(&mut bench, "127.0.0.1:4000", QUERY);
     assert!(matches!(verdict, Verdict::Forward(_)), "the others have timed out: {verdict:?}");
 }

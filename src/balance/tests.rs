@@ -68,6 +68,7 @@ pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
             panic_ppm: 0,
             eject: None,
             tcp_to_udp: false,
+            ..Pool::default()
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()

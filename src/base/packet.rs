@@ -78,6 +78,19 @@ impl<'b> Packet<'b> {
         true
     }
 
+    /// Replaces what follows the first `keep` bytes, of which there must be so many; false, and nothing
+    /// changed, when there is no space.
+    #[must_use]
+    pub fn resume(&mut self, keep: usize, bytes: &[u8]) -> bool {
+        let from = self.start + keep;
+        let Some(place) = self.buf.get_mut(from..from + bytes.len()).filter(|_| from <= self.end) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        self.end = from + bytes.len();
+        true
+    }
+
     /// Removes up to `count` bytes from the front of the message, which become headroom.
     pub fn advance(&mut self, count: usize) {
         self.start = self.end.min(self.start.saturating_add(count));

@@ -31,12 +31,7 @@ pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
 
 /// Returns the first rule that names a pool: its place, and the function there.
 pub(super) fn pool_origin<'d>(draft: &'d Draft, name: &str) -> Option<(&'d Origin, &'static str)> {
-    let names = |rule: &DraftRule| {
-        let mut found = rule.action.traits().pool.is_some_and(|pool| *pool.name == *name);
-        rule.matcher.pools(&mut |pool| found |= *pool.name == *name);
-        found
-    };
-    let (key, rule) = draft.rules.iter().find(|(_, rule)| names(rule))?;
+    let (key, rule) = draft.rules.iter().find(|(_, rule)| rule.names_pool(name))?;
     Some((&rule.origin, CHAINS[key as usize].entries[0].name))
 }
 

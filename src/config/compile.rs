@@ -17,17 +17,16 @@ use crate::config::options::{Key, SETTINGS, Settings, Value};
 use crate::config::slots::{Full, LISTENERS_MAX, Slots, too_many_pools};
 use crate::config::value::DNS_PORT;
 use crate::config::web::{MetricNames, WebSettings};
-use crate::config::{chains, loops, relays, value};
+use crate::config::{caches, chains, globals, loops, relays, value};
 use crate::model::Ring;
 use crate::model::Steer;
 use crate::model::console::Console;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ConnectionOptions, Globals, Health, HealthMode, Listener, Pool,
-    ProxyHeader, ProxyLimits, Service, Snapshot, SocketOptions,
+    Backend, BackendConnectionOptions, ConnectionOptions, Health, HealthMode, Listener, Pool, ProxyHeader,
+    Service, Snapshot, SocketOptions,
 };
 use crate::rules::action::Tee;
-use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::live::RULES_MAX;
 
 /// A configuration ready to run.
@@ -136,7 +135,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let mut slots = slots.clone();
     let mut listeners = listeners(draft, &mut errors);
     let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
-    loops::refuse_own_servers(draft, &standing, &listeners, &mut errors);
+    loops::refuse(draft, &standing, &listeners, &mut errors);
     let mut backends = backends(draft, &standing, &mut errors);
     let copies = chains::copies(draft);
     backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));
@@ -187,7 +186,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         rules_fresh,
         limits: chains::limits(draft),
         script: draft.script.clone(),
-        globals: globals(draft),
+        globals: globals::globals(draft),
     };
     Ok(Compiled { boot, snapshot, slots })
 }
@@ -437,6 +436,9 @@ fn pools(
     let policy_of =
         |name: &str| settings_of.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
     refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
+    let disable_zero_scope: HashSet<&str> =
+        standing.iter().filter(|s| s.disable_zero_scope).flat_map(|s| s.pools.iter()).collect();
+    let caches = caches::build(draft, errors);
     by_slot
         .iter()
         .enumerate()
@@ -461,6 +463,10 @@ fn pools(
                 panic_ppm: settings.map_or(0, |p| p.panic_ppm),
                 eject: settings.and_then(|p| p.eject),
                 tcp_to_udp: settings.is_some_and(|p| p.tcp_to_udp),
+                cache: settings.and_then(|p| caches.get(&p.cache?).cloned()),
+                sends_subnet: servers.iter().any(|b| b.use_client_subnet),
+                zero_scope: !settings.is_some_and(|p| p.disable_zero_scope)
+                    && !disable_zero_scope.contains(name),
             }
         })
         .collect()
@@ -539,62 +545,4 @@ fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     }
     let members: Vec<(BackendSlot, &Backend)> = members.iter().map(|b| (b.slot, *b)).collect();
     Some(Arc::new(Ring::build(&members)))
-}
-
-fn globals(draft: &Draft) -> Globals {
-    let settings = &draft.settings;
-    let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
-    Globals {
-        repeats_max: settings.number(Key::RepeatsMax).and_then(|n| u16::try_from(n).ok()).unwrap_or(u16::MAX),
-        servfail_when_no_server: settings.switch(Key::Servfail),
-        round_robin_fail_on_no_server: settings.switch(Key::RoundRobinFail),
-        allow_empty_response: settings.switch(Key::AllowEmpty),
-        drop_empty_queries: settings.switch(Key::DropEmpty),
-        self_answer_payload: settings
-            .number(Key::SelfPayload)
-            .and_then(|n| u16::try_from(n).ok())
-            .unwrap_or(1232),
-        self_answer_edns: settings.switch(Key::SelfEdns),
-        truncate_tc: settings.switch(Key::TruncateTc),
-        fixup_case: settings.switch(Key::FixupCase),
-        lua_errors_fail: settings.text(Key::LuaErrorAction).as_deref() != Some("ignore"),
-        ecs_override: settings.switch(Key::EcsOverride),
-        ecs_v4: prefix(Key::EcsV4, 24),
-        ecs_v6: prefix(Key::EcsV6, 56),
-        client_connections: client_connection_limits(settings),
-        proxy: ProxyLimits {
-            peers: draft.proxy_peers.iter().copied().collect(),
-            acl_to_client: settings.switch(Key::ProxyAcl),
-            bytes_max: settings
-                .number(Key::ProxyBytes)
-                .and_then(|n| u16::try_from(n).ok())
-                .unwrap_or(ProxyLimits::default().bytes_max),
-        },
-    }
-}
-
-/// The table's defaults equal those of [`ClientConnectionLimits`], which a test checks.
-fn client_connection_limits(settings: &Settings) -> ClientConnectionLimits {
-    let number = |key| settings.number(key).unwrap_or(0);
-    let span = |key| TickDelta::from_ms(number(key).into());
-    // The table's ranges bound these.
-    let byte = |key| u8::try_from(number(key)).unwrap_or(u8::MAX);
-    ClientConnectionLimits {
-        receive_timeout: span(Key::TcpReceiveTimeout),
-        send_timeout: span(Key::TcpSendTimeout),
-        duration: span(Key::TcpDuration),
-        queries: number(Key::TcpQueries),
-        connections: number(Key::TcpConnections),
-        connections_per_client: number(Key::TcpConnectionsPerClient),
-        rate_per_client: number(Key::TcpRate),
-        sessions_per_client: number(Key::TlsSessionRate),
-        resumptions_per_client: number(Key::TlsResumptionRate),
-        rate_ban: span(Key::RateBan),
-        reads_per_query: number(Key::TcpReads),
-        reads_ban: span(Key::ReadsBan),
-        overload_percent: byte(Key::TcpOverload),
-        mask_v4: byte(Key::TcpMaskV4),
-        mask_v6: byte(Key::TcpMaskV6),
-        mask_v4_port: byte(Key::TcpMaskV4Port),
-    }
 }

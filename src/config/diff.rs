@@ -402,7 +402,19 @@ fn health_fields(h: &Health) -> Fields {
 }
 
 fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
-    let Pool { name: _, members, policy, ring: _, retry, panic_ppm, eject, tcp_to_udp } = pool;
+    let Pool {
+        name: _,
+        members,
+        policy,
+        ring: _,
+        retry,
+        panic_ppm,
+        eject,
+        tcp_to_udp,
+        cache,
+        sends_subnet: _,
+        zero_scope,
+    } = pool;
     let percent = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
     let span = |s: TickDelta| span_text(s);
     let ids: Vec<&str> = members.iter().filter_map(|s| of.backend(*s)).map(|b| b.id.as_str()).collect();
@@ -415,6 +427,8 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
         ),
         ("panic threshold", percent(*panic_ppm)),
         ("tcpToUdp", tcp_to_udp.to_string()),
+        ("disableZeroScope", (!zero_scope).to_string()),
+        ("packet cache", option(cache.as_ref().map(|cache| cache.options().to_string()))),
         (
             "ejection",
             option(eject.map(|e| {
@@ -468,6 +482,9 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("fixupCase", g.fixup_case.to_string()),
         ("setLuaErrorAction", if g.lua_errors_fail { "servfail" } else { "ignore" }.to_owned()),
         ("setECSOverride", g.ecs_override.to_string()),
+        ("setStaleCacheEntriesTTL", g.stale_cache_seconds.to_string()),
+        ("setCacheCleaningDelay", g.cache_cleaning.every_seconds.to_string()),
+        ("setCacheCleaningPercentage", g.cache_cleaning.percent.to_string()),
         ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
         ("setECSSourcePrefixV6", g.ecs_v6.to_string()),
     ];

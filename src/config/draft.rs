@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
+use crate::cache::CacheOptions;
 use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
 use crate::config::functions::needs::Need;
 use crate::config::functions::policies::kind as policy_kind;
@@ -47,6 +48,8 @@ pub struct Draft {
     pub servers: Vec<DraftServer>,
     /// Pools with settings of their own, besides their servers; created by [`Draft::pool`].
     pub pools: Vec<DraftPool>,
+    /// The packet caches, in order of creation.
+    pub caches: Vec<Sited<CacheOptions>>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
     /// The networks that may query, and exceptions (`false`), besides the default ACL.
@@ -98,6 +101,7 @@ impl Default for Draft {
             relays: Vec::new(),
             servers: Vec::new(),
             pools: Vec::new(),
+            caches: Vec::new(),
             policy: None,
             acl: Vec::new(),
             acl_default: true,
@@ -165,6 +169,19 @@ impl Draft {
         &mut self.pools[at]
     }
 
+    /// Forgets a pool that no server and no rule is for; returns whether it is gone. The default pool
+    /// never is.
+    pub fn remove_pool(&mut self, name: &str) -> bool {
+        let has_server = self.servers.iter().any(|s| !s.removed && s.pools.iter().any(|pool| pool == name));
+        if name.is_empty() || has_server || self.rules.iter().any(|(_, rule)| rule.names_pool(name)) {
+            return false;
+        }
+        self.pools.retain(|pool| pool.name != name);
+        let places = self.pools.iter().enumerate();
+        self.pool_places = places.map(|(at, pool)| (pool.name.clone(), at)).collect();
+        true
+    }
+
     /// Returns the policy of pools without their own: the flag's, the file's, or dnsdist's default.
     #[must_use]
     pub fn default_policy(&self) -> Policy {
@@ -183,8 +200,8 @@ impl Draft {
         at
     }
 
-    /// Returns the index of the first server with this id or name, or with this address if it has
-    /// no id.
+    /// Returns the index of the first server with this id, or with this address if it has no id; or
+    /// else with this name.
     pub fn server_called(&mut self, text: &str) -> Option<usize> {
         self.server_index.called(text, |at| self.servers[at].removed)
     }
@@ -351,11 +368,33 @@ pub struct DraftListener {
     pub proxy: ProxyHeader,
 }
 
+/// Tells a server from one that later has its index: the command that made it may have been
+/// refused.
+#[derive(Clone, Debug, Default)]
+pub struct Handle(Arc<()>);
+
+impl Handle {
+    /// Returns whether this is of the same server.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl PartialEq for Handle {
+    /// It is no part of what a server says.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// A server as written; `None` means the global setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DraftServer {
     /// Where it was written.
     pub origin: Origin,
+    /// What its Lua objects know it by.
+    pub handle: Handle,
     /// Removed by `rmServer`, or invalid and kept as a placeholder.
     pub removed: bool,
     /// Its address and port.
@@ -390,6 +429,8 @@ pub struct DraftServer {
     pub health: Health,
     /// `useClientSubnet`.
     pub use_client_subnet: bool,
+    /// `disableZeroScope`.
+    pub disable_zero_scope: bool,
     /// Its connections.
     pub connections: BackendConnectionOptions,
     /// How it learns the client's address.
@@ -405,6 +446,7 @@ impl DraftServer {
         let default = Backend::new(BackendSlot(0), address);
         Self {
             origin,
+            handle: Handle::default(),
             removed: false,
             address,
             id: None,
@@ -422,6 +464,7 @@ impl DraftServer {
             dscp: default.dscp,
             health: default.health,
             use_client_subnet: default.use_client_subnet,
+            disable_zero_scope: false,
             connections: default.connections,
             client_address: default.client_address,
             by_mode: Vec::new(),
@@ -431,13 +474,7 @@ impl DraftServer {
     /// Returns its `healthCheckMode`.
     #[must_use]
     pub const fn mode_name(&self) -> &'static str {
-        match self.health.mode {
-            HealthMode::Auto => "auto",
-            HealthMode::Up => "up",
-            HealthMode::Down => "down",
-            HealthMode::Drain => "drain",
-            HealthMode::Lazy => "lazy",
-        }
+        self.health.mode.name()
     }
 
     /// Returns what identifies it: its `id`, or its address.
@@ -450,6 +487,20 @@ impl DraftServer {
     #[must_use]
     pub fn display_name(&self) -> String {
         self.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+impl HealthMode {
+    /// Returns its name, as `healthCheckMode` says it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Lazy => "lazy",
+        }
     }
 }
 
@@ -470,6 +521,10 @@ pub struct DraftPool {
     pub eject: Option<Eject>,
     /// `tcpToUdp`.
     pub tcp_to_udp: bool,
+    /// Its packet cache, by its place in [`Draft::caches`].
+    pub cache: Option<usize>,
+    /// `setDisableZeroScope`.
+    pub disable_zero_scope: bool,
 }
 
 /// A relay as written.

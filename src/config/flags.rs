@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -124,6 +124,14 @@ pub fn parse<I>(arguments: I) -> Result<Invocation, clap::Error>
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
+    parse_with(arguments, Path::new(DEFAULT_FILE))
+}
+
+/// The same with another file in the place of the default one.
+fn parse_with<I>(arguments: I, default: &Path) -> Result<Invocation, clap::Error>
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
     let matches = command().try_get_matches_from(arguments)?;
     match matches.subcommand() {
         Some(("demo", m)) => Ok(Invocation::Demo(DemoOptions {
@@ -143,7 +151,7 @@ where
         _ if matches.contains_id("client") || matches.contains_id("execute") => {
             Ok(Invocation::Console(console(&matches, "client")))
         }
-        _ => serve(&matches).map(|f| Invocation::Serve(Box::new(f))),
+        _ => serve(&matches, default).map(|f| Invocation::Serve(Box::new(f))),
     }
 }
 
@@ -178,7 +186,7 @@ fn console_address() -> ValueParser {
     ValueParser::new(|t: &str| value::address_of(t, CONSOLE_PORT).map_err(|e| format!("expected {e}")))
 }
 
-fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
+fn serve(matches: &ArgMatches, default: &Path) -> Result<Flags, clap::Error> {
     let many = |id: &str| matches.get_many::<SocketAddr>(id).unwrap_or_default().copied().collect::<Vec<_>>();
     let mut flags = Flags {
         file: matches.get_one::<PathBuf>("config").cloned(),
@@ -210,15 +218,25 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
     if matches.get_one::<String>("check-config").is_some_and(|how| how == "strict") {
         flags.settings.set(Key::Strict, Sited { value: Value::Switch(true), origin: Origin::command_line() });
     }
+    if flags.file.is_none() && flags.backends.is_empty() && default.is_file() {
+        flags.file = Some(default.to_owned());
+    }
     if flags.file.is_none() && flags.locals.is_empty() && !flags.backends.is_empty() {
         flags.locals = vec![flags.backends.remove(0)];
     }
     if flags.file.is_none() && flags.backends.is_empty() {
-        let message = format!("neither a configuration file nor a backend is given\n\nUsage: {USAGE}\n");
+        let default = default.display();
+        let message = format!(
+            "neither a configuration file nor a backend is given, and there is no {default}\n\n\
+             Usage: {USAGE}\n"
+        );
         return Err(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message));
     }
     Ok(flags)
 }
+
+/// The configuration that is read where neither one nor a server is named.
+pub const DEFAULT_FILE: &str = "/etc/dnslob/dnslob.lua";
 
 const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
 
@@ -423,14 +441,15 @@ mod tests {
     use super::*;
 
     fn flags(arguments: &[&str]) -> Flags {
-        match parse(["dnslob"].iter().chain(arguments)) {
+        match parse_with(["dnslob"].iter().chain(arguments), Path::new("/nowhere/dnslob.lua")) {
             Ok(Invocation::Serve(flags)) => *flags,
             other => panic!("{arguments:?} gave {other:?}"),
         }
     }
 
     fn refused(arguments: &[&str]) -> String {
-        parse(["dnslob"].iter().chain(arguments)).expect_err("a refusal").to_string()
+        let parsed = parse_with(["dnslob"].iter().chain(arguments), Path::new("/nowhere/dnslob.lua"));
+        parsed.expect_err("a refusal").to_string()
     }
 
     fn texts(addresses: &[SocketAddr]) -> Vec<String> {
@@ -457,6 +476,22 @@ mod tests {
         let file = flags(&["-C", "x.lua", "192.0.2.1"]);
         assert!(file.locals.is_empty());
         assert_eq!(texts(&file.backends), ["192.0.2.1:53"]);
+    }
+
+    #[test]
+    fn the_default_file_is_read_where_nothing_else_is_said() {
+        // Any file will do.
+        let default = std::env::current_exe().expect("a path");
+        let file = |arguments: &[&str]| match parse_with(["dnslob"].iter().chain(arguments), &default) {
+            Ok(Invocation::Serve(flags)) => flags.file,
+            other => panic!("{arguments:?} gave {other:?}"),
+        };
+        for arguments in [&[][..], &["--check-config"], &["--supervised", "--disable-syslog"], &["-l", "::1"]]
+        {
+            assert_eq!(file(arguments).as_deref(), Some(&*default), "{arguments:?}");
+        }
+        assert_eq!(file(&["127.0.0.1", "192.0.2.1"]), None);
+        assert_eq!(file(&["-C", "x.lua"]).as_deref(), Some(Path::new("x.lua")));
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl FromIterator<String> for PoolNames {
 /// Finds servers by number, id, name and address.
 #[derive(Clone, Debug, Default)]
 pub struct ServerIndex {
-    by_text: HashMap<String, Vec<usize>>,
+    by_identity: HashMap<String, Vec<usize>>,
+    by_name: HashMap<String, Vec<usize>>,
     /// In order, with removed ones until the next search by number.
     in_order: Vec<usize>,
     gone: bool,
@@ -51,16 +52,19 @@ impl ServerIndex {
     /// Adds a server by its index.
     pub fn add(&mut self, at: usize, identity: &str, name: Option<&str>) {
         self.in_order.push(at);
-        for text in std::iter::once(identity).chain(name.filter(|name| *name != identity)) {
-            self.by_text.entry(text.to_owned()).or_default().push(at);
+        self.by_identity.entry(identity.to_owned()).or_default().push(at);
+        if let Some(name) = name {
+            self.by_name.entry(name.to_owned()).or_default().push(at);
         }
     }
 
-    /// Returns the first with this text.
+    /// Returns the first with this identity, or else with this name.
     pub fn called(&mut self, text: &str, removed: impl Fn(usize) -> bool) -> Option<usize> {
-        let list = self.by_text.get_mut(text)?;
-        list.retain(|at| !removed(*at));
-        list.first().copied()
+        [&mut self.by_identity, &mut self.by_name].into_iter().find_map(|by_text| {
+            let list = by_text.get_mut(text)?;
+            list.retain(|at| !removed(*at));
+            list.first().copied()
+        })
     }
 
     /// Returns the one with this number.
@@ -74,5 +78,22 @@ impl ServerIndex {
     /// Notes that servers were removed.
     pub const fn some_are_gone(&mut self) {
         self.gone = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_found_before_a_name() {
+        let mut index = ServerIndex::default();
+        index.add(0, "b", Some("192.0.2.1:53"));
+        index.add(1, "192.0.2.1:53", Some("a"));
+        assert_eq!(
+            ["192.0.2.1:53", "a", "b", "c"].map(|t| index.called(t, |_| false)),
+            [Some(1), Some(1), Some(0), None]
+        );
+        assert_eq!(index.called("192.0.2.1:53", |at| at == 1), Some(0), "the other is removed");
     }
 }

@@ -1,34 +1,102 @@
-//! Refuses what would send queries to itself.
+//! Refuses what would send queries or connections to itself.
+//!
+//! ```text
+//!  listener ─► servers, servers of copies ─► (relay ─► target)* ─► listener     a query never ends
+//!  relay ─► target = relay ─► target = the first relay                         a connection never does
+//! ```
+//!
+//! A loop over another program or machine is not seen here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::model::{Listener, Service};
 
-/// Refuses servers that are a listener of this process: each query would come back until no id is
-/// left. A loop over another path is not seen here.
-pub(crate) fn refuse_own_servers(
-    draft: &Draft,
-    standing: &[&DraftServer],
-    listeners: &[Listener],
-    errors: &mut Errors,
-) {
+/// Refuses all of them.
+pub(crate) fn refuse(draft: &Draft, standing: &[&DraftServer], listeners: &[Listener], errors: &mut Errors) {
+    refuse_own_servers(draft, standing, listeners, errors);
+    refuse_circles(draft, errors);
+}
+
+/// Refuses servers, of copies too, that are or lead to a listener of this process: each query would
+/// come back until no id is left, each copy for ever.
+fn refuse_own_servers(draft: &Draft, standing: &[&DraftServer], listeners: &[Listener], errors: &mut Errors) {
     for server in standing {
         let tls = server.connections.tls.is_some();
-        let own = listeners.iter().find(|l| serves(l, tls) && is_own(l, server.address));
-        if let Some(own) = own {
-            let written = draft.listeners.iter().find(|l| l.address == own.address);
-            let origin = written.map_or_else(Origin::command_line, |l| l.origin.clone());
-            let place = if written.is_some() { format!(" at {origin}") } else { String::new() };
-            let expected = format!(
-                "another address than that of the listener {}{place}, or queries would come back for ever",
-                own.address
-            );
+        if let Some(expected) = way_back(draft, listeners, server.address, tls) {
             let fault = Fault::value("address", format!("\"{}\"", server.address), expected);
             errors.push(ConfigError::new(&server.origin, "newServer", fault));
         }
     }
+    for (_, rule) in draft.rules.iter() {
+        let Some(tee) = rule.action.traits().tee else { continue };
+        if let Some(expected) = way_back(draft, listeners, tee.address, false) {
+            let fault = Fault::value("the server", format!("\"{}\"", tee.address), expected);
+            errors.push(ConfigError::new(&rule.origin, "TeeAction", fault));
+        }
+    }
+}
+
+/// Refuses relays whose targets lead back to them: already the check of a target would open
+/// connections until no descriptor is left. Each such circle is an error of its last relay.
+fn refuse_circles(draft: &Draft, errors: &mut Errors) {
+    for (last, relay) in draft.relays.iter().enumerate() {
+        let mut seen = vec![false; last];
+        let mut waiting: Vec<(SocketAddr, SocketAddr)> = relay.to.iter().map(|to| (*to, *to)).collect();
+        while let Some((to, first)) = waiting.pop() {
+            if is_own(relay.listen, relay.interface.as_deref(), to) {
+                let expected = "targets that do not lead back to `listen` through other relays";
+                let fault = Fault::value("to", format!("\"{first}\""), expected);
+                errors.push(ConfigError::new(&relay.origin, relay.function(), fault));
+                break;
+            }
+            for (at, other) in draft.relays[..last].iter().enumerate() {
+                if other.tcp == relay.tcp && !seen[at] && is_own(other.listen, other.interface.as_deref(), to)
+                {
+                    seen[at] = true;
+                    waiting.extend(other.to.iter().map(|to| (*to, first)));
+                }
+            }
+        }
+    }
+}
+
+/// Returns what is expected instead of the address of a server, with or without TLS, by which its
+/// queries come back.
+fn way_back(draft: &Draft, listeners: &[Listener], server: SocketAddr, tls: bool) -> Option<String> {
+    let mut seen = vec![false; draft.relays.len()];
+    // With the relay that it leads through first, and whether connections or datagrams get there.
+    let mut waiting = vec![(server, None, true, !tls)];
+    while let Some((to, relay, streams, datagrams)) = waiting.pop() {
+        let own = listeners.iter().find(|l| {
+            let arrives =
+                streams && l.service.takes_connections() || datagrams && l.service.takes_datagrams();
+            arrives && serves(l, tls) && is_own(l.address, l.interface.as_deref(), to)
+        });
+        if let Some(own) = own {
+            let written = draft.listeners.iter().find(|l| l.address == own.address);
+            let place = written.map(|l| format!(" at {}", l.origin)).unwrap_or_default();
+            let through = relay.map_or_else(String::new, |origin: &Origin| {
+                format!("that of the relay at {origin}, which leads to ")
+            });
+            let that = if relay.is_some() { "" } else { "that of " };
+            return Some(format!(
+                "another address than {through}{that}the listener {}{place}, or queries would come back for \
+                 ever",
+                own.address
+            ));
+        }
+        for (at, other) in draft.relays.iter().enumerate() {
+            let arrives = if other.tcp { streams } else { datagrams };
+            if arrives && !seen[at] && is_own(other.listen, other.interface.as_deref(), to) {
+                seen[at] = true;
+                let relay = relay.or(Some(&other.origin));
+                waiting.extend(other.to.iter().map(|to| (*to, relay, other.tcp, !other.tcp)));
+            }
+        }
+    }
+    None
 }
 
 /// Returns whether a listener takes queries to a server with or without TLS.
@@ -40,13 +108,27 @@ fn serves(listener: &Listener, tls: bool) -> bool {
     }
 }
 
-/// Returns whether an address is that of a listener.
-fn is_own(listener: &Listener, to: SocketAddr) -> bool {
-    let listen = listener.address;
+/// Returns whether what is sent to an address arrives at a listener.
+pub(crate) fn is_own(listen: SocketAddr, interface: Option<&str>, to: SocketAddr) -> bool {
+    let ip = match to.ip().to_canonical() {
+        // The kernel takes these for the machine itself.
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
     // On a wildcard address, traffic to this machine comes back.
     let all = listen.ip().is_unspecified()
-        && listener.interface.is_none()
-        && to.ip().is_loopback()
-        && listen.is_ipv4() == to.is_ipv4();
-    to == listen || (all && to.port() == listen.port())
+        && interface.is_none()
+        && ip.is_loopback()
+        && listen.is_ipv4() == ip.is_ipv4();
+    let same = ip == listen.ip().to_canonical() && scope(to) == scope(listen);
+    to == listen || ((all || same) && to.port() == listen.port())
+}
+
+/// Returns the zone of an address, 0 without one.
+const fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(v6) => v6.scope_id(),
+    }
 }

@@ -19,6 +19,7 @@
 //! The documents are generated from the tables [`options`] (process settings) and [`functions`], and
 //! from what the Lua front end declares: [`documents`](crate::tools::documents).
 
+pub mod caches;
 pub mod carbon;
 pub mod chains;
 pub mod compile;
@@ -27,9 +28,10 @@ pub mod draft;
 pub mod error;
 pub mod flags;
 pub mod functions;
+mod globals;
 pub mod lists;
 pub mod log_style;
-mod loops;
+pub(crate) mod loops;
 pub mod options;
 pub mod password;
 pub mod relays;

@@ -53,6 +53,9 @@ pub enum Key {
     EcsOverride,
     EcsV4,
     EcsV6,
+    StaleCache,
+    CacheCleaningDelay,
+    CacheCleaningPercentage,
     TcpReceiveTimeout,
     TcpSendTimeout,
     TcpDuration,
@@ -406,7 +409,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", lenient: true, reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 66] = [
+pub static SETTINGS: [Setting; 69] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -614,9 +617,10 @@ pub static SETTINGS: [Setting; 66] = [
         default: "1000",
         lua: &[set("setMaxRepeatedQueries")],
         zero: Some(65_535),
-        doc: "Limit of outstanding queries with the same question from the same address, per shard. \
-              One more is dropped and counted as `query-repeated`: a loop, in which a server sends \
-              its queries back to dnslob, ends there.",
+        doc: "Limit of outstanding queries with the same question from the address of a server, per \
+              shard; from any other address ten times as many. One more is dropped and counted as \
+              `query-repeated`: a loop, in which a server sends its queries back to dnslob, ends \
+              there. Each answer to that question allows a server one more, up to ten times as many.",
         ..LIVE
     },
     Setting {
@@ -771,6 +775,36 @@ pub static SETTINGS: [Setting; 66] = [
         default: "56",
         lua: &[set("setECSSourcePrefixV6")],
         doc: "Prefix length of the client subnet for IPv6 clients.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::StaleCache,
+        name: "stale-cache-ttl",
+        kind: Kind::Number { min: 0, max: 31_536_000, unit: "seconds" },
+        default: "0",
+        lua: &[set("setStaleCacheEntriesTTL")],
+        doc: "How long expired entries of packet caches are kept for the case that no server can \
+              answer. 0: not at all.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::CacheCleaningDelay,
+        name: "cache-cleaning-delay",
+        kind: Kind::Number { min: 1, max: 86_400, unit: "seconds" },
+        default: "60",
+        lua: &[set("setCacheCleaningDelay")],
+        doc: "How often expired entries are removed from packet caches. They are given to nobody \
+              before that either.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::CacheCleaningPercentage,
+        name: "cache-cleaning-percentage",
+        kind: Kind::Number { min: 0, max: 100, unit: "percent" },
+        default: "100",
+        lua: &[set("setCacheCleaningPercentage")],
+        doc: "How much of a packet cache may be freed each time, of the most entries that it may have: \
+              100 removes all that have expired, 0 none.",
         ..LIVE
     },
     Setting {

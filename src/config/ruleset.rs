@@ -92,6 +92,16 @@ pub struct DraftRule {
     pub action: RuleAction,
 }
 
+impl DraftRule {
+    /// Returns whether its selector or its action names a pool.
+    #[must_use]
+    pub fn names_pool(&self, name: &str) -> bool {
+        let mut found = self.action.traits().pool.is_some_and(|pool| *pool.name == *name);
+        self.matcher.pools(&mut |pool| found |= *pool.name == *name);
+        found
+    }
+}
+
 /// The purpose of a Lua function, which decides its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FunctionKind {

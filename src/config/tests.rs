@@ -1,6 +1,7 @@
 //! Files through the whole front end: from text to draft to snapshot, or to errors.
 
 mod arguments;
+mod caches;
 mod connections;
 mod names;
 mod relays;
@@ -361,7 +362,7 @@ fn every_invalid_file_gets_one_message_with_its_place() {
 fn several_errors_of_a_file_are_reported_together() {
     let text = "newServer{address='bad', wieght=1, dohPath='x'}\n\
                 addAction(HTTPPathRule('x'), TCAction())\n\
-                local pc = newPacketCache(10000, {maxTTL=86400})\n\
+                local pc = newPacketCache(0, {maxTTL=86400})\n\
                 getPool(''):setCache(pc)\n\
                 setACL('x')\n\
                 addLocal('127.0.0.1')\n\
@@ -801,6 +802,36 @@ fn literal() -> impl Strategy<Value = String> {
         ])
         .prop_map(str::to_owned),
     ]
+}
+
+#[test]
+fn a_pool_goes_when_nothing_is_for_it() {
+    let pools = |end: &str| {
+        let text = format!(
+            "newServer{{address='192.0.2.1', pool='served'}}\n\
+             addAction('a.test', PoolAction('named'))\n\
+             getPool('served'):setRetry{{after=150}}\n\
+             getPool('named'):setServerPolicy(wrandom)\n\
+             getPool('one'):setServerPolicy(wrandom)\n\
+             getPool('two'):setServerPolicy(roundrobin)\n\
+             {end}"
+        );
+        let pools = snapshot(&text).pools.into_iter();
+        pools
+            .filter(|pool| !pool.name.is_empty())
+            .map(|pool| (pool.name, pool.policy.kind))
+            .collect::<Vec<_>>()
+    };
+    let all = pools("");
+    assert_eq!(all.len(), 4);
+    assert_eq!(pools("assert(not rmPool('served') and not rmPool('named') and not rmPool(''))"), all);
+    let left = pools("assert(rmPool('one') and rmPool('one') and rmPool('none'))");
+    assert_eq!(left.len(), 3);
+    assert!(left.contains(&("two".to_owned(), Kind::RoundRobin)), "its settings stay: {left:?}");
+    // One that is named again begins anew.
+    let again = pools("rmPool('one') getPool('one')");
+    assert!(again.contains(&("one".to_owned(), Kind::LeastOutstanding)), "{again:?}");
+    assert_eq!(pools("getServer('192.0.2.1:53'):rmPool('served') assert(rmPool('served'))").len(), 3);
 }
 
 proptest! {

@@ -17,6 +17,9 @@ pub const DNS_PORT: u16 = 53;
 pub const ADDRESS: &str =
     "IP[:PORT], as \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"";
 
+/// The default port of DNS over TLS (RFC 7858, 3.1).
+pub const DOT_PORT: u16 = 853;
+
 /// Parses `IP[:PORT]`; IPv6 bare, in brackets, or in brackets with a port. Host names are refused.
 ///
 /// # Errors
@@ -33,10 +36,15 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .or_else(|| bracketed().and_then(bare))
         .filter(|a| a.port() != 0)
         .ok_or(ADDRESS)
-        .and_then(|address| match address {
-            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Err(ZONE_MISSING),
-            SocketAddr::V4(_) | SocketAddr::V6(_) => Ok(address),
-        })
+        .and_then(reachable)
+}
+
+/// Refuses an address that says nothing without a zone.
+fn reachable(address: SocketAddr) -> Result<SocketAddr, &'static str> {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Err(ZONE_MISSING),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => Ok(address),
+    }
 }
 
 /// Parses an [`address`] whose default port is this one.
@@ -100,7 +108,8 @@ pub fn service_address(text: &str) -> Result<SocketAddr, &'static str> {
     if let Some((front, rest)) = text.split_once('%').filter(|(_, rest)| rest.contains("]:")) {
         return zoned(front, rest);
     }
-    text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0).ok_or(SERVICE_ADDRESS)
+    let address = text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0);
+    address.ok_or(SERVICE_ADDRESS).and_then(reachable)
 }
 
 /// The form of a [`span`].

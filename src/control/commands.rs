@@ -136,7 +136,11 @@ impl Commands {
                 }
                 reply_of(Ok(output.unwrap_or_default()), changes, not_kept)
             }
-            Err(refusal) => reply_of(Err(refusal), Vec::new(), None),
+            Err(refusal) => {
+                // What it has written is gone before its client goes on, which may write the same.
+                drop(keep);
+                reply_of(Err(refusal), Vec::new(), None)
+            }
         };
         // The client may have gone.
         let _ = reply.send(outcome);
@@ -173,7 +177,7 @@ impl<S: Source> Control<S> {
         }
         let at = log::timestamp();
         let view = Arc::<Monitor>::clone(&self.monitor);
-        let command = Command { text, at, view, output_max, mark: terms.mark };
+        let command = Command { text, at, view, output_max, mark: terms.mark, strict: terms.strict };
         let (ran, answers) = (self.source.run(command), self.commands.answers.clone());
         tokio::task::spawn_local(async move {
             // The control loop may have ended.
@@ -232,5 +236,42 @@ impl<S: Source> Control<S> {
     /// Returns the generation of the configuration in force.
     pub(super) fn generation(&self) -> u64 {
         self.feed.current().generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::*;
+
+    /// What a change has written aside: whether it is gone before the reply.
+    struct Written {
+        answered: oneshot::Receiver<Reply>,
+        was_first: Arc<AtomicBool>,
+    }
+
+    impl Drop for Written {
+        fn drop(&mut self) {
+            self.was_first.store(self.answered.try_recv().is_err(), Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_a_refused_change_has_written_is_gone_before_its_client_goes_on() {
+        let mut commands = Commands::start(None).expect("started");
+        for ended in [Err(Refusal::Stale), Err(Refusal::Wrong(Vec::new()))] {
+            let (reply, answered) = oneshot::channel();
+            let was_first = Arc::<AtomicBool>::default();
+            let written = Written { answered, was_first: Arc::clone(&was_first) };
+            let keep = Keep(Box::new(move || {
+                drop(written);
+                Ok(())
+            }));
+            commands.running =
+                Some(Running { reply, output: Some(Vec::new()), dry_run: false, keep: Some(keep) });
+            assert!(commands.end(ended, 1));
+            assert!(was_first.load(Relaxed));
+        }
     }
 }

@@ -177,7 +177,8 @@ impl Source for Configured {
         }
     }
 
-    fn run(&mut self, command: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
+    fn run(&mut self, mut command: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
+        command.strict |= self.flags.settings.switch(Key::Strict);
         let (ran, draft) = (self.host.run(command), Rc::clone(&self.draft));
         Box::pin(async move {
             let failed = |error| Answer { reply: Err(error), changes: false, wish: None };

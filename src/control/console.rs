@@ -9,8 +9,10 @@
 //! that never reads, or sends half a message, holds up nothing else. The control loop takes one
 //! command after the other.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -28,6 +30,9 @@ use crate::model::console::Console;
 
 pub mod channel;
 
+/// Bytes of replies that clients have not read, and what each may have beyond that.
+const REPLIES_MAX: usize = 64 << 20;
+const REPLY_MIN: usize = 256 << 10;
 /// Longest command, bytes.
 const COMMAND_MAX: usize = 1 << 20;
 /// How long the rest of a message, or the first bytes, may take.
@@ -112,7 +117,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves connections until the process ends.
 async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sender<Request>) {
     let (mut console, mut listener) = (None::<Arc<Console>>, None::<tokio::net::TcpListener>);
-    let open = Arc::new(AtomicUsize::new(0));
+    let (open, replies) = (Arc::new(AtomicUsize::new(0)), Replies::default());
     loop {
         tokio::select! {
             update = updates.recv() => {
@@ -129,7 +134,7 @@ async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sen
             }
             accepted = accept(listener.as_ref()) => {
                 let (Some(console), Some((stream, peer))) = (&console, accepted) else { continue };
-                admit(stream, peer, console, &open, &requests);
+                admit(stream, peer, console, &open, &requests, &replies);
             }
         }
     }
@@ -149,6 +154,43 @@ async fn accept(listener: Option<&tokio::net::TcpListener>) -> Option<(TcpStream
     }
 }
 
+/// The memory of all replies that their clients have not read.
+#[derive(Clone, Debug, Default)]
+struct Replies(Rc<Cell<usize>>);
+
+/// What one reply may have of it.
+#[derive(Debug)]
+struct Share<'r> {
+    replies: &'r Replies,
+    bytes: usize,
+}
+
+impl Replies {
+    /// Returns a share of at most `most` bytes; less where clients hold replies without reading
+    /// them, so that a reply is cut rather than that memory grows.
+    fn share(&self, most: usize) -> Share<'_> {
+        let left = REPLIES_MAX.saturating_sub(self.0.get()).max(REPLY_MIN);
+        let bytes = most.min(left);
+        self.0.set(self.0.get() + bytes);
+        Share { replies: self, bytes }
+    }
+}
+
+impl Share<'_> {
+    /// Gives back what the reply does not need.
+    fn shrink(&mut self, bytes: usize) {
+        let rest = self.bytes.saturating_sub(bytes);
+        self.replies.0.set(self.replies.0.get().saturating_sub(rest));
+        self.bytes -= rest;
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
 /// Counts an open connection.
 struct Counted(Arc<AtomicUsize>);
 
@@ -165,6 +207,7 @@ fn admit(
     console: &Arc<Console>,
     open: &Arc<AtomicUsize>,
     requests: &mpsc::Sender<Request>,
+    replies: &Replies,
 ) {
     let is_full = console.connections_max > 0 && open.load(Relaxed) >= console.connections_max;
     let refused = if !console.acl.contains(&mapped(peer.ip())) {
@@ -182,14 +225,14 @@ fn admit(
     }
     open.fetch_add(1, Relaxed);
     let counted = Counted(Arc::clone(open));
-    let (console, requests) = (Arc::clone(console), requests.clone());
+    let (console, requests, replies) = (Arc::clone(console), requests.clone(), replies.clone());
     tokio::task::spawn_local(async move {
         let _counted = counted;
         let log = console.log_connections;
         if log {
             tracing::info!(%peer, "console connection opened");
         }
-        let ended = converse(stream, &console, &requests).await;
+        let ended = converse(stream, &console, &requests, &replies).await;
         match ended {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::warn!(%peer, %error, "console connection closed");
@@ -205,6 +248,7 @@ async fn converse(
     mut stream: TcpStream,
     console: &Console,
     requests: &mpsc::Sender<Request>,
+    replies: &Replies,
 ) -> io::Result<()> {
     let Some(key) = &console.key else { return Ok(()) };
     stream.set_nodelay(true)?;
@@ -230,18 +274,21 @@ async fn converse(
         within(RECEIVE, stream.read_exact(&mut sealed)).await?;
         let opened = channel.open(&sealed);
         let opened = opened.map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
+        let mut share = replies.share(console.output_max);
         let reply = match String::from_utf8(opened) {
             Ok(text) if text.is_empty() => Vec::new(),
             Ok(text) => {
                 // A client that has gone does not want its command to be run any more.
                 tokio::select! {
-                    reply = ask(text, console.output_max, requests) => reply?,
+                    reply = ask(text, share.bytes, requests) => reply?,
                     () = closed(&stream) => return Ok(()),
                 }
             }
             Err(_) => b"Error: the command is not UTF-8\n".to_vec(),
         };
+        share.shrink(reply.len());
         let sealed = channel.seal(&reply).map_err(io::Error::other)?;
+        drop(reply);
         within(SEND, stream.write_all(&sealed)).await?;
     }
 }
@@ -266,4 +313,27 @@ async fn ask(text: String, output_max: usize, requests: &mpsc::Sender<Request>) 
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_nobody_reads_have_an_end() {
+        const MOST: usize = 10_000_000;
+        let replies = Replies::default();
+        let mut held: Vec<Share<'_>> = Vec::new();
+        for _ in 0..100 {
+            held.push(replies.share(MOST));
+        }
+        assert_eq!((held[0].bytes, held[99].bytes), (MOST, REPLY_MIN));
+        assert!(replies.0.get() < REPLIES_MAX + MOST + 100 * REPLY_MIN, "{}", replies.0.get());
+        // One that is short gives back the rest.
+        held[0].shrink(1_000);
+        assert_eq!(held[0].bytes, 1_000);
+        held.clear();
+        assert_eq!(replies.0.get(), 0);
+        assert_eq!(replies.share(MOST).bytes, MOST);
+    }
 }

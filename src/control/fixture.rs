@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::base::prefix::PrefixSet;
-use crate::base::time::TickDelta;
+use crate::base::time::{Tick, TickDelta};
+use crate::cache::PacketCache;
+use crate::cache::key::{About, Key};
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, ConnectionOptions, Health, HealthMode, Lazy, Listener, Pool, ProxyHeader, Service, Snapshot,
@@ -24,14 +26,13 @@ pub(crate) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> 
         listeners: listeners.iter().map(|slot| Arc::new(listener(*slot))).collect(),
         backends: by_slot,
         pools: vec![Pool {
-            name: String::new(),
             members: backends.iter().map(|slot| BackendSlot(*slot)).collect(),
             policy: Policy::new(Kind::RoundRobin),
             ring: None,
             retry: None,
             panic_ppm: 0,
             eject: None,
-            tcp_to_udp: false,
+            ..Pool::default()
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()
@@ -82,4 +83,21 @@ pub(crate) fn health(mode: HealthMode) -> Health {
         },
         ..Health::default()
     }
+}
+
+/// Stores the answer to a question about a name of its own, `nN.example` A, with this TTL: the address
+/// 192.0.2.N.
+pub(crate) fn store(cache: &PacketCache, n: u8, ttl: u32, now: Tick) {
+    let label = format!("n{n}");
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(label.len()).expect("a label")];
+    query.extend_from_slice(label.as_bytes());
+    query.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+    let mut key = Key::default();
+    assert!(key.read(&query, About::default(), cache), "a query with a key");
+    let mut response = query;
+    (response[2], response[3], response[7]) = (0x81, 0x80, 1);
+    response.extend_from_slice(&[0xc0, 0x0c, 0, 1, 0, 1]);
+    response.extend_from_slice(&ttl.to_be_bytes());
+    response.extend_from_slice(&[0, 4, 192, 0, 2, n]);
+    assert_eq!(cache.store(&key, &response, None, 0, now, &mut Vec::new()), Ok(true));
 }

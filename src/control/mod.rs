@@ -22,6 +22,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::config::{Compiled, Flags};
 use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
+use crate::control::cache_cleaner::CacheCleaner;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::commands::Commands;
 use crate::control::configured::Configured;
@@ -48,11 +49,12 @@ use crate::lua::front_end::Loaded;
 use crate::model::Listener;
 use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
-use crate::stats::live::LiveState;
+use crate::stats::live::{LiveState, State};
 
 mod api;
 pub mod backend_health;
 mod budget;
+mod cache_cleaner;
 pub mod certificate_monitor;
 mod checks;
 mod commands;
@@ -264,6 +266,7 @@ struct Control<S> {
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
+    cache_cleaner: CacheCleaner,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -310,6 +313,7 @@ impl<S: Source> Control<S> {
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
+            cache_cleaner: CacheCleaner::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -329,8 +333,10 @@ impl<S: Source> Control<S> {
         let waits = self.retiring.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
         let soon = waits.then(|| now + SOON);
         let probes = [self.backend_health.next(), self.reload.as_ref().and_then(Reload::next)];
+        let cleaning = self.cache_cleaner.at(&self.feed.current());
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
-        let due = [Some(self.watch_at), Some(self.monitor.rates().at(&self.settings)), watchdog, soon];
+        let due =
+            [Some(self.watch_at), Some(self.monitor.rates().at(&self.settings)), watchdog, soon, cleaning];
         due.into_iter().chain(probes).flatten().min().unwrap_or(now)
     }
 
@@ -367,6 +373,9 @@ impl<S: Source> Control<S> {
                 self.budget.reclaim(&snapshot);
             }
         }
+        let live_state = self.feed.live_state();
+        let is_up = |slot| live_state.backend(slot).state() == State::Up;
+        self.cache_cleaner.turn(&self.feed.current(), is_up, now);
         let warnings = self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds());
         self.monitor.notes().add_lines("certificate", &warnings);
         certificate_monitor::warn(&warnings);
@@ -491,6 +500,9 @@ impl<S: Source> Control<S> {
                     tracing::warn!(
                         "the configuration has no server, relay or rule: queries cannot be answered"
                     );
+                }
+                if self.origin == Origin::File {
+                    self.monitor.has_read(&plan.snapshot);
                 }
                 self.script = plan.script;
                 self.settings = plan.settings;

@@ -52,7 +52,10 @@ pub struct Monitor {
     changes_refused: AtomicU64,
     started: Tick,
     started_unix: u64,
+    process: u64,
     traffic: OnceLock<Traffic>,
+    /// The configuration of the file as it was read last, without what commands have changed.
+    read: ArcSwap<Snapshot>,
     serving: AtomicBool,
     draining: AtomicBool,
 }
@@ -73,7 +76,9 @@ impl Monitor {
             changes_refused: AtomicU64::new(0),
             started,
             started_unix: unix_seconds(),
+            process: process::entropy().map_or_else(|_| unix_seconds(), |mut rng| rng.u64()),
             traffic: OnceLock::new(),
+            read: ArcSwap::new(feed.current()),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
@@ -83,6 +88,17 @@ impl Monitor {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.cell.load_full()
+    }
+
+    /// The configuration of the file as it was read last, without what commands have changed.
+    #[must_use]
+    pub fn as_read(&self) -> Arc<Snapshot> {
+        self.read.load_full()
+    }
+
+    /// The configuration of the file is in force.
+    pub(super) fn has_read(&self, snapshot: &Arc<Snapshot>) {
+        self.read.store(Arc::clone(snapshot));
     }
 
     /// What shards and control loop write.
@@ -138,6 +154,12 @@ impl Monitor {
     #[must_use]
     pub fn uptime(&self) -> TickDelta {
         clock::now().since(self.started)
+    }
+
+    /// What tells the numbers of this process from those of an earlier one.
+    #[must_use]
+    pub const fn process(&self) -> u64 {
+        self.process
     }
 
     /// When it started, seconds since 1970.

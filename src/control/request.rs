@@ -36,6 +36,8 @@ pub struct Terms {
     pub generation: Option<u64>,
     /// Its change is compiled, and forgotten.
     pub dry_run: bool,
+    /// Its warnings are errors: whoever wrote it cannot read them first.
+    pub strict: bool,
     /// What it changes, so that a later change of the same takes its place in `delta()`.
     pub mark: Option<Mark>,
     /// Called when its change is in force, before any other change begins.

@@ -13,6 +13,7 @@ use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
 
+pub(in crate::control) mod caches;
 mod connections;
 pub(in crate::control) mod dnsdist;
 pub mod dump;

@@ -1,11 +1,13 @@
 //! The running process as the console's functions see it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::config::ruleset::ChainKey;
 use crate::control::monitor::Monitor;
-use crate::control::stats::tables;
-use crate::lua::front_end::view::{ServerView, Table, View};
+use crate::control::stats::{caches, tables};
+use crate::engine::clock;
+use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::live::{LiveState, State};
@@ -51,6 +53,14 @@ impl View for Monitor {
             }
         };
         backends.map(|b| (b.id.clone(), view(b))).collect()
+    }
+
+    fn cache(&self, pool: &str) -> Option<RunningCache> {
+        let snapshot = self.snapshot();
+        let all = caches::of_pools(&snapshot, self.live_state());
+        let found = all.iter().find(|cache| cache.pool.name == pool)?;
+        let (cache, figures) = (Arc::clone(found.cache), found.figures().to_vec());
+        Some(RunningCache { cache, figures, now: clock::now() })
     }
 
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)> {

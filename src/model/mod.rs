@@ -8,10 +8,12 @@
 pub mod console;
 pub mod listener;
 pub mod policy;
+mod pool;
 mod ring;
 mod script;
 
 pub use crate::model::listener::Steer;
+pub use crate::model::pool::{CacheCleaning, Eject, Pool, Retry};
 pub use crate::model::ring::Ring;
 
 pub use crate::model::listener::{
@@ -24,7 +26,6 @@ use std::sync::Arc;
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
-use crate::model::policy::{Kind, Policy};
 pub use crate::model::script::{ConfiguredScript, Source};
 use crate::rules::Chains;
 use crate::rules::context::RuleSettings;
@@ -88,6 +89,7 @@ impl Snapshot {
     /// published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
+        pool::inherit_caches(&mut self.pools, &before.pools);
         for listener in &mut self.listeners {
             let old = before.listeners.iter().find(|l| l.slot == listener.slot).and_then(|l| l.service.tls());
             if let (Some(old), Some(new)) = (old, listener.service.tls()) {
@@ -160,6 +162,11 @@ pub struct Globals {
     pub lua_errors_fail: bool,
     /// Replace the client subnet of a query (`setECSOverride`).
     pub ecs_override: bool,
+    /// How long expired entries of packet caches are kept for the case that no server can answer,
+    /// seconds; 0: not at all (`setStaleCacheEntriesTTL`).
+    pub stale_cache_seconds: u32,
+    /// How often and how far packet caches are cleaned of expired entries.
+    pub cache_cleaning: CacheCleaning,
     /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
     pub ecs_v4: u8,
     /// The same for IPv6 (`setECSSourcePrefixV6`).
@@ -185,6 +192,8 @@ impl Default for Globals {
             fixup_case: false,
             lua_errors_fail: true,
             ecs_override: false,
+            stale_cache_seconds: 0,
+            cache_cleaning: CacheCleaning::default(),
             ecs_v4: 24,
             ecs_v6: 56,
             client_connections: ClientConnectionLimits::default(),
@@ -536,65 +545,4 @@ impl Default for Lazy {
             servfail_counts: true,
         }
     }
-}
-
-/// A set of backends with a policy.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    /// Empty for the default pool.
-    pub name: String,
-    /// Its backends, by order and then as written.
-    pub members: Vec<BackendSlot>,
-    /// How one of them is selected.
-    pub policy: Policy,
-    /// chashed's ring over all members, built once.
-    pub ring: Option<Arc<Ring>>,
-    /// Query a second server when the first is slow.
-    pub retry: Option<Retry>,
-    /// When less than this share of members is up, parts per million, all are used; 0 disables it.
-    pub panic_ppm: u32,
-    /// Eject servers that perform worse than their peers.
-    pub eject: Option<Eject>,
-    /// Queries that arrived over a connection are sent over UDP, and again over TCP if the response
-    /// is truncated (`tcpToUdp`).
-    pub tcp_to_udp: bool,
-}
-
-impl Default for Pool {
-    /// The default pool without members: leastOutstanding.
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            members: Vec::new(),
-            policy: Policy::new(Kind::LeastOutstanding),
-            ring: None,
-            retry: None,
-            panic_ppm: 0,
-            eject: None,
-            tcp_to_udp: false,
-        }
-    }
-}
-
-/// A second attempt, on another server, of a query without a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// How long the first server has.
-    pub after: TickDelta,
-    /// At most this share of the pool's queries, parts per million.
-    pub budget_ppm: u32,
-}
-
-/// When a server counts as an outlier of its pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Eject {
-    /// The share of failures (timed out or SERVFAIL) exceeds the pool's own by this, parts per
-    /// million.
-    pub excess_ppm: u32,
-    /// Duration of the ejection.
-    pub span: TickDelta,
-    /// Most ejected members of the pool, parts per million.
-    pub share_max_ppm: u32,
-    /// No decision with fewer queries than this in a window of ten seconds.
-    pub queries_min: u32,
 }

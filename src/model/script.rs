@@ -2,14 +2,17 @@
 //! starts its script.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use crate::model::Snapshot;
 use crate::rules::context::Script;
+use crate::stats::live::LiveState;
 
 /// A shard's script that knows the configuration.
 pub trait ConfiguredScript: Script {
-    /// Adopts a configuration: what scripts can read of it. A script may outlive its snapshot.
-    fn adopt(&mut self, snapshot: &Snapshot);
+    /// Adopts a configuration: what scripts can read of it, and of its servers while they run. A
+    /// script may outlive its snapshot.
+    fn adopt(&mut self, snapshot: &Snapshot, live_state: &Arc<LiveState>);
 }
 
 /// Starts the script of a shard; part of the snapshot.

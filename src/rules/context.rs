@@ -189,15 +189,15 @@ pub trait Script: Debug {
         env: &mut Environment<'_>,
     ) -> Option<bool>;
 
-    /// Calls the function of a policy with the servers; returns the server that it chose. A choice
-    /// outside of the list, or an error, is none.
+    /// Calls the function of a policy with the servers; returns the server that it chose, which may be
+    /// one of another pool. A number outside of the list, or an error, is none.
     fn choose(
         &mut self,
         function: FunctionId,
         servers: &[Candidate],
         context: &mut EvaluationContext<'_, '_>,
         now: Tick,
-    ) -> Option<usize>;
+    ) -> Option<BackendSlot>;
 
     /// Calls `maintenance`, once a second.
     fn maintain(&mut self, now: Tick);

@@ -344,6 +344,7 @@ impl QueryState {
             && self.client_subnet.is_empty()
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()
+            && self.temporary_failure_ttl.is_none()
             && self.error.is_none()
             && self.original.is_empty()
             && self.proxied.is_none()

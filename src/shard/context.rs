@@ -63,6 +63,8 @@ pub(crate) struct Needs {
     pub(crate) proxy_values: bool,
     /// Some server gets a PROXY header.
     pub(crate) sends_proxy_headers: bool,
+    /// Some pool has a packet cache.
+    pub(crate) cache: bool,
     /// Answers may come long after a server's timeout: they are delayed, or the query is restarted.
     pub(crate) late_answers: bool,
 }
@@ -80,11 +82,13 @@ impl Needs {
         let backends = || snapshot.backends.iter().flatten();
         let subnets = backends().any(|b| b.use_client_subnet);
         let sends = backends().any(|b| matches!(b.client_address, ClientAddress::Proxy { .. }));
-        let has_response_rules = !chains.response.is_empty();
+        let has_response_rules = !chains.response.is_empty() || !chains.cache_inserted.is_empty();
         Self {
             // The SERVFAIL of a pool without a server passes through the self-answered rules.
             rules: !chains.query.is_empty()
                 || !chains.self_answered.is_empty()
+                || !chains.cache_miss.is_empty()
+                || !chains.cache_hit.is_empty()
                 || subnets
                 || responses.grows
                 || snapshot.script.is_some(),
@@ -96,6 +100,7 @@ impl Needs {
             proxy_headers: !snapshot.globals.proxy.peers.is_empty(),
             proxy_values: sends || snapshot.script.is_some() || !chains.query.is_empty(),
             sends_proxy_headers: sends,
+            cache: snapshot.pools.iter().any(|pool| pool.cache.is_some()),
             late_answers: snapshot.script.is_some()
                 || !chains.timeout.is_empty()
                 || (queries | responses | self_answered).delays

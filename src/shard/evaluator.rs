@@ -65,14 +65,14 @@ impl Evaluator {
     }
 
     /// Adopts a configuration. A running script stays if the configuration's script is the same.
-    pub(crate) fn adopt(&mut self, shard: usize, before: &Snapshot, snapshot: &Snapshot) {
+    pub(crate) fn adopt(&mut self, cx: &Context, before: &Snapshot, snapshot: &Snapshot) {
         let identity = |s: &Snapshot| s.script.as_ref().map(|s| s.identity());
         if self.script.is_none() || identity(snapshot) != identity(before) {
-            self.script = snapshot.script.as_ref().and_then(|s| s.start(shard));
+            self.script = snapshot.script.as_ref().and_then(|s| s.start(cx.index()));
             self.script_errors = 0;
         }
         if let Some(script) = &mut self.script {
-            script.adopt(snapshot);
+            script.adopt(snapshot, cx.live_state());
         }
         self.limits.adopt(&snapshot.limits);
         self.patterns.clear();

@@ -28,7 +28,9 @@
 )]
 
 pub mod backend;
+mod cache;
 pub mod client;
+mod coalescing;
 mod conn_table;
 mod context;
 pub mod dispatch;
@@ -52,7 +54,9 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::{Listener, Snapshot};
 use crate::rules::action::{DELAY_MS_MAX, RESTARTS_MAX};
 use crate::shard::backend::{BackendConnections, BackendInterest};
+use crate::shard::cache::CacheBuffers;
 use crate::shard::client::{ClientConnections, ClientInterest};
+use crate::shard::coalescing::Coalescing;
 use crate::shard::context::{Context, Needs};
 use crate::shard::dispatch::Dispatcher;
 use crate::shard::dispatch::outstanding::{InFlight, Key};
@@ -90,6 +94,8 @@ pub struct Shard {
     relay: Relay,
     /// The kind of pending work that was returned last.
     work_kind: WorkKind,
+    cache: CacheBuffers,
+    coalescing: Coalescing,
     /// Buffer for messages that are not in a receive buffer.
     scratch: Scratch,
     /// Buffer for the queries of a connection that has ended.
@@ -119,11 +125,13 @@ impl Shard {
         let relay = Relay::new(cx.random_state(), Arc::clone(limits), Arc::clone(descriptors));
         let mut shard = Self {
             evaluator: Evaluator::new(shards, &mut cx),
+            coalescing: Coalescing::new(cx.random_state()),
             cx,
             dispatcher,
             connections,
             relay,
             work_kind: WorkKind::default(),
+            cache: CacheBuffers::default(),
             scratch: Scratch::default(),
             lost_queries: Vec::new(),
         };
@@ -145,18 +153,16 @@ impl Shard {
     fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
         let cx = &mut self.cx;
         let before = std::mem::replace(&mut cx.snapshot, Arc::clone(snapshot));
-        self.evaluator.adopt(cx.index(), &before, snapshot);
+        self.evaluator.adopt(cx, &before, snapshot);
         cx.needs = Needs::of(snapshot);
         snapshot.rules_fresh.iter().for_each(|slot| cx.stats().rule_hits(*slot).reset());
         for (at, (old, new)) in before.pools.iter().zip(&snapshot.pools).enumerate() {
-            if old.name != new.name
-                && let Some(stats) = cx.stats().pool_if_any(PoolSlot(to_u16(at)))
-            {
-                // Its place has another pool.
-                stats.latency.reset();
+            if old.name != new.name {
+                cx.stats().forget_pool(PoolSlot(to_u16(at)));
             }
         }
         self.dispatcher.adopt(cx);
+        self.cache.key.clear();
         cx.stats().generation.store(snapshot.generation, Release);
     }
 
@@ -203,6 +209,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.expire(&mut scratch, DUE_PER_TICK, out);
         self.send_copies(&mut scratch, out);
+        self.release_coalesced(&mut scratch, DUE_PER_TICK, out);
         self.scratch = scratch;
         self.release_delayed(DUE_PER_TICK, out);
         let (cx, connections) = (&mut self.cx, &mut self.connections);
@@ -224,7 +231,7 @@ impl Shard {
         let cx = &self.cx;
         self.dispatcher.balancer.publish();
         let stats = cx.stats();
-        stats.outstanding_total.set(self.dispatcher.awaited());
+        stats.outstanding_total.set(self.outstanding());
         stats.clients.open.set(self.connections.clients.open_count());
         stats.relays.open.set(self.relay.open_count());
         stats.heartbeat.store(cx.batch, Relaxed);
@@ -235,19 +242,18 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         let connections = &self.connections;
-        let all = [
-            self.dispatcher.next_deadline(),
-            connections.clients.next_deadline(),
-            connections.backends.next_deadline(),
-            self.relay.next_deadline(),
-        ];
-        all.into_iter().flatten().min()
+        if self.coalescing.is_due() {
+            return Some(Tick(0));
+        }
+        let of_dispatcher = self.dispatcher.next_deadline();
+        let of_connections = [connections.clients.next_deadline(), connections.backends.next_deadline()];
+        of_connections.into_iter().chain([of_dispatcher, self.relay.next_deadline()]).flatten().min()
     }
 
     /// Returns the number of queries whose client waits for an answer.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.dispatcher.awaited()
+        self.dispatcher.awaited() + self.coalescing.waiting()
     }
 
     /// Returns an upper bound of how long a query can be outstanding: two attempts, and the
@@ -259,6 +265,8 @@ impl Shard {
         } else {
             (2, TickDelta(0))
         };
+        // A query that has waited for another one in vain has as many attempts of its own.
+        let attempts = attempts * (1 + u64::from(self.cx.needs.cache));
         let longest = self.dispatcher.longest_timeout();
         TickDelta(longest.0.saturating_mul(attempts).saturating_add(held.0).saturating_add(LATE_MAX.0))
     }
@@ -290,7 +298,7 @@ impl Shard {
         self.connections.clients.check_invariants();
         self.connections.backends.check_invariants();
         self.relay.check_invariants();
-        if self.dispatcher.outstanding.live() == 0 {
+        if self.dispatcher.outstanding.live() == 0 && self.coalescing.waiting() == 0 {
             assert_eq!(self.dispatcher.queries.open_count(), 0, "no entry outlives its query");
             assert_eq!(self.connections.clients.in_flight(), 0, "no connection waits for nothing");
         }

@@ -20,6 +20,8 @@ pub const COMBINATIONS_MAX: usize = 1_000;
 const LABELS_MAX: usize = 10;
 const LABEL_CHARS_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 100;
+/// How the names of other metrics begin in Prometheus' format.
+const TAKEN: [&str; 3] = ["dnslob_", "dnsdist_", "process_"];
 
 /// Those of this process.
 static METRICS: LazyLock<CustomMetrics> = LazyLock::new(CustomMetrics::default);
@@ -92,6 +94,22 @@ impl Level {
 }
 
 impl CustomMetric {
+    /// Returns its name in Prometheus' format; with `total`, that of a counter ends so.
+    #[must_use]
+    pub fn name_with(&self, prefix: &str, total: bool) -> String {
+        if let Some(given) = &self.prometheus_name {
+            return given.clone();
+        }
+        let name = format!("{prefix}_{}", self.name.replace('-', "_"));
+        let needs = total && self.kind == CustomKind::Counter && !name.ends_with("_total");
+        if needs { name + "_total" } else { name }
+    }
+
+    /// Returns whether both would be the same in Prometheus' format.
+    fn is_shown_as(&self, other: &Self) -> bool {
+        self.name != other.name && self.name_with("dnslob", true) == other.name_with("dnslob", true)
+    }
+
     /// Returns each combination of labels with its value; one without labels where there are none.
     #[must_use]
     pub fn values(&self) -> Vec<(Labels, f64)> {
@@ -153,8 +171,8 @@ impl CustomMetrics {
         if METRIC_SETS.iter().flat_map(|set| set.metrics).any(|metric| metric.name == name) {
             return Err("there is a metric of this name already");
         }
-        if prometheus_name.is_some_and(|name| name.starts_with("dnslob_") || name.starts_with("dnsdist_")) {
-            return Err("names for Prometheus that begin with dnslob_ or dnsdist_ are taken");
+        if prometheus_name.is_some_and(|name| TAKEN.iter().any(|taken| name.starts_with(taken))) {
+            return Err("names for Prometheus that begin with dnslob_, dnsdist_ or process_ are taken");
         }
         let values =
             if labelled { BTreeMap::new() } else { BTreeMap::from([(Labels::new(), Arc::default())]) };
@@ -168,12 +186,16 @@ impl CustomMetrics {
         });
         self.0.rcu(|metrics| {
             let mut metrics = BTreeMap::clone(metrics);
-            if metrics.len() < METRICS_MAX {
+            if metrics.len() < METRICS_MAX && !metrics.values().any(|other| other.is_shown_as(&metric)) {
                 metrics.entry(name.to_owned()).or_insert_with(|| Arc::clone(&metric));
             }
             metrics
         });
-        match self.0.load().get(name) {
+        let metrics = self.0.load();
+        match metrics.get(name) {
+            None if metrics.values().any(|other| other.is_shown_as(&metric)) => {
+                Err("another metric has this name for Prometheus")
+            }
             None => Err("there are a thousand metrics already"),
             Some(found) if found.kind != kind || found.labelled != labelled => {
                 Err("a metric of this name was declared otherwise; a restart forgets it")
@@ -221,6 +243,14 @@ impl CustomMetrics {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<CustomMetric>> {
         self.0.load().values().cloned().collect()
+    }
+
+    /// Returns the values of those without labels, by name.
+    #[must_use]
+    pub fn plain(&self) -> Vec<(String, f64)> {
+        let metrics = self.0.load();
+        let plain = metrics.values().filter(|metric| !metric.labelled);
+        plain.map(|m| (m.name.clone(), m.values().first().map_or(0.0, |(_, value)| *value))).collect()
     }
 
     fn metric(&self, name: &str) -> Result<Arc<CustomMetric>, &'static str> {
@@ -272,6 +302,21 @@ mod tests {
             assert!(metrics.declare(wrong, CustomKind::Gauge, "", None, false).is_err(), "{wrong:?}");
         }
         assert!(metrics.declare("x", CustomKind::Gauge, "", Some("1st"), false).is_err());
+    }
+
+    #[test]
+    fn a_name_for_prometheus_is_of_one_metric() {
+        let metrics = CustomMetrics::default();
+        let declare =
+            |name, shown| metrics.declare(name, CustomKind::Counter, "", shown, false).map_err(str::len);
+        assert_eq!(declare("a", Some("lab_total")), Ok(()));
+        assert_eq!(declare("a", Some("lab_total")), Ok(()), "as a reload does");
+        assert!(declare("b", Some("lab_total")).is_err() && metrics.value("b", &Labels::new()).is_err());
+        assert_eq!(declare("c", None), Ok(()));
+        assert!(declare("c-total", None).is_err(), "both are dnslob_c_total");
+        for taken in ["process_cpu_seconds_total", "dnslob_x", "dnsdist_x"] {
+            assert!(declare("d", Some(taken)).is_err(), "{taken}");
+        }
     }
 
     #[test]

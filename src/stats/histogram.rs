@@ -1,6 +1,14 @@
 //! Latencies, in buckets whose width grows with the latency.
 //!
 //! A shard counts in a [`Histogram`]; what is read of the shards' histograms is a [`Latency`].
+//!
+//! ```text
+//!  48.8 ms            50.3 ms                     an even bucket, 1/32 of its octave
+//!     ├────────┬─────────┤
+//!            50 ms                                a latency of [`EDGES`]: it is two buckets
+//! ```
+//! So the counters that are shown up to 50 ms, 100 ms or 1 s are exact, and percentiles are within
+//! the width of a bucket.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,10 +17,101 @@ const SUB_BITS: u32 = 5;
 /// Values from 2^10 ns (about 1 us) to 2^34 ns (17 s); outside they count at the ends.
 const OCTAVE_MIN: u32 = 10;
 const OCTAVES: usize = 24;
+/// Buckets of equal width within an octave.
+const EVEN: usize = OCTAVES << SUB_BITS;
+/// The latencies that counters are shown up to, nanoseconds: a bucket ends at each.
+pub const EDGES: [u64; 16] = [
+    500_000,
+    1_000_000,
+    2_000_000,
+    3_000_000,
+    5_000_000,
+    7_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
 /// Buckets of a [`Histogram`].
-pub const BUCKETS: usize = OCTAVES << SUB_BITS;
+pub const BUCKETS: usize = EVEN + EDGES.len();
 
-/// A log-linear latency histogram with one writer: 768 counters, relative width 3.1 %.
+/// Returns whether counters up to these bounds are exact.
+#[must_use]
+pub const fn are_edges(bounds: &[u64]) -> bool {
+    let mut at = 0;
+    while at < bounds.len() {
+        let mut edge = 0;
+        while edge < EDGES.len() && EDGES[edge] != bounds[at] {
+            edge += 1;
+        }
+        if edge == EDGES.len() {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// An even bucket.
+#[derive(Clone, Copy, Debug)]
+struct Even {
+    /// The last latency below the edge within it; the largest number if there is none.
+    last: u64,
+    /// The bucket below the edge; the next one is above.
+    first: usize,
+}
+
+static EVENS: [Even; EVEN] = evens();
+static MIDDLES: [u64; BUCKETS] = middles();
+
+/// Where an even bucket begins, and how wide it is, nanoseconds.
+const fn extent(even: usize) -> (u64, u64) {
+    let octave = OCTAVE_MIN + (even >> SUB_BITS) as u32;
+    let sub = (even & ((1 << SUB_BITS) - 1)) as u64;
+    ((1 << octave) + (sub << (octave - SUB_BITS)), 1 << (octave - SUB_BITS))
+}
+
+const fn evens() -> [Even; EVEN] {
+    let mut evens = [Even { last: u64::MAX, first: 0 }; EVEN];
+    let (mut at, mut edge) = (0, 0);
+    while at < EVEN {
+        evens[at].first = at + edge;
+        let (start, width) = extent(at);
+        if edge < EDGES.len() && EDGES[edge] < start + width {
+            assert!(EDGES[edge] > start, "an edge splits its bucket");
+            evens[at].last = EDGES[edge] - 1;
+            edge += 1;
+        }
+        at += 1;
+    }
+    assert!(edge == EDGES.len(), "no two edges are in one bucket");
+    evens
+}
+
+const fn middles() -> [u64; BUCKETS] {
+    let (evens, mut middles) = (evens(), [0; BUCKETS]);
+    let mut at = 0;
+    while at < EVEN {
+        let (start, width) = extent(at);
+        let Even { last, first } = evens[at];
+        if last == u64::MAX {
+            middles[first] = start + width / 2;
+        } else {
+            middles[first] = start.midpoint(last + 1);
+            middles[first + 1] = (last + 1).midpoint(start + width);
+        }
+        at += 1;
+    }
+    middles
+}
+
+/// A log-linear latency histogram with one writer: relative width at most 3.1 %.
 #[derive(Debug)]
 pub struct Histogram([AtomicU64; BUCKETS]);
 
@@ -49,22 +148,22 @@ impl Histogram {
 
 /// The bucket of a latency.
 #[must_use]
-pub const fn bucket(ns: u64) -> usize {
+#[inline]
+pub fn bucket(ns: u64) -> usize {
     if ns < 1 << OCTAVE_MIN {
         return 0;
     }
     let octave = ns.ilog2();
     let sub = (ns >> (octave - SUB_BITS)) as usize & ((1 << SUB_BITS) - 1);
     let at = (((octave - OCTAVE_MIN) as usize) << SUB_BITS) + sub;
-    if at < BUCKETS { at } else { BUCKETS - 1 }
+    let Even { last, first } = EVENS[at.min(EVEN - 1)];
+    first + usize::from(ns > last)
 }
 
 /// The middle of a bucket, nanoseconds.
 #[must_use]
-pub const fn bucket_ns(bucket: usize) -> u64 {
-    let octave = OCTAVE_MIN + (bucket >> SUB_BITS) as u32;
-    let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
-    (1 << octave) + (sub << (octave - SUB_BITS)) + (1 << (octave - SUB_BITS - 1))
+pub fn bucket_ns(bucket: usize) -> u64 {
+    MIDDLES[bucket]
 }
 
 /// Responses by latency bucket (see [`Histogram`]).
@@ -86,14 +185,12 @@ impl Latency {
         // finer than the buckets.
         let (low, high) = (1, bucket_ns(BUCKETS - 1) + 1);
         let mut merged = hdrhistogram::Histogram::<u64>::new_with_bounds(low, high, 3).ok()?;
-        for (bucket, count) in self.0.iter().enumerate().filter(|(_, c)| **c > 0) {
-            merged.saturating_record_n(bucket_ns(bucket), *count);
-        }
+        self.counts().for_each(|(ns, count)| merged.saturating_record_n(ns, count));
         (!merged.is_empty()).then(|| shares.map(|s| merged.value_at_quantile(s)))
     }
 
     /// Returns how many answers took less than each of these bounds, nanoseconds and ascending, and
-    /// not less than the one before; then how many took longer.
+    /// not less than the one before; then how many took longer. Exact for bounds of [`EDGES`].
     #[must_use]
     pub fn between(&self, bounds: &[u64]) -> Vec<u64> {
         let mut counts = vec![0; bounds.len() + 1];
@@ -101,6 +198,12 @@ impl Latency {
             counts[bounds.partition_point(|bound| *bound <= bucket_ns(bucket))] += count;
         }
         counts
+    }
+
+    /// The latencies that were counted, each as the middle of its bucket, nanoseconds, and how often.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = self.0.iter().enumerate().filter(|(_, count)| **count > 0);
+        counts.map(|(bucket, count)| (bucket_ns(bucket), *count))
     }
 
     /// How many answers there were.
@@ -112,14 +215,11 @@ impl Latency {
     /// All latencies together, nanoseconds, each taken as the middle of its bucket.
     #[must_use]
     pub fn sum_ns(&self) -> u128 {
-        self.0
-            .iter()
-            .enumerate()
-            .map(|(bucket, count)| u128::from(bucket_ns(bucket)) * u128::from(*count))
-            .sum()
+        self.counts().map(|(ns, count)| u128::from(ns) * u128::from(count)).sum()
     }
 
-    /// How many did not exceed each of these latencies, which ascend, nanoseconds.
+    /// How many took less than each of these latencies, which ascend, nanoseconds: exact for those
+    /// of [`EDGES`].
     #[must_use]
     pub fn at_most<const N: usize>(&self, bounds: [u64; N]) -> [u64; N] {
         let (mut bucket, mut sum) = (0, 0);
@@ -133,7 +233,7 @@ impl Latency {
     }
 
     /// Adds what a shard has counted.
-    pub(super) fn read(&mut self, histogram: &Histogram) {
+    pub(crate) fn read(&mut self, histogram: &Histogram) {
         for (sum, bucket) in self.0.iter_mut().zip(&histogram.0) {
             *sum += bucket.load(Relaxed);
         }
@@ -171,6 +271,35 @@ mod tests {
         for ns in [2_000_u64, 12_345, 1_000_000, 999_999_999] {
             let middle = bucket_ns(bucket(ns));
             assert!(middle.abs_diff(ns) * 60 <= ns, "{ns} became {middle}");
+        }
+    }
+
+    #[test]
+    fn counters_up_to_an_edge_are_exact() {
+        for (at, edge) in EDGES.into_iter().enumerate() {
+            let histogram = Histogram::default();
+            (0..3).for_each(|_| histogram.record(edge - 1));
+            (0..5).for_each(|_| histogram.record(edge));
+            (0..7).for_each(|_| histogram.record(edge + edge / 100));
+            let mut latency = Latency::default();
+            latency.read(&histogram);
+            assert_eq!(latency.at_most(EDGES)[at], 3, "{edge}");
+            assert_eq!(latency.between(&EDGES)[at], 3, "{edge}");
+            assert_eq!(latency.between(&EDGES)[at + 1], 12, "{edge}");
+        }
+    }
+
+    #[test]
+    fn buckets_ascend() {
+        let mut before = 0;
+        for b in 1..BUCKETS {
+            assert!(bucket_ns(b) > before, "bucket {b}");
+            before = bucket_ns(b);
+        }
+        let mut last = 0;
+        for ns in (0..40_000).map(|n| n * 500_000) {
+            assert!(bucket(ns) >= last, "{ns}");
+            last = bucket(ns);
         }
     }
 

@@ -24,6 +24,7 @@ use crate::stats::histogram::bucket;
 use crate::stats::latency_average::{LatencyAverages, LatencyAveragesReading};
 use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
+use crate::stats::not_cached::NotCached;
 use crate::stats::registry::{
     AnswerReading, AnswerStats, BackendStats, HandshakeReading, HandshakeStats, ListenerReading,
     ListenerStats, PoolReading, PoolStats, RuleStats, ShardCounters,
@@ -419,6 +420,21 @@ impl ShardStats {
     pub fn pool_if_any(&self, slot: PoolSlot) -> Option<&PoolStats> {
         let block = self.pools.get(slot.index() / POOLS_BLOCK)?.get()?;
         block[slot.index() % POOLS_BLOCK].get().map(|pool| &**pool)
+    }
+
+    /// Forgets the figures of a pool: its place has another one.
+    pub fn forget_pool(&self, slot: PoolSlot) {
+        let Some(stats) = self.pool_if_any(slot) else { return };
+        stats.latency.reset();
+        let counters = [
+            &stats.cache_hits,
+            &stats.cache_misses,
+            &stats.cache_stale_hits,
+            &stats.cache_coalesced,
+            &stats.cache_inserted,
+        ];
+        counters.into_iter().for_each(Counter::reset);
+        NotCached::ALL.iter().for_each(|reason| stats.cache_not_stored[*reason].reset());
     }
 
     /// Returns the averages of a backend's latency over connections, allocated at the first response.

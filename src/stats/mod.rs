@@ -13,6 +13,7 @@ pub mod latency_average;
 pub mod live;
 pub mod log_queue;
 pub mod meter;
+pub mod not_cached;
 pub mod query_type;
 pub mod registry;
 pub mod response_code;

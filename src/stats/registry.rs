@@ -26,6 +26,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::not_cached::NotCached;
 use crate::stats::query_type::QueryType;
 use crate::stats::response_code::{ResponseCode, RuleAnswer};
 use crate::stats::web_refusal::WebRefusal;
@@ -44,6 +45,8 @@ pub enum Unit {
     Connections,
     /// File descriptors.
     Descriptors,
+    /// Entries of a cache.
+    Entries,
     /// Errors.
     Errors,
     /// TLS handshakes.
@@ -82,6 +85,7 @@ impl Unit {
             Self::Checks => "checks",
             Self::Connections => "connections",
             Self::Descriptors => "descriptors",
+            Self::Entries => "entries",
             Self::Errors => "errors",
             Self::Handshakes => "handshakes",
             Self::Lines => "lines",
@@ -284,6 +288,12 @@ registry! {
         missed: Counter = "traffic-missed", Queries;
         /// Finished queries by the requested type; at a high rate an estimate from those that were counted.
         types: CounterBy<QueryType> = "traffic-type", Queries;
+        /// Queries per second of the client with the most, at least, on average over the last ten seconds.
+        client_rate_max: Gauge = "traffic-client-rate-max", Queries;
+        /// The same of the network with the most: /24 of IPv4, /48 of IPv6.
+        network_rate_max: Gauge = "traffic-network-rate-max", Queries;
+        /// Bytes of answers per second to the client that got the most, at least, on average over the last ten seconds.
+        client_bandwidth_max: Gauge = "traffic-client-bandwidth-max", Bytes;
     }
 
     /// File descriptors.
@@ -400,6 +410,32 @@ registry! {
     PoolReading from PoolStats = "pool" ["pool"] {
         /// The time from the arrival of a query for the pool until its answer, over all attempts.
         latency: Histogram = "pool-latency", Milliseconds;
+        /// Queries that its packet cache has answered.
+        cache_hits: Counter = "pool-cache-hits", Queries;
+        /// Queries that its packet cache had no answer to.
+        cache_misses: Counter = "pool-cache-misses", Queries;
+        /// Of the hits, those with an expired answer, as no server could answer.
+        cache_stale_hits: Counter = "pool-cache-stale-hits", Queries;
+        /// Of the hits, those that have waited for the answer to the same query of another client.
+        cache_coalesced: Counter = "pool-cache-coalesced", Queries;
+        /// Responses that were put into its packet cache.
+        cache_inserted: Counter = "pool-cache-inserted", Responses;
+        /// Responses that were not, by reason.
+        cache_not_stored: CounterBy<NotCached> = "pool-cache-not-stored", Responses;
+    }
+
+    /// The packet cache of a pool; pools that share one have the same figures.
+    CacheReading = "pool-cache" ["pool"] {
+        /// The most entries that it may have.
+        size: Gauge = "pool-cache-size", Entries;
+        /// Its entries, those that have expired and are not removed yet included.
+        entries: Gauge = "pool-cache-entries", Entries;
+        /// Memory of its table.
+        memory: Gauge = "pool-cache-memory", Bytes;
+        /// Entries that have made room for others.
+        evicted: Counter = "pool-cache-evicted", Entries;
+        /// How often it was cleaned of expired entries.
+        cleanups: Counter = "pool-cache-cleanups", Number;
     }
 
     /// Answers with a response code.
@@ -420,6 +456,10 @@ registry! {
         queries: Counter = "queries", Queries;
         /// Queries with RD=1.
         recursive_queries: Counter = "recursive-queries", Queries;
+        /// Queries that a packet cache has answered.
+        cache_hits: Counter = "cache-hits", Queries;
+        /// Queries that a packet cache had no answer to.
+        cache_misses: Counter = "cache-misses", Queries;
         /// Queries without a question, answered or dropped.
         empty_queries: Counter = "empty-queries", Queries;
         /// Responses of servers that were delivered to clients.

@@ -9,6 +9,12 @@ pub const WINDOW_MAX: u32 = 900;
 /// Most rows of a list.
 pub const ROWS_MAX: usize = 1_000;
 
+/// Returns the name that a list shows, without the mark of one whose first labels are cut off.
+#[must_use]
+pub fn uncut(shown: &str) -> &str {
+    shown.strip_prefix("...").filter(|rest| !rest.is_empty()).unwrap_or(shown)
+}
+
 /// What a list has a row for, each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {

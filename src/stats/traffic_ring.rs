@@ -41,20 +41,24 @@ pub enum End {
     Response,
     /// With an answer of our own.
     OwnAnswer,
+    /// With an answer of the packet cache.
+    Cached,
     /// Without an answer.
     Dropped(DropReason),
 }
 
-/// Numbers of the two ends with an answer; drop reasons follow.
+/// Numbers of the ends with an answer; drop reasons follow.
 const RESPONSE: u8 = 0;
 const OWN_ANSWER: u8 = 1;
-const DROPPED: u8 = 2;
+const CACHED: u8 = 2;
+const DROPPED: u8 = 3;
 
 impl End {
     const fn number(self) -> u8 {
         match self {
             Self::Response => RESPONSE,
             Self::OwnAnswer => OWN_ANSWER,
+            Self::Cached => CACHED,
             Self::Dropped(reason) => DROPPED + reason as u8,
         }
     }
@@ -63,6 +67,7 @@ impl End {
         match number {
             RESPONSE => Self::Response,
             OWN_ANSWER => Self::OwnAnswer,
+            CACHED => Self::Cached,
             reason => {
                 let known = DropReason::ALL.get(usize::from(reason - DROPPED));
                 Self::Dropped(known.copied().unwrap_or(DropReason::Timeout))

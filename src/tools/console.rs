@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::flags::ConsoleOptions;
+use crate::config::flags::{ConsoleOptions, DEFAULT_FILE};
 use crate::control::console::channel::{Channel, LENGTH_BYTES, NONCE_BYTES, nonce};
 use crate::lua::front_end;
 use crate::model::console::ConsoleKey;
@@ -22,8 +22,6 @@ const REPLY: Duration = Duration::from_secs(120);
 const REPLY_MAX: usize = 1 << 30;
 /// What the reply to a command that failed begins with.
 const ERROR: &str = "Error: ";
-/// The configuration that is looked at when none is named.
-const DEFAULT_FILE: &str = "/etc/dnslob/dnslob.lua";
 
 /// A connection to a server.
 pub(crate) struct Connection {

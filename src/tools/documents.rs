@@ -8,13 +8,13 @@ use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FUNCTIONS, FUNCTIONS_MISSING,
-    HEADER_METHODS, INSPECTION, LOCAL_OPTIONS, LUA_POLICIES, METRIC_FUNCTIONS, Missing, NAME_METHODS,
-    NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS,
-    RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
-    SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS,
-    TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS,
-    WEB_OPTIONS, WITHOUT_EFFECT,
+    ACTION_METHODS, ADDRESS_METHODS, CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS, CHAIN_EXTRAS, CHAINS,
+    CONSOLE, Entry, FOR_FUNCTIONS, FUNCTIONS, FUNCTIONS_MISSING, HEADER_METHODS, INSPECTION, LOCAL_OPTIONS,
+    LUA_POLICIES, METRIC_FUNCTIONS, Missing, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
+    NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS,
+    SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS,
+    TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS,
+    UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS, WEB_OPTIONS, WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -101,6 +101,9 @@ fn reference() -> String {
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
     entries(&mut out, "Methods of a pool", "Method", POOL_METHODS, true);
+    entries(&mut out, "Packet caches", "Function", CACHE_FUNCTIONS, true);
+    entries(&mut out, "Options of newPacketCache", "Option", CACHE_OPTIONS, false);
+    entries(&mut out, "Methods of a packet cache", "Method", CACHE_METHODS, true);
     out += "\n## Policies\n\n| Policy | It chooses |\n|---|---|\n";
     for (name, doc) in POLICIES.iter().zip(POLICY_DOCS) {
         line(&mut out, &[&format!("`{name}`"), doc]);
@@ -134,6 +137,9 @@ fn reference() -> String {
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
+    out += "\n## For functions of rules and policies only\n\n";
+    let names: Vec<String> = FOR_FUNCTIONS.iter().map(|name| format!("`{name}`")).collect();
+    let _ = writeln!(out, "{}.", names.join(", "));
     out += "\n## Without effect\n\nEach of these is accepted with a warning:\n";
     missing(&mut out, "Functions without effect", WITHOUT_EFFECT);
     out += "\n## Names of older versions of dnsdist\n\nEach of these is accepted with a warning.\n\n\
@@ -273,7 +279,7 @@ mod tests {
         let reference = reference();
         let settings =
             SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
-        let methods = [SERVER_METHODS, POOL_METHODS, RULE_METHODS].into_iter();
+        let methods = [SERVER_METHODS, POOL_METHODS, CACHE_METHODS, RULE_METHODS].into_iter();
         let methods = methods.chain(OBJECTS.iter().map(|(_, methods)| *methods));
         let entries = every_function()
             .chain(SERVER_ARGUMENTS)

@@ -31,7 +31,7 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
             retry: None,
             panic_ppm: 0,
             eject: None,
-            tcp_to_udp: false,
+            ..Pool::default()
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()

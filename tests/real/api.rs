@@ -199,9 +199,19 @@ fn a_change_of_another_configuration_is_refused_and_of_two_writers_one_wins() {
 #[test]
 fn what_is_wrong_is_a_problem_and_changes_nothing() {
     let (at, web, directory) = (local(), local(), Directory::new());
-    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, Some(directory.path()));
+    let lua = listen(at)
+        + &backend(local(), ", id='one'")
+        + &writable(web, Some(directory.path()))
+        + "getPool('cached'):setCache(newPacketCache(100))\n";
     let mut instance = Instance::start(&lua);
     let before = tag(&read(web, "/api/v2"));
+    let purged = send(web, "DELETE", "/api/v1/cache?pool=cached&name=a.test", "X: y", None);
+    assert!(
+        purged.0 == 200 && purged.1.contains("\"status\":\"purged\"") && purged.1.contains("\"count\":\"0\""),
+        "{}",
+        purged.1
+    );
+    assert_eq!(fetch_with(web, "/api/v1/cache?pool=cached&name=a.test", &["-X", "DELETE"]).0, 401);
     let long = "x".repeat(200_000);
     let rule =
         |selector: &str| format!("{{\"selector\": {selector}, \"action\": {{\"name\": \"DropAction\"}}}}");
@@ -247,7 +257,16 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         (400, "GET", "/api/v2/rules/query?limit=x", ANY, ""),
         (400, "GET", "/api/v2/history?range=5", ANY, ""),
         (404, "DELETE", "/api/v1/cache?pool=&name=a.test", ANY, ""),
+        (404, "DELETE", "/api/v1/cache?pool=none&name=a.test", ANY, ""),
+        (400, "DELETE", "/api/v1/cache?pool=cached", ANY, ""),
+        (400, "DELETE", "/api/v1/cache?pool=cached&name=a..b", ANY, ""),
         (400, "PATCH", "/api/v2/servers/one?dry-run=maybe", ANY, r#"{"weight": 5}"#),
+        (400, "PATCH", "/api/v2/servers/one?dryrun=true", ANY, r#"{"weight": 5}"#),
+        (400, "GET", "/api/v2/top?what=clients&windows=5", ANY, ""),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 2147483648}"#),
+        (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 0}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "weight": -1}"#),
+        (422, "POST", "/api/v2/servers", ANY, r#"{"address": "192.0.2.1", "weight": 1e23}"#),
     ] {
         let file = directory.write("body", body);
         let data = format!("@{}", file.display());
@@ -479,6 +498,120 @@ fn events_are_told_and_resumed_and_their_streams_are_bounded() {
     events.stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     events.stream.read_to_end(&mut rest).expect("its end");
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn a_stream_that_would_miss_an_event_is_ended() {
+    let (at, web) = (local(), local());
+    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, None);
+    let mut instance = Instance::start(&lua);
+    let mut events = Events::open(web, None);
+    events.until("text/event-stream");
+    // Each change has eleven lines or more. A stream gets 20 events each second, and 100 are kept.
+    let rule = r#"{"selector": "a.test", "action": {"name": "DropAction"}}"#;
+    let rules = format!("{{\"rules\": [{}]}}", vec![rule; 20].join(", "));
+    wait_for(
+        || format!("too many events; {}", instance.program.transcript()),
+        || {
+            for _ in 0..10 {
+                change(web, "PUT", "/api/v2/groups/query/g", Some(&rules));
+            }
+            (instance.counted("web-refused-behind") == 1).then_some(())
+        },
+    );
+    let mut rest = Vec::new();
+    events.stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    events.stream.read_to_end(&mut rest).expect("its end");
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    // Who comes again gets what is left.
+    Events::open(web, Some("1.5")).until("event: change");
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
+fn pools_and_groups_come_and_go_and_the_difference_to_the_file_is_told() {
+    let (at, web, directory) = (local(), local(), Directory::new());
+    let lua = listen(at)
+        + &backend(local(), ", id='one', pool='busy'")
+        + "getPool('old'):setServerPolicy(wrandom)\n\
+           addAction('c.test', PoolAction('named'))\n\
+           addAction('b.test', RCodeAction(3), {group='g', name='of the file'})\n\
+           addAction('d.test', RCodeAction(3))\n"
+        + &writable(web, Some(directory.path()));
+    let mut instance = Instance::start(&lua);
+    let difference = || read(web, "/api/v2/difference").rsplit_once('\n').expect("a body").1.to_owned();
+    assert_eq!(difference(), r#"{"changes":[],"file_generation":1,"generation":1}"#);
+    // Pools.
+    let remove = |pool: &str| send(web, "DELETE", &format!("/api/v2/pools/{pool}"), ANY, None);
+    for (pool, status, why) in [
+        ("busy", 409, "server one"),
+        ("named", 409, "\"query rule "),
+        ("_default_", 409, "always there"),
+        ("none", 404, "no such pool"),
+    ] {
+        let (got, text) = remove(pool);
+        assert!(got == status && text.contains(why), "{pool}: {text}");
+    }
+    assert_eq!(remove("old").0, 200);
+    for _ in 0..3 {
+        change(web, "PUT", "/api/v2/pools/mine", Some(r#"{"policy": "wrandom"}"#));
+        change(web, "PUT", "/api/v2/pools/mine", Some(r#"{"policy": "roundrobin"}"#));
+        assert_eq!(remove("mine").0, 200);
+    }
+    // Groups.
+    let rule = |name: &str| {
+        format!(
+            r#"{{"selector": "{name}", "action": {{"name": "RCodeAction", "args": [5]}}, "name": "{name}"}}"#
+        )
+    };
+    let two = format!("{{\"rules\": [{}, {}]}}", rule("a.test"), rule("e.test"));
+    change(web, "PUT", "/api/v2/groups/query/g", Some(&two));
+    for _ in 0..3 {
+        change(
+            web,
+            "PUT",
+            "/api/v2/groups/response/x%20y",
+            Some(r#"{"rules": [{"selector": "a.test", "action": {"name": "DropResponseAction"}}]}"#),
+        );
+        change(web, "DELETE", "/api/v2/groups/response/x%20y", None);
+    }
+    let holds = |when: &str| {
+        let all = read(web, "/api/v2/groups/query");
+        assert!(all.ends_with(r#"{"chain":"query","groups":[{"group":"g","rules":2}]}"#), "{when}: {all}");
+        let group = read(web, "/api/v2/groups/query/g");
+        assert!(
+            group.contains("\"number\":1,") && group.contains("\"number\":2,"),
+            "{when}: in its place: {group}"
+        );
+        assert!(!read(web, "/api/v2/pools").contains("\"old\""), "{when}");
+        assert!(dig(at, "a.test").contains("REFUSED") && dig(at, "d.test").contains("NXDOMAIN"), "{when}");
+    };
+    holds("at once");
+    let text = difference();
+    assert!(text.contains("pool removed: old") || text.contains("old"), "{text}");
+    assert!(text.contains("a.test") && text.contains("of the file"), "{text}");
+    instance.forget_notices();
+    instance.reload(&lua);
+    holds("after a reload");
+    // What the directory has is read with the file.
+    assert!(difference().starts_with(r#"{"changes":[],"#), "{}", difference());
+    let kept = std::fs::read_to_string(directory.path().join("api.conf")).expect("a file");
+    assert_eq!(kept.lines().filter(|line| !line.starts_with("--")).count(), 2, "{kept}");
+    for (status, method, path, body) in [
+        (404, "GET", "/api/v2/groups/query/none", None),
+        (404, "DELETE", "/api/v2/groups/query/none", None),
+        (404, "PUT", "/api/v2/groups/nothing/g", Some(two.as_str())),
+        (422, "PUT", "/api/v2/groups/timeout/g", Some(two.as_str())),
+        (422, "PUT", "/api/v2/groups/query/g", Some("{\"rules\": []}")),
+        (422, "PUT", "/api/v2/groups/query/g", Some("{\"rules\": [5]}")),
+        (422, "PUT", "/api/v2/groups/query/g", Some("{\"rules\": [{\"selector\": \"a.test\"}]}")),
+    ] {
+        let (got, text) = send(web, method, path, ANY, body);
+        assert!(got == status && text.contains("application/problem+json"), "{method} {path}: {text}");
+    }
+    change(web, "DELETE", "/api/v2/groups/query/g", None);
+    assert!(dig(at, "a.test").contains("SERVFAIL") || !dig(at, "a.test").contains("REFUSED"));
     assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 

@@ -1,6 +1,7 @@
 //! Chromium without a window, driven over WebDriver (W3C), and what it shows of the dashboard.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::instance::{Instance, listen};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
 use crate::process::{self, Program};
+use crate::web::fetch_with;
 
 /// A browser with one page.
 struct Browser {
@@ -95,10 +97,13 @@ impl Drop for Browser {
 
 /// Sends a command and returns its `value`. Panics when it failed.
 fn send(method: &str, url: &str, body: &Value) -> Value {
-    let body = body.to_string();
+    let directory = Directory::new();
+    // A script may be longer than an argument can be.
+    let body = directory.write("body", &body.to_string());
+    let (data, body) = (format!("@{}", body.display()), body.display());
     let mut arguments = vec!["-s", "--max-time", "60", "-X", method, url];
     if method == "POST" {
-        arguments.extend(["-H", "content-type: application/json", "-d", &body]);
+        arguments.extend(["-H", "content-type: application/json", "--data-binary", &data]);
     }
     let (_, text) = process::run("curl", &arguments);
     let answer: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{url}: {e}: {text}"));
@@ -147,8 +152,32 @@ if (!document.documentElement.lang) faults.push("no language");
 return faults;
 "##;
 
+/// What axe-core finds, as a list of rules, each with the places.
+const AXE: &str = r#"
+const done = arguments[arguments.length - 1];
+const places = (found) => found.nodes.map((node) => node.target.join(" ") + " " + (node.any[0]?.message ?? "")).slice(0, 5);
+axe.run(document, { resultTypes: ["violations"] }).then(
+  (found) => done(found.violations.map((v) => `${v.id}: ${places(v).join("; ")}`)),
+  (error) => done(["axe: " + error]));
+"#;
+
+/// Returns axe-core, if `scripts/setup axe` has installed it.
+fn axe() -> Option<String> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let place = caches.expect("a place for caches").join("dnslob");
+    let files = std::fs::read_dir(&place).into_iter().flatten().filter_map(Result::ok);
+    let newest =
+        files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("axe-core-")).max();
+    std::fs::read_to_string(newest?).ok()
+}
+
 fn assert_no_faults(browser: &Browser, what: &str) {
     assert_eq!(browser.run(FAULTS), json!([]), "{what}");
+    if browser.run("return typeof axe === 'object'") == json!(true) {
+        let found = browser.post("execute/async", &json!({"script": AXE, "args": []}));
+        assert_eq!(found, json!([]), "{what}");
+    }
 }
 
 #[test]
@@ -168,7 +197,8 @@ fn the_dashboard_lives_in_a_browser() {
         + &server(&beta, "beta")
         + &format!(
             "setServerPolicy(roundrobin) webserver('{web}') setWebserverConfig({{\
-             apiRequiresAuthentication=false, dashboardRequiresAuthentication=false}})\n"
+             apiRequiresAuthentication=false, dashboardRequiresAuthentication=false, apiKey='key'}}) \
+             setAPIWritable(true)\n"
         );
     let instance = Instance::start(&lua);
     let browser = Browser::open(&format!("http://{web}/"));
@@ -201,6 +231,20 @@ fn the_dashboard_lives_in_a_browser() {
         "return /beta.*down/.test(document.getElementById('t-events').innerText.replaceAll('\\n', ' '))",
     );
 
+    assert_eq!(browser.run("return document.getElementById('changed').hidden"), json!(true));
+    let patch = ["-H", "X-API-Key: key", "-H", "If-Match: *", "-H", "Content-Type: application/json"];
+    let patch = [&patch[..], &["-X", "PATCH", "-d", "{\"weight\": 7}"]].concat();
+    assert_eq!(fetch_with(web, "/api/v2/servers/alpha", &patch).0, 200);
+    shows(
+        "what differs from the file",
+        "const s = document.getElementById('changed'); \
+         return !s.hidden && /weight: 1 -> 7/.test(s.innerText) && /, changed/.test(document.getElementById('generation').textContent)",
+    );
+
+    match axe() {
+        Some(script) => drop(browser.run(&script)),
+        None => eprintln!("NOT CHECKED by axe-core, which `scripts/setup axe` installs"),
+    }
     assert_no_faults(&browser, "as the system has it");
     browser.picture("wide");
     let brightness = "const c = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number); \

@@ -84,6 +84,31 @@ fn commands_change_the_running_configuration_and_a_reload_takes_it_back() {
 }
 
 #[test]
+fn packet_caches_are_shown_given_and_taken() {
+    let server = Server::start(Kind::Nsd, 74);
+    let (dns, at) = (local(), local());
+    let lua = listen(dns)
+        + &console(at)
+        + &backend(server.address, "")
+        + "cache = newPacketCache(100)\ngetPool(''):setCache(cache)\n";
+    let instance = Instance::start(&lua);
+    assert!(works(at, "showPools()").contains("/100"), "{}", instance.program.transcript());
+    let figures = works(at, "cache:printStats()");
+    assert!(figures.contains("Max entries: 100\n") && figures.contains("Hits: 0\n"), "{figures}");
+    assert_eq!(works(at, "getPool(''):getCache():expungeByName('b.test')").trim(), "0");
+    assert_eq!(works(at, "delta()"), "", "entries are no configuration");
+    works(at, "getPool('other'):setCache(newPacketCache(50, {maxTTL=10}))");
+    assert_eq!(works(at, "getPool('other'):getCache()").trim(), "0/50");
+    assert!(works(at, "showPools()").contains("0/50"));
+    works(at, "getPool(''):unsetCache()");
+    assert_eq!(works(at, "cache:toString()").trim(), "0/100", "no pool has it");
+    assert!(!works(at, "showPools()").contains("/100"));
+    works(at, "setStaleCacheEntriesTTL(3600)");
+    assert!(works(at, "delta()").contains("setStaleCacheEntriesTTL(3600)"));
+    assert!(dig(dns, "a.test").contains("192.0.2.74"));
+}
+
+#[test]
 fn the_clients_and_servers_of_dnsdist_understand_ours() {
     let server = Server::start(Kind::Nsd, 72);
     let (dns, at) = (local(), local());

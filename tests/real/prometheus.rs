@@ -21,8 +21,8 @@ fn hasty_rules() -> String {
         .fold(rules, |rules, (from, to)| rules.replace(from, to))
 }
 
-/// Starts Prometheus, which scrapes this web server.
-fn start(directory: &Directory, at: SocketAddr, web: SocketAddr) -> Program {
+/// Starts Prometheus, which scrapes this web server; `more` are further arguments.
+fn start(directory: &Directory, at: SocketAddr, web: SocketAddr, more: &[&str]) -> Program {
     directory.write("rules.yml", &hasty_rules());
     let config = directory.write(
         "prometheus.yml",
@@ -38,7 +38,8 @@ fn start(directory: &Directory, at: SocketAddr, web: SocketAddr) -> Program {
     command
         .arg(format!("--config.file={}", config.display()))
         .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
-        .arg(format!("--web.listen-address={at}"));
+        .arg(format!("--web.listen-address={at}"))
+        .args(more);
     Program::start(&mut command)
 }
 
@@ -77,7 +78,7 @@ fn a_real_prometheus_tells_of_slow_servers_and_refused_reloads() {
     let slow = Backend::start(1, Behaviour::After(Duration::from_millis(150)));
     let (dns, web, at, directory) = (local(), local(), local(), Directory::new());
     let instance = Instance::start(&(listen(dns) + &backend(slow.address, "") + &open_web(web)));
-    let prometheus = start(&directory, at, web);
+    let prometheus = start(&directory, at, web, &[]);
     let load =
         Load::start(Plan { target: dns, rate: 100, count: u64::MAX, patience: Duration::from_secs(4) });
     wait_for(
@@ -102,4 +103,40 @@ fn a_real_prometheus_tells_of_slow_servers_and_refused_reloads() {
         || firing(at).iter().any(|name| name == "DnslobChangeRefused").then_some(()),
     );
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
+}
+
+/// The value that a query gives, if it gives one.
+fn value(at: SocketAddr, query: &str) -> Option<f64> {
+    let answer = ask(at, "query", Some(query))?;
+    let result = answer["data"]["result"].as_array()?;
+    let [one] = &result[..] else { return None };
+    one["value"][1].as_str()?.parse().ok()
+}
+
+#[test]
+fn a_real_prometheus_takes_native_histograms() {
+    let slow = Backend::start(1, Behaviour::After(Duration::from_millis(150)));
+    let (dns, web, at, directory) = (local(), local(), local(), Directory::new());
+    let instance = Instance::start(&(listen(dns) + &backend(slow.address, "") + &open_web(web)));
+    let load = Load::start(Plan { target: dns, rate: 500, count: 500, patience: Duration::from_secs(4) });
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    let prometheus = start(&directory, at, web, &["--enable-feature=native-histograms"]);
+    let is = |query: &str, low: f64, high: f64| {
+        wait_for(
+            || format!("{query}: {:?}\n{}", value(at, query), prometheus.transcript()),
+            || value(at, query).filter(|value| (low..=high).contains(value)),
+        )
+    };
+    is("histogram_count(dnslob_latency_seconds)", 500.0, 500.0);
+    is("histogram_count(sum(dnslob_listener_latency_seconds))", 500.0, 500.0);
+    // Buckets are 9 % wide.
+    for (quantile, high) in [("0.01", 0.165), ("0.5", 0.18)] {
+        is(&format!("histogram_quantile({quantile}, dnslob_latency_seconds)"), 0.135, high);
+    }
+    let mean = "histogram_sum(dnslob_latency_seconds) / histogram_count(dnslob_latency_seconds)";
+    is(mean, 0.148, 0.2);
+    // Everything else is as in text.
+    is("dnslob_queries_total", 500.0, 500.0);
+    is("dnslob_backend_up", 1.0, 1.0);
+    is("scrape_samples_scraped > 100", 100.0, 1e6);
 }

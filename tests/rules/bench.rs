@@ -16,6 +16,8 @@
 //!                             now on; `via local`, `via 0d0a` (these bytes), `via nothing`
 //! header udp 192.0.2.1:1 192.0.2.2:53 e0=616263    the next packet to a server begins with this
 //!                             PROXY header
+//! cache 2 1                   how many queries the default pool's packet cache has answered, and how
+//!                             many it could not
 //! hits query 1 0              how often the rules of a chain have been hit
 //! ```
 //!
@@ -26,7 +28,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::base::addr::{Client, ConnectionSlot, LocalSlot, Route, RuleSlot};
+use dnslob::base::addr::{Client, ConnectionSlot, LocalSlot, PoolSlot, Route, RuleSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
@@ -225,7 +227,7 @@ impl Bench {
     }
 
     /// Plays a transcript and returns the first difference as an error.
-    fn try_play(&mut self, transcript: &str) -> Result<(), String> {
+    pub(crate) fn try_play(&mut self, transcript: &str) -> Result<(), String> {
         for line in transcript.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             self.line(word, rest).map_err(|wrong| format!("{line}\n{wrong}\n{}", self.left()))?;
@@ -292,6 +294,13 @@ impl Bench {
                 Some(Out::Hold) => {}
                 other => return Err(self.odd(other)),
             },
+            "cache" => {
+                let pool = self.live_state.pool(PoolSlot(0));
+                let is = format!("{} {}", pool.cache_hits, pool.cache_misses);
+                if is != rest {
+                    return Err(format!("it is {is}"));
+                }
+            }
             "hits" => {
                 let (chain, counts) = rest.split_once(' ').expect("a chain and numbers");
                 let wanted: Vec<u64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
@@ -324,6 +333,9 @@ impl Bench {
             "query" => chains.query.rules().iter().map(|r| r.slot).collect(),
             "response" => chains.response.rules().iter().map(|r| r.slot).collect(),
             "self-answered" => chains.self_answered.rules().iter().map(|r| r.slot).collect(),
+            "cache-hit" => chains.cache_hit.rules().iter().map(|r| r.slot).collect(),
+            "cache-inserted" => chains.cache_inserted.rules().iter().map(|r| r.slot).collect(),
+            "cache-miss" => chains.cache_miss.rules().iter().map(|r| r.slot).collect(),
             "timeout" => chains.timeout.rules().iter().map(|r| r.slot).collect(),
             _ => panic!("what chain is {chain}?"),
         };

@@ -166,9 +166,9 @@ fn chains() {
     play_all(ROWS);
 }
 
-/// There is no cache yet; its chains already accept rules.
+/// Without a cache there is nothing that its chains would see.
 #[test]
-fn cache_chains_accept_rules_and_never_run_them() {
+fn cache_chains_never_run_without_a_cache() {
     let mut bench = Bench::new(&format!(
         "{SERVERS} addCacheMissAction(AllRule(), DropAction()) addCacheHitResponseAction(AllRule(), DropResponseAction())
          addCacheInsertedResponseAction(AllRule(), DropResponseAction())"

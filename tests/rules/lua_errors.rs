@@ -7,7 +7,7 @@ const ROWS: &[Row] = &[
         "an action fails: SERVFAIL, of either interface, inside ContinueAction, and after a wrong decision",
         r#"addAction("a", LuaAction(function(dq) error("x") end))
            addAction("b", LuaFFIAction(function(dq) error("x") end))
-           addAction("c", ContinueAction(LuaAction(function(dq) return dq.none end)))
+           addAction("c", ContinueAction(LuaAction(function(dq) return dq["none"..""] end)))
            addAction("d", LuaAction(function(dq) return "no decision" end))
            addAction("e", SetNoRecurseAction()) addAction("e", LuaAction(function(dq) error({}) end))"#,
         "q 1234 RD a/A OPT=4096,DO,10:0011223344556677
@@ -23,6 +23,51 @@ const ROWS: &[Row] = &[
          q 1234 f/A
          > 1 * f/A
          hits query 1 1 1 1 1 1",
+    ),
+    (
+        "DNSAction.SpoofRaw and Spoof without an argument: the answer of dq:spoof, or an error",
+        r#"local function spoofs(name, decision, ...)
+             local made = {...}
+             addAction(name, LuaAction(function(dq) if #made > 0 then dq:spoof(made) end return decision end))
+           end
+           spoofs("a", DNSAction.SpoofRaw, newCA("192.0.2.1"), newCA("192.0.2.2")) spoofs("b", DNSAction.SpoofRaw)
+           spoofs("c", DNSAction.Spoof, newCA("192.0.2.1")) spoofs("d", DNSAction.Spoof)
+           addAction("e", LuaAction(function(dq) return DNSAction.Spoof, "[2001:db8::1]:53" end))
+           addAction("f", LuaAction(function(dq) return DNSAction.Spoof, "192.0.2.1:x" end))
+           addAction("g", LuaAction(function(dq) return DNSAction.Spoof, "3221225985" end))"#,
+        "q 1234 RD a/A
+         < 1234 QR RD RA a/A A=192.0.2.1 A=192.0.2.2
+         q 1234 RD b/A
+         < 1234 QR RD SERVFAIL b/A
+         q 1234 RD c/A
+         < 1234 QR RD RA c/A A=192.0.2.1
+         q 1234 RD d/A
+         < 1234 QR RD SERVFAIL d/A
+         q 1234 RD e/AAAA
+         < 1234 QR RD RA e/AAAA AAAA=2001:db8::1
+         q 1234 RD f/A
+         < 1234 QR RD SERVFAIL f/A
+         q 1234 RD g/A
+         < 1234 QR RD RA g/A A=192.0.2.1",
+    ),
+    (
+        "tags and PROXY values that do not fit: SERVFAIL, since a later rule may block by them",
+        r#"for n = 1, 65 do addAction("a", SetTagAction("t"..n, "1")) end
+           addAction(TagRule("t65"), DropAction())
+           for n = 1, 5 do addAction("b", SetTagAction("v"..n, ("x"):rep(1000))) end
+           for n = 1, 64 do addAction("c", SetTagAction("t"..n, "1")) end
+           addResponseAction("c", SetTagResponseAction("t65", "1"))
+           for n = 1, 65 do addAction("d", SetAdditionalProxyProtocolValueAction(n, "1")) end"#,
+        "q 1234 RD a/A
+         < 1234 QR RD SERVFAIL a/A
+         q 1234 RD b/A
+         < 1234 QR RD SERVFAIL b/A
+         q 1234 c/A
+         > 1 * c/A
+         a * QR c/A A=192.0.2.1
+         < 1234 QR SERVFAIL c/A
+         q 1234 RD d/A
+         < 1234 QR RD SERVFAIL d/A",
     ),
     (
         "a selector fails: SERVFAIL, wherever it stands",

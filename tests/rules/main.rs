@@ -13,6 +13,7 @@ mod accounting;
 mod actions;
 mod answers;
 mod behaviour;
+mod cache;
 mod chains;
 mod edns;
 mod limits;

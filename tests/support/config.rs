@@ -58,7 +58,7 @@ impl TestConfig {
             retry: self.retry,
             panic_ppm: 0,
             eject: None,
-            tcp_to_udp: false,
+            ..Pool::default()
         };
         Arc::new(Snapshot {
             generation: self.generation,

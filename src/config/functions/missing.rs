@@ -12,38 +12,54 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
         family: "rules",
         meanwhile: "remove it; the counters of rules show how many queries each got",
-        names: &["SetMacAddrAction", "MacAddrAction", "setQueryCount", "setQueryCountFilter", "benchRule"],
+        names: &["setQueryCount", "setQueryCountFilter", "benchRule"],
     },
     Missing {
-        family: "Lua objects and callbacks",
-        meanwhile: "remove it: a function of a rule gets the query as its argument",
+        family: "histograms of the configuration",
+        meanwhile: "count with incMetric, with a label for each range",
+        names: &["observeMetric"],
+    },
+    Missing {
+        family: "hardware addresses of clients",
+        meanwhile: "remove it: servers tell clients by their addresses",
+        names: &["SetMacAddrAction", "MacAddrAction", "getMACAddress"],
+    },
+    Missing {
+        family: "addresses of names and of the machine",
+        meanwhile: "write the addresses, or read them by io.popen while the file is evaluated",
         names: &[
-            "newDNSPacketOverlay",
-            "newDNSNameFromRaw",
-            "newCAFromRaw",
-            "newQPSLimiter",
-            "inConfigCheck",
-            "parseARecord",
-            "parseAAAARecord",
-            "parseAddressRecord",
-            "parseCNAMERecord",
+            "getAddressInfo",
+            "getResolvers",
+            "getListOfAddressesOfNetworkInterface",
+            "getListOfNetworkInterfaces",
+            "getListOfRangesOfNetworkInterface",
+        ],
+    },
+    Missing {
+        family: "threads and messages",
+        meanwhile: "use maintenance(), or another program",
+        names: &[
             "newThread",
             "submitToMainThread",
             "getAsynchronousObject",
             "newNetworkEndpoint",
             "newNetworkListener",
-            "addExitCallback",
-            "addServerStateChangeCallback",
-            "getAddressInfo",
-            "getResolvers",
-            "getCurrentTime",
-            "enableLuaConfiguration",
         ],
     },
     Missing {
-        family: "packet cache",
-        meanwhile: "rely on the servers' own caches; the policy concentrate keeps them warm",
-        names: &["newPacketCache"],
+        family: "callbacks",
+        meanwhile: "remove it: the log says when a server goes up or down, and when the process ends",
+        names: &["addExitCallback", "addServerStateChangeCallback"],
+    },
+    Missing {
+        family: "limits in functions",
+        meanwhile: "use MaxQPSRule or MaxQPSIPRule",
+        names: &["newQPSLimiter"],
+    },
+    Missing {
+        family: "other functions",
+        meanwhile: "remove it",
+        names: &["parseCNAMERecord", "enableLuaConfiguration", "testCrypto"],
     },
     Missing {
         family: "console, web server, metrics",
@@ -56,24 +72,34 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "showDOQFrontends",
             "showDOHResponseCodes",
             "showDNSCryptBinds",
-            "getListOfAddressesOfNetworkInterface",
-            "getListOfNetworkInterfaces",
-            "getListOfRangesOfNetworkInterface",
-            "getMACAddress",
             "clearQueryCounters",
             "getQueryCounters",
-            "snmpAgent",
-            "sendCustomTrap",
-            "SNMPTrapAction",
-            "SNMPTrapResponseAction",
-            "setServerID",
-            "setVerboseLogDestination",
             "showTLSCertificates",
             "requestTCPStatesDump",
             "getBind",
             "statNodeRespRing",
             "clearConsoleHistory",
         ],
+    },
+    Missing {
+        family: "lists of the traffic",
+        meanwhile: "use topResponses, topBandwidth, topSlow or getRespRing",
+        names: &["getTopResponses", "getTopBandwidth", "getSlowResponses", "getResponseRing"],
+    },
+    Missing {
+        family: "counts",
+        meanwhile: "use showBinds or showTCPStats",
+        names: &["getBindCount", "getOutgoingTLSSessionCacheSize"],
+    },
+    Missing {
+        family: "SNMP",
+        meanwhile: "remove it: /metrics and the log say what traps would",
+        names: &["snmpAgent", "sendCustomTrap", "SNMPTrapAction", "SNMPTrapResponseAction"],
+    },
+    Missing {
+        family: "names and logs of the process",
+        meanwhile: "remove it: the log has all lines, and metrics are named by who collects them",
+        names: &["setServerID", "setVerboseLogDestination"],
     },
     Missing {
         family: "limits and dynamic blocks",
@@ -107,6 +133,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         meanwhile: "remove it: use DNS over TLS (addTLSLocal, newServer{tls=}), whose files SIGHUP reloads",
         names: &[
             "addDOHLocal",
+            "requestDoHStatesDump",
             "addDOH3Local",
             "addDOQLocal",
             "getDOHFrontend",
@@ -174,6 +201,17 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing { family: "AF_XDP", meanwhile: "remove it: ordinary UDP sockets are used", names: &["newXsk"] },
 ];
 
+/// The functions that only functions of rules and policies can call, besides those that work everywhere.
+pub static FOR_FUNCTIONS: &[&str] = &[
+    "newDNSPacketOverlay",
+    "newDNSNameFromRaw",
+    "newCAFromRaw",
+    "parseARecord",
+    "parseAAAARecord",
+    "parseAddressRecord",
+    "getCurrentTime",
+];
+
 /// The functions of dnsdist that set what dnslob does by itself, or what concerns a part that it does
 /// not have; each is accepted with a warning.
 pub static WITHOUT_EFFECT: &[Missing] = &[
@@ -196,11 +234,6 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
             "setOutgoingTLSSessionsCacheMaxTicketValidity",
             "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
         ],
-    },
-    Missing {
-        family: "care of the packet cache",
-        meanwhile: "there is no packet cache",
-        names: &["setStaleCacheEntriesTTL", "setCacheCleaningDelay", "setCacheCleaningPercentage"],
     },
     Missing {
         family: "dynamic blocks",
@@ -227,6 +260,11 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "advisories",
         meanwhile: "dnslob does not poll for advisories",
         names: &["setSecurityPollInterval"],
+    },
+    Missing {
+        family: "who reads the file",
+        meanwhile: "it returns nothing: the console never reads the file, and a check reads it as the start does",
+        names: &["inClientStartup", "inConfigCheck"],
     },
     Missing {
         family: "syslog",

@@ -5,6 +5,7 @@
 //! The Lua front end refuses what is not in here, and the reference is generated from here.
 //! Functions of one argument that set a process setting are in [`options`](crate::config::options).
 
+mod cache;
 mod chains;
 pub mod console;
 pub(crate) mod enumerations;
@@ -19,9 +20,12 @@ mod tls;
 mod traffic;
 mod web;
 
+use std::borrow::Cow;
+
+pub use crate::config::functions::cache::{CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS};
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::console::{CONSOLE, INSPECTION};
-pub use crate::config::functions::missing::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
+pub use crate::config::functions::missing::{FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
     ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
     NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
@@ -62,7 +66,24 @@ impl Entry {
     pub const fn signature(&self) -> Signature {
         Signature::new(self.arguments)
     }
+
+    /// Returns its arguments for the message about more of them, with what to write instead of a form
+    /// that dnsdist had.
+    #[must_use]
+    pub fn form(&self) -> Cow<'static, str> {
+        let former = FORMER_ARGUMENTS.iter().find(|(name, _)| *name == self.name);
+        match former {
+            Some((_, instead)) => format!("{}; {instead}", self.arguments).into(),
+            None => self.arguments.into(),
+        }
+    }
 }
+
+/// What to write instead of further arguments that dnsdist took.
+const FORMER_ARGUMENTS: [(&str, &str); 2] = [
+    ("newServer", "a second argument of dnsdist is newServer{address=, qps=}"),
+    ("webserver", "further arguments of dnsdist are setWebserverConfig{password=, apiKey=}"),
+];
 
 const fn entry(name: &'static str, arguments: &'static str, doc: &'static str) -> Entry {
     Entry { name, arguments, doc }
@@ -179,6 +200,12 @@ pub static FUNCTIONS: &[Entry] = &[
         "Returns the pool with this name, created if needed; the default pool's name is empty.",
     ),
     entry(
+        "rmPool",
+        "name",
+        "Forgets a pool that no server and no rule is for, with its policy; returns whether it is gone. Not \
+         in dnsdist.",
+    ),
+    entry(
         "setRetry",
         "{after=, budget=}",
         "In the default pool, sends a query that is unanswered `after` this many milliseconds to a \
@@ -285,6 +312,7 @@ pub fn functions() -> impl Iterator<Item = &'static Entry> {
         CHAIN_EXTRAS,
         SETS,
         LUA_POLICIES,
+        CACHE_FUNCTIONS,
         CONSOLE,
         INSPECTION,
         TRAFFIC_FUNCTIONS,
@@ -356,6 +384,14 @@ pub static POOL_METHODS: &[Entry] = &[
     entry("setPanicThreshold", "percent", "See the function setPanicThreshold."),
     entry("setEjection", "{excess=, time=, share=, queries=}", "See the function setEjection."),
     entry("setTCPToUDP", "switch", "See the function setTCPToUDP."),
+    entry("setCache", "cache", "Sets its packet cache, which other pools may have too."),
+    entry("getCache", "", "Returns its packet cache; nil if it has none. Its methods are listed below."),
+    entry("unsetCache", "", "Removes its packet cache."),
+    entry(
+        "setDisableZeroScope",
+        "switch",
+        "Looks only for answers to the client's own subnet, as `disableZeroScope` of its servers does.",
+    ),
     entry("getName", "", "Returns its name."),
 ];
 
@@ -498,7 +534,11 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
         "Send queries from the client's own address, for which the network must be set up: see the \
          tuning guide.",
     ),
-    entry("disableZeroScope", "false", "Accepted: there is no packet cache."),
+    entry(
+        "disableZeroScope",
+        "false",
+        "Give no client of its pools an answer of their packet cache that is valid for every subnet; see `parseECS`.",
+    ),
     entry("reconnectOnUp", "false", "Accepted: sockets are kept."),
     entry("ipBindAddrNoPort", "true", "Accepted: binding a source address never reserves a port."),
 ];

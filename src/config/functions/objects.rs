@@ -77,6 +77,11 @@ pub static SELECTOR_METHODS: &[Entry] = &[
 /// The methods of an action.
 pub static ACTION_METHODS: &[Entry] = &[
     entry("getStats", "", "Returns an empty table."),
+    entry(
+        "printStats",
+        "",
+        "Accepted without effect: the counters of rules and servers say how many there were.",
+    ),
     entry("reload", "", "Accepted without effect: a reload opens log files again."),
     entry("toString", "", "Returns its text, as showRules shows it."),
 ];

@@ -43,6 +43,7 @@ pub static OLDER: &[Older] = &[
         "SetTempFailureCacheTTLAction(ttl)",
         "return SetTempFailureCacheTTLAction(...)",
     ),
+    renamed("show", "print(text)", "print(...)"),
     renamed("topRule", "mvRuleToTop()", "return mvRuleToTop(...)"),
     renamed("topResponseRule", "mvResponseRuleToTop()", "return mvResponseRuleToTop(...)"),
     renamed(

@@ -1,7 +1,7 @@
 //! The number of arguments: every function and method that is declared refuses one too many.
 
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, Entry, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
+    ACTION_METHODS, ADDRESS_METHODS, CACHE_METHODS, Entry, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
     NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SELECTOR_METHODS, SERVER_METHODS, TIMED_SET_METHODS,
 };
 use crate::config::options::SETTINGS;
@@ -34,6 +34,7 @@ const OBJECTS: &[(&str, &[Entry])] = &[
     ("newServer('192.0.2.1')", SERVER_METHODS),
     ("getPool('x')", POOL_METHODS),
     ("newRuleAction(AllRule(), DropAction())", RULE_METHODS),
+    ("newPacketCache(10)", CACHE_METHODS),
     ("newSuffixMatchNode()", NAME_SET_METHODS),
     ("newDNSNameSet()", NAME_SET_METHODS),
     ("newNMG()", NETWORK_SET_METHODS),
@@ -82,6 +83,12 @@ fn surplus_arguments_of_one_form_are_refused() {
             "SpoofAction('::1', {}, {})",
             "SpoofAction: called with 3 arguments; expected at most 2 in this form: ",
         ),
+        ("newServer('192.0.2.1', 2)", "; a second argument of dnsdist is newServer{address=, qps=}"),
+        (
+            "webserver('127.0.0.1:8083', 'x')",
+            "expected at most 1: address; further arguments of dnsdist are setWebserverConfig{password=, apiKey=}",
+        ),
+        ("newCAFromRaw('abcd')", "newCAFromRaw: works only in functions of rules and policies"),
         ("concentrate({}, 5)", "concentrate: called with more than one argument; expected the options alone"),
     ] {
         let messages = broken(text);

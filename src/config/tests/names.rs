@@ -29,7 +29,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "getAddressInfo('a', print)",
-        "getAddressInfo: the function (Lua objects and callbacks) is not implemented yet",
+        "getAddressInfo: the function (addresses of names and of the machine) is not implemented yet; write the",
     ),
     (
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",
@@ -179,4 +179,104 @@ fn functions_that_only_configure_are_warned_of_where_shards_run_them() {
     // Of two functions that begin in one line, it cannot be told which one runs later.
     let helper = "local function add(a) newServer(a) end add('192.0.2.1')";
     assert_eq!(warned(&format!("{helper} {}", shard(""))), [] as [&str; 0]);
+}
+
+#[test]
+fn members_that_an_object_does_not_have_are_errors() {
+    let on_query = "unknown member of a query \"";
+    for (made, body, want) in [
+        ("addAction(AllRule(), LuaAction(function(dq)\n", "dq:getNoSuch()", format!("{on_query}getNoSuch\"")),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "return dq.qtypo",
+            format!("{on_query}qtypo\"; did you mean \"qtype\"?"),
+        ),
+        (
+            "addAction(LuaRule(function(q)\n",
+            "if q.tcp then return q:restart() end",
+            format!("{on_query}restart\""),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "local it = dq if it.tcp then it:editTTLs(print) end",
+            format!("{on_query}editTTLs\""),
+        ),
+        (
+            "setServerPolicyLua('p', function(servers, dq)\n",
+            "return dq.noSuch",
+            format!("{on_query}noSuch\""),
+        ),
+        (
+            "addResponseAction(AllRule(), LuaResponseAction(function(dr)\n",
+            "dr:getNoSuch()",
+            "unknown member of an answer \"getNoSuch\"".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "return dq.qname:toSting()",
+            "unknown method of a name \"toSting\"; did you mean \"toString\"?".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "local n = dq.qname return n:noSuch()",
+            "unknown method of a name \"noSuch\"".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "return dq.remoteaddr:getIP()",
+            "unknown method of an address \"getIP\"".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "dq.dh:getXX()",
+            "unknown method of a header \"getXX\"".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "dq.qname = newDNSName('a')",
+            "unknown member that can be set \"qname\"".to_owned(),
+        ),
+        (
+            "addAction(AllRule(), LuaAction(function(dq)\n",
+            "return DNSAction.Refuse",
+            "unknown decision of a function \"Refuse\"; did you mean \"Refused\"?".to_owned(),
+        ),
+    ] {
+        let end = if made.contains("LuaRule") {
+            " end), DropAction())"
+        } else if made.starts_with("set") {
+            " end)"
+        } else {
+            " end))"
+        };
+        let text = format!("{made}{body}{end}");
+        let errors = broken(&text);
+        let want = format!("FILE:2: {want}");
+        assert!(errors.len() == 1 && errors[0].starts_with(&want), "{text}\ngave {errors:#?}\nnot  {want}");
+    }
+    for body in [
+        "dq:setTag('a', dq:getTag('b')) dq.pool = 'x' dq.dh:setTC(true) return DNSAction.Refused",
+        "local name, who = dq.qname, dq.remoteaddr return tostring(name) .. who:tostringWithPort()",
+        "pcall(function() return dq.noSuch end)",
+        "if not dnslob then dq:getNoSuch() end",
+        "dq = {} return dq.noSuch",
+        "local t = dq.tcp and {} or dq return t.noSuch",
+        "local key = 'noSuch' return dq:getTagArray()[key]",
+    ] {
+        good(&shard(body));
+    }
+    // A helper for both may be for answers only; one for nothing of ours is not judged.
+    good(
+        "local function f(d) if d.rcode then d:restart() end end addAction(AllRule(), LuaAction(f))\n\
+          addResponseAction(AllRule(), LuaResponseAction(f)) newServer{address='192.0.2.1', checkFunction=function(dq)\n return dq.noSuch end}",
+    );
+    good(
+        "local DNSAction = {Own = 1} addAction(AllRule(), LuaAction(function(dq) return DNSAction.Own end))",
+    );
+}
+
+#[test]
+fn servers_are_read_by_functions_of_rules() {
+    let made = good(&shard("return #getPoolServers(''), getServer(0), getServers()"));
+    assert!(made.0.draft.warnings.is_empty(), "{:?}", made.0.draft.warnings);
 }

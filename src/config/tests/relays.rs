@@ -337,3 +337,38 @@ fn a_reload_keeps_unchanged_sockets() {
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(matches!(new.snapshot.listeners[1].service, Service::UdpRelay(_)));
 }
+
+#[test]
+fn relays_that_lead_back_to_themselves_are_refused() {
+    let relay =
+        |kind: &str, listen: &str, to: &str| format!("add{kind}Forward{{listen='{listen}', to={{{to}}}}}\n");
+    let (a, b, c) = ("127.0.0.1:25", "127.0.0.1:26", "127.0.0.1:27");
+    for kind in ["TCP", "UDP"] {
+        let of = |listen: &str, to: &str| relay(kind, listen, to);
+        for (text, line, to) in [
+            (of(a, &format!("'{b}'")) + &of(b, &format!("'{a}'")), 2, a),
+            (
+                of(a, &format!("'192.0.2.1:25', '{b}'"))
+                    + &of(b, "'127.0.0.1:27'")
+                    + &of("0.0.0.0:27", &format!("'{a}'")),
+                3,
+                a,
+            ),
+            (
+                of(a, &format!("'{b}'")) + &of(c, "'192.0.2.1:25'") + &of(b, "'192.0.2.1:25', '0.0.0.0:25'"),
+                3,
+                "0.0.0.0:25",
+            ),
+        ] {
+            let want = format!(
+                "FILE:{line}: add{kind}Forward: to is \"{to}\"; expected targets that do not lead back to `listen` \
+                 through other relays"
+            );
+            assert_eq!(broken(&text), [want], "{text}");
+        }
+        good(&(of(a, &format!("'{b}'")) + &of(b, &format!("'{c}'")) + &of(c, "'192.0.2.1:25'")));
+        let own = broken(&of(a, "'0.0.0.0:25'"));
+        assert!(own.len() == 1 && own[0].contains("it would relay to itself"), "{own:#?}");
+    }
+    good(&(relay("TCP", a, "'127.0.0.1:26'") + &relay("UDP", b, "'127.0.0.1:25'")));
+}

@@ -222,7 +222,7 @@ const WARNED: &[(&str, &str)] = &[
         "newServer: checkInterval has no effect beside healthCheckMode=\"up\"; expected one of them",
     ),
     (
-        "newServer{address='192.0.2.1', rise=5}:setDown()",
+        "newServer{address='192.0.2.1', rise=5, healthCheckMode='down'}:setDown()",
         "newServer: rise has no effect beside healthCheckMode=\"down\"",
     ),
     (
@@ -244,7 +244,10 @@ const WARNED: &[(&str, &str)] = &[
     ("hashBy(whashed, 'client', {labels=3})", "hashBy: labels has no effect without key=\"zone\""),
     ("hashBy(whashed, 'zone', {v6=48})", "hashBy: v6 has no effect without key=\"clientPrefix\""),
     ("setMaxTCPClientThreads(10)", "setMaxTCPClientThreads: has no effect: the shards serve"),
-    ("setStaleCacheEntriesTTL(60)", "setStaleCacheEntriesTTL: has no effect: there is no packet cache"),
+    (
+        "setDynBlocksPurgeInterval(60)",
+        "setDynBlocksPurgeInterval: has no effect: there are no dynamic blocks",
+    ),
     (
         "addAction(AllRule(), NoRecurseAction())",
         "NoRecurseAction: is of an older version of dnsdist; write SetNoRecurseAction()",
@@ -300,6 +303,8 @@ fn nothing_else_is_warned_of() {
         "newServer{address='192.0.2.1', checkInterval=0.5, checkTimeout=100, sockets=255, weight=1, rise=255}",
         "newServer{address='192.0.2.1', lazyHealthCheckThreshold=30}:setLazyAuto()",
         "newServer{address='192.0.2.1', healthCheckMode='up', checkInterval=5}:setAuto()",
+        "newServer{address='192.0.2.1', checkName='a.example', mustResolve=true} getServer(0):setUp()",
+        "newServer{address='192.0.2.1', rise=5}:setDown()",
         "newServer{address='192.0.2.1', tcpOnly=false, tcpWhileSpoofed=true, proxyProtocolAdvertiseTLS=false}",
         "newServer{address='192.0.2.1', check='dns', checkName='a', checkTCP=true}",
         "addLocal('127.0.0.1', {doTCP=true, maxInFlight=5})",
@@ -391,6 +396,31 @@ fn a_server_that_is_a_listener_of_the_process_is_refused() {
             "newServer('127.0.0.1')",
             "FILE:1: newServer: address is \"127.0.0.1:53\"; expected another address",
         ),
+        (
+            "addLocal('127.0.0.1:5353')\nnewServer('0.0.0.0:5353')",
+            "FILE:2: newServer: address is \"0.0.0.0:5353\"",
+        ),
+        ("addLocal('[::]:5353')\nnewServer('[::]:5353')", "FILE:2: newServer: address is \"[::]:5353\""),
+        ("addLocal('[::1]:5353')\nnewServer('[::]:5353')", "FILE:2: newServer: address is \"[::]:5353\""),
+        (
+            "addLocal('127.0.0.1:5353')\naddAction(AllRule(), ContinueAction(TeeAction('127.0.0.1:5353')))",
+            "FILE:2: TeeAction: the server is \"127.0.0.1:5353\"; expected another address than that of the listener \
+             127.0.0.1:5353 at FILE:1, or queries would come back for ever",
+        ),
+        (
+            "addLocal('127.0.0.1:5353') newServer('127.0.0.1:5354')\n\
+             addUDPForward{listen='127.0.0.1:5354', to={'192.0.2.1:53', '127.0.0.1:5355'}}\n\
+             addTCPForward{listen='127.0.0.1:5354', to='192.0.2.1:53'}\n\
+             addUDPForward{listen='127.0.0.1:5355', to='127.0.0.1:5353'}",
+            "FILE:1: newServer: address is \"127.0.0.1:5354\"; expected another address than that of the relay at \
+             FILE:2, which leads to the listener 127.0.0.1:5353 at FILE:1, or queries would come back for ever",
+        ),
+        (
+            "addLocal('127.0.0.1:5353') addUDPForward{listen='127.0.0.1:5354', to='127.0.0.1:5353'}\n\
+             addAction(AllRule(), TeeAction('127.0.0.1:5354'))",
+            "FILE:2: TeeAction: the server is \"127.0.0.1:5354\"; expected another address than that of the relay at \
+             FILE:1",
+        ),
     ] {
         let errors = broken(text);
         assert!(errors.len() == 1 && errors[0].starts_with(want), "{text}\n{errors:#?}");
@@ -401,6 +431,11 @@ fn a_server_that_is_a_listener_of_the_process_is_refused() {
         "addLocal('0.0.0.0:5353', {interface='eth0'}) newServer('127.0.0.1:5353')",
         "addLocal('[::]:5353') newServer('127.0.0.1:5353')",
         "addLocal('127.0.0.1:5353') local s = newServer('127.0.0.1:5353') rmServer(s)",
+        "addLocal('127.0.0.1:5353') addAction(AllRule(), TeeAction('127.0.0.1:5354'))",
+        "addLocal('127.0.0.1:5353') addUDPForward{listen='127.0.0.1:5354', to='127.0.0.1:5353'} newServer('127.0.0.2')",
+        "addLocal('127.0.0.1:5353', {doTCP=false}) addTCPForward{listen='127.0.0.1:5354', to='127.0.0.1:5353'} \
+         newServer('127.0.0.1:5354')",
+        "addLocal('127.0.0.2:5353') newServer('0.0.0.0:5353')",
     ] {
         good(text);
     }
@@ -461,6 +496,15 @@ fn link_local_addresses_have_a_zone() {
     for (text, want) in [
         ("addLocal('[fe80::1]:5353')", "a zone too for a link-local address"),
         ("newServer('fe80::1')", "a zone too for a link-local address"),
+        ("addTCPForward{listen='[fe80::1]:25', to='192.0.2.1:25'}", "a zone too for a link-local address"),
+        ("addUDPForward{listen='127.0.0.1:25', to='[fe80::1]:25'}", "a zone too for a link-local address"),
+        (
+            "setWebserverConfig{password='x'} webserver('[fe80::1]:8083')",
+            "a zone too for a link-local address",
+        ),
+        ("carbonServer('[fe80::1]:2003')", "a zone too for a link-local address"),
+        ("carbonServer('fe80::1')", "a zone too for a link-local address"),
+        ("carbonServer('here')", "IP or IP:PORT"),
         ("newServer('fe80::1%nope0')", "a zone that is the name or number of a network interface"),
     ] {
         let errors = broken(text);

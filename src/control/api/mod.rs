@@ -202,7 +202,8 @@ mod tests {
 
     const A: BackendSlot = BackendSlot(0);
     const B: BackendSlot = BackendSlot(1);
-    const SERVING: Standing = Standing { started: 1_700_000_000, ready: true, draining: false };
+    const SERVING: Standing =
+        Standing { started: 1_700_000_000, ready: true, draining: false, file_generation: 5 };
 
     struct Fed {
         monitor: Monitor,
@@ -249,7 +250,7 @@ mod tests {
         fed.serve_some();
         let figures = fed.at(101);
         let all = fed.dashboard.overview(&figures, SERVING);
-        assert_eq!(all["generation"], 7);
+        assert_eq!((&all["generation"], &all["file_generation"]), (&json!(7), &json!(5)));
         assert_eq!(
             all["rates"],
             json!({"span_s": 1.0, "queries": 100.0, "answers": 96.0, "drops": 4.0, "errors": 10.0})

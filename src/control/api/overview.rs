@@ -12,9 +12,9 @@ use crate::control::api::{Dashboard, rounded};
 use crate::control::history::{QUANTILES, drops, errors, has_share};
 use crate::control::stats::Reading;
 use crate::control::stats::figures::Figures;
-use crate::control::stats::latency;
 use crate::control::stats::rules::matches;
 use crate::control::stats::text::{rate, state_name};
+use crate::control::stats::{caches, latency};
 use crate::model::{Backend, Listener, Service};
 use crate::rules::{Chain, text};
 use crate::stats::drop_reason::DropReason;
@@ -42,6 +42,8 @@ pub(in crate::control) struct Standing {
     pub(in crate::control) ready: bool,
     /// Whether it ends.
     pub(in crate::control) draining: bool,
+    /// The generation of the configuration that was read last, without what commands have changed.
+    pub(in crate::control) file_generation: u64,
 }
 
 impl Dashboard {
@@ -72,6 +74,7 @@ impl Dashboard {
             "uptime_s": figures.process.uptime_s,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": figures.snapshot.generation,
+            "file_generation": standing.file_generation,
             "ready": standing.ready,
             "draining": standing.draining,
             "shards": figures.live_state.shards().len(),
@@ -80,6 +83,8 @@ impl Dashboard {
                 "queries": shards.queries,
                 "responses": shards.responses,
                 "self_answered": shards.self_answered,
+                "cache_hits": shards.cache_hits,
+                "cache_misses": shards.cache_misses,
                 "retries": shards.retries,
                 "drops": drops(&figures.total),
                 "outstanding": shards.outstanding_total,
@@ -174,7 +179,16 @@ impl Dashboard {
 
     fn pools(&self, figures: &Figures) -> Value {
         let (second, span) = self.history.second();
+        let caches = caches::of_pools(&figures.snapshot, &figures.live_state);
         let pools = figures.snapshot.pools.iter().map(|pool| {
+            let cache = caches.iter().find(|cache| cache.pool.name == pool.name).map(|cache| {
+                json!({
+                    "entries": cache.reading.entries,
+                    "size": cache.reading.size,
+                    "hits": cache.counts.hits,
+                    "misses": cache.counts.misses,
+                })
+            });
             let members = pool.members.iter();
             let queries = |slot| second.backends.get(slot).map_or(0, |reading| reading.queries);
             json!({
@@ -183,6 +197,7 @@ impl Dashboard {
                 "servers": pool.members.len(),
                 "up": members.clone().filter(|slot| figures.standing(**slot).state == State::Up).count(),
                 "qps": rounded(rate(members.map(queries).sum(), span)),
+                "cache": cache,
             })
         });
         pools.collect()

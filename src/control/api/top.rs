@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::control::api::rounded;
-use crate::stats::top::{LISTS, ROWS_MAX, TopList, TopRequest, WINDOW_MAX};
+use crate::stats::top::{LISTS, ROWS_MAX, TopList, TopRequest, WINDOW_MAX, uncut};
 use crate::wire::{codes, name};
 
 /// Rows if nothing else is said.
@@ -28,7 +28,7 @@ pub(in crate::control) fn request(argument: impl Fn(&str) -> Option<String>) -> 
         filter.networks.push(client.parse().map_err(|_| "client is an address or a network".to_owned())?);
     }
     if let Some(wanted) = argument("name") {
-        let wire = name::from_text(&wanted).map_err(|e| format!("name {e}"))?;
+        let wire = name::from_text(uncut(&wanted)).map_err(|e| format!("name {e}"))?;
         filter.names.push(wire.to_ascii_lowercase());
     }
     if let Some(code) = argument("rcode") {
@@ -101,6 +101,8 @@ mod tests {
         assert_eq!((filter.pool.as_deref(), filter.server.as_deref()), (Some(""), Some("a")));
         assert_eq!(filter.names, [b"\x07example\x03com\0".to_vec()]);
         assert_eq!((filter.rcode, filter.qtype, filter.latency_us_min), (Some(2), Some(28), Some(100_000)));
+        let cut = asked("what=names&name=...www.evil.").expect("as a list shows it");
+        assert_eq!(cut.filter.names, [b"\x03www\x04evil\0".to_vec()]);
         for (wrong, expected) in [
             ("what=x", "what is one of clients, "),
             ("n=3", "what is one of clients, "),

@@ -1,12 +1,12 @@
 //! Connections to servers in the dump of SIGUSR1, and what TLS has to say of listeners and servers.
 
 use crate::control::stats::text::labelled;
-use crate::control::stats::{Reading, latency};
+use crate::control::stats::{Reading, caches, latency};
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CertificateReading, HandshakeReading,
-    ListenerReading, PoolReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CertificateReading,
+    HandshakeReading, ListenerReading, PoolReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -30,9 +30,12 @@ pub(super) fn dump(
     }
     for (slot, name) in latency::pools(snapshot) {
         let reading = live_state.pool(slot);
-        if reading.latency.count() > 0 {
+        if reading.latency.count() > 0 || reading.cache_hits + reading.cache_misses > 0 {
             labelled(out, &PoolReading::SET, &format!("\"{name}\""), reading.values());
         }
+    }
+    for cache in caches::of_pools(snapshot, live_state) {
+        labelled(out, &CacheReading::SET, &format!("\"{}\"", cache.label()), cache.reading.values());
     }
     for code in ResponseCode::ALL {
         let reading = live_state.answers(code);

@@ -19,6 +19,7 @@ use crate::stats::response_code::{ResponseCode, RuleAnswer};
 /// Bounds of dnsdist's bands of latency, nanoseconds.
 pub(in crate::control) const BANDS: [u64; 5] =
     [1_000_000, 10_000_000, 50_000_000, 100_000_000, 1_000_000_000];
+const _: () = assert!(crate::stats::histogram::are_edges(&BANDS));
 
 /// The figures, with sums that several statistics use.
 pub(in crate::control) struct Summary<'f> {
@@ -180,6 +181,12 @@ pub(in crate::control) const STATISTICS: &[Statistic] = &[
             DropReason::ResponseMismatch,
             DropReason::ResponseEmpty,
         ])
+    }),
+    counter("cache-hits", "Queries that a packet cache has answered.", |s| {
+        s.figures.total.shards.cache_hits as f64
+    }),
+    counter("cache-misses", "Queries that a packet cache had no answer to.", |s| {
+        s.figures.total.shards.cache_misses as f64
     }),
     counter("rdqueries", "Queries with RD=1.", |s| s.figures.total.shards.recursive_queries as f64),
     counter("empty-queries", "Queries without a question.", |s| s.figures.total.shards.empty_queries as f64),

@@ -54,6 +54,7 @@ mod tests {
     use super::*;
     use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
     use crate::base::time::{Tick, TickDelta};
+    use crate::cache::{CacheOptions, PacketCache};
     use crate::control::fixture;
     use crate::control::stats::figures::descriptors;
     use crate::control::stats::{Gatherer, Reading};
@@ -66,6 +67,7 @@ mod tests {
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
     use crate::stats::meter::Kind;
+    use crate::stats::not_cached::NotCached;
     use crate::stats::registry::{
         CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading,
         WebReading,
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn it_has_every_metric_of_the_registry() {
-        let (snapshot, live_state) = (snapshot(), Arc::new(LiveState::new(1, 1)));
+        let (mut snapshot, live_state) = (snapshot(), Arc::new(LiveState::new(1, 1)));
         let stats = &live_state.shards()[0];
         stats.relays.opened.add(1);
         stats.backend(BACKEND).connections.opened.add(1);
@@ -131,6 +133,9 @@ mod tests {
         listener.queries.add(1);
         ResponseCode::ALL.iter().for_each(|code| listener.answers[*code].add(1));
         stats.answered(stats.listener(LISTENER, true), PoolSlot(0), ResponseCode::NoError, 1_000_000);
+        NotCached::ALL.iter().for_each(|why| stats.pool(PoolSlot(0)).cache_not_stored[*why].add(1));
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        snapshot.pools[0].cache = Some(Arc::new(cache));
         let text = dump(&snapshot, &live_state);
         // The line that shows a set with labels, or the heads of a table's columns.
         let line =

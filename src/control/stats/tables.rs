@@ -13,6 +13,7 @@ use crate::control::stats::servers::{self, aligned};
 use crate::control::stats::text::{self, lines, state_name, with_readings};
 use crate::model::{Backend, Service};
 use crate::stats::close_reason::BackendCloseReason;
+use crate::stats::custom_metrics;
 use crate::stats::live::State;
 use crate::stats::meter::Value;
 use crate::stats::registry::{BackendReading, Metric};
@@ -84,7 +85,7 @@ pub(crate) fn servers(f: &Figures) -> String {
 
 /// The pools, with their policies and their servers.
 pub(crate) fn pools(f: &Figures) -> String {
-    let mut rows = vec![row(["Name", "Policy", "Up", "Servers"].map(String::from))];
+    let mut rows = vec![row(["Name", "Cache", "Policy", "Up", "Servers"].map(String::from))];
     for pool in &f.snapshot.pools {
         let members: Vec<&Backend> =
             pool.members.iter().filter_map(|slot| f.snapshot.backend(*slot)).map(|b| &**b).collect();
@@ -95,6 +96,9 @@ pub(crate) fn pools(f: &Figures) -> String {
         });
         rows.push(row([
             if pool.name.is_empty() { "(default)".to_owned() } else { pool.name.clone() },
+            pool.cache
+                .as_ref()
+                .map_or_else(String::new, |cache| format!("{}/{}", cache.len(), cache.capacity())),
             policies::name(pool.policy.kind).to_owned(),
             format!("{up}/{}", members.len()),
             shown.collect::<Vec<_>>().join(", "),
@@ -277,7 +281,7 @@ pub(crate) fn metrics(f: &Figures) -> String {
 }
 
 /// What dnsdist's clients cannot do without, and dnslob has no part that could count.
-const NOT_THERE: [&str; 2] = ["cache-hits", "dyn-blocked"];
+const NOT_THERE: [&str; 1] = ["dyn-blocked"];
 
 /// The metrics of the whole process that have one value each, by name; and behind them dnsdist's
 /// statistics whose names are not among them.
@@ -315,6 +319,11 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
             out.push((statistic.name.to_owned(), value));
         }
     }
+    for (name, value) in custom_metrics::all().plain() {
+        if out.iter().all(|(of, _)| *of != name) {
+            out.push((name, value));
+        }
+    }
     out
 }
 
@@ -325,10 +334,26 @@ mod tests {
 
     use super::*;
     use crate::base::addr::{BackendSlot, ListenerSlot};
+    use crate::cache::{CacheOptions, PacketCache};
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
+    use crate::stats::histogram::are_edges;
     use crate::stats::live::LiveState;
+
+    #[test]
+    fn metrics_of_the_configuration_are_among_them() {
+        let gauge = custom_metrics::CustomKind::Gauge;
+        custom_metrics::all().declare("of-tables", gauge, "", None, false).expect("declared");
+        custom_metrics::all().set("of-tables", &Vec::new(), 1.5).expect("set");
+        assert!(counters(&figures()).contains(&("of-tables".to_owned(), 1.5)));
+        assert!(metrics(&figures()).contains("of-tables "));
+    }
+
+    #[test]
+    fn ranges_of_latencies_are_exact() {
+        assert!(are_edges(&BOUNDS_MS.map(|ms| ms * 1_000_000)));
+    }
 
     fn figures() -> Figures {
         let live_state = Arc::new(LiveState::new(2, 1));
@@ -370,6 +395,20 @@ mod tests {
         ] {
             assert!(pairs.contains_key(name), "{name}");
         }
+    }
+
+    #[test]
+    fn pools_are_shown_with_their_caches() {
+        let mut figures = figures();
+        let mut snapshot = (*figures.snapshot).clone();
+        snapshot.pools[0].cache = Some(Arc::new(PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4])));
+        snapshot.pools.push(crate::model::Pool { name: "bare".to_owned(), ..crate::model::Pool::default() });
+        figures.snapshot = Arc::new(snapshot);
+        let text = pools(&figures);
+        let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["Name", "Cache", "Policy", "Up", "Servers"]);
+        assert_eq!(words[1][..3], ["(default)", "0/100", "roundrobin"], "{text}");
+        assert_eq!(words[2][..2], ["bare", "leastOutstanding"], "{text}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::base::time::Tick;
 use crate::control::traffic::pools::PoolNames;
 use crate::control::traffic::recent::Recent;
 use crate::control::traffic::sketch::Merged;
-use crate::control::traffic::windows::{Counted, Windows};
+use crate::control::traffic::windows::{Addresses, Counted, Windows};
 use crate::engine::clock;
 use crate::model::{Service, Snapshot};
 use crate::stats::live::{LiveState, ShardStats};
@@ -225,7 +225,11 @@ impl State {
     /// Counts what the shards have written, or part of it.
     fn drain(&mut self, live_state: &LiveState, snapshot: &Arc<Snapshot>, now: Tick, stats: &TrafficStats) {
         let second = now.0 / SECOND;
-        self.windows.advance(second);
+        if self.windows.advance(second) {
+            stats.client_rate_max.set(self.windows.rate_max(Addresses::Clients));
+            stats.network_rate_max.set(self.windows.rate_max(Addresses::Networks));
+            stats.client_bandwidth_max.set(self.windows.rate_max(Addresses::Bandwidth));
+        }
         self.recent.forget(second);
         self.notable.forget(second);
         self.pools.adopt(snapshot);

@@ -21,9 +21,12 @@ const COARSE_COUNT: usize = (WINDOW_MAX as u64 / COARSE) as usize;
 /// Seconds that are kept, with the present one.
 const SECONDS: usize = COARSE as usize + 1;
 
+/// Seconds that the rate of the most frequent client is an average of: a burst is no high rate.
+const RATE: usize = 10;
+
 /// What clients are counted by.
 #[derive(Clone, Copy, Debug)]
-enum Addresses {
+pub(super) enum Addresses {
     Clients,
     Networks,
     Bandwidth,
@@ -225,8 +228,9 @@ impl Windows {
         Self { hasher, coarse: VecDeque::new(), seconds: VecDeque::new(), present: Span::new(second) }
     }
 
-    /// Ends seconds that have passed.
-    pub(super) fn advance(&mut self, second: u64) {
+    /// Ends seconds that have passed; returns whether there were any.
+    pub(super) fn advance(&mut self, second: u64) -> bool {
+        let is_next = self.present.second < second;
         if self.present.second + u64::from(WINDOW_MAX) < second {
             *self = Self::new(self.hasher.clone(), second);
         }
@@ -247,6 +251,20 @@ impl Windows {
                 self.coarse.pop_front();
             }
         }
+        is_next
+    }
+
+    /// Returns what the first of a list of addresses had per second, at least, in the last seconds
+    /// that have ended.
+    pub(super) fn rate_max(&self, which: Addresses) -> u32 {
+        let spans = self.seconds.iter().rev().take(RATE);
+        let sum = |of: fn(&Span) -> u64| spans.clone().map(of).sum::<u64>();
+        let (read, missed) = (sum(|s| s.read), sum(|s| s.missed));
+        let merged = Sketch::merge(spans.map(|s| &s.addresses[which as usize]));
+        let most = merged.items.first().map_or(0, |item| item.count - item.error);
+        // What was read is a random part of all.
+        let all = u128::from(most) * u128::from(read + missed) / u128::from(read.max(1));
+        u32::try_from(all / RATE as u128).unwrap_or(u32::MAX)
     }
 
     /// Counts a record in the present second.
@@ -358,6 +376,38 @@ mod tests {
         assert!((900..=916).contains(&count_of(&windows, "steady.example", 900)));
         windows.advance(10_000);
         assert_eq!(count_of(&windows, "steady.example", 900), 0);
+    }
+
+    #[test]
+    fn the_rate_of_the_first_is_that_of_seconds_that_have_ended() {
+        let mut windows = windows();
+        let from = |client: u8, second: u64| {
+            let mut record = record("a.example", second);
+            record.finished.ip[15] = client;
+            record
+        };
+        let mut rates = Vec::new();
+        for second in 100..115 {
+            assert_eq!(windows.advance(second), second > 100);
+            rates.push(windows.rate_max(Addresses::Clients));
+            (0..20).for_each(|_| windows.count(&from(1, second)));
+            (0..30).for_each(|_| windows.count(&from((second % 2) as u8 + 2, second)));
+        }
+        // One asks 20 each second; two take turns with 30.
+        let rising: Vec<u32> = (0..15).map(|seconds| 20 * seconds.min(10) / 10).collect();
+        let rising = rising.iter().enumerate().map(|(at, rate)| (*rate).max([0, 3, 3][at.min(2)]));
+        assert_eq!(rates, rising.collect::<Vec<_>>());
+        assert_eq!(windows.rate_max(Addresses::Networks), 50);
+        assert_eq!(windows.rate_max(Addresses::Bandwidth), 2_000);
+        // Of half that was not read, as much again.
+        for second in 115..126 {
+            windows.advance(second);
+            (0..20).for_each(|_| windows.count(&from(1, second)));
+            windows.miss(20);
+        }
+        assert_eq!(windows.rate_max(Addresses::Clients), 40);
+        windows.advance(136);
+        assert_eq!(windows.rate_max(Addresses::Clients), 0);
     }
 
     #[test]

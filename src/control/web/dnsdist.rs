@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use crate::config::ruleset::uuid_text;
+use crate::control::stats::caches::of_pools;
 use crate::control::stats::dnsdist::{
     BANDS, FRONTEND_STATISTICS, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends, members,
 };
 use crate::control::stats::figures::Figures;
-use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
+use crate::control::web::exposition::{Format, Labels, Page, labelled_servers, listener_name};
 use crate::stats::custom_metrics;
 use crate::stats::registry::HandshakeReading;
 
+/// The unit of latencies in dnsdist's metrics.
+const NS_PER_MS: f64 = 1e6;
+
 /// The page of these figures, for what dnsdist has as well.
 #[must_use]
-pub(super) fn page(figures: &Figures) -> String {
-    let mut out = Page::default();
+pub(super) fn page(figures: &Figures, format: Format) -> Vec<u8> {
+    let mut out = Page::new(format);
     metrics(&mut out, figures);
     out.finish()
 }
@@ -28,7 +32,7 @@ fn metrics(page: &mut Page, figures: &Figures) {
         page.sample(&name, &none, value);
     }
     page.family("dnsdist_info", "gauge", "The running version; the value is always 1.");
-    page.sample("dnsdist_info", &[("version", format!("dnslob {}", env!("CARGO_PKG_VERSION")))], 1);
+    page.sample("dnsdist_info", &[("version", format!("dnslob {}", env!("CARGO_PKG_VERSION")))], 1_u64);
     latency(page, &summary);
     let servers = labelled_servers(&figures.snapshot);
     let servers: Vec<_> = servers.into_iter().filter(|(_, b)| !b.target && !b.tee).collect();
@@ -42,6 +46,7 @@ fn metrics(page: &mut Page, figures: &Figures) {
     }
     listeners(page, figures);
     pools(page, figures);
+    caches(page, figures);
     rules(page, figures);
     for metric in custom_metrics::all().list() {
         page.custom(&metric, "dnsdist", false);
@@ -51,12 +56,9 @@ fn metrics(page: &mut Page, figures: &Figures) {
 fn latency(page: &mut Page, summary: &Summary<'_>) {
     let latency = &summary.latency.latency;
     page.family("dnsdist_latency", "histogram", "Responses by latency, ms.");
-    for (le, count) in ["1", "10", "50", "100", "1000"].into_iter().zip(latency.at_most(BANDS)) {
-        page.sample("dnsdist_latency_bucket", &[("le", le.to_owned())], count);
-    }
-    page.sample("dnsdist_latency_bucket", &[("le", "+Inf".to_owned())], latency.count());
-    page.sample("dnsdist_latency_sum", &Labels::new(), latency.sum_ns() as f64 / 1e6);
-    page.sample("dnsdist_latency_count", &Labels::new(), latency.count());
+    let bounds = ["1", "10", "50", "100", "1000"];
+    let bounds = std::array::from_fn::<_, 5, _>(|at| (BANDS[at], bounds[at]));
+    page.histogram("dnsdist_latency", &Labels::new(), bounds, latency, NS_PER_MS);
 }
 
 fn listeners(page: &mut Page, figures: &Figures) {
@@ -108,7 +110,53 @@ fn pools(page: &mut Page, figures: &Figures) {
             let label = if pool.name.is_empty() { DEFAULT_POOL } else { &pool.name };
             let (all, usable) = members(snapshot, figures, at);
             page.family(name, "gauge", help);
-            page.sample(name, &[("pool", label.to_owned())], if up { usable } else { all });
+            page.sample(name, &[("pool", label.to_owned())], if up { usable as u64 } else { all as u64 });
+        }
+    }
+}
+
+/// A figure of packet caches: its name, type and help, and its name in Lua.
+const CACHE_STATISTICS: [(&str, &str, &str, &str); 10] = [
+    ("dnsdist_pool_cache_size", "gauge", "The most entries of the packet cache.", "maxEntries"),
+    ("dnsdist_pool_cache_entries", "gauge", "Entries of the packet cache.", "entries"),
+    ("dnsdist_pool_cache_hits", "counter", "Queries that it has answered.", "hits"),
+    ("dnsdist_pool_cache_misses", "counter", "Queries that it had no answer to.", "misses"),
+    (
+        "dnsdist_pool_cache_deferred_inserts",
+        "counter",
+        "Responses that were not kept, as another thread was changing the same part.",
+        "deferredInserts",
+    ),
+    ("dnsdist_pool_cache_deferred_lookups", "counter", "Always 0: no look-up waits.", "deferredLookups"),
+    (
+        "dnsdist_pool_cache_lookup_collisions",
+        "counter",
+        "Always 0: whole keys are compared.",
+        "lookupCollisions",
+    ),
+    (
+        "dnsdist_pool_cache_insert_collisions",
+        "counter",
+        "Always 0: whole keys are compared.",
+        "insertCollisions",
+    ),
+    (
+        "dnsdist_pool_cache_ttl_too_shorts",
+        "counter",
+        "Responses that were not kept for their TTL.",
+        "ttlTooShorts",
+    ),
+    ("dnsdist_pool_cache_cleanup_count_total", "counter", "How often it was cleaned.", "cleanupCount"),
+];
+
+fn caches(page: &mut Page, figures: &Figures) {
+    let all = of_pools(&figures.snapshot, &figures.live_state);
+    for (name, kind, help, figure) in CACHE_STATISTICS {
+        for cache in &all {
+            let value =
+                cache.figures().into_iter().find(|(of, _)| *of == figure).map_or(0, |(_, value)| value);
+            page.family(name, kind, help);
+            page.sample(name, &[("pool", cache.label().to_owned())], value);
         }
     }
 }

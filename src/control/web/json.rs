@@ -4,34 +4,19 @@ use serde_json::{Map, Value, json};
 
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
-use crate::control::stats::dnsdist::{self, STATISTICS, Server, Summary, frontends};
+use crate::control::stats::caches::{self, CacheOfPool};
+use crate::control::stats::dnsdist::{self, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends};
 use crate::control::stats::figures::Figures;
+use crate::control::stats::rules::matches;
 use crate::control::stats::text::state_name;
 use crate::model::{Backend, Pool, Snapshot};
-use crate::rules::names::Names;
-use crate::rules::networks::Networks;
-use crate::rules::text::{self, Sets};
+use crate::rules::text;
 use crate::rules::{Chain, Rule};
+use crate::stats::custom_metrics;
 use crate::stats::live::LiveState;
 
 /// Rules of a chain that are listed.
 const RULES_MAX: usize = 1_000;
-/// Characters of a selector: it may be a list of any length.
-const MATCHER_CHARS: usize = 500;
-
-/// Sets by their size.
-struct Sizes;
-
-impl Sets for Sizes {
-    fn names(&self, _: &Names) -> String {
-        "names".to_owned()
-    }
-
-    fn networks(&self, _: &Networks) -> String {
-        "networks".to_owned()
-    }
-}
-
 /// A number without a fraction where it has none.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
@@ -51,9 +36,8 @@ pub(super) fn statistics(figures: &Figures) -> Value {
     all.insert("latency-count".to_owned(), json!(latency.count()));
     all.insert("latency-sum".to_owned(), json!((latency.sum_ns() / 1_000_000) as u64));
     all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));
-    for metric in crate::stats::custom_metrics::all().list().iter().filter(|metric| !metric.labelled) {
-        let value = metric.values().first().map_or(0.0, |(_, value)| *value);
-        all.entry(metric.name.clone()).or_insert_with(|| number(value));
+    for (name, value) in custom_metrics::all().plain() {
+        all.entry(name).or_insert_with(|| number(value));
     }
     Value::Object(all)
 }
@@ -73,7 +57,8 @@ pub(super) fn localhost(figures: &Figures) -> Value {
     let servers = snapshot.backends.iter().flatten().filter(|b| is_shown(b));
     let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
     let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
-    let pools: Value = pools.map(|(at, one)| pool(figures, at, one)).collect();
+    let caches = caches::of_pools(snapshot, live);
+    let pools: Value = pools.map(|(at, one)| pool(figures, &caches, at, one)).collect();
     let listeners = snapshot.listeners.iter().filter(|l| l.service.relay().is_none());
     let frontends: Value = frontends(figures)
         .iter()
@@ -130,10 +115,15 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
         .map(|(id, backend)| server(figures, backend, id))
         .collect();
     let (servers, active) = dnsdist::members(snapshot, figures, at);
-    Some(json!({
-        "stats": {"servers": servers, "activeServers": active, "cacheSize": 0, "cacheEntries": 0},
-        "servers": members,
-    }))
+    let mut stats = json!({
+        "name": name,
+        "serversCount": servers,
+        "activeServersCount": active,
+        "servers": servers,
+        "activeServers": active,
+    });
+    add_cache(&mut stats, &caches::of_pools(snapshot, &figures.live_state), &snapshot.pools[at]);
+    Some(json!({"stats": stats, "servers": members}))
 }
 
 /// /api/v1/servers/localhost/config
@@ -160,17 +150,40 @@ fn is_shown(backend: &Backend) -> bool {
     !backend.target && !backend.tee
 }
 
-fn pool(figures: &Figures, at: usize, pool: &Pool) -> Value {
+fn pool(figures: &Figures, caches: &[CacheOfPool<'_>], at: usize, pool: &Pool) -> Value {
     let (servers, active) = dnsdist::members(&figures.snapshot, figures, at);
-    json!({
+    let mut value = json!({
         "id": at,
         "name": pool.name,
         "serversCount": servers,
         "activeServersCount": active,
         "policy": policy_name(pool.policy.kind),
-        "cacheSize": 0,
-        "cacheEntries": 0,
-    })
+    });
+    add_cache(&mut value, caches, pool);
+    value
+}
+
+/// The names of a packet cache's figures, each with that in Lua.
+const CACHE_NAMES: [(&str, &str); 10] = [
+    ("cacheSize", "maxEntries"),
+    ("cacheEntries", "entries"),
+    ("cacheHits", "hits"),
+    ("cacheMisses", "misses"),
+    ("cacheDeferredInserts", "deferredInserts"),
+    ("cacheDeferredLookups", "deferredLookups"),
+    ("cacheLookupCollisions", "lookupCollisions"),
+    ("cacheInsertCollisions", "insertCollisions"),
+    ("cacheTTLTooShorts", "ttlTooShorts"),
+    ("cacheCleanupCount", "cleanupCount"),
+];
+
+/// Adds the figures of a pool's packet cache; without one, they are 0.
+fn add_cache(to: &mut Value, caches: &[CacheOfPool<'_>], pool: &Pool) {
+    let figures = caches.iter().find(|cache| cache.pool.name == pool.name).map(CacheOfPool::figures);
+    for (name, of) in CACHE_NAMES {
+        let value = figures.iter().flatten().find(|(figure, _)| *figure == of).map_or(0, |(_, value)| *value);
+        to[name] = json!(value);
+    }
 }
 
 fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
@@ -181,13 +194,15 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
         .iter()
         .filter(|p| p.members.contains(&backend.slot))
         .map(|p| p.name.as_str())
+        // As in dnsdist, the default pool is not named.
+        .filter(|name| !name.is_empty())
         .collect();
     let protocol = match (&backend.connections.tls, backend.connections.only) {
         (Some(_), _) => "DoT",
         (None, true) => "TCP",
         (None, false) => "Do53",
     };
-    json!({
+    let mut all = json!({
         "id": id,
         "uuid": backend.id,
         "name": backend.name,
@@ -220,21 +235,47 @@ fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
         "healthCheckFailuresParsing": s.standing.failed[2],
         "healthCheckFailuresMismatch": s.standing.failed[3],
         "healthCheckFailuresInvalid": s.standing.failed[4],
-    })
+    });
+    for (key, name) in OF_CONNECTIONS {
+        let value = SERVER_STATISTICS.iter().find(|of| of.0 == name).map_or(0.0, |of| of.3(&s));
+        all[key] = number(value);
+    }
+    all
 }
+
+/// What is here too of connections to servers: the key, and the statistic.
+const OF_CONNECTIONS: [(&str, &str); 6] = [
+    ("tcpDiedSendingQuery", "tcpdiedsendingquery"),
+    ("tcpConnectTimeouts", "tcpconnecttimeouts"),
+    ("tcpReadTimeouts", "tcpreadtimeouts"),
+    ("tcpWriteTimeouts", "tcpwritetimeouts"),
+    ("tcpAvgQueriesPerConnection", "tcpavgqueriesperconn"),
+    ("tcpAvgConnectionDuration", "tcpavgconnduration"),
+];
 
 fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> Value {
     let item = |(at, rule): (usize, &Rule<A>)| {
-        let matcher: String = text::matcher(&rule.matcher, &Sizes).chars().take(MATCHER_CHARS).collect();
         json!({
             "id": at,
             "creationOrder": at,
             "uuid": uuid_text(&rule.uuid),
             "name": rule.name,
-            "rule": matcher,
+            "rule": matches(rule),
             "action": act(&rule.action),
             "matches": live_state.rule_hits(rule.slot),
         })
     };
     chain.rules().iter().enumerate().take(RULES_MAX).map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_of_connections_are_there() {
+        for (key, name) in OF_CONNECTIONS {
+            assert!(SERVER_STATISTICS.iter().any(|of| of.0 == name), "{key}");
+        }
+    }
 }

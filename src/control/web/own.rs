@@ -51,8 +51,11 @@ pub(super) async fn page(
 }
 
 fn response(answer: page::Response) -> Result<Response, String> {
-    let mut response = Response::new(Body::from(answer.body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|e| e.to_string())?;
+    let status = StatusCode::from_u16(answer.status).map_err(|e| e.to_string())?;
+    // These have no body, nor the length of one (RFC 9110, 8.6).
+    let is_empty = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+    let mut response = Response::new(if is_empty { Body::empty() } else { Body::from(answer.body) });
+    *response.status_mut() = status;
     for (name, value) in &answer.headers {
         // How the message ends, only the server knows.
         if ["content-length", "transfer-encoding", "connection"].contains(&&*name.to_lowercase()) {
@@ -64,4 +67,20 @@ fn response(answer: page::Response) -> Result<Response, String> {
         response.headers_mut().insert(name, value);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn some_answers_have_no_body() {
+        for (status, length) in [(200, 1), (204, 0), (304, 0), (404, 1)] {
+            let answer = page::Response { status, body: b"x".to_vec(), headers: Vec::new() };
+            let response = response(answer).expect("an answer");
+            assert_eq!(response.body().size_hint().exact(), Some(length), "{status}");
+        }
+    }
 }

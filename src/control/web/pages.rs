@@ -3,14 +3,14 @@
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
 use crate::config::web::{MetricNames, WebSettings};
 use crate::control::api::{PAGE, PAGE_POLICY};
-use crate::control::web::exposition::CONTENT_TYPE;
+use crate::control::web::exposition::Format;
 use crate::control::web::rest::{self, refusal};
 use crate::control::web::site::{Site, argument};
 use crate::control::web::{dnsdist, json, own, prometheus};
@@ -93,13 +93,15 @@ async fn ready(State(site): State<Site>) -> Response {
     }
 }
 
-async fn metrics(State(site): State<Site>) -> Response {
+async fn metrics(State(site): State<Site>, headers: HeaderMap) -> Response {
+    let accept: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let format = Format::accepted(&accept.join(","));
     let figures = site.monitor.figures();
     let page = match site.settings.names {
-        MetricNames::Dnslob => prometheus::page(&figures),
-        MetricNames::Dnsdist => dnsdist::page(&figures),
+        MetricNames::Dnslob => prometheus::page(&figures, format),
+        MetricNames::Dnsdist => dnsdist::page(&figures, format),
     };
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response()
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")], page).into_response()
 }
 
 async fn statistics(State(site): State<Site>, uri: Uri) -> Response {

@@ -1,22 +1,22 @@
-//! The metrics in Prometheus' text format: every set of the registry, under dnslob's own names.
+//! The metrics for Prometheus: every set of the registry, under dnslob's own names.
 
 use std::collections::BTreeMap;
 
 use crate::control::stats::figures::Figures;
-use crate::control::stats::latency;
-use crate::control::web::exposition::{Labels, Page, labelled_servers, listener_name};
+use crate::control::stats::{caches, latency};
+use crate::control::web::exposition::{Format, Labels, Page, labelled_servers, listener_name};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::check_failure::Failure;
 use crate::stats::custom_metrics;
-use crate::stats::histogram::Latency;
+use crate::stats::histogram::are_edges;
 use crate::stats::live::{LiveState, State};
 use crate::stats::meter::{Counts, Kind, Value};
 use crate::stats::registry::{
-    AnswerReading, BackendConnectionReading, BackendReading, CarbonReading, CertificateReading, CheckReading,
-    ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading, ListenerReading,
-    MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading, RuleReading, Set,
-    ShardReading, TrafficReading, WebReading,
+    AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CarbonReading, CertificateReading,
+    CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading,
+    ListenerReading, MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading,
+    RuleReading, Set, ShardReading, TrafficReading, WebReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -40,14 +40,27 @@ const BUCKETS: [(u64, &str); 14] = [
     (5_000_000_000, "5"),
     (10_000_000_000, "10"),
 ];
+/// Their bounds alone.
+const BOUNDS: [u64; BUCKETS.len()] = {
+    let (mut bounds, mut at) = ([0; BUCKETS.len()], 0);
+    while at < bounds.len() {
+        bounds[at] = BUCKETS[at].0;
+        at += 1;
+    }
+    bounds
+};
+const _: () = assert!(are_edges(&BOUNDS));
+
+/// The unit of latencies here.
+const NS_PER_SECOND: f64 = 1e9;
 
 /// A reading of a set with its labels.
 type Row<'r> = (Labels, Vec<(&'static Metric, Value<'r>)>);
 
 /// The page of these figures.
 #[must_use]
-pub(super) fn page(figures: &Figures) -> String {
-    let mut out = Page::default();
+pub(super) fn page(figures: &Figures, format: Format) -> Vec<u8> {
+    let mut out = Page::new(format);
     own(&mut out, figures);
     out.finish()
 }
@@ -57,7 +70,7 @@ fn own(page: &mut Page, figures: &Figures) {
     let none = Labels::new;
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     page.family("dnslob_build_info", "gauge", "The running version; the value is always 1.");
-    page.sample("dnslob_build_info", &version, 1);
+    page.sample("dnslob_build_info", &version, 1_u64);
     standard(page, figures);
     rows(page, &ProcessReading::SET, &[(none(), process.values().collect())]);
     let network: Vec<_> = figures.network.iter().map(|n| (none(), n.values().collect())).collect();
@@ -82,20 +95,6 @@ fn own(page: &mut Page, figures: &Figures) {
     }
 }
 
-fn histogram(page: &mut Page, name: &str, labels: &Labels, latency: &Latency) {
-    let with = |le: &str| {
-        let mut labels = labels.clone();
-        labels.push(("le", le.to_owned()));
-        labels
-    };
-    for ((_, le), count) in BUCKETS.iter().zip(latency.at_most(BUCKETS.map(|(ns, _)| ns))) {
-        page.sample(&format!("{name}_bucket"), &with(le), count);
-    }
-    page.sample(&format!("{name}_bucket"), &with("+Inf"), latency.count());
-    page.sample(&format!("{name}_sum"), labels, latency.sum_ns() as f64 / 1e9);
-    page.sample(&format!("{name}_count"), labels, latency.count());
-}
-
 /// The metrics of a set, each with its values of all these readings.
 fn rows(page: &mut Page, set: &Set, rows: &[Row<'_>]) {
     for (at, metric) in set.metrics.iter().enumerate() {
@@ -104,17 +103,17 @@ fn rows(page: &mut Page, set: &Set, rows: &[Row<'_>]) {
             let Some((_, value)) = values.get(at) else { continue };
             page.family(&name, metric.kind.label(), metric.help);
             match value {
-                Value::Count(count) if per == 1.0 => page.sample(&name, labels, count),
+                Value::Count(count) if per == 1.0 => page.sample(&name, labels, *count),
                 Value::Count(count) => page.sample(&name, labels, *count as f64 / per),
-                Value::Signed(level) => page.sample(&name, labels, level),
+                Value::Signed(level) => page.sample(&name, labels, *level),
                 Value::Reasons(counts) => {
                     for ((reason, _), count) in metric.reasons.iter().zip(*counts) {
                         let mut labels = labels.clone();
                         labels.push((metric.label, (*reason).to_owned()));
-                        page.sample(&name, &labels, count);
+                        page.sample(&name, &labels, *count);
                     }
                 }
-                Value::Latency(latency) => histogram(page, &name, labels, latency),
+                Value::Latency(latency) => page.histogram(&name, labels, BUCKETS, latency, NS_PER_SECOND),
             }
         }
     }
@@ -142,7 +141,7 @@ fn servers(page: &mut Page, figures: &Figures) {
     page.family("dnslob_backend_up", "gauge", "Whether a server gets queries.");
     for (labels, backend) in &servers {
         let up = figures.standing(backend.slot).state == State::Up;
-        page.sample("dnslob_backend_up", labels, u8::from(up));
+        page.sample("dnslob_backend_up", labels, u64::from(up));
     }
     let nothing = BackendReading::default();
     let reading = |backend: &Backend| figures.total.backends.get(&backend.slot).unwrap_or(&nothing);
@@ -195,6 +194,12 @@ fn latencies(page: &mut Page, figures: &Figures) {
     let of_answers: Vec<Row<'_>> =
         answers.iter().map(|(name, r)| (labels("rcode", name), r.values().collect())).collect();
     rows(page, &PoolReading::SET, &of_pools);
+    let caches = caches::of_pools(&figures.snapshot, live);
+    let of_caches: Vec<Row<'_>> = caches
+        .iter()
+        .map(|cache| (labels("pool", cache.label()), cache.reading.values().collect()))
+        .collect();
+    rows(page, &CacheReading::SET, &of_caches);
     rows(page, &AnswerReading::SET, &of_answers);
 }
 
@@ -288,16 +293,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
-    use crate::base::time::TickDelta;
+    use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
+    use crate::base::time::{Tick, TickDelta};
+    use crate::cache::{CacheOptions, PacketCache};
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
-    use crate::control::web::dnsdist;
+    use crate::control::web::exposition::protobuf;
+    use crate::control::web::{dnsdist, json};
+    use crate::model::Pool;
     use crate::rules::Rule;
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
     use crate::stats::drop_reason::DropReason;
+    use crate::stats::not_cached::NotCached;
     use crate::stats::registry::METRIC_SETS;
     use crate::stats::response_code::{ResponseCode, RuleAnswer};
 
@@ -314,6 +323,14 @@ mod tests {
             matcher: Matcher::All,
             action: Action::Drop,
         };
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        fixture::store(&cache, 1, 60, Tick(0));
+        snapshot.pools[0].cache = Some(Arc::new(cache));
+        snapshot.pools.push(Pool {
+            name: "two".to_owned(),
+            cache: snapshot.pools[0].cache.clone(),
+            ..Pool::default()
+        });
         let rules: Vec<_> = (0..RULES_MAX + 5).map(|n| rule(n, "a \"name\"\n")).collect();
         snapshot.chains.query = Chain::new(rules);
         let live_state = Arc::new(LiveState::new(2, 2));
@@ -323,6 +340,12 @@ mod tests {
             shard.backend(BackendSlot(0)).responses.add(4);
             shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
             shard.recursive_queries.add(9);
+            shard.cache_hits.add(5);
+            shard.cache_misses.add(6);
+            shard.pool(PoolSlot(0)).cache_hits.add(2);
+            shard.pool(PoolSlot(1)).cache_hits.add(3);
+            shard.pool(PoolSlot(1)).cache_misses.add(6);
+            shard.pool(PoolSlot(0)).cache_not_stored[NotCached::Busy].add(1);
             shard.rule_answers[RuleAnswer::Refused].add(2);
             let connections = &shard.backend(BackendSlot(0)).connections;
             connections.opened.add(3);
@@ -345,9 +368,17 @@ mod tests {
         Monitor::new(&feed, Arc::default()).figures()
     }
 
+    fn own_text(figures: &Figures) -> String {
+        String::from_utf8(page(figures, Format::Text)).expect("text")
+    }
+
+    fn dnsdist_text(figures: &Figures) -> String {
+        String::from_utf8(dnsdist::page(figures, Format::Text)).expect("text")
+    }
+
     #[test]
     fn it_has_every_metric_of_the_registry() {
-        let text = page(&figures());
+        let text = own_text(&figures());
         // Those of listeners and servers with TLS are there with one only.
         for metric in
             METRIC_SETS.iter().filter(|s| s.name != "tls" && s.name != "certificate").flat_map(|s| s.metrics)
@@ -363,7 +394,7 @@ mod tests {
 
     #[test]
     fn values_have_labels_and_units() {
-        let text = page(&figures());
+        let text = own_text(&figures());
         let address = fixture::backend(0).address;
         for line in [
             "dnslob_queries_total 42".to_owned(),
@@ -371,6 +402,10 @@ mod tests {
             "dnslob_generation 3".to_owned(),
             format!("dnslob_backend_up{{server=\"ns0\",address=\"{address}\"}} 1"),
             format!("dnslob_backend_up{{server=\"ns0-1\",address=\"{address}\"}} 0"),
+            "dnslob_cache_hits_total 10".to_owned(),
+            "dnslob_pool_cache_hits_total{pool=\"_default_\"} 4".to_owned(),
+            "dnslob_pool_cache_size{pool=\"two\"} 100".to_owned(),
+            "dnslob_pool_cache_entries{pool=\"_default_\"} 1".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.0005\"} 0".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.001\"} 2".to_owned(),
             "dnslob_latency_seconds_bucket{le=\"0.05\"} 6".to_owned(),
@@ -412,7 +447,7 @@ mod tests {
     #[test]
     fn dnsdists_names_have_our_figures() {
         let figures = figures();
-        let text = dnsdist::page(&figures);
+        let text = dnsdist_text(&figures);
         let server = format!("{{server=\"ns0\",address=\"{}\"}}", fixture::backend(0).address);
         let frontend = |protocol: &str| {
             let address = fixture::listener(0).address;
@@ -423,6 +458,14 @@ mod tests {
             "dnsdist_rdqueries 18".to_owned(),
             "dnsdist_rule_refused 4".to_owned(),
             "dnsdist_frontend_nxdomain 8".to_owned(),
+            "dnsdist_cache_hits 10".to_owned(),
+            "dnsdist_cache_misses 12".to_owned(),
+            "dnsdist_pool_cache_size{pool=\"_default_\"} 100".to_owned(),
+            "dnsdist_pool_cache_entries{pool=\"two\"} 1".to_owned(),
+            "dnsdist_pool_cache_hits{pool=\"_default_\"} 10".to_owned(),
+            "dnsdist_pool_cache_hits{pool=\"two\"} 10".to_owned(),
+            "dnsdist_pool_cache_misses{pool=\"two\"} 12".to_owned(),
+            "dnsdist_pool_cache_deferred_inserts{pool=\"two\"} 2".to_owned(),
             "dnsdist_latency_avg100 2000".to_owned(),
             "dnsdist_latency_tcp_avg100 0".to_owned(),
             format!("dnsdist_frontend_queries{} 10", frontend("UDP")),
@@ -440,14 +483,48 @@ mod tests {
         assert!(!text.contains("frontend_tcpcurrentconnections{frontend=\"127.0.0.1:0\",proto=\"UDP\""));
         // What the kernel does not say is left out.
         assert!(text.contains("\ndnsdist_udp_noport_errors ") && text.contains("\ndnsdist_cpu_steal "));
-        let silent = dnsdist::page(&Figures { network: None, machine: None, ..figures.clone() });
+        let silent = dnsdist_text(&Figures { network: None, machine: None, ..figures.clone() });
         assert!(!silent.contains("_udp_") && !silent.contains("_udp6_") && !silent.contains("cpu_steal"));
-        assert!(!page(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
+        assert!(!own_text(&Figures { network: None, machine: None, ..figures }).contains("dnslob_network"));
+    }
+
+    #[test]
+    fn both_formats_say_the_same() {
+        let figures = figures();
+        for (text, protobuf) in [
+            (own_text(&figures), page(&figures, Format::Protobuf)),
+            (dnsdist_text(&figures), dnsdist::page(&figures, Format::Protobuf)),
+        ] {
+            let (decoded, native_buckets) = protobuf::tests::as_text(&protobuf);
+            for (decoded, line) in decoded.lines().zip(text.lines()) {
+                assert_eq!(decoded, line);
+            }
+            assert_eq!(decoded.lines().count(), text.lines().count());
+            assert!(native_buckets >= 4, "{native_buckets}");
+        }
+    }
+
+    #[test]
+    fn packet_caches_are_in_json() {
+        let all = json::localhost(&figures());
+        let pool = &all["pools"][1];
+        assert_eq!(
+            (&pool["name"], &pool["cacheSize"], &pool["cacheEntries"]),
+            (&"two".into(), &100.into(), &1.into())
+        );
+        assert_eq!((&pool["cacheHits"], &pool["cacheMisses"]), (&10.into(), &12.into()));
+        let one = json::pool_named(&figures(), "two").expect("a pool");
+        assert_eq!(
+            (&one["stats"]["cacheHits"], &one["stats"]["cacheDeferredInserts"]),
+            (&10.into(), &2.into())
+        );
+        let statistics = json::statistics(&figures());
+        assert_eq!((&statistics["cache-hits"], &statistics["cache-misses"]), (&10.into(), &12.into()));
     }
 
     #[test]
     fn a_family_is_begun_once_and_its_samples_are_distinct() {
-        for text in [page(&figures()), dnsdist::page(&figures())] {
+        for text in [own_text(&figures()), dnsdist_text(&figures())] {
             let (mut samples, mut families) = (BTreeSet::new(), BTreeSet::new());
             for line in text.lines() {
                 if let Some(family) = line.strip_prefix("# TYPE ") {

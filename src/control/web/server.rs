@@ -1,6 +1,7 @@
 //! The thread of the web server: accepts connections within its limits, and serves HTTP on them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +23,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
@@ -109,15 +110,16 @@ struct Served {
     site: Site,
     access: Access,
     pages: TowerToHyperService<Router>,
+    idle: Rc<Idle>,
 }
 
 impl Served {
-    fn new(shared: &Shared, settings: Arc<WebSettings>) -> Rc<Self> {
+    fn new(shared: &Shared, settings: Arc<WebSettings>, idle: &Rc<Idle>) -> Rc<Self> {
         let Shared { monitor, dashboard, api } = shared.clone();
         api.settings.store(Arc::clone(&settings));
         let site = Site { monitor, settings, dashboard, api };
         let pages = TowerToHyperService::new(pages::router(site.clone()));
-        Rc::new(Self { site, access: Access::default(), pages })
+        Rc::new(Self { site, access: Access::default(), pages, idle: Rc::clone(idle) })
     }
 
     fn stats(&self) -> &WebStats {
@@ -127,7 +129,8 @@ impl Served {
 
 async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>, api: Api) {
     let shared = Shared { monitor, dashboard: SharedDashboard::default(), api };
-    let mut served = Served::new(&shared, Arc::default());
+    let idle = Rc::default();
+    let mut served = Served::new(&shared, Arc::default(), &idle);
     let mut second = tokio::time::interval(SECOND);
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut listener: Option<TcpListener> = None;
@@ -135,7 +138,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, monitor: Arc<Monitor>
         tokio::select! {
             order = orders.recv() => {
                 let Some(Order { listener: new, listens, settings }) = order else { return };
-                served = Served::new(&shared, settings);
+                served = Served::new(&shared, settings, &idle);
                 if !listens {
                     listener = None;
                 }
@@ -186,6 +189,58 @@ impl Drop for Open<'_> {
     }
 }
 
+/// The connections by their age, and which of them wait for their client: to send the head of a
+/// request, or another one.
+#[derive(Debug, Default)]
+struct Idle {
+    last: Cell<u64>,
+    open: RefCell<BTreeMap<u64, Waits>>,
+}
+
+#[derive(Debug)]
+struct Waits {
+    is_idle: bool,
+    /// Ends the connection.
+    end: Rc<Notify>,
+}
+
+impl Idle {
+    /// Adds a connection; returns its number, and what says that it is to end.
+    fn enter(&self) -> (u64, Rc<Notify>) {
+        let end = Rc::<Notify>::default();
+        self.last.set(self.last.get() + 1);
+        self.open.borrow_mut().insert(self.last.get(), Waits { is_idle: true, end: Rc::clone(&end) });
+        (self.last.get(), end)
+    }
+
+    /// Notes whether a connection waits for its client.
+    fn note(&self, number: u64, is_idle: bool) {
+        if let Some(waits) = self.open.borrow_mut().get_mut(&number) {
+            waits.is_idle = is_idle;
+        }
+    }
+
+    /// Ends the oldest that waits for its client; returns whether there is one.
+    fn end_oldest(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        let oldest = open.iter_mut().map(|(_, waits)| waits).find(|waits| waits.is_idle);
+        oldest.is_some_and(|waits| {
+            waits.is_idle = false;
+            waits.end.notify_one();
+            true
+        })
+    }
+}
+
+/// Forgets a connection when it ends.
+struct Leaves<'i>(&'i Idle, u64);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.open.borrow_mut().remove(&self.1);
+    }
+}
+
 /// Serves a connection, or closes it at once.
 fn welcome(stream: TcpStream, peer: SocketAddr, served: &Rc<Served>) {
     let (stats, settings) = (served.stats(), &served.site.settings);
@@ -194,28 +249,43 @@ fn welcome(stream: TcpStream, peer: SocketAddr, served: &Rc<Served>) {
         return stats.refused[WebRefusal::Acl].add(1);
     }
     if stats.open.get() >= settings.connections_max {
-        return stats.refused[WebRefusal::Connections].add(1);
+        // Rather one that asks nothing: whoever holds all of them would keep out the probes of
+        // /livez, by which a healthy process is ended.
+        stats.refused[WebRefusal::Connections].add(1);
+        if !served.idle.end_oldest() {
+            return;
+        }
     }
     let served = Rc::clone(served);
     tokio::task::spawn_local(async move {
         let _open = Open::new(served.stats());
-        // Answers are small and awaited.
-        let _ = stream.set_nodelay(true);
-        let tls = served.site.settings.tls.as_ref();
-        let Some(tls) = tls else { return connection(stream, &served).await };
-        let acceptor = TlsAcceptor::from(tls.0.config());
-        match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => connection(stream, &served).await,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a handshake of the web server failed");
-                served.stats().refused[WebRefusal::Handshake].add(1);
-            }
-            Err(_) => served.stats().refused[WebRefusal::Slow].add(1),
+        let (number, end) = served.idle.enter();
+        let _leaves = Leaves(&served.idle, number);
+        tokio::select! {
+            () = attend(stream, &served, number) => {}
+            () = end.notified() => {}
         }
     });
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Served>) {
+/// Serves a connection, encrypted or not.
+async fn attend(stream: TcpStream, served: &Rc<Served>, number: u64) {
+    // Answers are small and awaited.
+    let _ = stream.set_nodelay(true);
+    let tls = served.site.settings.tls.as_ref();
+    let Some(tls) = tls else { return connection(stream, served, number).await };
+    let acceptor = TlsAcceptor::from(tls.0.config());
+    match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, served, number).await,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a handshake of the web server failed");
+            served.stats().refused[WebRefusal::Handshake].add(1);
+        }
+        Err(_) => served.stats().refused[WebRefusal::Slow].add(1),
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Served>, number: u64) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX);
     let has_asked = Rc::new(Cell::new(false));
@@ -224,9 +294,14 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Ser
     let stream_watched = watched.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         asked.set(true);
+        own.idle.note(number, false);
         request.extensions_mut().insert(stream_watched.clone());
-        let own = Rc::clone(&own);
-        async move { Ok::<_, Infallible>(answered(&own, request).await) }
+        let (own, watched) = (Rc::clone(&own), stream_watched.clone());
+        async move {
+            let answer = answered(&own, request).await;
+            own.idle.note(number, !watched.streams());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let refuse = |why: WebRefusal| served.stats().refused[why].add(1);
@@ -287,6 +362,10 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
             unauthorized(&path)
         }
         Ok(Err(WebRefusal::Body)) => refuse(WebRefusal::Body, StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(WebRefusal::Broken)) => {
+            stats.refused[WebRefusal::Broken].add(1);
+            refusal(&path, StatusCode::BAD_REQUEST, "the request is malformed")
+        }
         Ok(Err(why)) => refuse(why, StatusCode::REQUEST_TIMEOUT),
         Err(_) => refuse(WebRefusal::Slow, StatusCode::REQUEST_TIMEOUT),
     };
@@ -298,8 +377,29 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
     response
 }
 
+/// Whether a body that did not arrive was malformed, or too long.
+fn broken(error: &axum::Error) -> WebRefusal {
+    let mut source = error.source();
+    while let Some(of) = source {
+        if of.is::<hyper::Error>() {
+            return WebRefusal::Broken;
+        }
+        source = of.source();
+    }
+    WebRefusal::Body
+}
+
+/// Whether a request names its host as it must (RFC 9112, 3.2).
+fn names_host(version: Version, headers: &HeaderMap) -> bool {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    hosts == 1 || hosts == 0 && version < Version::HTTP_11
+}
+
 async fn answer(served: &Served, request: Request<Incoming>) -> Result<Response, WebRefusal> {
     let (head, body) = request.into_parts();
+    if !names_host(head.version, &head.headers) {
+        return Err(WebRefusal::Broken);
+    }
     let area = Area::of(head.uri.path());
     let area = if area == Area::Api && is_change(&head.method) { Area::Changes } else { area };
     if !served.access.is_granted(&served.site.settings, area, &head.headers).await {
@@ -311,12 +411,58 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Result<Response,
     }
     let body = if takes_body(&head.method) {
         let most = if area == Area::Changes { CHANGE_BODY_MAX } else { BODY_MAX };
+        if body.size_hint().lower() > most as u64 {
+            return Err(WebRefusal::Body);
+        }
         let received = tokio::time::timeout(REQUEST_TIMEOUT, to_bytes(Body::new(body), most));
-        let body = received.await.map_err(|_| WebRefusal::Slow)?.map_err(|_| WebRefusal::Body)?;
+        let body = received.await.map_err(|_| WebRefusal::Slow)?.map_err(|error| broken(&error))?;
         Body::from(body)
     } else {
         Body::empty()
     };
     let response = served.pages.call(Request::from_parts(head, body)).await;
     Ok(response.unwrap_or_else(|never| match never {}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_that_waits_for_its_client_makes_room() {
+        let idle = Idle::default();
+        let all = [idle.enter(), idle.enter(), idle.enter()];
+        let [(first, _), ..] = all;
+        idle.note(first, false);
+        assert!(idle.end_oldest());
+        let mut ended = Vec::new();
+        for (_, end) in &all {
+            ended.push(tokio::time::timeout(Duration::ZERO, end.notified()).await.is_ok());
+        }
+        assert_eq!(ended, [false, true, false], "who has asked something stays");
+        drop(Leaves(&idle, all[2].0));
+        assert!(!idle.end_oldest(), "none is left");
+        idle.note(first, true);
+        assert!(idle.end_oldest() && !idle.end_oldest(), "each ends once");
+    }
+
+    #[test]
+    fn a_request_names_its_host() {
+        let with = |hosts: usize| {
+            let mut headers = HeaderMap::new();
+            for _ in 0..hosts {
+                headers.append(header::HOST, HeaderValue::from_static("x"));
+            }
+            headers
+        };
+        for (version, hosts, fine) in [
+            (Version::HTTP_10, 0, true),
+            (Version::HTTP_10, 1, true),
+            (Version::HTTP_11, 0, false),
+            (Version::HTTP_11, 1, true),
+            (Version::HTTP_11, 2, false),
+        ] {
+            assert_eq!(names_host(version, &with(hosts)), fine, "{version:?} {hosts}");
+        }
+    }
 }

@@ -31,6 +31,7 @@ fn shard(server: SocketAddr) -> Shard {
         panic_ppm: 0,
         eject: None,
         tcp_to_udp: false,
+        ..Pool::default()
     };
     let snapshot = Arc::new(Snapshot {
         generation: 1,

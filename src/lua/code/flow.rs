@@ -1,8 +1,9 @@
-//! Which global names a function uses where, as far as it gets there.
+//! Which global names a function uses where, and which members of the objects that it gets, as far as
+//! it gets there.
 //!
 //! ```text
 //!  if newThing then newThing() end         newThing is not there: the call is not reached
-//!  if not dnslob then getPoolServers() end nor is this one
+//!  if not dnslob then newPool() end        nor is this one
 //!  pcall(function() newThing() end)        errors are expected
 //! ```
 //!
@@ -104,7 +105,43 @@ pub(crate) enum Kind {
     Call,
     /// It is a function of the LuaFFI family.
     Ffi,
+    /// It is a member of such an object, which is read.
+    Member(Shape),
+    /// It is a member of such an object, which is written.
+    Written(Shape),
+    /// It is one of the decisions of a function (`DNSAction`).
+    Decision,
 }
+
+/// A kind of object that functions get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shape {
+    /// `dq`.
+    Query,
+    /// `dr`.
+    Response,
+    /// `dq.dh`.
+    Header,
+    /// `dq.qname`.
+    Name,
+    /// `dq.remoteaddr`.
+    Address,
+}
+
+impl Shape {
+    /// Returns what a member is.
+    fn member(self, name: &str) -> Option<Self> {
+        match (self, name) {
+            (Self::Query | Self::Response, "qname") => Some(Self::Name),
+            (Self::Query | Self::Response, "remoteaddr" | "localaddr") => Some(Self::Address),
+            (Self::Query | Self::Response, "dh") => Some(Self::Header),
+            _ => None,
+        }
+    }
+}
+
+/// The tables of decisions.
+pub(crate) const DECISIONS: [&str; 2] = ["DNSAction", "DNSResponseAction"];
 
 /// How the names of functions of the LuaFFI family begin.
 const FFI: &str = "dnsdist_ffi_";
@@ -167,6 +204,9 @@ impl Names {
     }
 }
 
+/// The object that the function at a place (chunk, first line) gets, and as which of its arguments.
+pub(crate) type Takes<'w> = &'w dyn Fn(&str, u32) -> Option<(u8, Shape)>;
+
 /// Finds the uses of names in a chunk that are not there; of functions that shards call, those of
 /// names that work only while the configuration is evaluated, too.
 pub(crate) struct Walk<'w> {
@@ -174,8 +214,12 @@ pub(crate) struct Walk<'w> {
     pub(crate) standing: &'w dyn Fn(&str, When) -> Standing,
     /// Whether there is such a function of the LuaFFI family.
     pub(crate) has_ffi: &'w dyn Fn(&str) -> bool,
+    /// Whether an object lacks a member, or a member that can be written.
+    pub(crate) lacks: &'w dyn Fn(Kind, &str) -> bool,
     /// When the function at a place (chunk, first line) runs.
     pub(crate) when: &'w dyn Fn(&str, u32) -> When,
+    /// The object that the function at a place gets, and as which of its arguments, from 0.
+    pub(crate) takes: Takes<'w>,
     /// What was found.
     pub(crate) found: BTreeSet<Use>,
 }
@@ -189,6 +233,8 @@ enum Held<'c> {
     TypeOf(&'c str),
     /// The function of a constant.
     Function(usize),
+    /// An object of ours.
+    Object(Shape),
 }
 
 type Registers<'c> = BTreeMap<u8, Held<'c>>;
@@ -204,7 +250,9 @@ impl Walk<'_> {
     /// run.
     fn function(&mut self, chunk: &str, function: &Prototype, when: When, noted: bool) {
         // The registers at the beginnings of pieces of code, and those that are to be done.
-        let mut known: BTreeMap<usize, Registers<'_>> = BTreeMap::from([(0, Registers::new())]);
+        let taken = (self.takes)(chunk, function.first_line);
+        let begins = taken.map(|(register, shape)| (register, Held::Object(shape))).into_iter().collect();
+        let mut known: BTreeMap<usize, Registers<'_>> = BTreeMap::from([(0, begins)]);
         let mut waiting = BTreeSet::from([0]);
         let starts = starts(function);
         let (mut within, mut guarded) = (BTreeSet::new(), BTreeSet::new());
@@ -279,6 +327,22 @@ impl Walk<'_> {
         {
             add(name, Kind::Ffi);
         }
+        let accessed = function.text(i.c.into()).filter(|_| matches!(i.op, op::TGETS | op::TSETS));
+        match (registers.get(&register), accessed) {
+            (Some(Held::Object(shape)), Some(member)) => {
+                let kind = if i.op == op::TGETS { Kind::Member(*shape) } else { Kind::Written(*shape) };
+                if (self.lacks)(kind, member) {
+                    add(member, kind);
+                }
+            }
+            (Some(Held::Global(table)), Some(member)) if i.op == op::TGETS && DECISIONS.contains(table) => {
+                let is_ours = (self.standing)(table, when) == Standing::There;
+                if is_ours && (self.lacks)(Kind::Decision, member) {
+                    add(member, Kind::Decision);
+                }
+            }
+            _ => {}
+        }
         if let Some(Held::Global(name)) = registers.get(&register) {
             match (self.standing)(name, when) {
                 Standing::Lacking => add(name, Kind::Call),
@@ -324,7 +388,7 @@ impl Walk<'_> {
     ) -> Option<bool> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
-            Held::TypeOf(_) | Held::Function(_) => None,
+            Held::TypeOf(_) | Held::Function(_) | Held::Object(_) => None,
         };
         let is_nil = |register| match standing(register)? {
             Standing::There => Some(false),
@@ -389,6 +453,9 @@ fn step<'c>(function: &'c Prototype, i: Instruction, registers: &mut Registers<'
         op::FNEW => Some(Held::Function(i.d())),
         op::TGETS => match registers.get(&i.b) {
             Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
+            Some(Held::Object(shape)) => {
+                function.text(i.c.into()).and_then(|name| shape.member(name)).map(Held::Object)
+            }
             _ => None,
         },
         // With one argument.

@@ -12,9 +12,17 @@ use crate::lua::ffi::{
     RawValue, Token, c_functions, give, keep_aligned, keep_text, passed, raw_values, rendezvous,
     server_pointer, string, with, with_call, with_server,
 };
-use crate::lua::state::call_state::{SPOOF_TTL, Server};
+use crate::lua::state::call_state::{Open, SPOOF_TTL};
+use crate::lua::state::view::Server;
 use crate::rules::query_state::Tags;
 use crate::wire::header;
+
+/// Sets a tag, or fails the call: the caller gets no result.
+fn set_tag(c: &mut Open<'_, '_, '_>, name: &[u8], value: &[u8]) {
+    if !c.tags_mut().set(name, value) {
+        c.current.failure = Some("the tags of a query are limited to 64 with 4096 bytes in all");
+    }
+}
 
 c_functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
@@ -337,8 +345,7 @@ c_functions! {
     fn dnsdist_ffi_dnsquestion_set_tag(dq: Token, name: *const c_char, value: *const c_char) {
         // SAFETY: as the macro says.
         let (name, value) = unsafe { (string(name), string(value)) };
-        // A tag beyond the limit is left out.
-        let _ = with(dq, false, |c| c.tags_mut().set(name, value));
+        with(dq, (), |c| set_tag(c, name, value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*)"
     fn dnsdist_ffi_dnsquestion_unset_tag(dq: Token, name: *const c_char) {
@@ -350,7 +357,7 @@ c_functions! {
     fn dnsdist_ffi_dnsquestion_set_tag_raw(dq: Token, name: *const c_char, value: *const c_char, size: usize) {
         // SAFETY: as the macro says.
         let (name, value) = unsafe { (string(name), passed(value, size)) };
-        let _ = with(dq, false, |c| c.tags_mut().set(name, value));
+        with(dq, (), |c| set_tag(c, name, value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_extended_dns_error(dq: Token, code: u16, text: *const c_char, size: usize) {

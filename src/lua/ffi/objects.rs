@@ -9,10 +9,12 @@ use std::ffi::{c_char, c_int};
 use std::io::Write;
 use std::net::Ipv6Addr;
 
+use crate::base::addr::BackendSlot;
 use crate::lua::ffi::c_functions;
 use crate::lua::ffi::running_call::RunningCall;
-use crate::lua::state::call_state::Open;
+use crate::lua::state::call_state::{CallState, Open};
 use crate::rules::names::NameSet;
+use crate::rules::script::Candidate;
 use crate::wire::name;
 
 /// The pointer that the prelude was given.
@@ -35,6 +37,25 @@ unsafe fn at<'a>(call: At) -> &'a RunningCall {
 unsafe fn open<R>(call: At, otherwise: R, body: impl FnOnce(&mut Open<'_, '_, '_>) -> R) -> R {
     // SAFETY: the caller's promise.
     unsafe { at(call) }.open(body).unwrap_or(otherwise)
+}
+
+/// Calls `body` with a server, and what a running policy was given of it.
+///
+/// # Safety
+/// As [`at`].
+unsafe fn of_server<R>(
+    call: At,
+    slot: c_int,
+    otherwise: R,
+    body: impl FnOnce(&CallState, BackendSlot, Option<&Candidate>) -> R,
+) -> R {
+    // SAFETY: the caller's promise.
+    let call = unsafe { at(call) };
+    let (Ok(current), Ok(slot)) = (call.current().try_borrow(), u16::try_from(slot)) else {
+        return otherwise;
+    };
+    let candidate = current.candidates.iter().find(|c| c.slot.0 == slot);
+    body(&current, BackendSlot(slot), candidate)
 }
 
 /// Returns the bytes of a Lua string.
@@ -174,19 +195,22 @@ c_functions! {
     fn outstanding(call: At, slot: c_int) -> f64 {
         // SAFETY: as the macro says.
         unsafe {
-            open(call, 0.0, |c| {
-                let found = c.current.candidates.iter().find(|c| c_int::from(c.slot.0) == slot);
-                found.map_or(0.0, |c| c.outstanding.into())
+            of_server(call, slot, 0.0, |current, slot, candidate| {
+                candidate.map_or_else(|| current.configuration.outstanding(slot), |c| c.outstanding).into()
             })
         }
     }
     "int (*)(void *, int)"
     fn within_qps(call: At, slot: c_int) -> c_int {
         // SAFETY: as the macro says.
+        unsafe { of_server(call, slot, 0, |_, _, candidate| flag(candidate.is_none_or(|c| c.within_qps))) }
+    }
+    "int (*)(void *, int)"
+    fn is_up(call: At, slot: c_int) -> c_int {
+        // SAFETY: as the macro says.
         unsafe {
-            open(call, 0, |c| {
-                let found = c.current.candidates.iter().find(|c| c_int::from(c.slot.0) == slot);
-                flag(found.is_none_or(|c| c.within_qps))
+            of_server(call, slot, 0, |current, slot, candidate| {
+                flag(candidate.is_some() || current.configuration.is_up(slot))
             })
         }
     }
@@ -194,10 +218,10 @@ c_functions! {
     fn latency(call: At, slot: c_int) -> f64 {
         // SAFETY: as the macro says.
         unsafe {
-            open(call, 0.0, |c| {
-                let found = c.current.candidates.iter().find(|c| c_int::from(c.slot.0) == slot);
+            of_server(call, slot, 0.0, |current, slot, candidate| {
+                let us = candidate.map_or_else(|| current.configuration.latency_us(slot), |c| c.latency_us);
                 // In milliseconds, as everywhere in dnsdist.
-                found.map_or(0.0, |c| f64::from(c.latency_us) / 1_000.0)
+                f64::from(us) / 1_000.0
             })
         }
     }

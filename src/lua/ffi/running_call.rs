@@ -214,6 +214,13 @@ impl RunningCall {
         }
     }
 
+    /// Publishes the number of the configuration to Lua: what runs between calls reads it, too.
+    pub(crate) fn show_configuration(&self) {
+        if let Ok(current) = self.current.try_borrow() {
+            self.write(|live| live.configuration = current.configuration.generation() as f64);
+        }
+    }
+
     /// Publishes the message to Lua.
     fn show(&self, context: &EvaluationContext<'_, '_>) {
         let message = context.packet.bytes();

@@ -96,9 +96,12 @@ static ACTIONS: &[Declared<Action>] = &[
             RuleAction::Response(_) => Err(a.wrong(0, "an action on queries")),
         }
     }),
-    declared("SetTagAction", "name, value", "Sets a tag, which the response has too.", |_, a| {
-        tag(a).map(|(name, value)| Action::SetTag(name, value))
-    }),
+    declared(
+        "SetTagAction",
+        "name, value",
+        "Sets a tag, which the response has too. A query with more than 64 tags, or 4096 bytes of them, becomes SERVFAIL.",
+        |_, a| tag(a).map(|(name, value)| Action::SetTag(name, value)),
+    ),
     declared("UnsetTagAction", "name", "Removes a tag.", |_, a| Ok(Action::UnsetTag(tag_name(a)?.into()))),
     declared(
         "SetProxyProtocolValuesAction",
@@ -246,6 +249,7 @@ impl UserData for ActionObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         let mut all = Methods::new(methods, ACTION_METHODS);
         all.add("getStats", |lua, _, _| lua.create_table());
+        all.add("printStats", |_, _, _| Ok(Value::Nil));
         // Log files are opened by the control plane, and again at each reload.
         all.add("reload", |_, _, _| Ok(Value::Nil));
         all.add("toString", |_, object, _| Ok(object.action.text()));

@@ -90,7 +90,7 @@ fn define_chain(
     context.define_entry(lua, rm, move |call, a| {
         match find(call, key, a.at(0)) {
             Some(at) => drop(call.draft.rules.chain_mut(key).remove(at)),
-            None => call.warn(no_such_rule(a, 0)?),
+            None => absent(call, no_such_rule(a, 0)?)?,
         }
         Ok(Value::Nil)
     })?;
@@ -101,7 +101,7 @@ fn define_chain(
         for (n, fits, below) in [(0, from < count, "below"), (1, to <= count, "up to")] {
             if !fits {
                 let fault = a.wrong(n, format!("a number {below} that of the rules, which are {count}"));
-                call.warn(fault);
+                absent(call, fault)?;
                 return Ok(Value::Nil);
             }
         }
@@ -116,7 +116,7 @@ fn define_chain(
             Some(v) => match find(call, key, v) {
                 Some(at) => at,
                 None => {
-                    call.warn(no_such_rule(a, 0)?);
+                    absent(call, no_such_rule(a, 0)?)?;
                     return Ok(Value::Nil);
                 }
             },
@@ -207,6 +207,16 @@ fn label(what: &str, v: &Value) -> Result<String, Fault> {
         _ => text(what, v, LABEL)?,
     };
     if label.len() > NAME_BYTES { Err(wrong(what, v, LABEL)) } else { Ok(label) }
+}
+
+/// Says that there is no such rule: in a file a warning, as in dnsdist. Of a command it is an error,
+/// by which a script sees that nothing was done.
+fn absent(call: &mut Call<'_>, fault: Fault) -> Result<(), Fault> {
+    if call.session.is_some() {
+        return Err(fault);
+    }
+    call.warn(fault);
+    Ok(())
 }
 
 /// Returns the warning that there is no such rule: dnsdist says so and goes on.

@@ -1,7 +1,8 @@
 //! Commands of the console: evaluated in the state of the configuration, with its globals, as if
 //! they stood at the end of its file.
 //!
-//! A command that fails leaves the configuration as it was. One that calls a function that changes
+//! A command that fails leaves the configuration as it was, and the globals: what a function or a
+//! hook of the configuration is, and the handles that commands use. One that calls a function that changes
 //! it yields a draft; whoever compiles and publishes that says with `Standing::settle` whether it
 //! is in force.
 
@@ -12,9 +13,12 @@ use std::time::Duration;
 use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 
 use crate::config::draft::Draft;
+use crate::config::options::Key;
 use crate::lua::front_end::context::{Build, Context, Sizes};
+use crate::lua::front_end::globals::Saved;
 pub(crate) use crate::lua::front_end::mark::outdated;
 pub use crate::lua::front_end::mark::{Act, Mark};
+use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::view::{ServerView, View};
 use crate::lua::front_end::{first_line, innermost, message, names, script_error};
@@ -26,6 +30,10 @@ use crate::lua::state::File;
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
 /// Limit of one command, ticks: 5 s of CPU time. Functions of health checks wait meanwhile.
 const COMMAND_TICKS: u32 = 500;
+/// Most entries of globals and their tables that a refused command leaves as they were.
+const GLOBALS_MAX: u32 = 100_000;
+/// The same for a page, which is made more often.
+const PAGE_GLOBALS_MAX: u32 = 5_000;
 /// Most bytes of commands since the file was read.
 const COMMANDS_BYTES: usize = 1 << 20;
 
@@ -51,6 +59,8 @@ pub struct Command {
     pub output_max: usize,
     /// What it changes, if a later change of the same takes its place.
     pub mark: Option<Mark>,
+    /// Its warnings are errors.
+    pub strict: bool,
 }
 
 /// The result of a command.
@@ -138,6 +148,7 @@ struct Undo {
     draft: Draft,
     sizes: Sizes,
     changes: usize,
+    globals: Saved,
 }
 
 impl Standing {
@@ -153,7 +164,7 @@ impl Standing {
     }
 
     /// Keeps the change of the last command, or forgets it.
-    pub(crate) fn settle(&mut self, accepted: bool) {
+    pub(crate) fn settle(&mut self, lua: &Lua, accepted: bool) {
         let Some(undo) = self.undo.take() else { return };
         if accepted {
             let marks: Vec<Option<&Mark>> = self.changes.iter().map(|c| c.mark.as_ref()).collect();
@@ -161,9 +172,15 @@ impl Standing {
                 self.changes.remove(at);
             }
         } else {
-            self.build.restore(undo.draft, undo.sizes);
-            self.changes.truncate(undo.changes);
+            self.undo(lua, undo);
         }
+    }
+
+    /// Makes everything as it was before the last command.
+    fn undo(&mut self, lua: &Lua, undo: Undo) {
+        self.build.restore(undo.draft, undo.sizes);
+        self.changes.truncate(undo.changes);
+        undo.globals.restore(lua);
     }
 
     /// Returns the commands that changed the configuration, ready to paste.
@@ -174,11 +191,16 @@ impl Standing {
     /// Runs a command.
     pub(crate) fn run(&mut self, runtime: &Runtime, command: &Command) -> Evaluated {
         let failed = |error: String| Evaluated { reply: Err(error), draft: None, wish: None };
+        let lua = runtime.lua();
         // Nobody has put the last one's change in force.
-        self.settle(false);
+        self.settle(lua, false);
         self.count = self.count.wrapping_add(1);
         let name = format!("command#{}", self.count);
-        let (lua, mut build) = (runtime.lua(), std::mem::take(&mut self.build));
+        let saved = match Saved::new(lua, GLOBALS_MAX) {
+            Ok(saved) => saved,
+            Err(e) => return failed(first_line(&message(innermost(&e))).to_owned()),
+        };
+        let mut build = std::mem::take(&mut self.build);
         let (chunk, file, is_expression) = match compile(lua, &name, &command.text) {
             Ok(compiled) => compiled,
             Err(e) => {
@@ -186,8 +208,10 @@ impl Standing {
                 return failed(first_line(&message(innermost(&e))).to_owned());
             }
         };
-        let undo = Undo { draft: build.draft.clone(), sizes: build.sizes(), changes: self.changes.len() };
+        let (draft, sizes) = (build.draft.clone(), build.sizes());
+        let undo = Undo { draft, sizes, changes: self.changes.len(), globals: saved };
         let (functions, before) = (build.draft.functions.len(), globals(lua));
+        let declared = declarations(lua);
         build.touched = false;
         build.code = Code::default();
         let session = Session {
@@ -216,7 +240,7 @@ impl Standing {
                 if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
                     runtime.recover();
                 }
-                self.build.restore(undo.draft, undo.sizes);
+                self.undo(lua, undo);
                 return failed(script_error(&e, &[&name]).to_string());
             }
         };
@@ -225,37 +249,44 @@ impl Standing {
         let is_setter = command.text.starts_with("set") && command.text.matches(['(', ':']).count() == 1;
         let is_change = !is_setter || !draft.errors.is_empty() || !draft.says_the_same(&undo.draft);
         let touched = self.build.touched && is_change;
-        let redefines = before != globals(lua);
+        let (redefines, declares) = (before != globals(lua), declared != declarations(lua));
         // The shards' functions see the globals as they are after the file and all commands.
         let in_shards = draft.functions.len() > functions
             || redefines && (!draft.functions.is_empty() || draft.maintenance || has_maintenance(lua));
         if wish == Some(Wish::Reload) && (touched || in_shards) {
-            self.build.restore(undo.draft, undo.sizes);
+            self.undo(lua, undo);
             return failed("reload() forgets what the command changes: one or the other".to_owned());
         }
-        if touched || redefines || in_shards {
+        if touched || redefines || in_shards || declares {
             let (typed, at) = (pasteable(lua, &command.text, is_expression), command.at.clone());
             let mark = command.mark.clone().filter(|_| !redefines && !in_shards);
             self.changes.push(Change { file, typed, at, mark });
             if let Err(error) = self.check(lua, in_shards) {
-                self.build.restore(undo.draft, undo.sizes);
-                self.changes.truncate(undo.changes);
+                self.undo(lua, undo);
                 return failed(error);
             }
         }
+        if command.strict || self.build.draft.settings.switch(Key::Strict) {
+            let draft = &mut self.build.draft;
+            draft.errors.append(std::mem::take(&mut draft.warnings));
+        }
         let errors = std::mem::take(&mut self.build.draft.errors).into_list();
         if !errors.is_empty() {
-            self.build.restore(undo.draft, undo.sizes);
-            self.changes.truncate(undo.changes);
+            self.undo(lua, undo);
             return failed(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
         }
         let mut session = session;
         for warning in std::mem::take(&mut self.build.draft.warnings).into_list() {
             session.print(format!("Warning: {warning}").as_bytes());
         }
-        let draft = (touched || in_shards).then(|| Box::new(self.build.draft.clone()));
-        self.undo = draft.is_some().then_some(undo);
-        Evaluated { reply: Ok(session.reply(&returned)), draft, wish }
+        let reply = Ok(session.reply(&returned));
+        if !touched && !in_shards {
+            // What only looks leaves nothing that a later change would put in force.
+            self.build.restore(undo.draft, undo.sizes);
+            return Evaluated { reply, draft: None, wish };
+        }
+        self.undo = Some(undo);
+        Evaluated { reply, draft: Some(Box::new(self.build.draft.clone())), wish }
     }
 
     /// Runs something that may look at the configuration, and changes nothing: what it has changed
@@ -267,6 +298,8 @@ impl Standing {
         call: impl FnOnce(&Lua) -> mlua::Result<R>,
     ) -> Result<R, String> {
         let lua = runtime.lua();
+        let saved = Saved::new(lua, PAGE_GLOBALS_MAX);
+        let saved = saved.map_err(|e| first_line(&message(innermost(&e))).to_owned())?;
         let mut build = std::mem::take(&mut self.build);
         let (draft, sizes) = (build.draft.clone(), build.sizes());
         build.touched = false;
@@ -286,6 +319,9 @@ impl Standing {
         self.build.restore(draft, sizes);
         if matches!(&ended, Err(e) if matches!(innermost(e), mlua::Error::MemoryError(_))) {
             runtime.recover();
+        }
+        if touched {
+            saved.restore(lua);
         }
         let result = ended.map_err(|e| first_line(&message(innermost(&e))).to_owned())?;
         if touched || session.is_none_or(|session| session.wish.is_some()) {
@@ -353,7 +389,8 @@ fn pasteable(lua: &Lua, text: &str, is_expression: bool) -> String {
         return format!("do local _ = {text}\nend");
     }
     if compiles(&format!("{text}\nlocal _")) {
-        text.to_owned()
+        // A parenthesis at its beginning would call what the line above ends with.
+        if compiles(&format!("local _ = _\n{text}")) { text.to_owned() } else { format!("do {text}\nend") }
     } else {
         format!("do local _ = (function()\n{text}\nend)() end")
     }

@@ -23,8 +23,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setKey", |call, a| {
         // The message must not show the key.
         let key = text("", a.at(0), value::CONSOLE_KEY)?;
-        let key =
-            value::console_key(&key).map_err(|expected| Fault::value("", "something else", expected))?;
+        let key = value::console_key(&key).map_err(|expected| Fault::value("", "another text", expected))?;
         call.draft.console.key = Some(key);
         Ok(Value::Nil)
     })?;

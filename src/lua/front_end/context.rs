@@ -24,7 +24,7 @@ use crate::lua::front_end::missing::Inert;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::networks::NetworkContent;
 use crate::lua::front_end::sets::NameContent;
-use crate::lua::front_end::{networks, sets};
+use crate::lua::front_end::{networks, printing, sets};
 use crate::lua::state::{File, Files};
 use crate::model::LuaFunction;
 use crate::rules::names::Names;
@@ -324,7 +324,7 @@ impl Context {
     where
         F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<Value, Fault> + 'static,
     {
-        self.define_as(lua, entry.name, entry.signature(), entry.arguments.into(), body)
+        self.define_as(lua, entry.name, entry.signature(), entry.form(), body)
     }
 
     /// Defines a global function with this signature, which messages show as `form`. Surplus
@@ -380,20 +380,7 @@ impl Context {
                 let text = body(call, arguments)?;
                 Ok(Value::String(call.lua.create_string(text.trim_end())?))
             })?;
-            let is_empty = text.as_string().is_none_or(|t| t.as_bytes().is_empty());
-            // A console shows it whatever became of `print`.
-            if let (Some(text), false) = (text.as_string(), is_empty)
-                && own.prints(&text.as_bytes())
-            {
-                return Ok(Value::Nil);
-            }
-            // Outside of the draft, because a configuration may replace `print`.
-            match lua.globals().raw_get::<Option<Function>>("print")? {
-                Some(print) if text.as_string().is_some_and(|t| !t.as_bytes().is_empty()) => {
-                    print.call::<Value>(text)
-                }
-                _ => Ok(Value::Nil),
-            }
+            printing::print(&own, lua, text)
         })?;
         lua.globals().raw_set(entry.name, function)
     }
@@ -515,8 +502,8 @@ impl Context {
 
 /// Returns whether a function only reads, by its name.
 fn is_reading(function: &str) -> bool {
-    const BEGINNINGS: [&str; 6] = ["show", "get", "top", "dump", "is", "has"];
-    const NAMES: [&str; 6] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey"];
+    const BEGINNINGS: [&str; 9] = ["show", "get", "top", "dump", "is", "has", "purge", "expunge", "print"];
+    const NAMES: [&str; 7] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey", "toString"];
     BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
 }
 

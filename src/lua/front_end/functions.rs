@@ -5,7 +5,7 @@ use mlua::{ChunkMode, Value};
 
 use crate::config::error::Fault;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
-use crate::lua::code::flow::When;
+use crate::lua::code::flow::{Shape, When};
 use crate::lua::front_end::argument::{text, wrong};
 use crate::lua::front_end::context::Call;
 use crate::rules::script::FunctionId;
@@ -46,6 +46,15 @@ pub(crate) fn record(
             let line = line.filter(|_| !source.starts_with('='));
             let line = line.ok_or_else(|| wrong(what, value, "a function written in Lua"))?;
             call.code.function(function, When::Shard);
+            if interface == Interface::Objects {
+                let (register, shape) = match kind {
+                    FunctionKind::Action | FunctionKind::Rule => (0, Shape::Query),
+                    FunctionKind::ResponseAction => (0, Shape::Response),
+                    // After the servers.
+                    FunctionKind::Policy => (1, Shape::Query),
+                };
+                call.code.takes(function, register, shape);
+            }
             Recorded { kind, interface, source, line }
         }
     };

@@ -16,7 +16,7 @@ use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::settings::{NETWORK, network};
 use crate::lua::front_end::values::POOL;
 use crate::lua::front_end::view::Table;
-use crate::lua::front_end::{every_function, server};
+use crate::lua::front_end::{every_function, server, server_object};
 
 /// Functions that print a table of the running process.
 const TABLES: [(&str, Table); 9] = [
@@ -111,7 +111,7 @@ fn define_pools(lua: &Lua, context: &Context) -> mlua::Result<()> {
         for at in
             server::standing(call.draft).filter(|at| call.draft.servers[*at].pools.iter().any(|p| p == pool))
         {
-            list.raw_push(server::object(call.lua, &own, at)?)?;
+            list.raw_push(server_object::object(call, &own, at)?)?;
         }
         Ok(Value::Table(list))
     })?;

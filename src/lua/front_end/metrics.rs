@@ -12,11 +12,23 @@ use crate::stats::custom_metrics::{self, CustomKind, Labels};
 
 const STEP_MAX: f64 = 1e15;
 
+/// How many metrics were declared in a state.
+struct Declarations(u64);
+
+/// Returns how many metrics were declared in this state: a command that declares one is a change.
+pub(crate) fn declarations(lua: &Lua) -> u64 {
+    lua.app_data_ref::<Declarations>().map_or(0, |of| of.0)
+}
+
 pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
     let function = |name: &'static str, body: fn(&Arguments<'_>) -> Result<Value, Fault>| {
         define_anytime(lua, name, move |lua, a| body(&a).map_err(|fault| raised(lua, name, &fault)))
     };
-    function("declareMetric", declare)?;
+    define_anytime(lua, "declareMetric", |lua, a| {
+        let declared = declare(&a).map_err(|fault| raised(lua, "declareMetric", &fault))?;
+        lua.set_app_data(Declarations(declarations(lua) + 1));
+        Ok(declared)
+    })?;
     function("incMetric", |a| change(a, 1.0))?;
     function("decMetric", |a| change(a, -1.0))?;
     function("setMetric", |a| {

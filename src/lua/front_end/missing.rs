@@ -7,7 +7,7 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::config::error::Fault;
 use crate::config::functions::older::OLDER;
-use crate::config::functions::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
+use crate::config::functions::{FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 use crate::lua::front_end::context::Context;
 use crate::lua::front_end::older;
 
@@ -30,6 +30,15 @@ pub(crate) fn fault(what: &str, meanwhile: &str) -> Fault {
     Fault::Missing { what: what.to_owned(), meanwhile: meanwhile.to_owned() }
 }
 
+/// Creates the error of a function that is called where only functions of rules and policies can call
+/// it.
+pub(crate) fn only_for_functions() -> Fault {
+    Fault::Conflict {
+        wrong: "works only in functions of rules and policies".to_owned(),
+        expected: "its call there".to_owned(),
+    }
+}
+
 /// Returns whether a value is the result of a missing function, whose error was recorded.
 pub(crate) fn is_inert(value: &Value) -> bool {
     value.as_userdata().is_some_and(mlua::AnyUserData::is::<Inert>)
@@ -38,7 +47,7 @@ pub(crate) fn is_inert(value: &Value) -> bool {
 /// Removes them after the evaluation, so that functions can ask whether one is there.
 pub(crate) fn forget(lua: &Lua) -> mlua::Result<()> {
     let globals = lua.globals();
-    for name in FUNCTIONS_MISSING.iter().flat_map(|m| m.names) {
+    for name in FUNCTIONS_MISSING.iter().flat_map(|m| m.names).chain(FOR_FUNCTIONS) {
         let value: Value = globals.raw_get(*name)?;
         if value.as_function().and_then(|f| f.info().source).is_some_and(|source| source.starts_with('=')) {
             globals.raw_set(*name, Value::Nil)?;
@@ -63,6 +72,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
                 Ok(Value::UserData(call.lua.create_userdata(Inert)?))
             })?;
         }
+    }
+    for name in FOR_FUNCTIONS {
+        context.define_any(lua, name, |call, _| {
+            call.fail(only_for_functions());
+            Ok(Value::UserData(call.lua.create_userdata(Inert)?))
+        })?;
     }
     for family in WITHOUT_EFFECT {
         for name in family.names {

@@ -7,7 +7,7 @@
 //! itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read the
 //! files of the configuration.
 //!
-//! The standard library is complete except for what [`limits`] removes from every state. Each
+//! The standard library is complete except for what [`limits`](crate::lua::limits) removes from every state. Each
 //! evaluation runs on a thread of its own, with a stack for Lua: the caller waits no longer than
 //! the time limit, even for a file that hangs in a C function. The thread stays for the functions
 //! of health checks, if there are any.
@@ -19,6 +19,7 @@ mod actions;
 mod answers;
 mod argument;
 mod arguments;
+mod cache;
 mod chains;
 pub mod command;
 pub mod console;
@@ -26,7 +27,9 @@ mod constants;
 mod context;
 mod declared;
 mod functions;
+mod globals;
 mod inspect;
+mod lua_error;
 mod mark;
 mod metrics;
 mod missing;
@@ -38,10 +41,12 @@ pub(crate) mod older;
 mod packet;
 pub mod page;
 mod pool;
+mod printing;
 pub mod relays;
 mod responses;
 mod selectors;
 mod server;
+mod server_object;
 mod sets;
 mod settings;
 mod tls;
@@ -53,6 +58,7 @@ mod web;
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, Value};
@@ -60,25 +66,26 @@ use mlua::{ChunkMode, Function, Lua, Value};
 use crate::base::files;
 use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
+use crate::config::caches;
 use crate::config::draft::Draft;
-use crate::config::error::{ConfigError, Errors, Fault, Origin, nearest};
-use crate::config::functions::enumerations::ENUMERATIONS;
-use crate::config::functions::{Entry, FUNCTIONS_MISSING, POLICIES, WITHOUT_EFFECT};
-use crate::config::options::SETTINGS;
+use crate::config::error::{ConfigError, Errors, Fault, Origin};
+use crate::config::functions::Entry;
+use crate::config::log_style::LogStyle;
 use crate::config::value;
 pub use crate::lua::ffi::watch::Interrupt;
-use crate::lua::ffi::watch::Why;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
 use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
 use crate::lua::front_end::context::{Build, Context, caller};
+use crate::lua::front_end::lua_error::{first_line, innermost, message, script_error};
 pub use crate::lua::front_end::responses::response_actions;
 pub use crate::lua::front_end::selectors::selectors;
+use crate::lua::front_end::settings::LogWatch;
 pub use crate::lua::limits::thread::NoResult;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
+use crate::lua::state;
 use crate::lua::state::File;
-use crate::lua::{limits, state};
 use crate::model::LuaFunction;
 
 /// Returns every function that a configuration can call, besides those of the settings.
@@ -110,7 +117,26 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 /// # Errors
 /// Those of [`load`], and the interruption.
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
-    let (mut draft, lua) = evaluate(flags.file.as_deref(), interrupt)?;
+    loaded(flags, interrupt, None)
+}
+
+/// Like [`load`], for a process that starts: `style` takes how the log is to look as soon as the
+/// file says it.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_first(flags: &Flags, style: fn(&LogStyle)) -> Result<Loaded, Vec<ConfigError>> {
+    let given = flags.settings.clone();
+    let watch: LogWatch = Arc::new(move |settings| {
+        let mut all = settings.clone();
+        all.overlay(&given);
+        style(&LogStyle::of(&all));
+    });
+    loaded(flags, &Interrupt::default(), Some(watch))
+}
+
+fn loaded(flags: &Flags, interrupt: &Interrupt, watch: Option<LogWatch>) -> Result<Loaded, Vec<ConfigError>> {
+    let (mut draft, lua) = evaluate_within(flags.file.as_deref(), interrupt, EVALUATION, watch)?;
     complete(&mut draft, flags);
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
@@ -124,6 +150,7 @@ pub fn complete(draft: &mut Draft, flags: &Flags) {
     draft.join_shared_listeners();
     draft.warn_of_modes();
     draft.warn_of_open_web();
+    caches::warn(draft);
     draft.apply_strictness();
 }
 
@@ -223,7 +250,7 @@ impl LuaHost {
 
     /// Keeps the change of the last command, or forgets it; before any later command.
     pub fn settle(&self, accepted: bool) {
-        self.worker.tell(move |host| host.standing.borrow_mut().settle(accepted));
+        self.worker.tell(move |host| host.standing.borrow_mut().settle(host.runtime.lua(), accepted));
     }
 
     /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Returns
@@ -283,7 +310,7 @@ impl LuaHost {
 /// # Errors
 /// All errors found until an error of Lua ended the evaluation.
 pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
-    evaluate_within(file, interrupt, EVALUATION)
+    evaluate_within(file, interrupt, EVALUATION, None)
 }
 
 /// The same with another time limit.
@@ -291,13 +318,15 @@ fn evaluate_within(
     file: Option<&Path>,
     interrupt: &Interrupt,
     limit: Duration,
+    watch: Option<LogWatch>,
 ) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
     let (path, own) = (file.map(Path::to_owned), interrupt.clone());
-    let started =
-        Worker::start("config", interrupt, limit, move || match evaluate_here(path.as_deref(), &own) {
+    let started = Worker::start("config", interrupt, limit, move || {
+        match evaluate_here(path.as_deref(), &own, watch) {
             Ok((draft, host)) => (Ok(draft), host.stays().then_some(host)),
             Err(errors) => (Err(errors), None),
-        });
+        }
+    });
     match started {
         Ok((Ok(draft), worker)) => Ok((draft, LuaHost { worker })),
         Ok((Err(errors), _)) => Err(errors),
@@ -321,16 +350,21 @@ fn shown_name(file: Option<&Path>) -> String {
 /// Evaluates a file on the calling thread, whose time it takes.
 #[cfg(test)]
 pub(crate) fn evaluated_here(file: &Path) -> Result<Draft, Vec<ConfigError>> {
-    evaluate_here(Some(file), &Interrupt::default()).map(|(draft, _)| draft)
+    evaluate_here(Some(file), &Interrupt::default(), None).map(|(draft, _)| draft)
 }
 
-fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Host), Vec<ConfigError>> {
+fn evaluate_here(
+    file: Option<&Path>,
+    interrupt: &Interrupt,
+    watch: Option<LogWatch>,
+) -> Result<(Draft, Host), Vec<ConfigError>> {
     let name = shown_name(file);
     let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
     let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
     let context = Context::default();
     context.begin(Build::default(), None);
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
+    watch.map(|watch| runtime.lua().set_app_data(watch));
     let ended = runtime.evaluate(|| {
         let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, Role::Main, f));
         let ran = ran.and_then(|()| {
@@ -386,6 +420,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
 
 /// Defines every function and constant.
 fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    globals::define(lua)?;
     constants::define(lua)?;
     packet::define(lua, context)?;
     console::define(lua, context)?;
@@ -395,6 +430,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     relays::define(lua, context)?;
     tls::define(lua, context)?;
     server::define(lua, context)?;
+    cache::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;
     sets::define(lua, context)?;
@@ -453,123 +489,6 @@ fn read_list(path: &str) -> Result<Vec<u8>, Fault> {
 fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {
     let fault = Fault::Unreadable { path: path.to_owned(), reason: error.to_string() };
     ConfigError::new(&Origin::file(path), "", fault)
-}
-
-/// Converts an error of Lua, which puts the origin before the message.
-fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
-    let mut at = error;
-    let mut traceback = "";
-    loop {
-        match at {
-            mlua::Error::CallbackError { traceback: t, cause } => (at, traceback) = (cause, t),
-            mlua::Error::BadArgument { cause, .. } => at = cause,
-            _ => break,
-        }
-    }
-    if let mlua::Error::ExternalError(e) = at
-        && let Some(known) = e.downcast_ref::<ConfigError>()
-    {
-        return known.clone();
-    }
-    if let Some(stopped) = limits::stopped(at) {
-        let place = stopped.0.place.as_ref();
-        let origin = place.map_or_else(
-            || Origin::file(files.first().copied().unwrap_or("command line")),
-            |(file, line)| Origin::line(file, *line),
-        );
-        let fault = match stopped.0.why {
-            Why::Exit => Fault::Exit(stopped.0.code),
-            Why::TooLong | Why::Interrupted | Why::Late => Fault::Script(stopped.what()),
-        };
-        return ConfigError::new(&origin, "", fault);
-    }
-    let text = message(at);
-    let (origin, message) = located(&text, files)
-        .or_else(|| {
-            let places = traceback.lines().chain(text.lines().skip(1)).map(str::trim_start);
-            let place = places.filter_map(|l| located(l, files)).next()?;
-            Some((place.0, first_line(&text).to_owned()))
-        })
-        .unwrap_or_else(|| {
-            (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
-        });
-    let hint = match misspelt(&message) {
-        Some(near) => match FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&near)) {
-            Some(family) if message.contains(&format!("'{near}'")) => {
-                format!("; it is not implemented yet: {}", family.meanwhile)
-            }
-            _ => format!("; did you mean \"{near}\"?"),
-        },
-        None => String::new(),
-    };
-    // error("") has no text.
-    let message = if message.trim().is_empty() { "an error without a message".to_owned() } else { message };
-    ConfigError::new(&origin, "", Fault::Script(message + &hint))
-}
-
-/// Our own chunks, which are no origins in a configuration.
-const OWN_CHUNKS: [&str; 2] = ["library", "prelude"];
-
-/// Removes `FILE:LINE: ` from a message. Lua truncates long names to `...` and their end.
-fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
-    let text = first_line(text);
-    let (at, line, message) = text.match_indices(':').find_map(|(at, _)| {
-        let (number, message) = text[at + 1..].split_once(':')?;
-        Some((at, number.parse::<u32>().ok()?, message))
-    })?;
-    let short = &text[..at];
-    if short.is_empty()
-        || short.starts_with('[')
-        || short.starts_with("__mlua")
-        || OWN_CHUNKS.contains(&short)
-    {
-        return None;
-    }
-    let file = match short.strip_prefix("...") {
-        Some(end) => files.iter().find(|f| f.ends_with(end)).copied().unwrap_or(short),
-        // A text that was loaded may have any name.
-        None if files.contains(&short) || Path::new(short).is_file() => short,
-        None => return None,
-    };
-    Some((Origin::line(file, line), message.trim_start().to_owned()))
-}
-
-/// Returns what was intended in "attempt to call global 'x' (a nil value)", or to index it.
-fn misspelt(message: &str) -> Option<&'static str> {
-    let quoted = |before: &str| message.strip_prefix(before)?.split('\'').next();
-    if let Some(name) = quoted("attempt to index global '") {
-        // Where the constants of dnsdist's first versions were.
-        let codes = (name == "dnsdist").then_some("DNSRCode");
-        return codes.or_else(|| nearest(name, ENUMERATIONS.iter().map(|(name, _)| *name).chain(POLICIES)));
-    }
-    nearest(quoted("attempt to call global '")?, every_name())
-}
-
-/// Returns the names of all functions, those that are missing, too.
-fn every_name() -> impl Iterator<Item = &'static str> {
-    let known = every_function().map(|e| e.name);
-    let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
-    let families = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT);
-    known.chain(families.flat_map(|m| m.names.iter().copied()))
-}
-
-fn innermost(error: &mlua::Error) -> &mlua::Error {
-    match error {
-        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
-        other => other,
-    }
-}
-
-/// Returns Lua's own message, without the library's additions.
-fn message(error: &mlua::Error) -> String {
-    match error {
-        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 /// The enumerations, for the shards' states.

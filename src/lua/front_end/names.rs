@@ -8,14 +8,16 @@ use mlua::{Function, Lua, Value};
 
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
-use crate::config::functions::FUNCTIONS_MISSING;
+use crate::config::functions::{FOR_FUNCTIONS, FUNCTIONS_MISSING};
 use crate::lua::code::dump;
 use crate::lua::code::dump::Prototype;
-use crate::lua::code::flow::{Kind, Names, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::flow::{DECISIONS, Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
 use crate::lua::ffi;
-use crate::lua::front_end::{every_name, missing};
+use crate::lua::front_end::lua_error::every_name;
+use crate::lua::front_end::missing;
 use crate::lua::limits::Interrupt;
 use crate::lua::state;
+use crate::lua::state::Members;
 
 /// The code of a configuration.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Code {
     pieces: Vec<Piece>,
     /// When the functions that begin at a place run.
     when: BTreeMap<(String, u32), When>,
+    /// What they get: an object, and as which argument.
+    takes: BTreeMap<(String, u32), (u8, Shape)>,
 }
 
 /// Code as LuaJIT dumps it.
@@ -58,6 +62,22 @@ impl Code {
     pub(crate) fn text(&mut self, chunk: &Function, origin: &Origin) {
         let when = Some(When::Shard);
         self.pieces.push(Piece { dump: chunk.dump(false), when, origin: Some(origin.clone()) });
+    }
+
+    /// Notes that a function gets an object as its argument of this number, from 0. One that is used
+    /// for different ones gets none that is known.
+    pub(crate) fn takes(&mut self, function: &Function, register: u8, shape: Shape) {
+        let info = function.info();
+        let (Some(source), Some(line)) = (info.source, info.line_defined) else { return };
+        let place = (source, u32::try_from(line).unwrap_or(0));
+        let taken = *self.takes.entry(place.clone()).or_insert((register, shape));
+        let both = |shape| matches!(shape, Shape::Query | Shape::Response);
+        if taken.0 != register {
+            self.takes.remove(&place);
+        } else if taken.1 != shape && both(shape) {
+            // A query has fewer members.
+            self.takes.insert(place, (register, Shape::Response));
+        }
     }
 
     /// Notes when a function runs, and adds it if no file that is known contains it.
@@ -98,9 +118,11 @@ pub(crate) fn check(
     // A table behind it may have any name.
     names.is_opaque |= globals.metatable().is_some();
     let asked: Vec<&str> = names.read.iter().map(String::as_str).collect();
+    let shard = state::standing(&asked, interrupt)?;
+    let members = shard.members;
     let standings: BTreeMap<&str, Standings> = asked
         .iter()
-        .zip(state::standing(&asked, interrupt)?)
+        .zip(shard.names)
         .map(|(name, shard)| (*name, standings(name, globals.raw_get(*name), shard, &names)))
         .collect();
     let mut begun = BTreeMap::new();
@@ -111,11 +133,18 @@ pub(crate) fn check(
         let when = code.when.get(&(chunk.to_owned(), line)).filter(|_| is_alone);
         when.copied().unwrap_or(When::Unknown)
     };
+    let takes = |chunk: &str, line: u32| {
+        let is_alone = begun.get(&(chunk, line)) == Some(&1);
+        code.takes.get(&(chunk.to_owned(), line)).filter(|_| is_alone).copied()
+    };
+    let lacks = |kind: Kind, member: &str| members.of(kind).is_some_and(|known| !known.contains(member));
     let family: BTreeSet<&str> = ffi::family().into_iter().collect();
     let mut walk = Walk {
         standing: &|name, when| standings.get(name).map_or(Standing::Open, |all| all[when as usize]),
         has_ffi: &|name| family.contains(name),
+        lacks: &lacks,
         when: &when,
+        takes: &takes,
         found: BTreeSet::new(),
     };
     for (chunk, piece) in &chunks {
@@ -123,7 +152,7 @@ pub(crate) fn check(
         walk.chunk(chunk, piece.when);
         for found in std::mem::replace(&mut walk.found, before) {
             let standing = (walk.standing)(&found.name, found.when);
-            report(&found, standing, piece.origin.as_ref(), &names, draft);
+            report(&found, standing, piece.origin.as_ref(), (&names, &members), draft);
         }
     }
     Ok(())
@@ -150,9 +179,9 @@ fn standings(name: &str, here: mlua::Result<Value>, shard: Standing, names: &Nam
             info.what == "Lua" && !info.source.is_some_and(|s| s.starts_with('='))
         }
         // A table of ours, or whatever the file has put there.
-        Ok(_) => name != "dnslob",
+        Ok(_) => name != "dnslob" && !DECISIONS.contains(&name),
     };
-    let is_refused = family(name).is_some();
+    let is_refused = family(name).is_some() || FOR_FUNCTIONS.contains(&name);
     if is_own || names.set.contains(name) || names.is_opaque && !is_refused && shard == Standing::Lacking {
         return [Standing::Open; 3];
     }
@@ -172,8 +201,28 @@ fn family(name: &str) -> Option<&'static crate::config::functions::Missing> {
     FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&name))
 }
 
+/// Returns what a member is one of.
+const fn what_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Member(Shape::Query) => "member of a query",
+        Kind::Member(Shape::Response) => "member of an answer",
+        Kind::Member(Shape::Header) => "method of a header",
+        Kind::Member(Shape::Name) => "method of a name",
+        Kind::Member(Shape::Address) => "method of an address",
+        Kind::Written(_) => "member that can be set",
+        Kind::Decision => "decision of a function",
+        Kind::Call | Kind::Ffi => "name",
+    }
+}
+
 /// Records what was found.
-fn report(found: &Use, standing: Standing, origin: Option<&Origin>, names: &Names, draft: &mut Draft) {
+fn report(
+    found: &Use,
+    standing: Standing,
+    origin: Option<&Origin>,
+    (names, members): (&Names, &Members),
+    draft: &mut Draft,
+) {
     let (chunk, line) = &found.place;
     let own = || Origin::line(chunk.strip_prefix('@').unwrap_or("(a string)"), *line);
     let origin = origin.cloned().unwrap_or_else(own);
@@ -187,6 +236,11 @@ fn report(found: &Use, standing: Standing, origin: Option<&Origin>, names: &Name
             let near = nearest(&found.name, ffi::family().into_iter());
             unknown("function of the LuaFFI family", near, "docs/how-to/lua.md says which there are")
         }
+        (kind @ (Kind::Member(_) | Kind::Written(_) | Kind::Decision), _) => {
+            let known = members.of(kind).into_iter().flatten().map(String::as_str);
+            let near = nearest(&found.name, known);
+            unknown(what_of(kind), near, "docs/how-to/lua.md says which there are")
+        }
         (Kind::Call, _) if standing == Standing::Configures => {
             let note =
                 "works only while the configuration is evaluated, and a function that runs later calls it";
@@ -196,6 +250,11 @@ fn report(found: &Use, standing: Standing, origin: Option<&Origin>, names: &Name
         }
         (Kind::Call, Some(family)) => {
             let fault = missing::fault(&format!("the function ({})", family.family), family.meanwhile);
+            draft.errors.push_once(ConfigError::new(&origin, &found.name, fault));
+            return;
+        }
+        (Kind::Call, None) if FOR_FUNCTIONS.contains(&&*found.name) => {
+            let fault = missing::only_for_functions();
             draft.errors.push_once(ConfigError::new(&origin, &found.name, fault));
             return;
         }

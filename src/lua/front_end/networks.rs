@@ -27,7 +27,7 @@ const NETWORKS_SHOWN: usize = 20;
 /// The form of a network.
 const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
 /// The form of an address.
-const ADDRESS: &str = "an address, as \"192.0.2.1\" or newCA(\"192.0.2.1\")";
+pub(crate) const ADDRESS: &str = "an address, as \"192.0.2.1\" or newCA(\"192.0.2.1\")";
 
 /// A network as written: its address and prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,6 +297,11 @@ impl Address {
             IpAddr::V4(_) => None,
         }
     }
+}
+
+/// Creates the object of an address.
+pub(crate) fn address_object(lua: &Lua, ip: IpAddr) -> mlua::Result<Value> {
+    Ok(Value::UserData(lua.create_userdata(Address(SocketAddr::new(ip, 0)))?))
 }
 
 impl UserData for Address {

@@ -14,7 +14,7 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::values::POOL;
-use crate::lua::front_end::{functions, missing, needs};
+use crate::lua::front_end::{cache, functions, missing, needs};
 use crate::model::policy::{Concentrate, HashKey, Kind, Policy};
 use crate::model::{Eject, Retry};
 
@@ -47,6 +47,10 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let origin = call.origin.clone();
         call.draft.pool(&name).origin.get_or_insert(origin);
         Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
+    })?;
+    context.define(lua, "rmPool", |call, a| {
+        let name = a.text(0, POOL)?;
+        Ok(Value::Boolean(call.draft.remove_pool(&name)))
     })?;
     for (name, set) in POOL_SETTERS {
         context.define(lua, name, move |call, a| set(call, "", a.at(0)).map(|()| Value::Nil))?;
@@ -362,20 +366,30 @@ impl UserData for PoolObject {
             set_policy(call, &pool.name, policy(a.at(0))?);
             Ok(Value::Nil)
         });
+        all.add_recorded("setDisableZeroScope", context, |call, pool, a| {
+            call.draft.pool(&pool.name).disable_zero_scope = switch("", a.at(0))?;
+            Ok(Value::Nil)
+        });
         all.add("getName", |_, pool, _| Ok(pool.name.clone()));
-        for name in ["setCache", "unsetCache", "getCache", "setECS", "getECS", "setDisableZeroScope"] {
+        all.add_recorded("setCache", context, |call, pool, a| {
+            cache::set(call, &pool.name, a.at(0)).map(|()| Value::Nil)
+        });
+        all.add_recorded("unsetCache", context, |call, pool, _| {
+            call.draft.pool(&pool.name).cache = None;
+            Ok(Value::Nil)
+        });
+        all.add_recorded("getCache", context, |call, pool, _| {
+            cache::of_pool(call, &pool.context, &pool.name)
+        });
+        for name in ["setECS", "getECS"] {
             methods.add_method(name, move |lua, pool, v: Value| {
-                // The missing cache was reported where it was created.
-                if is_inert(&v) {
-                    return Ok(Value::Nil);
-                }
                 pool.context.call(lua, name, |_| {
                     let what = if v.is_nil() {
                         "the method".to_owned()
                     } else {
                         format!("the method (with {})", shown(&v))
                     };
-                    Err(missing::fault(&what, "remove it: pools have no cache and change no client subnet"))
+                    Err(missing::fault(&what, "remove it: pools change no client subnet"))
                 })
             });
         }

@@ -9,6 +9,7 @@ use crate::config::draft::DraftRelay;
 use crate::config::error::{Fault, counted};
 use crate::config::functions::needs::RELAY_NEEDS;
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
+use crate::config::loops::is_own;
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
@@ -223,7 +224,7 @@ fn join(parts: &Parts, made: &mut DraftRelay) -> Vec<Fault> {
     if !made.tcp && matches!(made.client_address, ClientAddress::Proxy { v1: true, .. }) {
         faults.push(Fault::value("useProxyProtocol", "\"v1\"", "\"v2\": datagrams have no version 1"));
     }
-    if let Some(own) = made.to.iter().find(|to| is_own(made, **to)) {
+    if let Some(own) = made.to.iter().find(|to| is_own(made.listen, made.interface.as_deref(), **to)) {
         let expected = "another address than `listen`, or it would relay to itself";
         faults.push(Fault::value("to", format!("\"{own}\""), expected));
     }
@@ -242,17 +243,6 @@ fn join(parts: &Parts, made: &mut DraftRelay) -> Vec<Fault> {
         });
     }
     faults
-}
-
-/// Returns whether a target is the relay's own address.
-fn is_own(made: &DraftRelay, to: SocketAddr) -> bool {
-    let listen = made.listen;
-    // On a wildcard address, traffic to this machine comes back.
-    let all = listen.ip().is_unspecified()
-        && made.interface.is_none()
-        && to.ip().is_loopback()
-        && listen.is_ipv4() == to.is_ipv4();
-    to == listen || (all && to.port() == listen.port())
 }
 
 const KEYS: &str = "\"client\" or \"clientPrefix\"";

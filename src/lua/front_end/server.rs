@@ -1,29 +1,26 @@
-//! `newServer` and the server object.
+//! `newServer`, `rmServer`, `getServer`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
+use mlua::{Lua, Value};
 
 use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
 use crate::config::functions::enumerations;
 use crate::config::functions::needs::{Need, SERVER_NEEDS};
-use crate::config::functions::{
-    SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS,
-};
+use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
 use crate::config::value;
 use crate::lua::front_end::argument::{
     function, named, number, parsed, shown, signed, span, switch, text, texts, whole, wrong,
 };
 use crate::lua::front_end::context::{Call, Context};
-use crate::lua::front_end::declared::Methods;
-use crate::lua::front_end::view::ServerView;
+use crate::lua::front_end::server_object::{Server, object};
 use crate::lua::front_end::{missing, nearest, needs, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
 /// Largest order, weight and the like (dnsdist's own limit).
-const WEIGHT_MAX: u32 = i32::MAX as u32;
+pub(crate) const WEIGHT_MAX: u32 = i32::MAX as u32;
 /// A day, the longest span of any server setting, milliseconds.
 const DAY_MS: f64 = 86_400_000.0;
 /// Most servers to try.
@@ -36,18 +33,18 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "newServer", move |call, a| {
         let server = new_server(call, a.at(0));
         let at = call.draft.add_server(server);
-        object(call.lua, &own, at)
+        object(call, &own, at)
     })?;
     context.define(lua, "rmServer", |call, a| {
-        match find(call.draft, a.at(0)) {
+        match find(call.draft, a.at(0))? {
             Some(at) => call.draft.remove_server(at),
             None => return Err(a.wrong(0, "a server, its number, id or name")),
         }
         Ok(Value::Nil)
     })?;
     let own = context.clone();
-    context.define(lua, "getServer", move |call, a| match find(call.draft, a.at(0)) {
-        Some(at) => object(call.lua, &own, at),
+    context.define(lua, "getServer", move |call, a| match find(call.draft, a.at(0))? {
+        Some(at) => object(call, &own, at),
         None => Ok(Value::Nil),
     })?;
     let own = context.clone();
@@ -55,7 +52,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let list = call.lua.create_table()?;
         let all = 0..call.draft.servers.len();
         for at in all.filter(|at| !call.draft.servers[*at].removed) {
-            list.raw_push(object(call.lua, &own, at)?)?;
+            list.raw_push(object(call, &own, at)?)?;
         }
         Ok(Value::Table(list))
     })?;
@@ -72,12 +69,18 @@ pub(crate) fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// Returns the index of a server by object, number (from 0 in order of creation), id or name.
-fn find(draft: &mut Draft, value: &Value) -> Option<usize> {
-    match value {
-        Value::UserData(u) => u.borrow::<Server>().ok().map(|s| s.at),
+fn find(draft: &mut Draft, value: &Value) -> Result<Option<usize>, Fault> {
+    Ok(match value {
+        Value::UserData(u) => match u.borrow::<Server>() {
+            Ok(server) => Some(server.at(draft)?),
+            Err(_) => None,
+        },
         Value::String(s) => draft.server_called(&s.to_string_lossy()),
-        _ => draft.server_by_number(whole("", value, 0, u32::from(u16::MAX)).ok()? as usize),
-    }
+        _ => {
+            let number = whole("", value, 0, u32::from(u16::MAX)).ok();
+            number.and_then(|number| draft.server_by_number(number as usize))
+        }
+    })
 }
 
 /// Reads the arguments of `newServer`. Every invalid one is recorded; without a valid address the
@@ -135,7 +138,10 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     }
     let is_by_mode = |need: &&Need| need.other == "healthCheckMode";
     needs::check(call, &entries, SERVER_NEEDS.iter().filter(|need| !is_by_mode(need)));
-    for need in SERVER_NEEDS.iter().filter(is_by_mode) {
+    // A mode that a method sets later can be left again, on the console too.
+    let mode = server.mode_name();
+    let concerns = |need: &&Need| need.wanted || !need.is_met(Some(mode));
+    for need in SERVER_NEEDS.iter().filter(is_by_mode).filter(concerns) {
         server.by_mode.extend(needs::concerned(&entries, need).map(|name| (name.to_owned(), need)));
     }
     if server.health.lazy.sample_min > server.health.lazy.sample {
@@ -364,7 +370,8 @@ fn apply(
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,
         "proxyProtocolAdvertiseTLS" => parts.advertise_tls = switch(name, v)?,
         "transparent" => parts.transparent = switch(name, v)?,
-        "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
+        "disableZeroScope" => server.disable_zero_scope = switch(name, v)?,
+        "reconnectOnUp" | "ipBindAddrNoPort" => {
             switch(name, v)?;
         }
         tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
@@ -436,157 +443,5 @@ pub(crate) fn relayd_exit(name: &str, v: &Value) -> Result<bool, Fault> {
         "monitoring" => Ok(false),
         "relayd" => Ok(true),
         _ => Err(wrong(name, v, EXITS)),
-    }
-}
-
-/// A server as a Lua object: its index in the draft.
-#[derive(Clone, Debug)]
-struct Server {
-    context: Context,
-    at: usize,
-}
-
-pub(crate) fn object(lua: &Lua, context: &Context, at: usize) -> Result<Value, Fault> {
-    Ok(Value::UserData(lua.create_userdata(Server { context: context.clone(), at })?))
-}
-
-impl Server {
-    /// Calls a getter.
-    fn get(&self, lua: &Lua, name: &str, get: Get) -> mlua::Result<Value> {
-        self.context.look(lua, name, |call| {
-            let server = &call.draft.servers[self.at];
-            let running = call.session.as_mut().and_then(|s| s.server(&server.identity()));
-            get(call.lua, server, running)
-        })
-    }
-
-    /// Runs `body` on the server in the draft, as a method of this name.
-    fn on<F>(&self, lua: &Lua, method: &str, body: F) -> mlua::Result<Value>
-    where
-        F: FnOnce(&mut DraftServer) -> Result<Value, Fault>,
-    {
-        self.context.call(lua, method, |call| body(&mut call.draft.servers[self.at]))
-    }
-}
-
-/// A getter, of what is configured and what runs.
-type Get = fn(&Lua, &DraftServer, Option<ServerView>) -> Result<Value, Fault>;
-/// A method with at most one argument, of the server with this index.
-type Method = fn(&mut Call<'_>, usize, &Value) -> Result<(), Fault>;
-
-fn string(lua: &Lua, text: &str) -> Result<Value, Fault> {
-    Ok(Value::String(lua.create_string(text)?))
-}
-
-const FIELDS: [(&str, Get); 7] = [
-    ("order", |_, s, _| Ok(Value::Number(s.order.into()))),
-    ("weight", |_, s, _| Ok(Value::Number(s.weight.into()))),
-    ("qps", |_, s, _| Ok(Value::Number(s.qps.into()))),
-    ("name", |lua, s, _| string(lua, s.name.as_deref().unwrap_or_default())),
-    ("id", |lua, s, _| string(lua, &s.identity())),
-    ("pools", |lua, s, _| Ok(Value::Table(lua.create_sequence_from(s.pools.iter())?))),
-    ("upStatus", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
-];
-
-const GETTERS: [(&str, Get); 7] = [
-    ("getName", |lua, s, _| string(lua, s.name.as_deref().unwrap_or_default())),
-    ("getNameWithAddr", |lua, s, _| match s.name.as_deref().filter(|n| !n.is_empty()) {
-        Some(name) => string(lua, &format!("{name} ({})", s.address)),
-        None => string(lua, &s.address.to_string()),
-    }),
-    ("isUp", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
-    ("canAcceptQueries", |_, s, v| Ok(Value::Boolean(is_up(s, v)))),
-    ("getOutstanding", |_, _, v| {
-        Ok(Value::Number(f64::from(u32::try_from(v.unwrap_or_default().outstanding).unwrap_or(u32::MAX))))
-    }),
-    ("getLatency", |_, _, v| Ok(Value::Number(v.unwrap_or_default().latency_ms))),
-    ("getHealthCheckMode", |lua, s, _| string(lua, s.mode_name())),
-];
-
-const ACTIONS: [(&str, Method); 11] = [
-    ("setUp", |call, at, _| force(call, at, HealthMode::Up)),
-    ("setDown", |call, at, _| force(call, at, HealthMode::Down)),
-    ("setAuto", |call, at, _| match call.draft.servers[at].health.mode {
-        HealthMode::Lazy => Ok(()),
-        HealthMode::Auto | HealthMode::Up | HealthMode::Down | HealthMode::Drain => {
-            force(call, at, HealthMode::Auto)
-        }
-    }),
-    ("setActiveAuto", |call, at, _| force(call, at, HealthMode::Auto)),
-    ("setLazyAuto", |call, at, _| force(call, at, HealthMode::Lazy)),
-    ("drain", |call, at, _| force(call, at, HealthMode::Drain)),
-    ("setQPS", |call, at, v| {
-        let qps = nearest::whole(call, "", v, 0, WEIGHT_MAX)?;
-        call.draft.servers[at].qps = qps;
-        Ok(())
-    }),
-    ("setOrder", |call, at, v| signed("", v).map(|n| call.draft.servers[at].order = n)),
-    ("setWeight", |call, at, v| {
-        let kept = call.draft.servers[at].weight;
-        if number(v).is_some_and(|n| n < 1.0) {
-            call.warn(Fault::Note(format!("{} is ignored: the weight stays {kept}", shown(v))));
-            return Ok(());
-        }
-        let weight = nearest::whole(call, "", v, 1, WEIGHT_MAX)?;
-        call.draft.servers[at].weight = weight;
-        Ok(())
-    }),
-    ("addPool", |call, at, v| {
-        let pool = text("", v, "the name of a pool")?;
-        call.draft.servers[at].pools.add(pool);
-        Ok(())
-    }),
-    ("rmPool", |call, at, v| {
-        let pool = text("", v, "the name of a pool that the server is in")?;
-        match call.draft.servers[at].pools.remove(&pool) {
-            true => Ok(()),
-            false => Err(wrong("", v, "the name of a pool that the server is in")),
-        }
-    }),
-];
-
-/// Returns whether a server is up; without a running one, whether it is not forced down.
-fn is_up(server: &DraftServer, running: Option<ServerView>) -> bool {
-    running.is_none_or(|view| view.up) && !matches!(server.health.mode, HealthMode::Down | HealthMode::Drain)
-}
-
-fn force(call: &mut Call<'_>, at: usize, mode: HealthMode) -> Result<(), Fault> {
-    call.draft.servers[at].health.mode = mode;
-    Ok(())
-}
-
-impl UserData for Server {
-    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        for (name, get) in FIELDS {
-            fields.add_field_method_get(name, move |lua, server| server.get(lua, name, get));
-        }
-        for (field, method) in [("order", "setOrder"), ("weight", "setWeight"), ("qps", "setQPS")] {
-            fields.add_field_method_set(field, move |lua, server, v: Value| {
-                let act = ACTIONS.iter().find(|(name, _)| *name == method).map(|(_, act)| act);
-                let set = |call: &mut Call<'_>| act.map_or(Ok(()), |act| act(call, server.at, &v));
-                server.context.call(lua, field, |call| set(call).map(|()| Value::Nil)).map(|_| ())
-            });
-        }
-    }
-
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        let mut all = Methods::new(methods, SERVER_METHODS);
-        let context: fn(&Self) -> &Context = |server| &server.context;
-        for (name, get) in GETTERS {
-            all.add(name, move |lua, server, _| server.get(lua, name, get));
-        }
-        for (name, act) in ACTIONS {
-            all.add_recorded(name, context, move |call, server, a| {
-                act(call, server.at, a.at(0)).map(|()| Value::Nil)
-            });
-        }
-        methods.add_method("setHealthCheckParams", |lua, server, _: Value| {
-            let fault =
-                missing::fault("the method", "give checkInterval, checkTimeout and the like to newServer");
-            server.on(lua, "setHealthCheckParams", |_| Err(fault))
-        });
-        methods.add_meta_method(MetaMethod::ToString, |lua, server, ()| {
-            server.get(lua, "tostring", |lua, s, _| string(lua, &s.display_name()))
-        });
     }
 }

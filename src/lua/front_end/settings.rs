@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mlua::{Lua, Value};
 
@@ -11,7 +12,7 @@ use crate::config::error::{ConfigError, Fault, Sited};
 use crate::config::functions::LOCAL_OPTIONS;
 use crate::config::functions::needs::LOCAL_NEEDS;
 use crate::config::functions::signature::Signature;
-use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting};
+use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting, Settings};
 use crate::config::{options, value};
 use crate::lua::code::flow::When;
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
@@ -102,6 +103,9 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, argument: &Value
     };
     let value = value.map_err(|e| wrong("", argument, e.trim_start_matches("expected ")))?;
     call.draft.settings.set(setting.key, Sited { value, origin: call.origin.clone() });
+    if setting.key == Key::LogClients {
+        log_changes(call);
+    }
     Ok(Value::Nil)
 }
 
@@ -362,7 +366,18 @@ fn structured_logging(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fa
         let value = Sited { value: options::Value::Text(text), origin: call.origin.clone() };
         call.draft.settings.set(key, value);
     }
+    log_changes(call);
     Ok(Value::Nil)
+}
+
+/// How the log is to look, as far as the file has said: called while the first one is evaluated.
+pub(crate) type LogWatch = Arc<dyn Fn(&Settings) + Send + Sync>;
+
+/// Tells the log how it is to look.
+fn log_changes(call: &Call<'_>) {
+    if let Some(watch) = call.lua.app_data_ref::<LogWatch>() {
+        watch(&call.draft.settings);
+    }
 }
 
 /// The log functions work at any time.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
-use crate::config::functions::{HEADER_METHODS, POLICIES};
+use crate::config::functions::{FOR_FUNCTIONS, FUNCTIONS_MISSING, HEADER_METHODS, POLICIES, WITHOUT_EFFECT};
+use crate::config::options::SETTINGS;
 use crate::config::tests::{File, good};
 use crate::lua::front_end::*;
 
@@ -41,7 +42,7 @@ fn judge(lua: &LuaHost, function: LuaFunction, server: &str, response: &[u8]) ->
 fn every_name_of_the_tables_is_there() {
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
-    let missing = missing.chain(OLDER.iter().map(|o| o.name));
+    let missing = missing.chain(OLDER.iter().map(|o| o.name)).chain(FOR_FUNCTIONS.iter().copied());
     let names = every_function().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
     host(&names.map(|name| format!("assert(rawget(_G, '{name}') ~= nil, '{name}')\n")).collect::<String>());
 }
@@ -52,7 +53,7 @@ fn every_name_is_listed_once() {
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let functions = every_function().map(|e| e.name).chain(POLICIES).chain(setters);
     let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
-    let missing = missing.chain(OLDER.iter().map(|o| o.name));
+    let missing = missing.chain(OLDER.iter().map(|o| o.name)).chain(FOR_FUNCTIONS.iter().copied());
     for name in functions.chain(missing) {
         assert!(seen.insert(name), "{name} twice");
     }
@@ -249,7 +250,7 @@ fn evaluation_is_limited_in_time_even_in_c() {
     ] {
         let file = File::new(text);
         let limit = Duration::from_millis(20);
-        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err(text);
+        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err(text);
         let message = errors.last().expect("an error").to_string();
         assert!(message.contains("lua:2: ") || message.contains("lua:3: "), "{text}: {message}");
     }
@@ -257,7 +258,8 @@ fn evaluation_is_limited_in_time_even_in_c() {
     // meanwhile.
     let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
     let limit = Duration::from_millis(20);
-    let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err("too long");
+    let errors =
+        evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err("too long");
     assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::config::draft::DraftListener;
-use crate::config::error::{Fault, counted};
+use crate::config::error::{Fault, Origin, counted};
 use crate::config::functions::needs::TLS_LOCAL_NEEDS;
 use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 use crate::config::value;
@@ -21,9 +21,6 @@ use crate::lua::front_end::{missing, nearest, needs};
 use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
-
-/// The default port of DNS over TLS (RFC 7858, 3.1).
-pub(crate) const DOT_PORT: u16 = 853;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "addTLSLocal", |call, a| {
@@ -44,7 +41,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         context.define(lua, name, move |call, a| {
             let n = a.word(0)?;
             let Some(at) = front_ends(&call.draft.listeners).nth(n.into()) else { return Ok(Value::Nil) };
-            let front_end = FrontEnd { context: own.clone(), at };
+            let origin = call.draft.listeners[at].origin.clone();
+            let front_end = FrontEnd { context: own.clone(), at, origin };
             Ok(Value::UserData(call.lua.create_userdata(front_end)?))
         })?;
     }
@@ -56,11 +54,12 @@ fn front_ends(listeners: &[DraftListener]) -> impl Iterator<Item = usize> + '_ {
     listeners.iter().enumerate().filter(|(_, l)| l.service.tls().is_some()).map(|(at, _)| at)
 }
 
-/// A TLS listener as a Lua object: its index in the draft.
+/// A TLS listener as a Lua object: its index in the draft, and where it was written.
 #[derive(Clone, Debug)]
 struct FrontEnd {
     context: Context,
     at: usize,
+    origin: Origin,
 }
 
 impl FrontEnd {
@@ -70,9 +69,9 @@ impl FrontEnd {
         call: &mut Call<'_>,
         change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
     ) -> Result<Value, Fault> {
-        let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
-        let Some(tls) = listener.service.tls() else { return Ok(Value::Nil) };
-        let mut spec = tls.spec().clone();
+        let listener = call.draft.listeners.get_mut(self.at).filter(|l| l.origin == self.origin);
+        let listener = listener.ok_or_else(gone)?;
+        let mut spec = listener.service.tls().ok_or_else(gone)?.spec().clone();
         change(&mut spec)?;
         let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
         listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
@@ -100,10 +99,17 @@ impl UserData for FrontEnd {
         all.add("rotateTicketsKey", |_, _, _| Ok(Value::Nil));
         all.add("reloadCertificates", |_, _, _| Ok(Value::Nil));
         all.add_recorded("getAddressAndPort", context, |call, own, _| {
-            let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
-            Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
+            let listener = call.draft.listeners.get(own.at).filter(|l| l.origin == own.origin);
+            let address = listener.ok_or_else(gone)?.address.to_string();
+            Ok(Value::String(call.lua.create_string(address)?))
         });
     }
+}
+
+/// The error of an object whose listener is not there: what made it was refused.
+fn gone() -> Fault {
+    let expected = "one of getTLSFrontend()".to_owned();
+    Fault::Conflict { wrong: "the listener does not exist: what made it was refused".to_owned(), expected }
 }
 
 /// Converts an error in a file or setting of TLS.
@@ -268,7 +274,7 @@ fn known() -> impl Iterator<Item = &'static str> {
 
 /// Parses an address with the default port of DNS over TLS.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    value::address_of(text, DOT_PORT)
+    value::address_of(text, value::DOT_PORT)
 }
 
 fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {

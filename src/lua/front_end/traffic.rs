@@ -12,7 +12,7 @@ use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::values::{POOL, code};
 use crate::lua::front_end::{nearest, traffic_text};
 use crate::stats::top::{
-    By, Filter, Found, GrepRequest, LISTS, Only, ROWS_MAX, TopList, TopRequest, WINDOW_MAX,
+    By, Filter, Found, GrepRequest, LISTS, Only, ROWS_MAX, TopList, TopRequest, WINDOW_MAX, uncut,
 };
 use crate::stats::traffic_ring::End;
 use crate::wire::codes::type_name;
@@ -192,7 +192,7 @@ fn rcode(what: &str, v: &Value) -> Result<u8, Fault> {
 }
 
 fn wire_name(text: &str) -> Option<Vec<u8>> {
-    name::from_text(text).ok().map(|wire| wire.to_ascii_lowercase())
+    name::from_text(uncut(text)).ok().map(|wire| wire.to_ascii_lowercase())
 }
 
 /// Reads "100ms", as microseconds.

@@ -80,6 +80,7 @@ fn line(found: &Found) -> String {
     let mark = |byte: usize, bit: u8, text: &'static str| if f.flags[byte] & bit > 0 { text } else { "" };
     let latency = match f.end {
         End::Response => format!("{:.1}", f64::from(f.latency_us) / 1e3),
+        End::Cached => "Cache".to_owned(),
         End::OwnAnswer | End::Dropped(_) => String::new(),
     };
     format!(
@@ -103,6 +104,7 @@ pub(crate) fn ended(found: &Found) -> String {
     let f = &found.record.finished;
     match f.end {
         End::Response => rcode_name(f.rcode().unwrap_or_default().into()),
+        End::Cached => format!("{} (cached)", rcode_name(f.rcode().unwrap_or_default().into())),
         End::OwnAnswer => format!("{} (self-answered)", rcode_name(f.rcode().unwrap_or_default().into())),
         _ if f.end.is_timeout() => "T.O".to_owned(),
         End::Dropped(reason) => format!("dropped: {}", reason.label()),

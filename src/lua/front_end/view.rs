@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
+use crate::base::time::Tick;
+use crate::cache::PacketCache;
 use crate::config::ruleset::ChainKey;
 use crate::stats::top::{FoundList, GrepRequest, TopList, TopRequest};
 
@@ -38,6 +41,17 @@ pub struct ServerView {
     pub latency_ms: f64,
 }
 
+/// A running packet cache.
+#[derive(Clone, Debug)]
+pub struct RunningCache {
+    /// The cache.
+    pub cache: Arc<PacketCache>,
+    /// Its figures by their names, in the order in which they are shown.
+    pub figures: Vec<(&'static str, u64)>,
+    /// The time of its entries.
+    pub now: Tick,
+}
+
 /// The running process, as commands see it. Nothing here waits for it.
 pub trait View: fmt::Debug + Send + Sync {
     /// Returns a table as text.
@@ -61,6 +75,9 @@ pub trait View: fmt::Debug + Send + Sync {
     /// Returns the state of all servers, by their identities
     /// ([`crate::config::draft::DraftServer::identity`]).
     fn servers(&self) -> HashMap<String, ServerView>;
+
+    /// Returns the packet cache of a pool, if it has one.
+    fn cache(&self, pool: &str) -> Option<RunningCache>;
 
     /// Returns UUID and hits of each rule of a chain, in its order.
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)>;

@@ -9,17 +9,20 @@
 //! Between calls there is no access to a packet (`lua::ffi::running_call`): using a `dq` that was kept is
 //! an error, or returns 0 through C. There is no Lua in this module.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
+use crate::lua::state::view::ConfigurationView;
 use crate::model::Snapshot;
+use crate::rules::apply::OPT_PAYLOAD;
 use crate::rules::context::{EvaluationContext, Facts};
 use crate::rules::query_state;
 use crate::rules::query_state::{QueryState, Tags};
 use crate::rules::script::Candidate;
-use crate::wire::answer::{AnswerEdns, Flags};
+use crate::stats::live::LiveState;
+use crate::wire::answer::{AnswerEdns, Flags, Soa};
+use crate::wire::ecs::Ecs;
 use crate::wire::edns::Opt;
 use crate::wire::header::Header;
 use crate::wire::records::{Section, rtype};
@@ -51,6 +54,10 @@ pub(crate) struct CallState {
     pub(crate) argument: Vec<u8>,
     /// `dr:restart()` was called.
     pub(crate) restart: bool,
+    /// The function has turned the query into an answer, as `dq:spoof` does.
+    pub(crate) answered: bool,
+    /// A C function that returns nothing could not do what it is for.
+    pub(crate) failure: Option<&'static str>,
     /// The servers to choose from, while a policy runs.
     pub(crate) candidates: Vec<Candidate>,
     /// Names of the configuration.
@@ -100,79 +107,10 @@ pub(crate) enum TimedChange {
     Clear(u32),
 }
 
-/// What scripts can read of the configuration, copied once per generation.
-#[derive(Debug, Default)]
-pub(crate) struct ConfigurationView {
-    /// Generation of its configuration; 0 before the first.
-    generation: u64,
-    pools: Vec<String>,
-    /// By slot.
-    servers: Vec<Option<Server>>,
-    listeners: Vec<(ListenerSlot, String)>,
-}
-
-/// What scripts can read of a server.
-#[derive(Clone, Debug)]
-pub(crate) struct Server {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its address.
-    pub(crate) address: SocketAddr,
-    /// Its order.
-    pub(crate) order: i32,
-    /// Its weight.
-    pub(crate) weight: u32,
-}
-
-impl ConfigurationView {
-    fn refresh(&mut self, snapshot: &Snapshot) {
-        if self.generation == snapshot.generation && !self.pools.is_empty() {
-            return;
-        }
-        let server = |b: &crate::model::Backend| Server {
-            name: b.name.clone(),
-            address: b.address,
-            order: b.order,
-            weight: b.weight,
-        };
-        self.generation = snapshot.generation;
-        self.pools = snapshot.pools.iter().map(|p| p.name.clone()).collect();
-        self.servers = snapshot.backends.iter().map(|b| b.as_deref().map(server)).collect();
-        let listeners = snapshot.listeners.iter();
-        self.listeners = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
-    }
-
-    /// Returns the generation of the configuration.
-    pub(crate) const fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Returns a server.
-    pub(crate) fn server(&self, slot: BackendSlot) -> Option<&Server> {
-        self.servers.get(slot.index())?.as_ref()
-    }
-
-    /// Returns a pool's name; empty for the default pool.
-    pub(crate) fn pool(&self, slot: PoolSlot) -> &str {
-        self.pools.get(slot.index()).map_or("", String::as_str)
-    }
-
-    /// Returns the pool with a name.
-    pub(crate) fn pool_named(&self, name: &[u8]) -> Option<PoolSlot> {
-        let at = self.pools.iter().position(|p| p.as_bytes() == name)?;
-        u16::try_from(at).ok().map(PoolSlot)
-    }
-
-    /// Returns the interface that a listener is bound to; empty without one.
-    pub(crate) fn interface(&self, slot: ListenerSlot) -> &str {
-        self.listeners.iter().find(|l| l.0 == slot).map_or("", |l| l.1.as_str())
-    }
-}
-
 impl CallState {
     /// Adopts a configuration.
-    pub(crate) fn adopt(&mut self, snapshot: &Snapshot) {
-        self.configuration.refresh(snapshot);
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, live_state: &Arc<LiveState>) {
+        self.configuration.refresh(snapshot, live_state);
         let globals = &snapshot.globals;
         let (wanted, payload) = (globals.self_answer_edns, globals.self_answer_payload);
         self.own = Some(AnswerEdns { wanted, payload });
@@ -190,6 +128,7 @@ impl CallState {
             self.kept.clear();
         }
         self.restart = false;
+        (self.answered, self.failure) = (false, None);
         self.dirty = false;
         (self.before.has_message, self.before.has_case, self.before.has_tags) = (false, false, false);
         // Handles of servers have as many bits for it, and a double holds it.
@@ -199,6 +138,7 @@ impl CallState {
 
     /// Ends the call. After a failed one the packet and its query state are as they were before it.
     pub(crate) fn leave(&mut self, context: &mut EvaluationContext<'_, '_>, ended_well: bool) {
+        self.candidates.clear();
         let before = &mut self.before;
         if ended_well {
             if self.dirty {
@@ -377,6 +317,8 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         let done = edit(self.packet_mut());
         if done {
             self.context.reread();
+            let is_answer = Header::parse(self.message()).is_some_and(|head| head.is_response());
+            self.current.answered = is_answer && !self.current.response;
         }
         done
     }
@@ -488,6 +430,44 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         }
     }
 
+    /// Sets an EDNS option, as the actions do: of a query with an OPT record where there is none, of
+    /// an answer where there is one. If it does not fit, or the message is signed, it is left out.
+    pub(crate) fn set_option(&mut self, code: u16, data: &[u8]) {
+        if signature::is_signed(self.message()) || self.current.response && self.opt().is_none() {
+            return;
+        }
+        let mut kept = false;
+        if !self.current.response {
+            self.query_state_mut();
+            let EvaluationContext { query_state, packet, .. } = &mut *self.context;
+            kept = code == edns::code::CLIENT_SUBNET && query_state.keep_client_subnet(packet.bytes());
+        }
+        let mut done = edns::Outcome::Failed;
+        self.edit(|packet| {
+            done = edns::set_option(packet, code, data, OPT_PAYLOAD);
+            true
+        });
+        if self.current.response {
+            return;
+        }
+        let state = self.query_state_mut();
+        if kept && done != edns::Outcome::Replaced {
+            state.client_subnet.clear();
+        }
+        match done {
+            edns::Outcome::OptAdded => state.added = Ecs::OptAdded,
+            edns::Outcome::Added if code == edns::code::CLIENT_SUBNET && state.added == Ecs::Left => {
+                state.added = Ecs::OptionAdded;
+            }
+            edns::Outcome::Added | edns::Outcome::Replaced | edns::Outcome::Failed => {}
+        }
+    }
+
+    /// Turns the query into a negative answer with a SOA record in the additional section.
+    pub(crate) fn negative(&mut self, nxdomain: bool, ttl: u32, soa: &Soa<'_>) -> bool {
+        self.answer(ttl, |packet, flags, own| answer::negative_soa(packet, nxdomain, soa, false, flags, own))
+    }
+
     /// Turns the query into an answer that is this message, with the query's id, RD and question;
     /// returns false when it is no message or does not fit.
     pub(crate) fn spoof_message(&mut self, message: &[u8]) -> bool {
@@ -519,13 +499,5 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             }
             true
         })
-    }
-}
-
-impl Server {
-    /// Returns its name, with its address in brackets if that is different.
-    pub(crate) fn name_with_address(&self) -> String {
-        let address = self.address.to_string();
-        if self.name == address { address } else { format!("{} ({address})", self.name) }
     }
 }

@@ -13,6 +13,7 @@
 //! - A packet is accessible exactly while a call about it runs; an error undoes what the call did
 //!   to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use mlua::{Function, Lua, Table};
 
+use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::lua::code::flow::Standing;
@@ -29,15 +31,14 @@ use crate::lua::ffi::watch;
 use crate::lua::front_end::{define_constants, older};
 use crate::lua::limits::{Interrupt, PACKET_TICKS, Runtime};
 use crate::lua::state::call_state::{CallState, TimedChange};
+use crate::lua::state::decision::{ACTIONS, decision};
 use crate::lua::state::record::{Found, Use};
 use crate::lua::state::{Shared, core, files, place, record};
 use crate::lua::{ffi, limits};
 use crate::model::{ConfiguredScript, Snapshot};
-use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::context::{Environment, EvaluationContext, Script};
-use crate::rules::script::{Candidate, FunctionId, ScriptAction, Spoofed};
-use crate::wire::header;
-use crate::wire::header::rcode;
+use crate::rules::script::{Candidate, FunctionId, ScriptAction};
+use crate::stats::live::LiveState;
 
 /// A heap below this is swept rarely, bytes.
 const HEAP_IDLE: usize = 8 << 20;
@@ -46,32 +47,10 @@ const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 /// Most lines about errors in an interval: a configuration may have thousands of functions.
 const LOG_LINES_MAX: usize = 20;
 
-/// `DNSAction` and `DNSResponseAction` in one list, each number with the action that it stands for
-/// by itself.
-const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
-    ("None", Some(ScriptAction::None)),
-    ("Allow", Some(ScriptAction::Allow)),
-    ("Drop", Some(ScriptAction::Drop)),
-    ("Nxdomain", Some(ScriptAction::RCode(rcode::NXDOMAIN))),
-    ("Refused", Some(ScriptAction::RCode(rcode::REFUSED))),
-    ("ServFail", Some(ScriptAction::RCode(rcode::SERVFAIL))),
-    ("Spoof", Some(ScriptAction::Spoof)),
-    ("SpoofRaw", Some(ScriptAction::SpoofRaw)),
-    ("SpoofPacket", Some(ScriptAction::SpoofPacket)),
-    ("HeaderModify", Some(ScriptAction::HeaderModify)),
-    ("Pool", Some(ScriptAction::Pool)),
-    (DELAY, None),
-    ("Truncate", Some(ScriptAction::Truncate)),
-    ("NoRecurse", Some(ScriptAction::NoRecurse)),
-    ("NoOp", Some(ScriptAction::None)),
-    ("SetTag", None),
-    ("SpoofCNAME", Some(ScriptAction::Spoof)),
-];
-/// The action whose argument is part of it.
-const DELAY: &str = "Delay";
-
 /// The registry's name for the functions that only configure, by name.
 const CONFIGURING: &str = "dnslob.configuring";
+/// That for the members of its objects.
+const MEMBERS: &str = "dnslob.members";
 
 /// One shard's script.
 pub(crate) struct State {
@@ -256,6 +235,7 @@ impl State {
             taken += ticks;
         }
         lua.set_named_registry_value(CONFIGURING, prelude.raw_get::<Table>("configuring")?)?;
+        lua.set_named_registry_value(MEMBERS, prelude.raw_get::<Table>("members")?)?;
         runtime.serve(limits::is_compiled())?;
         pace(lua);
         let caller = Caller::new(lua)?;
@@ -292,6 +272,14 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Returns the members of the objects that functions get, and the decisions that they return.
+    pub(crate) fn members(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let all = self.runtime.lua().named_registry_value::<BTreeMap<String, Vec<String>>>(MEMBERS);
+        let all = all.unwrap_or_default().into_iter().map(|(of, list)| (of, list.into_iter().collect()));
+        let decisions = ACTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        all.chain([("decision".to_owned(), decisions)]).collect()
     }
 
     /// Returns whether the configuration itself read files while it was evaluated.
@@ -358,7 +346,10 @@ impl State {
             // Within the call, so that the effects of a call with an invalid decision are undone,
             // too.
             let read = |results: &Results<'_>| match self.call.current().try_borrow_mut() {
-                Ok(mut current) => read(results, &mut current),
+                Ok(mut current) => match current.failure {
+                    Some(what) => Err(mlua::Error::runtime(what)),
+                    None => read(results, &mut current),
+                },
                 Err(_) => Err(in_use()),
             };
             self.caller.call(entry, read)?
@@ -426,43 +417,13 @@ impl State {
     }
 }
 
-/// Returns the action for a number of [`ACTIONS`], with its argument.
-fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
-    // A fraction or NaN is not in the list.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    let (at, is_whole) = (number as usize, number as usize as f64 == number);
-    match ACTIONS.get(at).filter(|_| is_whole) {
-        Some((_, Some(ScriptAction::Spoof))) if Spoofed::read(argument).is_none() => {
-            let needs = "DNSAction.Spoof needs addresses or a name as its argument; an international name in \
-                         its form with \"xn--\"";
-            Err(mlua::Error::runtime(needs))
-        }
-        Some((_, Some(ScriptAction::SpoofPacket))) if argument.len() < header::LEN => {
-            Err(mlua::Error::runtime("DNSAction.SpoofPacket needs a DNS message as its argument"))
-        }
-        Some((_, Some(action))) => Ok(*action),
-        Some((DELAY, None)) => {
-            let ms = std::str::from_utf8(argument).ok().and_then(|t| t.trim().parse::<u32>().ok());
-            let ms = ms.ok_or_else(|| {
-                mlua::Error::runtime("DNSAction.Delay needs a number of milliseconds as its argument")
-            })?;
-            // At most as long as DelayAction may delay an answer.
-            Ok(ScriptAction::Delay(ms.min(DELAY_MS_MAX)))
-        }
-        other => {
-            let name = other.map_or("", |(name, _)| name);
-            let what = format!("a function returned {number} ({name}), which is not a decision here");
-            Err(mlua::Error::runtime(what))
-        }
-    }
-}
-
 impl ConfiguredScript for State {
-    fn adopt(&mut self, snapshot: &Snapshot) {
+    fn adopt(&mut self, snapshot: &Snapshot, live_state: &Arc<LiveState>) {
         // No call is running.
         if let Ok(mut current) = self.call.current().try_borrow_mut() {
-            current.adopt(snapshot);
+            current.adopt(snapshot, live_state);
         }
+        self.call.show_configuration();
     }
 }
 
@@ -488,7 +449,7 @@ impl Script for State {
             if current.restart {
                 return Ok(ScriptAction::Restart);
             }
-            decision(results.number(1).unwrap_or(f64::NAN), &current.argument)
+            decision(results.number(1).unwrap_or(f64::NAN), &current.argument, current.answered)
         })?;
         if let Ok(mut current) = self.call.current().try_borrow_mut() {
             std::mem::swap(&mut self.argument, &mut current.argument);
@@ -524,7 +485,7 @@ impl Script for State {
         servers: &[Candidate],
         context: &mut EvaluationContext<'_, '_>,
         now: Tick,
-    ) -> Option<usize> {
+    ) -> Option<BackendSlot> {
         let (Use::Choose, entry) = self.function(function, now)? else {
             self.failed(Some(function), now, &"a pool names a function of another kind");
             return None;
@@ -533,9 +494,14 @@ impl Script for State {
         let place = self.run((function, entry), context, around, Some(servers), |results, _| {
             Ok(results.number(1).unwrap_or(0.0))
         })?;
-        // From 1; a fraction is truncated, and NaN selects none.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        (1..=servers.len()).contains(&(place as usize)).then(|| place as usize - 1)
+        // From 1; a server that is not in the list: its slot, from -1 downwards. A fraction is
+        // truncated, and NaN selects none.
+        #[allow(clippy::cast_possible_truncation)]
+        let place = place as i64;
+        if place < 0 {
+            return u16::try_from(-1 - place).ok().map(BackendSlot);
+        }
+        servers.get(usize::try_from(place - 1).ok()?).map(|server| server.slot)
     }
 
     fn maintain(&mut self, now: Tick) {

@@ -11,9 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlua::{BString, Function, Lua, Table};
 
-use crate::base::addr::mapped;
+use crate::base::addr::{BackendSlot, mapped};
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
+use crate::config::value;
+use crate::config::value::DOT_PORT;
 use crate::engine::clock;
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::state::call_state::{Open, SPOOF_TTL, TimedChange};
@@ -21,6 +23,7 @@ use crate::lua::state::{Shared, files, metrics};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::query_state::Protocol;
+use crate::wire::answer::Soa;
 use crate::wire::query::Question;
 use crate::wire::records::Records;
 use crate::wire::{name, records};
@@ -166,6 +169,16 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
         let records = types.into_iter().zip(contents.iter().map(|o| o.as_slice()));
         Ok(c.spoof(records, ttl.unwrap_or(SPOOF_TTL)))
     })?;
+    f.define("set_option", |_, c, (code, data): (u16, BString)| {
+        c.set_option(code, &data);
+        Ok(())
+    })?;
+    f.define("negative", |_, c, (nxdomain, ttl, names, numbers): (bool, u32, Vec<BString>, Vec<u32>)| {
+        let ([zone, mname, rname], Ok(numbers)) = (&names[..], <[u32; 5]>::try_from(numbers)) else {
+            return Ok(false);
+        };
+        Ok(c.negative(nxdomain, ttl, &Soa { zone, mname, rname, numbers }))
+    })?;
     f.define("set_ttl_max", |_, c, ttl: u32| {
         c.query_state_mut().ttl_max = Some(ttl);
         Ok(())
@@ -191,7 +204,8 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
                 return ttl;
             }
             match change.call::<Option<u32>>((section as u8 + 1, class, rtype, ttl)) {
-                Ok(changed) => changed.unwrap_or(ttl),
+                // As in dnsdist, 0 leaves it.
+                Ok(changed) => changed.filter(|changed| *changed > 0).unwrap_or(ttl),
                 Err(e) => {
                     result = Err(e);
                     ttl
@@ -205,11 +219,34 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
 
 fn choices(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("selected", |_, c, ()| Ok(c.context().answered.map(|a| a.backend.0)))?;
-    f.define("server", |_, c, slot: u16| {
-        let server = c.current.configuration.server(crate::base::addr::BackendSlot(slot));
+    // Those of servers work between calls, too.
+    let call = Rc::clone(&f.call);
+    f.plain("server", move |_, slot: u16| {
+        let current = call.current().try_borrow().map_err(mlua::Error::external)?;
+        let server = current.configuration.server(BackendSlot(slot));
         Ok(server.map_or((None, None, None, None), |s| {
             (Some(s.name.clone()), Some(s.address.to_string()), Some(s.order), Some(s.weight))
         }))
+    })?;
+    let call = Rc::clone(&f.call);
+    f.plain("health_mode", move |_, slot: u16| {
+        let current = call.current().try_borrow().map_err(mlua::Error::external)?;
+        Ok(current.configuration.server(BackendSlot(slot)).map(|s| s.mode.name()))
+    })?;
+    let call = Rc::clone(&f.call);
+    f.plain("server_slot", move |_, id: String| {
+        let current = call.current().try_borrow().map_err(mlua::Error::external)?;
+        Ok(current.configuration.slot_of(&id).map(|slot| slot.0))
+    })?;
+    let call = Rc::clone(&f.call);
+    f.plain("pool_servers", move |_, pool: BString| {
+        let current = call.current().try_borrow().map_err(mlua::Error::external)?;
+        Ok(current.configuration.members(&pool).iter().map(|slot| slot.0).collect::<Vec<_>>())
+    })?;
+    // The address by which a server without an id is identified.
+    f.plain("server_address", |_, (text, tls): (String, bool)| {
+        let address = if tls { value::address_of(&text, DOT_PORT) } else { value::address(&text) };
+        Ok(address.ok().map(|address| address.to_string()))
     })
 }
 

@@ -25,11 +25,14 @@
 pub(crate) mod call_state;
 pub mod calls;
 mod core;
+mod decision;
 mod files;
 pub(crate) mod metrics;
 mod place;
 mod record;
+pub(crate) mod view;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -41,7 +44,7 @@ pub use crate::lua::state::files::{File, Files};
 use crate::base::panics;
 use crate::config::error::ConfigError;
 use crate::config::ruleset::Recorded;
-use crate::lua::code::flow::Standing;
+use crate::lua::code::flow::{Kind, Shape, Standing};
 use crate::lua::limits;
 use crate::lua::limits::Interrupt;
 use crate::lua::state::calls::State;
@@ -146,15 +149,49 @@ pub fn check_unless(
     Ok(Arc::new(Checked { shared, identity, ticks }))
 }
 
-/// Returns how names stand in the state of a shard without a configuration.
+/// What is known of the state of a shard without a configuration.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// How the names that were asked for stand there.
+    pub(crate) names: Vec<Standing>,
+    /// The members of its objects.
+    pub(crate) members: Members,
+}
+
+/// The members of the objects that functions get.
+#[derive(Debug, Default)]
+pub(crate) struct Members(BTreeMap<String, BTreeSet<String>>);
+
+impl Members {
+    /// Returns the members of a kind.
+    pub(crate) fn of(&self, kind: Kind) -> Option<&BTreeSet<String>> {
+        let name = match kind {
+            Kind::Member(Shape::Query) => "query",
+            Kind::Member(Shape::Response) => "response",
+            Kind::Member(Shape::Header) => "header",
+            Kind::Member(Shape::Name) => "name",
+            Kind::Member(Shape::Address) => "address",
+            Kind::Written(Shape::Query | Shape::Response) => "written",
+            Kind::Decision => "decision",
+            Kind::Call | Kind::Ffi | Kind::Written(Shape::Header | Shape::Name | Shape::Address) => {
+                return None;
+            }
+        };
+        self.0.get(name)
+    }
+}
+
+/// Returns how names stand in the state of a shard without a configuration, and the members of its
+/// objects.
 ///
 /// # Errors
 /// The state cannot be made.
-pub(crate) fn standing(names: &[&str], interrupt: &Interrupt) -> Result<Vec<Standing>, ConfigError> {
+pub(crate) fn standing(names: &[&str], interrupt: &Interrupt) -> Result<Known, ConfigError> {
     let files = Files::default();
     let shared = Arc::new(Shared { files, recorded: Vec::new(), names: Vec::new(), networks: Vec::new() });
     let (state, _) = State::new(&shared, interrupt, limits::ticks(limits::EVALUATION))?;
-    Ok(names.iter().map(|name| state.standing(name)).collect())
+    let names = names.iter().map(|name| state.standing(name)).collect();
+    Ok(Known { names, members: Members(state.members()) })
 }
 
 impl Source for Checked {

@@ -17,6 +17,20 @@ pub(super) fn to_pool(
     if continues { Step::Next } else { Step::Done(Decision::Forward) }
 }
 
+/// Sets a tag. A message whose tags are full fails: a later rule may block by the one that would be
+/// missing.
+pub(super) fn set_tag<T>(context: &mut EvaluationContext<'_, '_>, tag: &str, value: &str) -> Step<T> {
+    let done = context.query_state.tags.set(tag.as_bytes(), value.as_bytes());
+    context.query_state.failed |= !done;
+    Step::Next
+}
+
+/// Adds a value of the PROXY protocol; as [`set_tag`] where it does not fit.
+pub(super) fn add_proxy_value(context: &mut EvaluationContext<'_, '_>, kind: u8, value: &[u8]) {
+    let done = context.query_state.proxy.add(kind, value);
+    context.query_state.failed |= !done;
+}
+
 pub(super) fn set_ecs(
     context: &mut EvaluationContext<'_, '_>,
     change: impl FnOnce(&mut EcsSettings),

@@ -104,11 +104,20 @@ pub(crate) fn query(
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> Decision {
+    query_rules(&env.chains.query, context, env, effects)
+}
+
+fn query_rules(
+    chain: &Chain<Action>,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> Decision {
     if env.script.is_some() {
         // A function may turn the query into an answer without returning a spoofing action.
         effects.note_client(context);
     }
-    let mut outcome = walk_query(&env.chains.query, context, env, effects);
+    let mut outcome = walk_query(chain, context, env, effects);
     if outcome == Decision::Forward
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
@@ -230,8 +239,8 @@ pub(crate) fn answer_rcode(
     }
 }
 
-/// Walks the rules of a server's response, and applies to the answer what they decided.
-/// `had_state`: the query has a query state; `can_restart`: the query's bytes were kept.
+/// Walks the rules of a server's response. What they decided is applied by [`finish`] to an answer
+/// that is delivered. `had_state`: the query has a query state; `can_restart`: the query's bytes were kept.
 pub(crate) fn response(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
@@ -242,17 +251,53 @@ pub(crate) fn response(
     if had_state && !restore(context) {
         return ResponseDecision::Drop(DropReason::AnswerNotEdited);
     }
-    let decision = match walk_response(&env.chains.response, context, env, effects) {
+    match walk_response(&env.chains.response, context, env, effects) {
         ResponseDecision::Restart(_) if !can_restart => ResponseDecision::Deliver,
-        ResponseDecision::Fail => ResponseDecision::Deliver,
-        decision @ (ResponseDecision::Deliver | ResponseDecision::Drop(_) | ResponseDecision::Restart(_)) => {
-            decision
-        }
-    };
-    if decision == ResponseDecision::Deliver {
+        decision @ (ResponseDecision::Deliver
+        | ResponseDecision::Fail
+        | ResponseDecision::Drop(_)
+        | ResponseDecision::Restart(_)) => decision,
+    }
+}
+
+/// Walks the rules of a response that was put into the packet cache.
+pub(crate) fn cache_inserted(
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> ResponseDecision {
+    without_restart(walk_response(&env.chains.cache_inserted, context, env, effects))
+}
+
+/// Walks the rules of an answer of the packet cache, and applies to it what they decided.
+pub(crate) fn cache_hit(
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> ResponseDecision {
+    context.reread();
+    let decision = without_restart(walk_response(&env.chains.cache_hit, context, env, effects));
+    if matches!(decision, ResponseDecision::Deliver | ResponseDecision::Fail) {
         finish(context, env, effects);
     }
     decision
+}
+
+/// Where a query cannot be restarted, a rule that wants it lets the answer pass.
+const fn without_restart(decision: ResponseDecision) -> ResponseDecision {
+    match decision {
+        ResponseDecision::Restart(_) => ResponseDecision::Deliver,
+        ResponseDecision::Deliver | ResponseDecision::Fail | ResponseDecision::Drop(_) => decision,
+    }
+}
+
+/// Walks the rules of a query that the packet cache could not answer.
+pub(crate) fn cache_miss(
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> Decision {
+    query_rules(&env.chains.cache_miss, context, env, effects)
 }
 
 /// Walks the rules of a message of a zone transfer. `had_state`: the query has a query state.
@@ -410,7 +455,7 @@ fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
 }
 
 /// Finishes a response: applies what the query state and the configuration require of every answer.
-fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>, effects: &Effects<'_>) {
+pub(crate) fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>, effects: &Effects<'_>) {
     add_error(context, effects);
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);

@@ -9,7 +9,9 @@ use crate::wire::ecs::Ecs;
 use crate::wire::records::rtype;
 use crate::wire::{answer, edns, header};
 
-use crate::rules::apply::edits::{copy_to, is_fixed, own, set_bits, set_ecs, to_pool};
+use crate::rules::apply::edits::{
+    add_proxy_value, copy_to, is_fixed, own, set_bits, set_ecs, set_tag, to_pool,
+};
 use crate::rules::apply::script::run;
 use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, log, set_error};
 
@@ -74,10 +76,7 @@ pub(super) fn perform(
             Step::Next => Step::Next,
             Step::Changed | Step::Done(_) => Step::Changed,
         },
-        Action::SetTag(tag, value) => {
-            context.query_state.tags.set(tag.as_bytes(), value.as_bytes());
-            Step::Next
-        }
+        Action::SetTag(tag, value) => set_tag(context, tag, value),
         Action::UnsetTag(tag) => {
             context.query_state.tags.unset(tag.as_bytes());
             Step::Next
@@ -85,12 +84,12 @@ pub(super) fn perform(
         Action::SetProxyValues(values) => {
             context.query_state.proxy.clear();
             for (kind, value) in values.iter() {
-                context.query_state.proxy.add(*kind, value);
+                add_proxy_value(context, *kind, value);
             }
             Step::Next
         }
         Action::AddProxyValue(kind, value) => {
-            context.query_state.proxy.add(*kind, value);
+            add_proxy_value(context, *kind, value);
             Step::Next
         }
         Action::SetNoRecurse => set_bits(context, 2, header::RD, false),

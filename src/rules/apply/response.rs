@@ -5,7 +5,7 @@ use crate::rules::context::{Environment, EvaluationContext};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::{edns, rebuild};
 
-use crate::rules::apply::edits::{cap_ttl, edit_ttl, is_fixed, to_tc};
+use crate::rules::apply::edits::{cap_ttl, edit_ttl, is_fixed, set_tag, to_tc};
 use crate::rules::apply::script::run_response;
 use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error, takes_options};
 
@@ -69,10 +69,7 @@ pub(super) fn respond(
             context.query_state.skip_cache = true;
             Step::Next
         }
-        ResponseAction::SetTag(tag, value) => {
-            context.query_state.tags.set(tag.as_bytes(), value.as_bytes());
-            Step::Next
-        }
+        ResponseAction::SetTag(tag, value) => set_tag(context, tag, value),
         ResponseAction::UnsetTag(tag) => {
             context.query_state.tags.unset(tag.as_bytes());
             Step::Next

@@ -507,7 +507,7 @@ impl Script for Numbers {
         _: &[Candidate],
         _: &mut EvaluationContext<'_, '_>,
         _: Tick,
-    ) -> Option<usize> {
+    ) -> Option<BackendSlot> {
         None
     }
 

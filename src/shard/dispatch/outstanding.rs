@@ -229,7 +229,7 @@ impl Outstanding {
         for slot in table.slots.iter().filter(|s| s.state == State::Live) {
             self.timers.cancel(slot.queue, slot.bucket);
             if let Some(counter) = slot.counter() {
-                self.repeats.end(counter);
+                self.repeats.end(counter, false);
             }
             self.live -= 1;
             self.released += 1;
@@ -242,16 +242,12 @@ impl Outstanding {
         self.table(backend).map_or(0, |t| t.live)
     }
 
-    /// Returns how many queries like this one, with its question and of its client, are outstanding;
-    /// 0 for queries that are not counted.
-    #[must_use]
+    /// Returns whether too many queries like this one, with its question and of its client, are
+    /// outstanding; never of those that are not counted. `is_server`: its client is a server of ours.
     #[inline]
-    pub fn repeats(&self, pending: &PendingQuery) -> u16 {
-        if pending.is_counted() {
-            self.repeats.count(Repeats::at(pending.question, &pending.client.peer.ip))
-        } else {
-            0
-        }
+    pub fn repeats(&mut self, pending: &PendingQuery, max: u16, is_server: impl FnOnce() -> bool) -> bool {
+        pending.is_counted()
+            && self.repeats.exceeds(Repeats::at(pending.question, &pending.client.peer.ip), max, is_server)
     }
 
     /// Returns the outstanding queries on a connection.
@@ -368,7 +364,7 @@ impl Outstanding {
     /// Ends a query that was answered.
     #[inline]
     pub fn settle(&mut self, key: Key) {
-        if self.leave(key, State::Settled) {
+        if self.leave(key, State::Settled, true) {
             self.settled += 1;
         }
     }
@@ -376,19 +372,19 @@ impl Outstanding {
     /// Ends a query that needs no response: its other attempt was answered, or it could not be
     /// sent.
     pub fn release(&mut self, key: Key) {
-        if self.leave(key, State::Settled) {
+        if self.leave(key, State::Settled, false) {
             self.released += 1;
         }
     }
 
     #[inline]
-    fn leave(&mut self, key: Key, state: State) -> bool {
+    fn leave(&mut self, key: Key, state: State, is_answered: bool) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
         slot.state = state;
         let (queue, bucket, counter) = (slot.queue, slot.bucket, slot.counter());
         self.timers.cancel(queue, bucket);
         if let Some(counter) = counter {
-            self.repeats.end(counter);
+            self.repeats.end(counter, is_answered);
         }
         self.left(key.route);
         true
@@ -451,7 +447,7 @@ impl Outstanding {
 
     /// Ends a query that timed out.
     pub fn expire(&mut self, key: Key) {
-        if self.leave(key, State::Expired) {
+        if self.leave(key, State::Expired, false) {
             self.expired += 1;
         }
     }

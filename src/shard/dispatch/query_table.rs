@@ -14,8 +14,10 @@
 use crate::base::addr::BackendSlot;
 use crate::base::narrow::to_u16;
 use crate::base::time::Tick;
+use crate::cache::key::Key as CacheKey;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::key::Key;
+use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::wire::transfer::Transfer;
 
 /// Bytes of a query whose memory an entry keeps for the next one. Queries are nearly always shorter:
@@ -31,6 +33,31 @@ pub const FAILED_MAX: usize = 5;
 const MOVES_MAX: u8 = 64;
 /// Entries of a shard: as many as one server can have outstanding queries on one socket.
 const ENTRIES_MAX: usize = 65_536;
+
+/// Entries that may be opened for the packet cache alone.
+const CACHED_MAX: usize = ENTRIES_MAX / 4 * 3;
+
+/// What the packet cache needs of an outstanding query.
+#[derive(Debug, Default)]
+pub(crate) struct CacheTicket {
+    /// Its key; empty when its response is not to be stored.
+    pub(crate) key: CacheKey,
+    /// Its name as the client has written it.
+    pub(crate) qname: Vec<u8>,
+    /// Bytes that its client can take.
+    pub(crate) limit: u16,
+    /// Of a query that waits for the response to another one like it: whose it is.
+    pub(crate) waiting: Option<PendingQuery>,
+    /// The first query that waits for this one's response; of one that waits, the next one.
+    pub(crate) next: Option<EntryId>,
+}
+
+impl CacheTicket {
+    fn clear(&mut self) {
+        self.key.clear();
+        (self.waiting, self.next) = (None, None);
+    }
+}
 
 /// An entry and its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +95,8 @@ struct Entry {
     with_subnet: bool,
     /// Servers that have failed it.
     failed: Failed,
+    /// What the packet cache needs to store its response, or to answer it in place of one.
+    cached: CacheTicket,
 }
 
 /// Servers that have failed a query, and how often it was moved.
@@ -122,6 +151,7 @@ impl QueryTable {
             None => return None,
         };
         let entry = &mut self.entries[usize::from(index)];
+        entry.cached.clear();
         debug_assert!(!entry.is_open, "a free entry is closed");
         entry.is_open = true;
         entry.arrived = now;
@@ -133,6 +163,24 @@ impl QueryTable {
         entry.transfer = None;
         entry.failed = Failed::default();
         Some(EntryId { index, generation: entry.generation })
+    }
+
+    /// Opens an entry for a query whose response goes into the packet cache, unless that would take
+    /// one of the last, which other queries cannot do without.
+    pub(crate) fn open_for_cache(&mut self, now: Tick) -> Option<EntryId> {
+        if self.open_count() < CACHED_MAX { self.open(now) } else { None }
+    }
+
+    /// Returns what the packet cache needs; it is empty unless it was set. None for an id that is not
+    /// open.
+    pub(crate) fn ticket_mut(&mut self, id: Option<EntryId>) -> Option<&mut CacheTicket> {
+        self.entry_mut(id).map(|entry| &mut entry.cached)
+    }
+
+    /// The same, unless it is empty.
+    #[inline]
+    pub(crate) fn ticket(&self, id: Option<EntryId>) -> Option<&CacheTicket> {
+        self.entry(id).map(|entry| &entry.cached).filter(|ticket| !ticket.key.is_empty())
     }
 
     /// Returns when the query arrived.

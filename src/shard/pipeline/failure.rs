@@ -156,7 +156,10 @@ impl Shard {
         let outcome = match decision {
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, &mut packet),
             ResponseDecision::Deliver | ResponseDecision::Fail | ResponseDecision::Drop(_) => {
-                Outcome::Dropped(DropReason::Timeout)
+                if let Some(state) = query.state {
+                    self.dispatcher.queries.put(entry, state);
+                }
+                return self.finish_lost(key.route.backend, in_flight, DropReason::Timeout);
             }
         };
         self.finish_into(query, key.route.backend, in_flight, outcome, &mut packet, out);
@@ -257,6 +260,9 @@ impl Shard {
         if why == BackendCloseReason::Descriptors {
             return self.finish_lost(backend, in_flight, DropReason::Descriptors);
         }
+        if self.answer_stale_late(backend, in_flight) {
+            return;
+        }
         let wanted = self.cx.snapshot.globals.servfail_when_no_server;
         let kept = self.dispatcher.queries.query(pending.waiter.entry()).filter(|_| wanted);
         let Some(kept) = kept else { return self.finish_disconnected(backend, in_flight, false) };
@@ -306,6 +312,9 @@ impl Shard {
 
     /// Ends a query without an answer and without a packet.
     fn finish_lost(&mut self, backend: BackendSlot, in_flight: &InFlight, reason: DropReason) {
+        if reason != DropReason::ClientGone && self.answer_stale_late(backend, in_flight) {
+            return;
+        }
         let ending = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
         self.finish(ending, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
     }

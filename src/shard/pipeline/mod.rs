@@ -1,38 +1,41 @@
 //! The stages that a query and its response pass, and the one place where a query ends.
 //!
 //! ```text
-//!  on_query:    admit → parse → evaluate → select → dispatch ─┐
-//!  on_response: match → restore → evaluate ───────────────────┤
-//!  timeouts, failed connections: next server, or give up ─────┴─► finish
+//!  on_query:    admit → parse → evaluate → look up → select → dispatch ─┐
+//!  on_response: match → restore → evaluate → store ─────────────────────┤
+//!  timeouts, failed connections: next server, or give up ───────────────┴─► finish
 //! ```
 //!
-//! Dynamic blocks belong between `admit` and `evaluate`, the packet cache between `evaluate` and
-//! `select`. A stage that a configuration does not need costs the test of one flag.
+//! Dynamic blocks belong between `admit` and `evaluate`. A stage that a configuration does not need
+//! costs the test of one flag.
 //!
 //! It does no I/O and owns nothing: the shard's owners do the work of each stage.
 
 mod admission;
+mod cache;
+mod coalesce;
 mod failure;
+mod response;
 mod rules;
 mod traffic;
 mod transfer;
 mod unmatched;
 
 use crate::balance::Subject;
-use crate::base::addr::{BackendSlot, Client, PoolSlot, Route};
+use crate::base::addr::{BackendSlot, Client};
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::policy::Kind;
 use crate::rules::apply;
-use crate::rules::apply::{Decision, ResponseDecision};
-use crate::rules::context::{Answered, Facts};
-use crate::rules::query_state;
+use crate::rules::apply::{Decision, Effects};
+use crate::rules::context::{Environment, EvaluationContext, Facts};
 use crate::rules::query_state::QueryState;
 use crate::rules::script::FunctionId;
 use crate::shard::Shard;
+use crate::shard::coalescing::Fate;
 use crate::shard::context::Context;
 use crate::shard::dispatch::attempts::DATAGRAM_MAX;
-use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
+use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::dispatch::send::Sent;
 use crate::shard::pipeline::traffic::Asked;
@@ -43,10 +46,10 @@ use crate::stats::response_code::RuleAnswer;
 use crate::stats::traffic_ring::End;
 use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
-use crate::wire::header::{Header, rcode};
+use crate::wire::header::rcode;
 use crate::wire::padding::Block;
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, edit, keepalive, padding, signature};
+use crate::wire::{answer, ecs, keepalive, padding, signature};
 
 /// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
@@ -68,16 +71,20 @@ struct Query {
 enum Outcome {
     /// It is in flight to a server.
     Sent(Sent),
+    /// It waits for the response to another one.
+    Waits,
     /// The packet is a self-generated answer.
     Answered,
     /// The packet is a server's response.
     Responded,
+    /// The packet is an answer of the packet cache.
+    Cached,
     /// There is no answer.
     Dropped(DropReason),
 }
 
 /// A query that is to be finished.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ending {
     client: Client,
     entry: Option<EntryId>,
@@ -88,12 +95,22 @@ struct Ending {
     /// The block that a server has padded its response to.
     block: Option<Block>,
     asked: Asked,
+    /// A datagram cannot be returned as the verdict: it leaves with those that are delayed.
+    is_late: bool,
 }
 
 impl Ending {
     /// The end of a query without an entry and a state.
     fn of(client: Client) -> Self {
-        Self { client, entry: None, state: None, limit: None, block: None, asked: Asked::default() }
+        Self {
+            client,
+            entry: None,
+            state: None,
+            limit: None,
+            block: None,
+            asked: Asked::default(),
+            is_late: false,
+        }
     }
 
     /// The end of a query that a server was asked at a time.
@@ -104,7 +121,7 @@ impl Ending {
     /// The end of a query that has claimed a slot.
     const fn of_pending(pending: &PendingQuery) -> Self {
         let (client, entry, asked) = (pending.client, pending.waiter.entry(), Asked::of(pending));
-        Self { client, entry, state: None, limit: None, block: None, asked }
+        Self { client, entry, state: None, limit: None, block: None, asked, is_late: false }
     }
 }
 
@@ -133,9 +150,19 @@ impl Shard {
         if !self.cx.needs.rules && query.state.is_none() {
             return Decision::Forward;
         }
+        self.evaluate_rules(query, packet, apply::query)
+    }
+
+    /// Evaluates rules of queries.
+    fn evaluate_rules(
+        &mut self,
+        query: &mut Query,
+        packet: &mut Packet<'_>,
+        rules: impl FnOnce(&mut EvaluationContext<'_, '_>, &mut Environment<'_>, &mut Effects<'_>) -> Decision,
+    ) -> Decision {
         self.ensure_state(query);
         let (decision, facts) = self.evaluate(query, None, packet, |context, environment, effects| {
-            (apply::query(context, environment, effects), context.facts)
+            (rules(context, environment, effects), context.facts)
         });
         query.facts = facts;
         if decision == Decision::Answered {
@@ -155,7 +182,17 @@ impl Shard {
 
     /// Forwards the query to a server of its pool.
     fn forward(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
-        let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
+        if self.cx.needs.cache
+            && let Some(outcome) = self.look_up(query, packet)
+        {
+            return outcome;
+        }
+        let Some(backend) = self.select(query, packet) else {
+            return match self.answer_stale(query, packet) {
+                Some(outcome) => outcome,
+                None => self.no_server(query, packet),
+            };
+        };
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.cx.needs;
@@ -175,6 +212,7 @@ impl Shard {
                 self.dispatcher.queries.recycle(state);
             }
         }
+        self.remember_key(query, packet);
         self.remember_name(query, packet);
         let (cx, connections) = (&mut self.cx, &mut self.connections);
         match self.dispatcher.dispatch(cx, connections, backend, &mut query.pending, packet) {
@@ -215,9 +253,8 @@ impl Shard {
             let now = environment.now;
             environment.script.as_deref_mut()?.choose(function, &candidates, context, now)
         });
-        let backend = chosen.and_then(|at| candidates.get(at)).map(|c| c.slot);
         self.evaluator.candidates = candidates;
-        backend
+        chosen
     }
 
     fn no_server(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
@@ -260,187 +297,37 @@ impl Shard {
         }
     }
 
-    /// Handles a backend's response. It is edited into the answer for the client.
-    pub fn on_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
-        let cx = &self.cx;
-        let message = packet.bytes();
-        let Some(header) = Header::parse(message) else {
-            return cx.unexpected(from, DropReason::ResponseShort);
-        };
-        if !header.is_response() {
-            return cx.unexpected(from, DropReason::ResponseNotResponse);
-        }
-        let mut key = Key { route: from, id: header.id() };
-        let is_transfer = from.is_connection() && self.connections.backends.is_transfer(from);
-        if is_transfer {
-            match self.connections.backends.id_in_table(from, key.id) {
-                Some(id) => key.id = id,
-                None => return self.on_unmatched(key, Lookup::Foreign, packet),
-            }
-        }
-        let in_flight = match self.dispatcher.outstanding.find(key) {
-            Lookup::Live(in_flight) => in_flight,
-            ended @ (Lookup::Settled(_) | Lookup::Expired(_) | Lookup::Foreign) => {
-                return self.on_unmatched(key, ended, packet);
-            }
-        };
-        // One that nothing but a rule edits is looked at when there are rules.
-        let is_by_connection = from.is_connection() || in_flight.pending.client.connection.is_some();
-        let block = if is_by_connection { padding::block(message) } else { None };
-        if is_transfer {
-            return self.on_transfer(key, &in_flight, block, packet);
-        }
-        let (code, pending) = (header.rcode(), &in_flight.pending);
-        if header.qdcount() == 0 {
-            // A server that refuses may not have parsed the question; a header with NOERROR or
-            // NXDOMAIN and without a question is of no use to a client.
-            let is_empty = matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
-            if is_empty && !cx.snapshot.globals.allow_empty_response {
-                return cx.unexpected(from, DropReason::ResponseEmpty);
-            }
-        } else if Question::parse(message).is_none_or(|q| cx.hash(&q) != pending.question) {
-            // RFC 5452, 9.1: "the question section of the reply ... matches that of the query".
-            return self.on_unmatched(key, Lookup::Live(in_flight), packet);
-        }
-        let unawaited = match pending.waiter {
-            Waiter::Client(_) => None,
-            Waiter::Nobody => Some(DropReason::ResponseDuplicate),
-            Waiter::Copy => Some(DropReason::TeeResponse),
-        };
-        if let Some(reason) = unawaited {
-            self.dispatcher.settle_unawaited(cx, &self.connections, key, &in_flight, code);
-            return cx.drop(reason);
-        }
-        self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
-        let client = pending.client;
-        let page = cx.stats().listener(client.listener, client.connection.is_some());
-        page.latency.record(cx.now.since(in_flight.claimed_at));
-        if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
-            let (cx, connections) = (&mut self.cx, &mut self.connections);
-            let sent = self.dispatcher.repeat_over_connection(cx, connections, from.backend, pending, packet);
-            // A query that is not there to be repeated gets the truncated answer.
-            if sent != Err(DropReason::QueryNotKept) {
-                let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
-                return self.finish(Ending::of_pending(pending), outcome, packet);
-            }
-        }
-        restore_header(pending, from, packet);
-        // A client that sent a datagram may not be able to take what a connection can carry.
-        let limit = (from.is_connection() && pending.client.connection.is_none())
-            .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
-        let attempt = Ending::of_attempt(pending, from.backend, in_flight.claimed_at);
-        let ending = Ending { limit, block, ..attempt };
-        self.evaluate_response(key, &in_flight, ending, packet)
-    }
-
-    /// Handles the beginning of a datagram that is longer than a buffer: it is as if the server had
-    /// truncated its response.
-    pub fn on_cut_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
-        if answer::to_tc(packet) {
-            self.on_response(from, packet)
-        } else {
-            self.cx.unexpected(from, DropReason::Oversized)
-        }
-    }
-
-    /// Evaluates the response rules, if there are any, and finishes the query.
-    fn evaluate_response(
-        &mut self,
-        key: Key,
-        in_flight: &InFlight,
-        mut ending: Ending,
-        packet: &mut Packet<'_>,
-    ) -> Verdict {
-        if !self.cx.needs.responses && !self.dispatcher.queries.has_state(ending.entry) {
-            return self.finish(ending, Outcome::Responded, packet);
-        }
-        ending.block = ending.block.or_else(|| padding::block(packet.bytes()));
-        let had_state = self.dispatcher.queries.has_state(ending.entry);
-        let mut query = self.restore_query(in_flight, packet);
-        if self.cx.snapshot.globals.fixup_case
-            && let Some(question) = self.dispatcher.queries.query(ending.entry).and_then(Question::parse)
-        {
-            let is_same = Question::parse(packet.bytes()).is_some_and(|q| q.qname == question.qname);
-            if !is_same && !signature::is_signed(packet.bytes()) {
-                answer::fixup_case(packet.bytes_mut(), question.qname);
-            }
-        }
-        // A query that is too long to be kept has one attempt; its response is better than none.
-        let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
-        let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
-        let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
-            apply::response(context, environment, effects, had_state, can_restart)
-        });
-        let outcome = match decision {
-            ResponseDecision::Deliver | ResponseDecision::Fail => Outcome::Responded,
-            ResponseDecision::Drop(reason) => Outcome::Dropped(reason),
-            ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, packet),
-        };
-        ending.state = query.state;
-        if in_flight.pending.client.connection.is_none() {
-            // What cannot grow has no entry with a limit.
-            ending.limit = ending.limit.or_else(|| self.dispatcher.queries.limit(ending.entry));
-        }
-        self.finish(ending, outcome, packet)
-    }
-
-    /// Restarts the query in another pool, with the query that was kept as `from` got it.
-    fn restart(
-        &mut self,
-        query: &mut Query,
-        from: BackendSlot,
-        pool: PoolSlot,
-        packet: &mut Packet<'_>,
-    ) -> Outcome {
-        let entry = query.pending.waiter.entry();
-        query.pending.pool = pool;
-        let Some(state) = &mut query.state else { return Outcome::Dropped(DropReason::QueryNotKept) };
-        state.restarts = state.restarts.saturating_add(1);
-        state.pool = pool;
-        let mut kept = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
-        // A second attempt has left its own id in the query that was kept.
-        edit::set_id(packet.bytes_mut(), query.pending.client_id);
-        let has_subnet = self.dispatcher.has_subnet(&self.cx, from, &query.pending);
-        if kept && has_subnet && (state.added != Ecs::Left || !state.client_subnet.is_empty()) {
-            // Only servers that get the client's subnet may see it. A malformed query is not
-            // restarted.
-            kept = ecs::undo(packet, state.added) && ecs::give_back(packet, &state.client_subnet);
-            state.added = Ecs::Left;
-            state.client_subnet.clear();
-        }
-        if !kept {
-            return Outcome::Dropped(DropReason::QueryNotKept);
-        }
-        query.facts = Facts::of(packet.bytes());
-        let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
-        if let Some(mut state) = query.state.take() {
-            self.add_subnet(backend, query.pending.client, &mut state, packet);
-            if !query.pending.came_by_connection()
-                && state.may_grow()
-                && self.dispatcher.queries.limit(entry).is_none()
-            {
-                self.dispatcher.queries.set_limit(entry, datagram_limit(&state, packet));
-            }
-            self.dispatcher.queries.put(entry, state);
-        }
-        let (cx, connections) = (&mut self.cx, &mut self.connections);
-        let sent = self.dispatcher.restart(cx, connections, backend, &query.pending, packet);
-        sent.map_or_else(Outcome::Dropped, Outcome::Sent)
-    }
-
     /// Finishes a query, or its forwarding to a server: counts it, adapts the answer to the client,
     /// closes its entry. An answer for a client connection is written to it; any other one leaves
     /// by the verdict, at once or delayed.
     fn finish(&mut self, ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
-        let Ending { client, entry, state, limit, block, asked } = ending;
+        let Ending { client, entry, state, limit, block, asked, is_late } = ending;
         let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
         let proxied = state.as_ref().and_then(|s| s.proxied).map(|p| p.source);
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }
-        let (verdict, counter) = match outcome {
+        if self.cx.needs.cache && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+            self.release_waiting(entry, || match outcome {
+                Outcome::Dropped(
+                    reason @ (DropReason::Timeout
+                    | DropReason::BackendConnectionFailed
+                    | DropReason::NoServer
+                    | DropReason::OutstandingFull
+                    | DropReason::Descriptors
+                    | DropReason::QuerySendError),
+                ) => Fate::Dropped(reason),
+                Outcome::Cached => Fate::Stale,
+                Outcome::Dropped(_)
+                | Outcome::Answered
+                | Outcome::Responded
+                | Outcome::Sent(_)
+                | Outcome::Waits => Fate::Again,
+            });
+        }
+        let (verdict, counter, end) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
-            Outcome::Sent(Sent::Connection) => return Verdict::Hold,
+            Outcome::Sent(Sent::Connection) | Outcome::Waits => return Verdict::Hold,
             Outcome::Dropped(reason) => {
                 self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
                 return self.finish_dropped(client, entry, reason);
@@ -450,21 +337,21 @@ impl Shard {
                 self.record(client, proxied, entry, asked, end, packet);
                 return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
             }
-            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses),
-            Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered),
+            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses, End::Response),
+            Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered, End::OwnAnswer),
+            Outcome::Cached => (Verdict::Answer(client), &self.cx.stats().cache_hits, End::Cached),
         };
-        let end = if outcome == Outcome::Answered { End::OwnAnswer } else { End::Response };
         self.record(client, proxied, entry, asked, end, packet);
         let latency = self.cx.now.since(asked.arrived(&self.cx, &self.dispatcher.queries, entry));
         let is_transfer = entry.is_some() && self.dispatcher.queries.transfer(entry).is_some();
         self.dispatcher.queries.close(entry);
         let Some(connection) = client.connection else {
-            if delay == TickDelta(0) {
+            if delay == TickDelta(0) && !is_late {
                 counter.add(1);
                 self.cx.count_timed_answer(client, asked.pool(), latency, packet.bytes());
                 return verdict;
             }
-            if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, packet.bytes()) {
+            if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, end, packet.bytes()) {
                 let waited = TickDelta(latency.0 + delay.0);
                 self.cx.count_delayed(client, asked.pool(), waited, packet.bytes());
                 return Verdict::Hold;
@@ -512,17 +399,15 @@ impl Shard {
     /// Emits delayed answers that are due.
     pub(super) fn release_delayed(&mut self, most: usize, out: Out<'_>) {
         let (cx, stats) = (&self.cx, self.cx.stats());
-        self.dispatcher.delayed.release(self.cx.now, most, &mut |verdict, bytes| {
-            match verdict {
-                Verdict::Answer(client) => {
-                    stats.self_answered.add(1);
-                    cx.count_answer(client, bytes);
-                }
-                Verdict::Deliver(client) => {
-                    stats.responses.add(1);
-                    cx.count_answer(client, bytes);
-                }
-                Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Hold => {}
+        self.dispatcher.delayed.release(self.cx.now, most, &mut |verdict, end, bytes| {
+            match end {
+                End::OwnAnswer => stats.self_answered.add(1),
+                End::Response => stats.responses.add(1),
+                End::Cached => stats.cache_hits.add(1),
+                End::Dropped(_) => {}
+            }
+            if let Verdict::Answer(client) | Verdict::Deliver(client) = verdict {
+                cx.count_answer(client, bytes);
             }
             out(verdict, bytes);
         });
@@ -550,20 +435,6 @@ fn datagram_limit(state: &QueryState, packet: &Packet<'_>) -> usize {
     // Our own OPT record says nothing of the client.
     let has_edns = state.added != Ecs::OptAdded;
     if has_edns { answer::udp_limit(packet.bytes()).min(DATAGRAM_MAX) } else { DATAGRAM_MIN }
-}
-
-/// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
-#[inline]
-fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) {
-    if from.is_connection()
-        && keepalive::may_be_there(packet.bytes())
-        && !signature::is_signed(packet.bytes())
-    {
-        // It is between the server and us (RFC 7828).
-        keepalive::remove(packet);
-    }
-    edit::set_id(packet.bytes_mut(), pending.client_id);
-    query_state::set_flags(packet.bytes_mut(), query_state::unpacked(pending.flags));
 }
 
 /// Pads a server's response anew where rules have edited it, and truncates it to what the client can

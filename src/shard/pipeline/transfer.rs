@@ -16,7 +16,8 @@ use crate::wire::query::Question;
 use crate::wire::transfer::Progress;
 use crate::wire::{padding, signature};
 
-use crate::shard::pipeline::{Ending, Outcome, restore_header};
+use crate::shard::pipeline::response::restore_header;
+use crate::shard::pipeline::{Ending, Outcome};
 
 impl Shard {
     /// Handles a message of a zone transfer.

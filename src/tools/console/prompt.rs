@@ -15,7 +15,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor};
 
 use crate::config::functions::{
-    NAME_SET_METHODS, NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SERVER_METHODS,
+    CACHE_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SERVER_METHODS,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::every_function;
@@ -177,8 +177,14 @@ impl Completer for Lua {
                 (word, functions.chain(settings).map(|name| format!("{name}(")).collect::<Vec<_>>())
             }
             Wanted::Method(word) => {
-                let tables =
-                    [SERVER_METHODS, POOL_METHODS, RULE_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS];
+                let tables = [
+                    SERVER_METHODS,
+                    POOL_METHODS,
+                    CACHE_METHODS,
+                    RULE_METHODS,
+                    NAME_SET_METHODS,
+                    NETWORK_SET_METHODS,
+                ];
                 (word, tables.into_iter().flatten().map(|e| format!("{}(", e.name)).collect())
             }
             Wanted::Argument(function, word) => {

@@ -479,7 +479,7 @@ fn snapshot(present: &[bool], generation: u64, listeners: u16) -> Snapshot {
         retry: None,
         panic_ppm: 0,
         eject: None,
-        tcp_to_udp: false,
+        ..Pool::default()
     };
     let mut backends: Vec<Option<Arc<Backend>>> = vec![None; (SERVERS + TARGETS) as usize];
     present.iter().for_each(|slot| backends[slot.index()] = Some(Arc::new(backend(*slot))));

@@ -57,7 +57,7 @@ fn start() -> Box<dyn ConfiguredScript> {
     let files = Files::one("fuzz.lua", TEXT.as_bytes());
     let source = state::check(files, recorded.collect(), Vec::new(), Vec::new()).expect("a source");
     let mut script = source.start(0).expect("a state");
-    script.adopt(&Snapshot::default());
+    script.adopt(&Snapshot::default(), &Arc::new(LiveState::new(1, 1)));
     script
 }
 

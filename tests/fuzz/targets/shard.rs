@@ -370,7 +370,7 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
             retry,
             panic_ppm: 0,
             eject: None,
-            tcp_to_udp: false,
+            ..Pool::default()
         }],
         acl: ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect::<PrefixSet>(),
         globals: Globals { servfail_when_no_server: true, ..Globals::default() },

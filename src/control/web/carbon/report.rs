@@ -15,6 +15,7 @@ use crate::control::stats::dnsdist::{
     FRONTEND_STATISTICS, SERVER_STATISTICS, STATISTICS, Server, Summary, frontends, members,
 };
 use crate::control::stats::figures::Figures;
+use crate::stats::custom_metrics;
 
 /// What dnsdist calls a figure of a server here, where it is not what /metrics says.
 const OTHER_NAMES: [(&str, &str); 4] = [
@@ -42,6 +43,10 @@ pub(super) fn text(figures: &Figures, server: &CarbonServer) -> String {
     let latency = &summary.latency.latency;
     report.line("latency-count", latency.count() as f64);
     report.line("latency-sum", (latency.sum_ns() / 1_000_000) as f64);
+    let is_new = |name: &str| STATISTICS.iter().all(|of| of.name != name) && !name.starts_with("latency-");
+    for (name, value) in custom_metrics::all().plain().iter().filter(|(name, _)| is_new(name)) {
+        report.line(name, *value);
+    }
     for backend in figures.snapshot.backends.iter().flatten().filter(|b| !b.target && !b.tee) {
         let of = report.part("servers", &backend.name);
         let server = Server::of(figures, backend);
@@ -139,8 +144,14 @@ mod tests {
             namespace: "dnsdist".to_owned(),
             instance: "main".to_owned(),
         };
+        let gauge = custom_metrics::CustomKind::Gauge;
+        custom_metrics::all().declare("of-carbon", gauge, "", None, false).expect("declared");
+        custom_metrics::all().set("of-carbon", &Vec::new(), 2.5).expect("set");
+        custom_metrics::all().declare("of-carbon-by", gauge, "", None, true).expect("declared");
         let report = text(&figures, &server);
+        assert!(!report.contains("of-carbon-by"), "dnsdist sends none with labels");
         for line in [
+            "of-carbon 2.5",
             "queries 7",
             "acl-drops 0",
             "servers.a_b_c_.queries 0",

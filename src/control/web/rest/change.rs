@@ -12,10 +12,15 @@ use crate::config::value::address;
 use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::control::web::rest::lua::{Callee, call, quoted, server, value};
 use crate::control::web::rest::operations::Id;
-use crate::control::web::rest::read::{CHAINS, chain_key, one_rule, one_server, pool_name, servers};
+use crate::control::web::rest::read::{
+    CHAINS, chain_key, in_group, one_rule, one_server, pool_name, servers, users,
+};
 use crate::control::web::rest::{Call, Problem};
 use crate::lua::front_end::command::{Act, Mark};
 use crate::model::Snapshot;
+
+/// Of what keeps a pool, so many are named.
+const USERS_MAX: usize = 20;
 
 /// A change.
 #[derive(Debug)]
@@ -43,7 +48,8 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
             let lua = with_server(id, &format!("rmServer({})", quoted(id.as_bytes())));
             Ok(change(lua, Act::Remove, server_key(id), None))
         }
-        Id::PutPool => put_pool(request.parameter("pool"), body),
+        Id::PutPool => put_pool(snapshot, request.parameter("pool"), body),
+        Id::RemovePool => remove_pool(snapshot, request.parameter("pool")),
         Id::AddRule => add_rule(snapshot, chain_key(request.parameter("chain"))?, body),
         Id::PutRule => {
             let key = chain_key(request.parameter("chain"))?;
@@ -57,6 +63,18 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
             let lua =
                 with_rule(key, &uuid, &format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[1].name));
             Ok(change(lua, Act::Remove, rule_key(key, &uuid), None))
+        }
+        Id::PutGroup => {
+            let key = group_chain(request.parameter("chain"))?;
+            put_group(snapshot, key, request.parameter("group"), body)
+        }
+        Id::RemoveGroup => {
+            let (key, group) = (group_chain(request.parameter("chain"))?, request.parameter("group"));
+            if in_group(snapshot, key, group).is_empty() {
+                return Err(Problem::not_found("group"));
+            }
+            let lua = format!("{}({})", group_functions(key)[1], quoted(group.as_bytes()));
+            Ok(change(lua, Act::Remove, group_key(key, group), None))
         }
         Id::PutAcl => acl(networks(body, "networks")?),
         Id::PutAllowFrom => {
@@ -95,6 +113,9 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         | Id::Chains
         | Id::Rules
         | Id::Rule
+        | Id::Groups
+        | Id::Group
+        | Id::Difference
         | Id::Acl
         | Id::Settings
         | Id::AllowFrom
@@ -206,7 +227,11 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
     Ok(change(lua, Act::Set, format!("{}/{}", server_key(id), names.join("+")), server_path(id)))
 }
 
-fn put_pool(text: &str, body: &Value) -> Result<Change, Problem> {
+fn pool_key(text: &str) -> String {
+    format!("pool {}", encoded(pool_name(text)))
+}
+
+fn put_pool(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, Problem> {
     let members = object(body)?;
     if let Some(odd) = members.keys().find(|name| *name != "policy") {
         return Err(Problem::unprocessable(format!("a pool has no member {odd:?} that can be changed")));
@@ -223,7 +248,32 @@ fn put_pool(text: &str, body: &Value) -> Result<Change, Problem> {
     };
     let lua = format!("getPool({}):setServerPolicy({policy})", quoted(pool_name(text).as_bytes()));
     let location = Some(format!("/api/v2/pools/{}", encoded(text)));
-    Ok(change(lua, Act::Set, format!("pool {}/policy", encoded(pool_name(text))), location))
+    Ok(if snapshot.pools.iter().any(|pool| pool.name == pool_name(text)) {
+        change(lua, Act::Set, format!("{}/policy", pool_key(text)), location)
+    } else {
+        change(lua, Act::Create, pool_key(text), location)
+    })
+}
+
+fn remove_pool(snapshot: &Snapshot, text: &str) -> Result<Change, Problem> {
+    let name = pool_name(text);
+    if name.is_empty() {
+        return Err(Problem::conflict("the default pool is always there"));
+    }
+    if !snapshot.pools.iter().any(|pool| pool.name == name) {
+        return Err(Problem::not_found("pool"));
+    }
+    let mut users = users(snapshot, name);
+    if !users.is_empty() {
+        let more = users.len().saturating_sub(USERS_MAX);
+        users.truncate(USERS_MAX);
+        users.extend((more > 0).then(|| format!("and {more} more")));
+        return Err(Problem::in_use("the pool is in use", users));
+    }
+    let name = quoted(name.as_bytes());
+    let note = format!("a change by the API has no effect: the pool {name} is in use");
+    let lua = format!("if not rmPool({name}) then warnlog({}) end", quoted(note.as_bytes()));
+    Ok(change(lua, Act::Remove, pool_key(text), None))
 }
 
 fn canonical(uuid: &str) -> Result<String, Problem> {
@@ -238,13 +288,29 @@ fn rule_path(key: ChainKey, uuid: &str) -> Option<String> {
     Some(format!("/api/v2/rules/{}/{uuid}", CHAINS[key as usize]))
 }
 
+/// What finds a rule.
+fn found(key: ChainKey, uuid: &str) -> String {
+    format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[9].name)
+}
+
 fn with_rule(key: ChainKey, uuid: &str, then: &str) -> String {
-    let found = format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[9].name);
-    unless_gone(&found, then, &format!("{} rule {uuid}", CHAINS[key as usize]))
+    unless_gone(&found(key, uuid), then, &format!("{} rule {uuid}", CHAINS[key as usize]))
 }
 
 /// The call that adds a rule; `members` say selector, action and, with `uuid`, its options.
 fn added(key: ChainKey, members: &Map<String, Value>, uuid: &str, replaces: bool) -> Result<String, Problem> {
+    let functions = &FUNCTIONS[key as usize];
+    let more = if replaces { format!(", replace=\"{uuid}\"") } else { String::new() };
+    Ok(format!("{}{}", functions.entries[0].name, rule_arguments(key, members, uuid, &more)?))
+}
+
+/// The arguments that make a rule, in parentheses; `more` are options.
+fn rule_arguments(
+    key: ChainKey,
+    members: &Map<String, Value>,
+    uuid: &str,
+    more: &str,
+) -> Result<String, Problem> {
     let functions = &FUNCTIONS[key as usize];
     let part =
         |name: &str| members.get(name).ok_or_else(|| Problem::unprocessable(format!("{name} is missing")));
@@ -263,10 +329,60 @@ fn added(key: ChainKey, members: &Map<String, Value>, uuid: &str, replaces: bool
             options += &format!(", {name}={}", quoted(text.as_bytes()));
         }
     }
-    if replaces {
-        options += &format!(", replace=\"{uuid}\"");
+    Ok(format!("({selector}, {action}, {{{options}{more}}})"))
+}
+
+/// The chain whose groups can be changed; in the others a group is a word beside a rule.
+fn group_chain(name: &str) -> Result<ChainKey, Problem> {
+    match chain_key(name)? {
+        key @ (ChainKey::Query | ChainKey::Response) => Ok(key),
+        ChainKey::CacheMiss
+        | ChainKey::CacheHit
+        | ChainKey::CacheInserted
+        | ChainKey::SelfAnswered
+        | ChainKey::Timeout
+        | ChainKey::Xfr => {
+            Err(Problem::unprocessable("groups are changed in the chains query and response; rules in all"))
+        }
     }
-    Ok(format!("{}({selector}, {action}, {{{options}}})", functions.entries[0].name))
+}
+
+/// The functions that replace and remove the rules of a group.
+const fn group_functions(key: ChainKey) -> [&'static str; 2] {
+    if matches!(key, ChainKey::Response) {
+        ["setResponseRuleGroup", "clearResponseRuleGroup"]
+    } else {
+        ["setRuleGroup", "clearRuleGroup"]
+    }
+}
+
+fn group_key(key: ChainKey, group: &str) -> String {
+    format!("group {} {}", CHAINS[key as usize], encoded(group))
+}
+
+fn put_group(snapshot: &Snapshot, key: ChainKey, group: &str, body: &Value) -> Result<Change, Problem> {
+    let members = object(body)?;
+    if let Some(odd) = members.keys().find(|name| *name != "rules") {
+        return Err(Problem::unprocessable(format!("a group has no member {odd:?}")));
+    }
+    let rules = members.get("rules").and_then(Value::as_array);
+    let rules = rules.filter(|rules| !rules.is_empty());
+    let rules = rules.ok_or_else(|| Problem::unprocessable("rules is no list of rules"))?;
+    let mut made = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let members = rule.as_object().ok_or_else(|| Problem::unprocessable("a rule is no object"))?;
+        known(members, &["selector", "action", "name", "uuid"])?;
+        let uuid = match members.get("uuid") {
+            None => random_uuid()?,
+            Some(given) => canonical(given.as_str().unwrap_or_default())?,
+        };
+        made.push(format!("newRuleAction{}", rule_arguments(key, members, &uuid, "")?));
+    }
+    let lua = format!("{}({}, {{{}}})", group_functions(key)[0], quoted(group.as_bytes()), made.join(", "));
+    // Without this a group that comes and goes would leave a line each time.
+    let act = if in_group(snapshot, key, group).is_empty() { Act::Create } else { Act::Set };
+    let location = format!("/api/v2/groups/{}/{}", CHAINS[key as usize], encoded(group));
+    Ok(change(lua, act, group_key(key, group), Some(location)))
 }
 
 fn known(members: &Map<String, Value>, names: &[&str]) -> Result<(), Problem> {
@@ -292,6 +408,10 @@ fn add_rule(snapshot: &Snapshot, key: ChainKey, body: &Value) -> Result<Change, 
         Some(Value::Bool(true)) => lua += &format!(" {}()", FUNCTIONS[key as usize].entries[3].name),
         Some(_) => return Err(Problem::unprocessable("top is true or false")),
     }
+    // After a restart the file may have it.
+    let note = quoted(format!("a change by the API has no effect: there is a rule {uuid}").as_bytes());
+    let found = found(key, &uuid);
+    let lua = format!("if {found} then warnlog({note}) else {lua} end");
     Ok(change(lua, Act::Create, rule_key(key, &uuid), rule_path(key, &uuid)))
 }
 

@@ -111,6 +111,7 @@ enum Meant {
 
 impl Call {
     async fn answer(self) -> Result<Response, Problem> {
+        self.knows_its_arguments()?;
         if self.operation.changes() {
             return self.change().await;
         }
@@ -140,6 +141,18 @@ impl Call {
         let Some(text) = argument(&self.uri, name) else { return Ok(default) };
         let number = text.parse().ok().filter(|n| *n <= most);
         number.ok_or_else(|| Problem::bad_request(format!("{name} is a number, at most {most}")))
+    }
+
+    /// Refuses arguments that the operation does not have: `dryrun` would make a change.
+    fn knows_its_arguments(&self) -> Result<(), Problem> {
+        let arguments = self.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let mut names = arguments.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+        // dnsdist ignores what it does not know.
+        let odd = names.find(|name| self.operation.query.iter().all(|known| known.name != *name));
+        match odd.filter(|_| self.operation.id.is_v2()) {
+            None => Ok(()),
+            Some(odd) => Err(Problem::bad_request(format!("there is no argument {odd:?} here"))),
+        }
     }
 
     fn is_dry_run(&self) -> Result<bool, Problem> {
@@ -288,8 +301,8 @@ async fn terms(
     directory: Option<PathBuf>,
     change: &Change,
 ) -> Result<Terms, Problem> {
-    let mut terms =
-        Terms { generation: Some(snapshot.generation), dry_run, mark: Some(change.mark.clone()), keep: None };
+    let (generation, mark) = (Some(snapshot.generation), Some(change.mark.clone()));
+    let mut terms = Terms { generation, dry_run, strict: true, mark, keep: None };
     if let Some(directory) = directory.filter(|_| !dry_run) {
         let kept = Kept { file: change.file, mark: change.mark.clone(), lua: change.lua.clone() };
         // A disk may be slow, and others wait for this thread.
@@ -314,9 +327,9 @@ fn ends() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process ends")
 }
 
-/// The `ETag` of a generation; the time of the start tells it from those of earlier processes.
+/// The `ETag` of a generation; a number of the process tells it from those of earlier ones.
 fn tag(monitor: &Monitor, generation: u64) -> String {
-    format!("\"{:x}.{generation}\"", monitor.started_unix())
+    format!("\"{:x}.{generation}\"", monitor.process())
 }
 
 /// A document of JSON.

@@ -107,6 +107,7 @@ fn in_path(segment: &str) -> Option<Value> {
     let name = segment.strip_prefix('{')?.strip_suffix('}')?;
     let schema = match name {
         "chain" => json!({"enum": CHAINS}),
+        "group" => json!({"type": "string", "minLength": 1, "maxLength": 255}),
         "uuid" => json!({"type": "string", "format": "uuid"}),
         _ => json!({"type": "string", "minLength": 1}),
     };
@@ -147,7 +148,7 @@ fn problems(operation: &Operation) -> Vec<(&'static str, &'static str)> {
     if operation.changes() {
         all.extend([
             ("403", "The API may change nothing: see setAPIWritable."),
-            ("409", "It is there, or there are several."),
+            ("409", "It is there, there are several, or something needs it."),
             ("413", "The body is longer than 256 kB."),
             ("422", "The configuration does not allow it."),
             ("500", "The directory of setAPIWritable cannot be written."),
@@ -209,6 +210,10 @@ fn schemas() -> Value {
     let mut new_rule = rule.clone();
     new_rule["uuid"] = json!({"type": "string", "format": "uuid"});
     new_rule["top"] = json!({"type": "boolean", "description": "In front of all other rules."});
+    let mut grouped = new_rule.clone();
+    if let Some(members) = grouped.as_object_mut() {
+        members.retain(|name, _| !["group", "top"].contains(&name.as_str()));
+    }
     json!({
         "Problem": {
             "type": "object",
@@ -258,7 +263,12 @@ fn schemas() -> Value {
         "Pools": list("pools", "Pool"),
         "Pool": whole(json!({
             "name": text(), "policy": text(), "servers": texts(), "up": count(), "tcpToUdp": switch(),
+            "cache": {"oneOf": [{"type": "null"}, whole(json!({
+                "size": count(), "entries": count(), "memoryBytes": count(), "evicted": count(), "hits": count(),
+                "misses": count(),
+            }))]},
         })),
+        "Purged": whole(json!({"status": {"const": "purged"}, "count": text()})),
         "PoolChange": some(json!({"policy": policy}), &["policy"]),
         "Policy": called(Callee::Policy),
         "Listeners": list("listeners", "Listener"),
@@ -280,6 +290,16 @@ fn schemas() -> Value {
             "selector": text(), "action": text(), "matches": count(),
         })),
         "NewRule": some(new_rule, &["selector", "action"]),
+        "Groups": whole(json!({
+            "chain": text(),
+            "groups": {"type": "array", "items": whole(json!({"group": text(), "rules": count()}))},
+        })),
+        "Group": whole(json!({
+            "chain": text(), "group": text(), "rules": {"type": "array", "items": reference("Rule")},
+        })),
+        "GroupedRule": some(grouped, &["selector", "action"]),
+        "GroupChange": whole(json!({"rules": {"type": "array", "items": reference("GroupedRule")}})),
+        "Difference": whole(json!({"generation": count(), "file_generation": count(), "changes": texts()})),
         "RuleChange": some(rule, &["selector", "action"]),
         "Selector": called(Callee::Selector),
         "Action": called(Callee::Action),

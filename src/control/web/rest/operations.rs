@@ -30,6 +30,7 @@ pub(super) enum Id {
     Pools,
     Pool,
     PutPool,
+    RemovePool,
     Listeners,
     Chains,
     Rules,
@@ -37,6 +38,11 @@ pub(super) enum Id {
     AddRule,
     PutRule,
     RemoveRule,
+    Groups,
+    Group,
+    PutGroup,
+    RemoveGroup,
+    Difference,
     Acl,
     PutAcl,
     AddNetwork,
@@ -88,13 +94,7 @@ impl Operation {
 
     /// The status of its success.
     pub(super) const fn status(&self) -> StatusCode {
-        if matches!(self.id, Id::AddServer | Id::AddRule) {
-            StatusCode::CREATED
-        } else if matches!(self.id, Id::PurgeCache) {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::OK
-        }
+        if matches!(self.id, Id::AddServer | Id::AddRule) { StatusCode::CREATED } else { StatusCode::OK }
     }
 }
 
@@ -104,6 +104,15 @@ const DRY_RUN: Parameter = Parameter {
     required: false,
     doc: "Compile the change and say what it would change; nothing is published.",
 };
+const fn purge(name: &'static str, required: bool, kind: &'static str, doc: &'static str) -> Parameter {
+    Parameter { name, kind, required, doc }
+}
+const PURGE: &[Parameter] = &[
+    purge("pool", false, "string", "The pool; the default pool without."),
+    purge("name", true, "string", "The name."),
+    purge("type", false, "string", "Of one type, as AAAA; of all without."),
+    purge("suffix", false, "boolean", "Those of all names below it too."),
+];
 const OFFSET: Parameter =
     Parameter { name: "offset", kind: "integer", required: false, doc: "Rules that are left out in front." };
 const LIMIT: Parameter =
@@ -185,6 +194,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Sets the policy of a pool, which is created if there is none. A pool without servers and rules is \
          as good as none; servers are put into pools and taken out of them by changes of the servers.",
     ),
+    changing(
+        Id::RemovePool,
+        Method::Delete,
+        "/api/v2/pools/{pool}",
+        None,
+        "Removes a pool with its policy. One that has servers, or that a rule names, is kept.",
+    ),
     get(Id::Listeners, "/api/v2/listeners", "Listeners", "The listeners."),
     get(Id::Chains, "/api/v2/rules", "Chains", "The chains of rules, with their lengths."),
     Operation {
@@ -207,6 +223,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Puts another rule in the place of this one; it keeps the UUID.",
     ),
     changing(Id::RemoveRule, Method::Delete, "/api/v2/rules/{chain}/{uuid}", None, "Removes a rule."),
+    get(
+        Id::Groups,
+        "/api/v2/groups/{chain}",
+        "Groups",
+        "The groups of rules of a chain, with their lengths.",
+    ),
+    get(Id::Group, "/api/v2/groups/{chain}/{group}", "Group", "The rules of a group, in order."),
+    changing(
+        Id::PutGroup,
+        Method::Put,
+        "/api/v2/groups/{chain}/{group}",
+        Some("GroupChange"),
+        "Replaces the rules of a group, at the place of its first one, or at the end of the chain. There is a \
+         group as long as a rule is in it.",
+    ),
+    changing(
+        Id::RemoveGroup,
+        Method::Delete,
+        "/api/v2/groups/{chain}/{group}",
+        None,
+        "Removes the rules of a group.",
+    ),
+    get(
+        Id::Difference,
+        "/api/v2/difference",
+        "Difference",
+        "What commands and the API have changed since the configuration file was read.",
+    ),
     get(Id::Acl, "/api/v2/acl", "Acl", "The networks that may query."),
     changing(
         Id::PutAcl,
@@ -249,6 +293,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: Method::Delete,
-        ..get(Id::PurgeCache, "/api/v1/cache", "Problem", "Says that there is no packet cache.")
+        query: PURGE,
+        ..get(
+            Id::PurgeCache,
+            "/api/v1/cache",
+            "Purged",
+            "Removes the entries of a name from the packet cache of a pool.",
+        )
     },
 ];

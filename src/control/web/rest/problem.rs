@@ -41,6 +41,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// Something cannot go, because of these.
+    pub(super) fn in_use(detail: &str, by: Vec<String>) -> Self {
+        Self { errors: by, ..Self::new(StatusCode::CONFLICT, detail) }
+    }
+
     /// The configuration with the change has these errors.
     pub(super) fn refused(id: Id, errors: Vec<String>) -> Self {
         // As dnsdist answers.

@@ -1,13 +1,19 @@
 //! What the API shows of the configuration.
 
-use axum::http::StatusCode;
+use std::collections::BTreeMap;
+
+use axum::http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
-use crate::base::addr::BackendSlot;
+use crate::base::addr::{BackendSlot, PoolRef};
+use crate::config::diff::diff;
+use crate::config::functions::enumerations::qtype as qtype_of;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::{ChainKey, uuid_text};
+use crate::config::value::wire_name;
 use crate::control::api::{self, Standing};
 use crate::control::history::Range;
+use crate::control::stats::caches::{self, CacheOfPool};
 use crate::control::stats::rules::matches;
 use crate::control::stats::text::state_name;
 use crate::control::web::json::settings;
@@ -41,7 +47,8 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             let (started, ready, draining) =
                 (monitor.started_unix(), monitor.is_ready(), monitor.is_draining());
             let figures = monitor.figures();
-            site.dashboard.lock().overview(&figures, Standing { started, ready, draining })
+            let file_generation = monitor.as_read().generation;
+            site.dashboard.lock().overview(&figures, Standing { started, ready, draining, file_generation })
         }
         Id::History => history(site, call)?,
         Id::Top => top(site, call)?,
@@ -50,12 +57,14 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
         Id::Pools => {
             let pools =
                 snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
-            json!({"pools": pools.map(|(_, one)| pool(site, snapshot, one)).collect::<Vec<_>>()})
+            let caches = caches::of_pools(snapshot, live);
+            json!({"pools": pools.map(|(_, one)| pool(site, snapshot, &caches, one)).collect::<Vec<_>>()})
         }
         Id::Pool => {
             let name = pool_name(call.parameter("pool"));
             let found = snapshot.pools.iter().find(|pool| pool.name == name);
-            pool(site, snapshot, found.ok_or_else(|| Problem::not_found("pool"))?)
+            let found = found.ok_or_else(|| Problem::not_found("pool"))?;
+            pool(site, snapshot, &caches::of_pools(snapshot, live), found)
         }
         Id::Listeners => {
             let listed = snapshot.listeners.iter().map(|one| listener(one, live));
@@ -79,19 +88,40 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             let at = one_rule(snapshot, key, call.parameter("uuid"))?;
             rule(snapshot, live, key, at).ok_or_else(|| Problem::not_found("rule"))?
         }
+        Id::Groups => groups(snapshot, chain_key(call.parameter("chain"))?),
+        Id::Group => {
+            let (key, group) = (chain_key(call.parameter("chain"))?, call.parameter("group"));
+            let at = in_group(snapshot, key, group);
+            let listed: Vec<Value> = at.into_iter().filter_map(|at| rule(snapshot, live, key, at)).collect();
+            if listed.is_empty() {
+                return Err(Problem::not_found("group"));
+            }
+            json!({"chain": CHAINS[key as usize], "group": group, "rules": listed})
+        }
+        Id::Difference => {
+            let read = site.monitor.as_read();
+            json!({
+                "generation": snapshot.generation,
+                "file_generation": read.generation,
+                "changes": diff(&read, snapshot),
+            })
+        }
         Id::Acl => json!({"networks": snapshot.acl.texts()}),
         Id::AllowFrom => allow_from(snapshot),
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
-        Id::PurgeCache => return Err(Problem::not_found("cache: dnslob has no packet cache")),
+        Id::PurgeCache => purge(snapshot, &call.uri)?,
         Id::OpenApi
         | Id::Events
         | Id::AddServer
         | Id::SetServer
         | Id::RemoveServer
         | Id::PutPool
+        | Id::RemovePool
         | Id::AddRule
         | Id::PutRule
         | Id::RemoveRule
+        | Id::PutGroup
+        | Id::RemoveGroup
         | Id::PutAcl
         | Id::AddNetwork
         | Id::RemoveNetwork
@@ -109,6 +139,31 @@ fn index(site: &Site, snapshot: &Snapshot) -> Value {
         "kept": site.settings.writable && site.settings.directory.is_some(),
         "paths": paths,
     })
+}
+
+/// Removes the entries of a name from the packet cache of a pool, as dnsdist's clients ask for it.
+fn purge(snapshot: &Snapshot, uri: &Uri) -> Result<Value, Problem> {
+    let pool = argument(uri, "pool").unwrap_or_default();
+    let name = argument(uri, "name").ok_or_else(|| Problem::bad_request("name= is missing"))?;
+    let wire = wire_name(&name).map_err(|expected| Problem::bad_request(format!("name is {expected}")))?;
+    let qtype = argument(uri, "type").filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("ANY"));
+    let qtype =
+        qtype.map(|text| qtype_of(&text).ok_or_else(|| Problem::bad_request("type is a type, as AAAA")));
+    let suffix = match argument(uri, "suffix").as_deref() {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(_) => return Err(Problem::bad_request("suffix is true or false")),
+    };
+    let found = snapshot
+        .pools
+        .iter()
+        .enumerate()
+        .find(|(at, one)| one.name == pool && (*at == 0 || !pool.is_empty()));
+    let (_, found) = found.ok_or_else(|| Problem::not_found("pool"))?;
+    let cache = found.cache.as_ref().ok_or_else(|| Problem::not_found("packet cache of this pool"))?;
+    let count = cache.expunge_by_name(&wire, qtype.transpose()?, suffix);
+    // A text, as dnsdist's clients read it.
+    Ok(json!({"status": "purged", "count": count.to_string()}))
 }
 
 fn history(site: &Site, call: &Call) -> Result<Value, Problem> {
@@ -146,11 +201,15 @@ pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = &Backend> {
 /// # Errors
 /// There is none, or several.
 pub(super) fn one_server<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Backend, Problem> {
-    let mut found = servers(snapshot).filter(|b| b.id == text || b.name == text);
+    // A server without a name has its address for one, which may be the id of another.
+    if let Some(server) = servers(snapshot).find(|b| b.id == text) {
+        return Ok(server);
+    }
+    let mut found = servers(snapshot).filter(|b| b.name == text);
     match (found.next(), found.next()) {
         (Some(server), None) => Ok(server),
         (None, _) => Err(Problem::not_found("server")),
-        (Some(_), Some(_)) => Err(Problem::conflict("several servers have this id or name")),
+        (Some(_), Some(_)) => Err(Problem::conflict("several servers have this name")),
     }
 }
 
@@ -193,7 +252,7 @@ pub(super) fn pool_name(text: &str) -> &str {
     if text == DEFAULT_POOL { "" } else { text }
 }
 
-fn pool(site: &Site, snapshot: &Snapshot, pool: &Pool) -> Value {
+fn pool(site: &Site, snapshot: &Snapshot, caches: &[CacheOfPool<'_>], pool: &Pool) -> Value {
     let id = |slot: &BackendSlot| snapshot.backend(*slot).map(|b| b.id.as_str());
     let is_up = |slot: &&BackendSlot| site.monitor.standing(**slot).state == State::Up;
     json!({
@@ -202,6 +261,17 @@ fn pool(site: &Site, snapshot: &Snapshot, pool: &Pool) -> Value {
         "servers": pool.members.iter().filter_map(id).collect::<Vec<_>>(),
         "up": pool.members.iter().filter(is_up).count(),
         "tcpToUdp": pool.tcp_to_udp,
+        "cache": caches
+            .iter()
+            .find(|cache| cache.pool.name == pool.name)
+            .map(|cache| json!({
+                "size": cache.reading.size,
+                "entries": cache.reading.entries,
+                "memoryBytes": cache.reading.memory,
+                "evicted": cache.reading.evicted,
+                "hits": cache.counts.hits,
+                "misses": cache.counts.misses,
+            })),
     })
 }
 
@@ -277,6 +347,62 @@ fn shown<A>(at: usize, rule: &Rule<A>, act: fn(&A) -> String, live: &LiveState) 
     })
 }
 
+fn groups(snapshot: &Snapshot, key: ChainKey) -> Value {
+    fn counted<A>(chain: &Chain<A>) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        let named = chain.rules().iter().filter(|rule| !rule.group.is_empty());
+        named.for_each(|rule| *counts.entry(rule.group.as_str()).or_default() += 1);
+        counts
+    }
+    let counts = with_chain!(snapshot, key, chain, _act => counted(chain));
+    let groups: Vec<Value> =
+        counts.into_iter().map(|(group, rules)| json!({"group": group, "rules": rules})).collect();
+    json!({"chain": CHAINS[key as usize], "groups": groups})
+}
+
+/// The numbers of the rules of a group.
+pub(super) fn in_group(snapshot: &Snapshot, key: ChainKey, group: &str) -> Vec<usize> {
+    fn numbers<A>(chain: &Chain<A>, group: &str) -> Vec<usize> {
+        let all = chain.rules().iter().enumerate();
+        all.filter(|(_, rule)| !rule.group.is_empty() && rule.group == group).map(|(at, _)| at).collect()
+    }
+    with_chain!(snapshot, key, chain, _act => numbers(chain, group))
+}
+
+/// What keeps a pool: its servers, and the rules that name it.
+pub(super) fn users(snapshot: &Snapshot, pool: &str) -> Vec<String> {
+    fn named<'c, A>(
+        chain: &'c Chain<A>,
+        pool: &'c str,
+        of: impl Fn(&'c A) -> Option<&'c PoolRef> + 'c,
+    ) -> impl Iterator<Item = [u8; 16]> + 'c {
+        let names = move |rule: &&'c Rule<A>| {
+            let mut found = of(&rule.action).is_some_and(|named| *named.name == *pool);
+            rule.matcher.pools(&mut |named| found |= *named.name == *pool);
+            found
+        };
+        chain.rules().iter().filter(names).map(|rule| rule.uuid)
+    }
+    let members = snapshot.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.members);
+    let servers = members.filter_map(|slot| snapshot.backend(*slot)).map(|b| format!("server {}", b.id));
+    let mut all: Vec<String> = servers.collect();
+    let chains = &snapshot.chains;
+    for key in ChainKey::ALL {
+        let uuids: Vec<_> = match key {
+            ChainKey::Query => named(&chains.query, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheMiss => named(&chains.cache_miss, pool, |a| a.traits().pool).collect(),
+            ChainKey::Response => named(&chains.response, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheHit => named(&chains.cache_hit, pool, |a| a.traits().pool).collect(),
+            ChainKey::CacheInserted => named(&chains.cache_inserted, pool, |a| a.traits().pool).collect(),
+            ChainKey::SelfAnswered => named(&chains.self_answered, pool, |a| a.traits().pool).collect(),
+            ChainKey::Timeout => named(&chains.timeout, pool, |a| a.traits().pool).collect(),
+            ChainKey::Xfr => named(&chains.xfr, pool, |a| a.traits().pool).collect(),
+        };
+        all.extend(uuids.iter().map(|uuid| format!("{} rule {}", CHAINS[key as usize], uuid_text(uuid))));
+    }
+    all
+}
+
 /// Finds a rule by its UUID; returns its number.
 ///
 /// # Errors
@@ -288,4 +414,50 @@ pub(super) fn one_rule(snapshot: &Snapshot, key: ChainKey, text: &str) -> Result
     let uuid = crate::config::ruleset::parse_uuid(text);
     let at = uuid.and_then(|uuid| with_chain!(snapshot, key, chain, _act => number(chain, &uuid)));
     at.ok_or_else(|| Problem::not_found("rule"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::response::IntoResponse;
+
+    use super::*;
+    use crate::base::time::Tick;
+    use crate::cache::{CacheOptions, PacketCache};
+    use crate::control::fixture;
+    use crate::model::Pool;
+
+    #[test]
+    fn entries_of_a_name_are_purged() {
+        let mut snapshot = fixture::snapshot(1, &[], &[0]);
+        let cache = PacketCache::new(CacheOptions::new(10), [1, 2, 3, 4]);
+        (1..6).for_each(|n| fixture::store(&cache, n, 60, Tick(0)));
+        snapshot.pools[0].cache = Some(Arc::new(cache));
+        snapshot.pools.push(Pool { name: "bare".to_owned(), ..Pool::default() });
+        let ask = |query: &str| {
+            let uri = format!("/api/v1/cache?{query}").parse().expect("a URI");
+            purge(&snapshot, &uri).map_err(|problem| problem.into_response().status().as_u16())
+        };
+        for (query, count) in [
+            ("name=N1.example", "1"),
+            ("name=n1.example.&pool=", "0"),
+            ("name=n2.example&type=AAAA", "0"),
+            ("name=n2.example&type=a&suffix=false", "1"),
+            ("name=example", "0"),
+            ("name=example&suffix=", "3"),
+        ] {
+            assert_eq!(ask(query), Ok(json!({"status": "purged", "count": count})), "{query}");
+        }
+        for (query, status) in [
+            ("", 400),
+            ("name=a..b", 400),
+            ("name=a&type=WHAT", 400),
+            ("name=a&suffix=x", 400),
+            ("name=a&pool=none", 404),
+            ("name=a&pool=bare", 404),
+        ] {
+            assert_eq!(ask(query), Err(status), "{query}");
+        }
+    }
 }

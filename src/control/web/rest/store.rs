@@ -1,7 +1,7 @@
 //! Keeps what the API changes as Lua, in two files of its directory.
 //!
 //! ```text
-//!  change ──► .api.conf.new: written, synced ──► the control loop publishes ──► renamed to api.conf
+//!  change ──► .api.conf.7.new: written, synced ──► the control loop publishes ──► renamed to api.conf
 //!                     │ no room, no permission              │ refused
 //!                     ▼                                     ▼
 //!               nothing changes                       the file is removed
@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -22,6 +23,9 @@ use crate::lua::front_end::command::{Act, Mark, outdated};
 
 /// Longest file, bytes: a change by which it would become longer is refused.
 const BYTES_MAX: u64 = 8 << 20;
+
+/// How many changes were written.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// How a mark begins, which stands above its line of Lua.
 const MARK: &str = "--= ";
@@ -71,7 +75,9 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
     if text.len() as u64 > BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::StorageFull, format!("it would exceed {BYTES_MAX} bytes")));
     }
-    let written = Written { temporary: directory.join(format!(".{}.new", kept.file)), file };
+    // Of its own name: what is left of another change must not remove it.
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let written = Written { temporary: directory.join(format!(".{}.{number}.new", kept.file)), file };
     // As other files of a configuration, it concerns nobody but its owner.
     let mut out =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&written.temporary)?;
@@ -188,6 +194,17 @@ mod tests {
         );
         text = with(&text, &kept("server c", Act::Remove, "gone()"));
         assert!(!text.contains("c()") && !text.contains("gone()"), "{text}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_change_does_not_harm_the_next() {
+        let directory = Directory::new("next");
+        let refused = prepare(&directory.0, &kept("acl", Act::Set, "first()")).expect("written");
+        let next = prepare(&directory.0, &kept("acl", Act::Set, "second()")).expect("written");
+        drop(refused);
+        (next.0)().expect("renamed");
+        assert!(fs::read_to_string(directory.0.join("api.conf")).expect("a file").ends_with("second()\n"));
+        assert_eq!(directory.names(), ["api.conf"]);
     }
 
     #[test]

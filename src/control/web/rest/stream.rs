@@ -109,7 +109,7 @@ pub(super) fn answer(site: &Site, headers: &HeaderMap, watched: &Watched) -> Res
     let stream = Stream {
         site: site.clone(),
         watched: watched.clone(),
-        next: seen.map(|id| next(id, site.monitor.started_unix())),
+        next: seen.map(|id| next(id, site.monitor.process())),
         has_looked: false,
         second,
         quiet: 0,
@@ -121,8 +121,8 @@ pub(super) fn answer(site: &Site, headers: &HeaderMap, watched: &Watched) -> Res
 }
 
 /// The number after an id; 0 if it is of another process, whose events are unknown.
-fn next(id: &str, started: u64) -> u64 {
-    let of_this = id.split_once('.').filter(|(of, _)| u64::from_str_radix(of, 16) == Ok(started));
+fn next(id: &str, process: u64) -> u64 {
+    let of_this = id.split_once('.').filter(|(of, _)| u64::from_str_radix(of, 16) == Ok(process));
     of_this.and_then(|(_, number)| number.parse::<u64>().ok()).map_or(0, |number| number.saturating_add(1))
 }
 
@@ -141,8 +141,8 @@ fn events(site: &Site, next: &mut Option<u64>, resumes: bool) -> Option<String> 
     *next = Some(from);
     for event in dashboard.events_from(from).take(BATCH) {
         let data = serde_json::json!({"unix": event.unix, "text": event.text});
-        let started = site.monitor.started_unix();
-        let _ = write!(text, "id: {started:x}.{}\nevent: {}\ndata: {data}\n\n", event.number, event.kind);
+        let process = site.monitor.process();
+        let _ = write!(text, "id: {process:x}.{}\nevent: {}\ndata: {data}\n\n", event.number, event.kind);
         *next = Some(event.number + 1);
     }
     Some(text)

@@ -3,18 +3,25 @@ use std::sync::Arc;
 use super::*;
 use crate::base::addr::{ListenerSlot, PoolSlot, mapped};
 use crate::base::time::Tick;
+use crate::cache::PacketCache;
+use crate::config::draft::DraftServer;
 use crate::config::ruleset::ChainKey;
 use crate::config::tests::good;
 use crate::lua::front_end::LuaHost;
-use crate::lua::front_end::view::{ServerView, Table, View};
+use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
 use crate::rules::names::Names;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::top::{Filter, Found, FoundList, GrepRequest, TopList, TopRequest, TopRow};
 use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
+mod caches;
+
 /// A process with one server and some hits.
-#[derive(Debug)]
-struct Process;
+#[derive(Debug, Default)]
+struct Process {
+    /// The cache of the default pool.
+    cache: Option<Arc<PacketCache>>,
+}
 
 impl View for Process {
     fn table(&self, table: Table) -> String {
@@ -67,6 +74,13 @@ impl View for Process {
         HashMap::from([("192.0.2.1:53".to_owned(), view)])
     }
 
+    fn cache(&self, pool: &str) -> Option<RunningCache> {
+        let cache = self.cache.clone().filter(|_| pool.is_empty())?;
+        let figures =
+            vec![("entries", cache.len() as u64), ("maxEntries", cache.capacity() as u64), ("hits", 7)];
+        Some(RunningCache { cache, figures, now: Tick(10_000_000_000) })
+    }
+
     fn rules(&self, _: ChainKey) -> Vec<([u8; 16], u64)> {
         vec![([1; 16], 5), ([2; 16], 50)]
     }
@@ -76,11 +90,13 @@ const CONSOLE: &str = "controlSocket('127.0.0.1:5199') newServer{address='192.0.
 
 struct Console {
     lua: LuaHost,
+    cache: Option<Arc<PacketCache>>,
+    strict: bool,
 }
 
 impl Console {
     fn new(lua: &str) -> Self {
-        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua }
+        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua, cache: None, strict: false }
     }
 
     fn run(&self, text: &str) -> Evaluated {
@@ -91,9 +107,10 @@ impl Console {
         let command = Command {
             text: text.to_owned(),
             at: "then".to_owned(),
-            view: Arc::new(Process),
+            view: Arc::new(Process { cache: self.cache.clone() }),
             output_max: 1_000,
             mark,
+            strict: self.strict,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(self.lua.run(command)).expect("a result")
@@ -412,4 +429,111 @@ fn what_was_said_before_is_no_change() {
         console.change(command);
     }
     assert_eq!(console.reply("delta()").lines().count(), 8);
+}
+
+#[test]
+fn a_refused_command_leaves_the_globals_as_they_were() {
+    let console = Console::new("function maintenance() kept = true end\nlists = {a = {1, 2}}\nx = 1\n");
+    for refused in [
+        "function maintenance() addDynBlocks() end",
+        "x = 5 y = 6 error('no')",
+        "lists.a[1] = 7 lists.a[3] = 8 lists.b = {} error('no')",
+        "setmetatable(_G, {__index = function() return 9 end}) error('no')",
+        "string.rep = nil print = nil error('no')",
+        "p = getPool('newp') error('no')",
+        "x = 5 newServer('nonsense')",
+    ] {
+        console.error(refused);
+        assert_eq!(console.reply("tostring(x) .. tostring(y) .. tostring(p)"), "1nilnil\n", "{refused}");
+        assert_eq!(console.reply("#lists.a .. lists.a[1] .. tostring(lists.b)"), "21nil\n", "{refused}");
+        assert_eq!(console.reply("string.rep('a', 3)"), "aaa\n", "{refused}");
+        console.change("getServer(0):setDown()");
+    }
+    // Nor does one that was not put in force.
+    assert!(console.run("x = 5 newServer('192.0.2.9')").draft.is_some());
+    console.lua.settle(false);
+    assert_eq!(console.reply("x"), "1\n");
+    let draft = console.change("x = 5 newServer('192.0.2.9')");
+    assert!(draft.maintenance && draft.script.is_some());
+    assert_eq!(console.reply("x"), "5\n");
+    // The shards' states, which know accepted commands only, can still be made.
+    console.change("addAction(AllRule(), LuaAction(function(dq) return DNSAction.Drop end))");
+}
+
+#[test]
+fn a_handle_acts_on_its_own_server_or_on_none() {
+    let console = Console::new("do local held; function hold(s) held = s or held return held end end\n");
+    console.error("hold(newServer('192.0.2.8')) error('no')");
+    for command in
+        ["hold():setDown()", "hold():getName()", "tostring(hold())", "hold().weight = 5", "rmServer(hold())"]
+    {
+        let error = console.error(command);
+        assert!(error.contains("the server does not exist: what made it was refused"), "{command}: {error}");
+    }
+    console.change("newServer({address='192.0.2.9', name='innocent'})");
+    let error = console.error("hold():setDown()");
+    assert!(error.contains("the server does not exist"), "{error}");
+    let draft = console.change("hold(getServer('innocent')):setDown()");
+    let mode = |draft: &Draft| draft.servers.iter().map(DraftServer::mode_name).collect::<Vec<_>>();
+    assert_eq!(mode(&draft), ["auto", "down"]);
+    console.change("rmServer('innocent')");
+    let error = console.error("hold():setUp()");
+    assert!(error.contains("the server does not exist: it was removed"), "{error}");
+}
+
+#[test]
+fn what_only_looks_leaves_nothing() {
+    let console = Console::new("");
+    console.reply("getPool('typo')");
+    assert_eq!(console.reply("table.concat(getPoolNames(), ',')"), "");
+    let draft = console.change("addACL('192.0.2.77')");
+    assert!(draft.pools.iter().all(|pool| pool.name != "typo"));
+    console.reply("p = getPool('new')");
+    let draft = console.change("p:setServerPolicy(wrandom)");
+    assert_eq!(draft.pools.iter().filter(|pool| pool.name == "new").count(), 1);
+}
+
+#[test]
+fn delta_has_what_is_declared_and_can_be_read_whatever_it_begins_with() {
+    let console = Console::new("");
+    console.reply("declareMetric('of-the-console', 'counter', 'x')");
+    console.reply("z = addACL");
+    console.change("(addACL)('192.0.2.9')");
+    console.change("-- a comment\n(addACL)('192.0.2.10')");
+    let delta = console.reply("delta()");
+    assert!(delta.contains("declareMetric"), "{delta}");
+    let (loaded, _) = good(&format!("{CONSOLE}{delta}"));
+    assert_eq!(loaded.draft.acl.len(), 2, "{delta}");
+}
+
+#[test]
+fn warnings_of_a_strict_command_refuse_it() {
+    let console = Console::new("");
+    let command = "getServer(0):setWeight(2147483648)";
+    let ran = console.run(command);
+    assert!(ran.draft.is_some() && String::from_utf8_lossy(&ran.reply.expect("a reply")).contains("Warning"));
+    let strict = Console { strict: true, ..Console::new("") };
+    for (command, why) in [
+        (command, "2147483648 is taken as 2147483647"),
+        ("newServer({address='192.0.2.9', weight=-1})", "the server is left out"),
+    ] {
+        let error = strict.error(command);
+        assert!(error.contains(why), "{error}");
+    }
+    assert_eq!(strict.change("newServer('192.0.2.9')").servers.len(), 2);
+    let by_file = Console::new("setStrict(true)\n");
+    assert!(by_file.error(command).contains("is taken as"));
+}
+
+#[test]
+fn a_rule_that_is_not_there_is_an_error_of_a_command() {
+    let console = Console::new("addAction(AllRule(), DropAction())\n");
+    for (command, error) in [
+        ("rmRule(999)", "there is no rule 999"),
+        ("rmRule('x')", "there is no rule \"x\""),
+        ("mvRule(1, 0)", "a number below that of the rules"),
+    ] {
+        let found = console.error(command);
+        assert!(found.contains(error), "{command}: {found}");
+    }
 }

@@ -1,5 +1,7 @@
 //! `carbonServer`.
 
+use std::net::SocketAddr;
+
 use mlua::{Lua, Value};
 
 use crate::config::carbon::{CarbonServer, PORT, SERVERS_MAX, is_name};
@@ -17,7 +19,7 @@ const INTERVAL_MAX: u32 = 86_400;
 pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "carbonServer", |call, a| {
         let server = CarbonServer {
-            address: parsed("", a.at(0), ADDRESS, |text| value::address_of(text, PORT).map_err(|_| ADDRESS))?,
+            address: parsed("", a.at(0), ADDRESS, address)?,
             host: name(a, 1)?,
             interval_s: a.given(2).map_or(Ok(30), |v| whole(a.what(2), v, 1, INTERVAL_MAX))?,
             namespace: name(a, 3)?.unwrap_or_else(|| "dnsdist".to_owned()),
@@ -32,6 +34,11 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         call.draft.web.carbon.push(server);
         Ok(Value::Nil)
     })
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let default_port = |wrong| if wrong == value::ADDRESS { ADDRESS } else { wrong };
+    value::address_of(text, PORT).map_err(default_port)
 }
 
 /// Reads a part of a name; an empty one is as if it were not given, as in dnsdist.

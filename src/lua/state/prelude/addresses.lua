@@ -85,7 +85,7 @@ function netmasks:toString() return text_of(self.o) .. "/" .. self:getBits() end
 NETMASK.__tostring = netmasks.toString
 function NETMASK.__eq(a, b) return a.o == b.o and a.b == b.b end
 
-P.NETMASK, P.MAPPED = NETMASK, MAPPED
+P.NETMASK, P.MAPPED, P.ADDRESS = NETMASK, MAPPED, ADDRESS
 P.address_of, P.is_address, P.netmask_of, P.address_in, P.holds = address_of, is_address, netmask_of, address_in, holds
 
 function newCA(v)

@@ -28,13 +28,17 @@ function E.servers()
   return list, all
 end
 
--- An index from 1 among the servers, 0 for none.
+-- An index from 1 among the servers, 0 for none; of a server that is not among them, its slot, from -1
+-- downwards.
 function E.chosen(choice, all)
-  if type(choice) == "number" then return choice end
+  if type(choice) == "number" then return choice < 0 and 0 or choice end
   for number = 1, #all do
     if rawequal(all[number], choice) then return number end
   end
   if choice == nil then return 0 end
+  -- One that it was not given, as of another pool.
+  local slot = P.slot_of(choice)
+  if slot then return -1 - slot end
   error("the policy returned " .. shown(choice) .. "; expected a server, or its number from 1", 0)
 end
 
@@ -62,7 +66,8 @@ local BODIES = {
   choose_ffi = [[
     local token = live.token
     local choice = f(token, token)
-    return (tonumber(choice) or E.unchosen(choice)) + 1]],
+    local number = tonumber(choice) or E.unchosen(choice)
+    return number < 0 and 0 or number + 1]],
 }
 
 local function wrapper(f, how)

@@ -12,10 +12,10 @@ P.functions, P.callbacks = functions, callbacks
 -- Accepts any use while the file is evaluated, and does nothing.
 local INERT = {}
 local inert = setmetatable({}, INERT)
+P.inert = inert
 local function over()
   if not P.recording then
-    error("an object of the configuration can be used only while that is evaluated: what runs later cannot "
-      .. "change it", 3)
+    error("an object of the configuration can be used only while that is evaluated, and this runs later", 3)
   end
 end
 function INERT.__index() over() return inert end
@@ -34,8 +34,8 @@ P.configuring = {}
 local function configures(name, body)
   local function configuring(...)
     if not P.recording then
-      error(name .. " can be called only while the configuration is evaluated: what runs later, in each "
-        .. "shard, cannot change it", 2)
+      error(name .. " works only while the configuration is evaluated, and a function of a rule or policy "
+        .. "runs later", 2)
     end
     return body(...)
   end
@@ -82,66 +82,23 @@ for name, instead in pairs({
     return idle
   end
 end
+-- As in the control thread: what they return decides how a file goes on.
+function inClientStartup() end
+inConfigCheck = inClientStartup
 for _, name in ipairs(P.stand_ins) do
   -- Functions that work at any time are defined before.
   if rawget(_G, name) == nil then configures(name, function() return inert end) end
 end
 P.define_policies(INERT)
 
--- Servers, as far as a file accesses them again. In order, with the removed ones until the next
--- access by number; the current ones; by name.
-local given, standing, called, removed = {}, {}, {}, false
-local function call(name, it)
-  if type(name) ~= "string" then return end
-  local list = called[name]
-  if list then list[#list + 1] = it else called[name] = { it } end
+configures("newServer", P.new_server)
+configures("rmServer", P.remove_server)
+-- Those that only read work at any time.
+getServer, getServers = P.find_server, P.all_servers
+function getPoolServers(name)
+  if P.recording then return inert end
+  return P.pool_servers(name)
 end
-local function in_order()
-  if removed then
-    local list = {}
-    for _, one in ipairs(given) do
-      if standing[one] then list[#list + 1] = one end
-    end
-    given, removed = list, false
-  end
-  return given
-end
-local function find_server(v)
-  if type(v) == "string" then
-    for _, one in ipairs(called[v] or {}) do
-      if standing[one] then return one end
-    end
-  elseif type(v) == "number" then
-    return in_order()[v + 1]
-  elseif v ~= nil and standing[v] then
-    return v
-  end
-end
-configures("newServer", function(v)
-  local it = { order = 1, weight = 1, address = v }
-  if type(v) == "table" then
-    it.address = v.address
-    for _, key in ipairs({ "order", "weight", "name", "id" }) do it[key] = v[key] or it[key] end
-  end
-  it.name = it.name or it.address
-  given[#given + 1] = setmetatable(it, { __index = function() over() return inert end,
-                                         __tostring = function() return it.name end })
-  standing[it] = true
-  call(it.id, it)
-  call(it.name, it)
-  call(it.address, it)
-  return it
-end)
-configures("rmServer", function(v)
-  local it = find_server(v)
-  if it then standing[it], removed = nil, true end
-end)
-configures("getServer", find_server)
-configures("getServers", function()
-  local list = {}
-  for at, one in ipairs(in_order()) do list[at] = one end
-  return list
-end)
 
 for _, name in ipairs({ "QPSAction", "QPSPoolAction", "MaxQPSRule", "MaxQPSIPRule" }) do
   configures(name, function()

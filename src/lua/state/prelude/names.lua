@@ -35,6 +35,8 @@ function names:toString()
   return t
 end
 
+names.tostring = names.toString
+
 function names:toStringNoDot()
   local t = self:toString()
   return t == "." and "" or sub(t, 1, -2)

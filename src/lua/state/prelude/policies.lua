@@ -105,12 +105,26 @@ function POLICIES.concentrate()
   error("concentrate.policy: it shares the servers of its pool, and cannot be called", 3)
 end
 
+-- Those of the servers that are up: lists of other origin than a pool's own may have others.
+local function available(servers)
+  for at = 1, #servers do
+    if not servers[at]:isUp() then
+      local up = {}
+      for number = 1, #servers do
+        if servers[number]:isUp() then up[#up + 1] = servers[number] end
+      end
+      return up
+    end
+  end
+  return servers
+end
+
 -- Defines them; each accepts any use of a policy while the file is evaluated.
 function P.define_policies(meta)
   for name, choose in pairs(POLICIES) do
     local function policy(servers, dq)
       if type(servers) ~= "table" then wrong(name .. ".policy", servers, "a list of servers") end
-      return (choose(servers, dq))
+      return (choose(available(servers), dq))
     end
     _G[name] = setmetatable({ name = name, isLua = false, policy = policy }, meta)
   end

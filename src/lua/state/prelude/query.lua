@@ -6,8 +6,8 @@ local shown, wrong, stale, answered, whole = P.shown, P.wrong, P.stale, P.answer
 local NAME, wire_of, address_of, is_address, server = P.NAME, P.wire_of, P.address_of, P.is_address, P.server
 local bytes, tag, set_tag = require("ffi").string, c.tag, c.set_tag
 local band, bor, bnot, rshift = bit.band, bit.bor, bit.bnot, bit.rshift
-local error, getmetatable, setmetatable, ipairs, pairs, tostring, type =
-  error, getmetatable, setmetatable, ipairs, pairs, tostring, type
+local error, getmetatable, setmetatable, ipairs, pairs, select, tostring, type =
+  error, getmetatable, setmetatable, ipairs, pairs, select, tostring, type
 
 -- Header ---------------------------------------------------------------------------------------
 -- call: the number of the header's call; a copy has the bytes [0] to [11] instead.
@@ -58,6 +58,7 @@ end
 function reads.qtype() return live.qtype end
 function reads.qclass() return live.qclass end
 function reads.len() return live.length end
+function reads.size() return live.length end
 function reads.remoteaddr() return address_of(bytes(live.remote, 16), live.remote_port) end
 function reads.localaddr() return address_of(bytes(live.localaddr, 16), live.local_port) end
 function reads.dh() return setmetatable({ call = live.generation }, HEADER) end
@@ -87,6 +88,12 @@ function writes.tempFailureTTL(v)
   core.set_temporary_failure_ttl(v ~= nil and whole("tempFailureTTL", v, 4294967295) or nil)
 end
 function writes.dh(v) methods.setHeader({ live.generation }, v) end
+
+-- They are for exports of queries, which do not exist here.
+for _, name in ipairs({ "deviceID", "deviceName", "requestorID" }) do
+  reads[name] = function() return "" end
+  writes[name] = function(v) if type(v) ~= "string" then wrong(name, v, "a string", 3) end end
+end
 
 local function index(methods_of)
   return function(q, key)
@@ -264,10 +271,18 @@ method("spoof", 3, function(v, type_for_any, ttl)
   if not core.spoof(types, contents, ttl) then error("spoof: no question to answer, or the answer does not fit", 3) end
 end)
 
-for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",
-                        "setHTTPResponse" }) do
-  method(name, 3, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
+-- No listener speaks HTTP.
+for _, name in ipairs({ "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme" }) do
+  method(name, 0, function() return "" end)
 end
+method("getHTTPHeaders", 0, function() return {} end)
+method("setHTTPResponse", 3, function() error("setHTTPResponse is not available: no listener speaks HTTP", 3) end)
+-- No agent of SNMP takes it.
+method("sendTrap", 1, function() end)
+method("setEDNSOption", 2, function(code, data)
+  code, data = whole("setEDNSOption", code, 65535), text("setEDNSOption", data)
+  core.set_option(code, data)
+end)
 local function add_proxy_value(name, kind, value)
   if type(kind) ~= "number" or kind < 0 or kind > 255 or kind % 1 ~= 0 then
     wrong(name, kind, "a type from 0 to 255", 4)
@@ -292,11 +307,20 @@ method("setProxyProtocolValues", 1, function(values)
   core.clear_proxy_values()
   for _, kind in ipairs(kinds) do add_proxy_value("setProxyProtocolValues", kind, values[kind]) end
 end)
-for _, name in ipairs({ "setMetaKey", "sendTrap", "setSpanAttribute", "getTraceID" }) do
+for _, name in ipairs({ "setMetaKey", "setSpanAttribute", "getTraceID" }) do
   method(name, 3, function() error(name .. " is not available: nothing exports it", 3) end)
 end
-for _, name in ipairs({ "suspend", "setEDNSOption" }) do
-  method(name, 3, function() error(name .. " is not available", 3) end)
+method("suspend", 3, function() error("suspend is not available", 3) end)
+function methods.setNegativeAndAdditionalSOA(q, nxdomain, zone, ttl, mname, rname, ...)
+  if q[1] ~= live.generation then stale() end
+  local what = "setNegativeAndAdditionalSOA"
+  if select("#", ...) > 5 then surplus(what, 10) end
+  local numbers = { ... }
+  for at = 1, 5 do numbers[at] = whole(what, numbers[at], 4294967295) end
+  local parts = { wire_of(zone, what), wire_of(mname, what), wire_of(rname, what) }
+  if not core.negative(nxdomain and true or false, whole(what, ttl, 2147483647), parts, numbers) then
+    error(what .. ": no question to answer, or the answer does not fit", 2)
+  end
 end
 
 for name, body in pairs(methods) do response_methods[name] = body end
@@ -316,3 +340,16 @@ response_method("editTTLs", 1, function(change)
 end)
 
 P.QUERY, P.RESPONSE, P.HEADER = QUERY, RESPONSE, HEADER
+
+-- The members that exist, by the kind of object: for the check of a file.
+local function keys(...)
+  local list = {}
+  for _, of in ipairs({ ... }) do
+    for name in pairs(of) do list[#list + 1] = name end
+  end
+  return list
+end
+P.members = {
+  query = keys(methods, reads), response = keys(response_methods, reads), header = keys(headers),
+  name = keys(NAME.__index), address = keys(P.ADDRESS.__index), written = keys(writes),
+}

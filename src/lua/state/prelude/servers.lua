@@ -1,11 +1,11 @@
--- Server, as policies and answers see it
+-- Server, as functions that run later see it
 local P = ...
 
 local core, c, live = P.core, P.c, P.c.live
-local error, setmetatable, ipairs = error, setmetatable, ipairs
+local error, getmetatable, setmetatable, ipairs, rawequal, tostring, type =
+  error, getmetatable, setmetatable, ipairs, rawequal, tostring, type
 
 local SERVER, servers = {}, {}
-SERVER.__index = servers
 -- By slot, of one configuration.
 local known, known_generation = {}, -1
 
@@ -15,13 +15,19 @@ function servers:getNameWithAddr()
 end
 function servers:getOutstanding() return c.outstanding(c.running, self.slot) end
 function servers:getLatency() return c.latency(c.running, self.slot) end
-function servers:isUp() return true end
-function servers:canAcceptQueries() return true end
-SERVER.__tostring = servers.getName
-for _, name in ipairs({ "addPool", "rmPool", "setUp", "setDown", "setAuto", "setActiveAuto", "setLazyAuto",
-                        "setQPS", "setHealthCheckParams", "getHealthCheckMode", "getDrops", "setTCPBackup" }) do
+function servers:isUp() return c.is_up(c.running, self.slot) ~= 0 end
+function servers:canAcceptQueries() return c.is_up(c.running, self.slot) ~= 0 end
+function servers:getHealthCheckMode() return core.health_mode(self.slot) end
+for _, name in ipairs({ "addPool", "rmPool", "setUp", "setDown", "setAuto", "setActiveAuto", "setLazyAuto", "drain",
+                        "setQPS", "setOrder", "setWeight", "setHealthCheckParams", "getDrops", "setTCPBackup" }) do
   servers[name] = function() error(name .. " is not available to functions that are run per query", 2) end
 end
+function SERVER.__index(it, key)
+  local method = servers[key]
+  if method then return method end
+  if key == "upStatus" then return c.is_up(c.running, it.slot) ~= 0 end
+end
+SERVER.__tostring = servers.getName
 
 local function server(slot)
   local generation = live.configuration
@@ -30,11 +36,126 @@ local function server(slot)
   if not it then
     local name, address, order, weight = core.server(slot)
     if not name then return nil end
-    it = setmetatable({ slot = slot, name = name, address = address, order = order, weight = weight,
-                        upStatus = true }, SERVER)
+    it = setmetatable({ slot = slot, name = name, address = address, order = order, weight = weight }, SERVER)
     known[slot] = it
   end
   return it
+end
+
+-- The servers of the file, as far as it accesses them again. In order, with the removed ones until the
+-- next access by number; the current ones; by name; what the file says of each.
+local given, standing, called, said, removed = {}, {}, {}, {}, false
+-- The slot of each, of one configuration.
+local slots, slots_generation = {}, -1
+
+local function in_order()
+  if removed then
+    local list = {}
+    for _, one in ipairs(given) do
+      if standing[one] then list[#list + 1] = one end
+    end
+    given, removed = list, false
+  end
+  return given
+end
+
+-- What identifies a server without an id is its address, with its number from the second one on.
+local function find_slots()
+  slots, slots_generation = {}, live.configuration
+  local same = {}
+  for _, one in ipairs(in_order()) do
+    local it = said[one]
+    local id = it.id
+    if not id then
+      local address = core.server_address(tostring(it.address), it.tls)
+      if address then
+        local nth = (same[address] or 0) + 1
+        same[address] = nth
+        id = nth == 1 and address or address .. "#" .. nth
+      end
+    end
+    slots[one] = id and core.server_slot(tostring(id))
+  end
+end
+
+-- A server of the file as it runs.
+local function current(one)
+  if slots_generation ~= live.configuration then find_slots() end
+  local slot = slots[one]
+  return slot and server(slot) or error("this server is not in the configuration that runs", 3)
+end
+
+local FILED = {}
+function FILED.__index(one, key)
+  if P.recording then
+    local value = said[one][key]
+    if value == nil then return P.inert end
+    return value
+  end
+  return current(one)[key]
+end
+function FILED.__newindex(one, key, value)
+  if not P.recording then error("a function that is run later cannot change a server", 2) end
+  said[one][key] = value
+end
+function FILED.__tostring(one) return P.recording and tostring(said[one].name) or current(one).name end
+
+local function call(name, it)
+  if type(name) ~= "string" then return end
+  local list = called[name]
+  if list then list[#list + 1] = it else called[name] = { it } end
+end
+
+function P.new_server(v)
+  local it = { order = 1, weight = 1, address = v, tls = false }
+  if type(v) == "table" then
+    it.address, it.tls = v.address, v.tls ~= nil and v.tls ~= false and v.tls ~= ""
+    for _, key in ipairs({ "order", "weight", "name", "id" }) do it[key] = v[key] or it[key] end
+  end
+  it.name = it.name or it.address
+  local one = setmetatable({}, FILED)
+  given[#given + 1], said[one], standing[one] = one, it, true
+  call(it.id, one)
+  call(it.name, one)
+  call(it.address, one)
+  return one
+end
+
+function P.find_server(v)
+  if type(v) == "string" then
+    for _, one in ipairs(called[v] or {}) do
+      if standing[one] then return one end
+    end
+  elseif type(v) == "number" then
+    return in_order()[v + 1]
+  elseif v ~= nil and standing[v] then
+    return v
+  end
+end
+
+function P.remove_server(v)
+  local it = P.find_server(v)
+  if it then standing[it], removed = nil, true end
+end
+
+function P.all_servers()
+  local list = {}
+  for at, one in ipairs(in_order()) do list[at] = one end
+  return list
+end
+
+function P.pool_servers(name)
+  if type(name) ~= "string" then P.wrong("getPoolServers", name, "the name of a pool") end
+  local list = core.pool_servers(name)
+  for at = 1, #list do list[at] = server(list[at]) end
+  return list
+end
+
+-- The slot of either kind of object; nil of anything else.
+function P.slot_of(v)
+  local meta = getmetatable(v)
+  if rawequal(meta, SERVER) then return v.slot end
+  if rawequal(meta, FILED) then return current(v).slot end
 end
 
 P.server = server

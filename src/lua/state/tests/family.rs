@@ -176,15 +176,14 @@ fn the_documents_list_every_function_of_the_family() {
 #[test]
 fn what_functions_cannot_do_is_said_as_it_is() {
     // A function that is missing is nil, so that a file can ask for it.
-    let mut fixture =
-        Fixture::action("assert(not getQueryCounters and not newPacketCache) return DNSAction.Allow");
+    let mut fixture = Fixture::action("assert(not getQueryCounters) return DNSAction.Allow");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let mut fixture = Fixture::new(
         "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), getQueryCounters, newPacketCache(9)\n\
          local function says(text, f, ...) local ok, e = pcall(f, ...) assert(not ok and tostring(e):find(text, 1, true), e) end\n\
          LuaAction(function(dq)\n\
-           says('what runs later, in each shard, cannot change it', newServer, '192.0.2.1')\n\
-           says('only while that is evaluated', function() s:setDown() end)\n\
+           says('works only while the configuration is evaluated', newServer, '192.0.2.1')\n\
+           says('not in the configuration that runs', function() s:setDown() end)\n\
            says('only while that is evaluated', function() p:addToPool('x') end)\n\
            says('only while that is evaluated', function() cache:expunge() end)\n\
            says('getQueryCounters is not implemented yet; the console', get, '')\n\

@@ -1,11 +1,14 @@
 //! Sets, limiters and files of a configuration as functions see them; and that a failed call has no
 //! effect.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::base::prefix::Prefix;
 use crate::lua::state::tests::*;
 use crate::rules::limits::{DEADLINES_BYTES_MAX, StateSpec};
 use crate::rules::names::NameSet;
 use crate::rules::networks::NetworkSet;
+use crate::stats::live::State;
 
 /// Names of the file's first set, and networks of its first: what the control thread filled them
 /// with.
@@ -206,4 +209,162 @@ fn text_of_a_function_changes_the_identity() {
     assert_eq!(first, identity(codes[0]));
     std::fs::remove_file(&place).expect("a file of our own");
     assert_ne!(first, identity(codes[1]));
+}
+
+#[test]
+fn spoofed_answers_need_no_argument_after_spoof() {
+    for decision in ["Spoof", "SpoofRaw", "SpoofPacket", "SpoofCNAME"] {
+        let body = |argument| {
+            format!(
+                "dq:spoof({{newCA('192.0.2.1'), newCA('192.0.2.2')}}) return DNSAction.{decision}{argument}"
+            )
+        };
+        for argument in ["", ", nil", ", ''"] {
+            let mut fixture = Fixture::action(&body(argument));
+            assert_eq!(fixture.run(QUERY), Some(ScriptAction::HeaderModify), "{decision}{argument}");
+            assert_eq!(Records::of(&fixture.message).filter(|r| r.rtype == 1).count(), 2);
+        }
+        // Without an answer the argument makes it.
+        let mut fixture = Fixture::action(&format!("return DNSAction.{decision}"));
+        assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1), "{decision}");
+        let mut fixture = Fixture::action(&format!(
+            "if not done then done = true dq:spoof('abcd') error('x') end return DNSAction.{decision}"
+        ));
+        assert_eq!(
+            [fixture.run(QUERY), fixture.run(QUERY)],
+            [None, None],
+            "an answer of another call is none"
+        );
+    }
+    let mut fixture = Fixture::action("dq:spoof('abcd') return DNSAction.SpoofRaw, 'efgh'");
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::SpoofRaw));
+}
+
+#[test]
+fn a_tag_that_a_c_function_cannot_set_is_an_error() {
+    for set in [
+        "dnsdist_ffi_dnsquestion_set_tag(dq, 't'..n, 'x')",
+        "dnsdist_ffi_dnsquestion_set_tag_raw(dq, 't'..n, 'x', 1)",
+    ] {
+        let text = |most: u32| {
+            format!(
+                "LuaFFIAction(function(dq) for n = 1, {most} do require('ffi').C.{set} end return DNSAction.Allow end)"
+            )
+        };
+        let mut fixture = Fixture::new(&text(64));
+        assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+        let mut fixture = Fixture::new(&text(65));
+        assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1));
+        assert!(fixture.query_state.tags.is_empty(), "a failed call has no effect");
+    }
+}
+
+#[test]
+fn members_for_what_is_not_here_do_nothing() {
+    holds(
+        "assert(dq.size == dq.len and dq.qname:tostring() == dq.qname:toString() and dq.deviceID == '')
+         dq.deviceID = 'a' dq.deviceName = 'b' dq.requestorID = 'c' dq:sendTrap('x') dq:sendTrap()
+         assert(dq:getHTTPPath() == '' and dq:getHTTPHost() == '' and dq:getHTTPScheme() == '')
+         assert(dq:getHTTPQueryString() == '' and next(dq:getHTTPHeaders()) == nil)
+         assert(not pcall(function() dq.size = 1 end) and not pcall(function() return dq.noSuch end))",
+    );
+}
+
+#[test]
+fn functions_set_options_and_negative_answers() {
+    holds(
+        "dq:setEDNSOption(65001, 'abc') dq:setEDNSOption(10, 'x')
+         local all = dq:getEDNSOptions() assert(all[65001]:getValues()[1] == 'abc' and all[10]:getValues()[1] == 'x')
+         assert(not pcall(dq.setEDNSOption, dq, 65536, ''))",
+    );
+    // An answer without EDNS is for a client without it.
+    let fixture = holds_for_answers("dr:setEDNSOption(65001, 'abc')");
+    assert_eq!(fixture.message, ANSWER);
+    let mut fixture = Fixture::action(
+        "dq:setNegativeAndAdditionalSOA(true, 'Example.com', 9, 'ns.example.com.', 'h.example.com', 1, 2, 3, 4, 5)
+         return DNSAction.HeaderModify",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::HeaderModify));
+    assert_eq!(fixture.message[3] & 15, 3, "NXDOMAIN");
+    let soa: Vec<_> = Records::of(&fixture.message).filter(|r| r.rtype == 6).map(|r| r.ttl).collect();
+    assert_eq!(soa, [9]);
+}
+
+/// A configuration with servers a to d, of which b is down and c in the pool "abuse", and functions.
+fn with_servers(functions: &str) -> Fixture {
+    let mut fixture = Fixture::new(&format!(
+        "newServer{{address='192.0.2.1', name='a'}} newServer{{address='192.0.2.1', name='b', order=7}} \
+         local c = newServer{{address='192.0.2.3:54', id='third', name='c', pool='abuse', weight=5}} \
+         local gone = newServer('192.0.2.9') rmServer(gone) local all = getServers()\n{functions}"
+    ));
+    let written = [
+        ("192.0.2.1:53", "192.0.2.1:53", "a"),
+        ("192.0.2.1:53#2", "192.0.2.1:53", "b"),
+        ("third", "192.0.2.3:54", "c"),
+    ];
+    let slots = [2_u16, 0, 1];
+    fixture.snapshot.backends = vec![None; 3];
+    for (at, ((id, address, name), slot)) in written.into_iter().zip(slots).enumerate() {
+        let mut server = crate::balance::tests::backend(slot);
+        (server.id, server.name) = (id.to_owned(), name.to_owned());
+        server.address = address.parse().expect("an address");
+        (server.order, server.weight) = ([1, 7, 1][at], [1, 1, 5][at]);
+        fixture.snapshot.backends[usize::from(slot)] = Some(Arc::new(server));
+        let state = if name == "b" { State::Down } else { State::Up };
+        fixture.live_state.set_state(BackendSlot(slot), state);
+    }
+    fixture.snapshot.pools[0].members = vec![BackendSlot(2), BackendSlot(0)];
+    fixture.snapshot.pools[1].members = vec![BackendSlot(1)];
+    let stats = &fixture.live_state.shards()[0];
+    stats.outstanding[1].store(4, Relaxed);
+    stats.latency_us[1].store(1_500, Relaxed);
+    fixture
+}
+
+#[test]
+fn functions_of_rules_read_servers() {
+    let body = "
+        local a, b = getServer(0), getServer('b')
+        assert(a:getName() == 'a' and a.order == 1 and a:isUp() and a.upStatus == true)
+        assert(b:getName() == 'b' and b.order == 7 and not b:isUp() and b.upStatus == false)
+        assert(c.name == 'c' and c.weight == 5 and c:getOutstanding() == 4 and c:getLatency() == 1.5)
+        assert(c:getNameWithAddr() == 'c (192.0.2.3:54)' and c:getHealthCheckMode() == 'auto' and tostring(c) == 'c')
+        assert(#all == 3 and #getServers() == 3 and all[3]:getName() == 'c' and getServer('third') == c)
+        assert(getServer(3) == nil and getServer('nobody') == nil)
+        local ok, e = pcall(function() return gone:isUp() end)
+        assert(not ok and e:find('not in the configuration that runs'), e)
+        assert(not pcall(function() c.weight = 9 end) and not pcall(c.setDown, c))
+        local pool = getPoolServers('abuse')
+        assert(#pool == 1 and pool[1]:getName() == 'c' and #getPoolServers('') == 2 and #getPoolServers('none') == 0)";
+    let mut fixture = with_servers(&format!(
+        "LuaAction(function(dq) {} return DNSAction.Allow end)\nfunction maintenance() {} end",
+        body.replace('\n', " "),
+        body.replace('\n', " ")
+    ));
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    fixture.script.maintain(fixture.now);
+    assert_eq!(fixture.errors(), 0, "between calls, too");
+    fixture.live_state.set_state(BackendSlot(2), State::Down);
+    assert_eq!(fixture.run(QUERY), None, "the state is that of the moment");
+}
+
+#[test]
+fn policies_choose_servers_of_other_pools() {
+    for (choice, want) in [
+        ("leastOutstanding.policy(getPoolServers('abuse'), dq)", Some(1)),
+        ("getPoolServers('abuse')[1]", Some(1)),
+        ("c", Some(1)),
+        ("getServer('a')", Some(2)),
+        ("servers[1]", Some(2)),
+        ("leastOutstanding.policy({getServer('b')}, dq)", None),
+        ("roundrobin.policy({getServer('b'), c}, dq)", Some(1)),
+        ("gone", None),
+    ] {
+        let mut fixture =
+            with_servers(&format!("setServerPolicyLua('p', function(servers, dq) return {choice} end)"));
+        let servers = [Candidate { slot: BackendSlot(2), outstanding: 0, latency_us: 0, within_qps: true }];
+        let chosen =
+            fixture.context(QUERY, 0, |s, context, env| s.choose(FunctionId(0), &servers, context, env.now));
+        assert_eq!(chosen, want.map(BackendSlot), "{choice}");
+    }
 }

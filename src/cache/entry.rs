@@ -1,0 +1,238 @@
+//! What is stored of a response, and for how long.
+//!
+//! ```text
+//!  | what follows the question | offset of each TTL (u16) | their number (u16) | header 2..12 |
+//! ```
+//!
+//! The question is not stored: the answer gets the client's own, of the same length, so that the
+//! compression pointers behind it hold.
+
+use std::net::IpAddr;
+
+use crate::base::narrow::{to_u16, to_u32};
+use crate::base::packet::Packet;
+use crate::base::rng::ShardRng;
+use crate::cache::CacheOptions;
+use crate::cache::key::{Asked, COOKIE, question};
+use crate::cache::table::Meta;
+use crate::stats::not_cached::NotCached;
+use crate::wire::edns::options;
+use crate::wire::header::{Header, LEN, rcode};
+use crate::wire::query::Question;
+use crate::wire::records::{Records, Section, rtype};
+use crate::wire::{edns, signature};
+
+/// Bytes of a stored header: all but the id.
+const HEADER: usize = LEN - 2;
+/// Bytes of the number of TTLs, and of each offset.
+const OFFSET: usize = 2;
+/// The longest TTL (RFC 2181, section 8).
+const TTL_MAX: u32 = i32::MAX as u32;
+
+/// What becomes of the TTLs of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// They are as they were stored.
+    Unchanged,
+    /// They are lower by so many seconds.
+    Aged(u32),
+    /// All are these seconds, those that are lower apart.
+    Fixed(u32),
+}
+
+impl Ttl {
+    fn of(self, stored: u32) -> u32 {
+        match self {
+            Self::Unchanged => stored,
+            Self::Aged(by) => stored.saturating_sub(by),
+            Self::Fixed(ttl) => stored.min(ttl),
+        }
+    }
+}
+
+/// Returns for how many seconds a response is fresh, at least 1. `failure_ttl`: in place of the
+/// cache's own.
+///
+/// # Errors
+/// Why it is not to be stored.
+pub fn lifetime(response: &[u8], cache: &CacheOptions, failure_ttl: Option<u32>) -> Result<u32, NotCached> {
+    let header = Header::parse(response).ok_or(NotCached::Malformed)?;
+    let question = Question::parse(response).filter(|_| header.qdcount() == 1).ok_or(NotCached::Malformed)?;
+    let (mut lowest, mut end, mut has_soa) = (None, question.end, false);
+    let mut records = Records::of(response);
+    for record in records.by_ref() {
+        end = record.end;
+        if record.rtype == rtype::OPT {
+            continue;
+        }
+        if record.class != question.qclass && record.rtype != rtype::TSIG {
+            return Err(NotCached::Class);
+        }
+        if record.ttl > TTL_MAX {
+            return Err(NotCached::TtlInvalid);
+        }
+        has_soa |= record.section == Section::Authority && record.rtype == rtype::SOA;
+        lowest = Some(lowest.map_or(record.ttl, |lowest: u32| lowest.min(record.ttl)));
+    }
+    if !records.whole() || end != response.len() {
+        return Err(NotCached::Malformed);
+    }
+    if header.arcount() > 0 {
+        if signature::is_signed(response) {
+            return Err(NotCached::Signed);
+        }
+        let opt = edns::find(response, question.end);
+        let has_cookie = opt.is_some_and(|opt| options(response, &opt).any(|(code, _)| code == COOKIE));
+        if has_cookie && !cache.keys_have_cookies() {
+            return Err(NotCached::Cookie);
+        }
+    }
+    if header.is_truncated() {
+        return if cache.truncated_ttl > 0 { Ok(cache.truncated_ttl) } else { Err(NotCached::Truncated) };
+    }
+    if matches!(header.rcode(), rcode::SERVFAIL | rcode::REFUSED) {
+        let ttl = failure_ttl.unwrap_or(cache.failure_ttl);
+        return if ttl > 0 { Ok(ttl.min(cache.ttl_max)) } else { Err(NotCached::TtlTooShort) };
+    }
+    let mut ttl = lowest.ok_or(NotCached::NoTtl)?;
+    if header.rcode() == rcode::NXDOMAIN || header.ancount() == 0 && has_soa {
+        ttl = ttl.min(cache.negative_ttl_max);
+    }
+    ttl = ttl.min(cache.ttl_max);
+    if ttl < cache.ttl_min.max(1) { Err(NotCached::TtlTooShort) } else { Ok(ttl) }
+}
+
+/// Writes what is stored of a response, whose records can all be read, to `out`. None when it has no
+/// question, or more records than can be counted.
+pub fn pack(response: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    out.clear();
+    let question_end = Question::parse(response)?.end;
+    out.extend_from_slice(&response[question_end..]);
+    let mut count = 0_u16;
+    for record in Records::of(response).filter(|record| record.rtype != rtype::OPT) {
+        out.extend_from_slice(&u16::try_from(record.ttl_at - question_end).ok()?.to_be_bytes());
+        count = count.checked_add(1)?;
+    }
+    out.extend_from_slice(&count.to_be_bytes());
+    out.extend_from_slice(response.get(2..LEN)?);
+    Some(())
+}
+
+/// The parts of what is stored of a response.
+struct Parts<'v> {
+    rest: &'v [u8],
+    offsets: &'v [[u8; OFFSET]],
+    header: &'v [u8; HEADER],
+}
+
+impl<'v> Parts<'v> {
+    fn of(stored: &'v [u8]) -> Option<Self> {
+        let (stored, header) = stored.split_last_chunk::<HEADER>()?;
+        let (stored, count) = stored.split_last_chunk::<OFFSET>()?;
+        let at = stored.len().checked_sub(OFFSET * usize::from(u16::from_be_bytes(*count)))?;
+        let (rest, offsets) = stored.split_at_checked(at)?;
+        Some(Self { rest, offsets: offsets.as_chunks().0, header })
+    }
+}
+
+/// Puts a stored response behind the question of `packet`, which ends at `question_end`; its id and
+/// question stay. False, and nothing changed, when there is no space.
+#[must_use]
+pub fn unpack(stored: &[u8], packet: &mut Packet<'_>, question_end: usize, ttl: Ttl) -> bool {
+    let Some(parts) = Parts::of(stored) else { return false };
+    if question_end > packet.len() || !packet.resume(question_end, parts.rest) {
+        return false;
+    }
+    let message = packet.bytes_mut();
+    message[2..LEN].copy_from_slice(parts.header);
+    if ttl != Ttl::Unchanged {
+        for offset in parts.offsets {
+            let at = question_end + usize::from(u16::from_be_bytes(*offset));
+            if let Some(bytes) = message.get_mut(at..at + 4).and_then(|bytes| bytes.first_chunk_mut::<4>()) {
+                *bytes = ttl.of(u32::from_be_bytes(*bytes)).to_be_bytes();
+            }
+        }
+    }
+    true
+}
+
+/// Addresses that are exchanged, at most.
+const SHUFFLED_MAX: usize = 64;
+
+/// Exchanges the addresses of an answer at random, the first 64 of each family.
+pub fn shuffle(message: &mut [u8], rng: &mut ShardRng) {
+    for (wanted, length) in [(rtype::A, 4), (rtype::AAAA, 16)] {
+        let (mut at, mut count) = ([0; SHUFFLED_MAX], 0);
+        // Only the last name of a chain of aliases has addresses: they are one set.
+        let addresses = Records::of(message).filter(|record| {
+            record.section == Section::Answer && record.rtype == wanted && record.rdata.len() == length
+        });
+        for (place, record) in at.iter_mut().zip(addresses) {
+            *place = record.rdata.start;
+            count += 1;
+        }
+        for upper in (1..count).rev() {
+            let (one, other) = (at[rng.below(to_u32(upper + 1)) as usize], at[upper]);
+            for byte in 0..length {
+                message.swap(one + byte, other + byte);
+            }
+        }
+    }
+}
+
+/// An entry as people see it.
+#[derive(Debug)]
+pub struct Seen<'e> {
+    /// Its question.
+    pub asked: Asked<'e>,
+    /// The response code.
+    pub rcode: u8,
+    /// Seconds until it expires; below 0 since it has.
+    pub remaining: i64,
+    /// Seconds since it was stored.
+    pub age: u32,
+    /// Bytes of the response.
+    pub size: u16,
+    parts_rest: &'e [u8],
+    counts: &'e [u8; HEADER],
+}
+
+impl<'e> Seen<'e> {
+    /// Reads an entry.
+    #[must_use]
+    pub(crate) fn of(key: &'e [u8], stored: &'e [u8], meta: Meta, now: u32) -> Option<Self> {
+        let asked = question(key)?;
+        let parts = Parts::of(stored)?;
+        Some(Self {
+            rcode: parts.header[1] & 0x0f,
+            remaining: i64::from(meta.expires) - i64::from(now),
+            age: now.saturating_sub(meta.stored),
+            size: to_u16(LEN + asked.qname.len() + 4 + parts.rest.len()),
+            parts_rest: parts.rest,
+            counts: parts.header,
+            asked,
+        })
+    }
+
+    /// Returns the addresses in its answer section.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut message = vec![0; 2];
+        message.extend_from_slice(self.counts);
+        message.extend_from_slice(self.asked.qname);
+        message.extend_from_slice(&self.asked.qtype.to_be_bytes());
+        message.extend_from_slice(&1_u16.to_be_bytes());
+        message.extend_from_slice(self.parts_rest);
+        let answers = Records::of(&message).filter(|record| record.section == Section::Answer);
+        answers
+            .filter_map(|record| {
+                let data = message.get(record.rdata.clone())?;
+                match record.rtype {
+                    rtype::A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+                    rtype::AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,306 @@
+//! The packet cache: responses of servers, shared by all shards and by the pools that use it.
+//!
+//! ```text
+//!  query ─► key ─► Table::get ─┬─► fresh: header and records behind the client's own question
+//!                              └─► none, expired ─► a server ─► response ─► Table::insert
+//! ```
+//!
+//! The [`key`] says which queries are the same, [`entry`] which responses are kept, for how long and
+//! in which form, and the [`table`] keeps bytes under bytes. Time is the engine's, in whole seconds.
+
+mod cleaning;
+pub mod entry;
+pub mod key;
+pub mod options;
+pub mod table;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use ahash::RandomState;
+
+use crate::base::narrow::to_u32;
+use crate::base::packet::Packet;
+use crate::base::time::Tick;
+use crate::cache::key::Key;
+pub use crate::cache::options::CacheOptions;
+use crate::cache::table::{Insert, Meta, Table};
+use crate::stats::not_cached::NotCached;
+
+/// Bytes that what is stored of a response needs besides its records: header, and the place of each
+/// TTL.
+pub(crate) const ENTRY_BYTES_MAX: usize = 65_535;
+
+/// Returns the second of a point in time.
+#[must_use]
+pub fn seconds(now: Tick) -> u32 {
+    to_u32(usize::try_from(now.0 / 1_000_000_000).unwrap_or(usize::MAX))
+}
+
+/// A packet cache with its options.
+#[derive(Clone, Debug)]
+pub struct PacketCache {
+    options: CacheOptions,
+    store: Arc<Store>,
+}
+
+/// The entries of a cache; they outlive a change of its options.
+struct Store {
+    /// Number of the store in this process.
+    id: u64,
+    table: Table,
+    /// Keyed by randomness, so that nobody can aim at one set.
+    hasher: RandomState,
+    /// How often it was cleaned of expired entries.
+    cleanups: AtomicU64,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("id", &self.id).field("len", &self.table.len()).finish_non_exhaustive()
+    }
+}
+
+/// An answer that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// It has expired, and is given because nothing better can be had.
+    pub is_stale: bool,
+    /// Seconds until it expires; 0 if it has.
+    pub remaining: u32,
+}
+
+/// What becomes of expired entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// They are not wanted.
+    #[default]
+    Fresh,
+    /// They are, until so many seconds after they have expired.
+    Stale(u32),
+}
+
+impl PacketCache {
+    /// Creates an empty cache; `seeds` key its table.
+    #[must_use]
+    pub fn new(options: CacheOptions, seeds: [u64; 4]) -> Self {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        let store = Store {
+            id: STORES.fetch_add(1, Relaxed),
+            table: Table::new(options.entries_max, options.memory_max, ENTRY_BYTES_MAX),
+            hasher: {
+                let [a, b, c, d] = seeds;
+                RandomState::with_seeds(a, b, c, d)
+            },
+            cleanups: AtomicU64::new(0),
+        };
+        Self { options, store: Arc::new(store) }
+    }
+
+    /// Takes the entries of a cache of the configuration before, if this one has the same size and
+    /// the same keys; returns whether it has.
+    pub fn inherit(&mut self, before: &Self) -> bool {
+        let is_same = self.options.has_store_of(&before.options);
+        if is_same {
+            self.store = Arc::clone(&before.store);
+        }
+        is_same
+    }
+
+    /// Returns whether both have the same entries.
+    #[must_use]
+    pub fn shares_entries(&self, other: &Self) -> bool {
+        self.store.id == other.store.id
+    }
+
+    /// Returns the number of its entries' store in this process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.store.id
+    }
+
+    /// Returns its options.
+    #[must_use]
+    pub const fn options(&self) -> &CacheOptions {
+        &self.options
+    }
+
+    /// Returns the hash of a key.
+    #[must_use]
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.store.hasher.hash_one(key)
+    }
+
+    /// Puts the answer to a query in its place: behind the question of `packet`, which ends at
+    /// `question_end`, with the records' remaining TTLs. `scratch`: a buffer for one message. Without
+    /// an answer, or space for it, `packet` stays as it is.
+    #[inline]
+    pub fn answer(
+        &self,
+        key: &Key,
+        packet: &mut Packet<'_>,
+        question_end: usize,
+        wanted: Wanted,
+        now: Tick,
+        scratch: &mut [u8],
+    ) -> Option<Hit> {
+        let now = seconds(now);
+        let (len, meta) = self.store.table.get(key.hash(), key.bytes(), now, scratch)?;
+        let is_stale = now >= meta.expires;
+        match wanted {
+            Wanted::Fresh if is_stale => return None,
+            Wanted::Stale(most) if now.saturating_sub(meta.expires) > most => return None,
+            Wanted::Fresh | Wanted::Stale(_) => {}
+        }
+        let options = &self.options;
+        let ttl = match (is_stale, options.dont_age) {
+            (true, _) => entry::Ttl::Fixed(options.stale_ttl),
+            (false, true) => entry::Ttl::Unchanged,
+            (false, false) => entry::Ttl::Aged(now.saturating_sub(meta.stored)),
+        };
+        let stored = scratch.get_mut(..len)?;
+        entry::unpack(stored, packet, question_end, ttl)
+            .then_some(Hit { is_stale, remaining: meta.expires.saturating_sub(now) })
+    }
+
+    /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
+    /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
+    /// overwritten. Returns whether it is a new entry.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub fn store(
+        &self,
+        key: &Key,
+        response: &[u8],
+        failure_ttl: Option<u32>,
+        stale_seconds: u32,
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, NotCached> {
+        let lifetime = entry::lifetime(response, &self.options, failure_ttl)?;
+        if response.len() > self.options.entry_bytes_max {
+            return Err(NotCached::TooLarge);
+        }
+        entry::pack(response, buffer).ok_or(NotCached::Malformed)?;
+        let now = seconds(now);
+        let expires = now.saturating_add(lifetime);
+        let gone = expires.saturating_add(stale_seconds);
+        let meta = Meta { stored: now, expires, gone, extra: 0 };
+        match self.store.table.insert(key.hash(), key.bytes(), buffer, meta, now) {
+            Insert::New => Ok(true),
+            Insert::Replaced => Ok(false),
+            Insert::Gone => Err(NotCached::TtlTooShort),
+            Insert::Busy => Err(NotCached::Busy),
+            Insert::TooLarge => Err(NotCached::TooLarge),
+        }
+    }
+
+    /// Touches what looking up these hashes will read, so that the waits for far memory overlap.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        hashes.iter().for_each(|hash| self.store.table.prefetch_set(*hash));
+        hashes.iter().for_each(|hash| self.store.table.prefetch_entry(*hash));
+    }
+
+    /// Removes entries of which `keep` is not true.
+    fn retain(&self, mut keep: impl FnMut(&[u8], &[u8], Meta) -> bool) -> usize {
+        let sets = self.store.table.sets();
+        (0..sets).map(|set| self.store.table.visit(set..set + 1, &mut keep)).sum()
+    }
+
+    /// Removes expired entries until no more than `most` are left, expired ones that are kept as
+    /// stale included if `with_stale`. Returns how many it has removed.
+    pub fn purge_expired(&self, most: usize, with_stale: bool, now: Tick) -> usize {
+        let now = seconds(now);
+        let mut left = self.len();
+        self.retain(|_, _, meta| {
+            let end = if with_stale { meta.expires } else { meta.gone };
+            let goes = left > most && end <= now;
+            left -= usize::from(goes);
+            !goes
+        })
+    }
+
+    /// Removes entries, expired or not, until no more than `most` are left. Returns how many it has
+    /// removed.
+    pub fn expunge(&self, most: usize) -> usize {
+        let mut left = self.len();
+        self.retain(|_, _, _| {
+            let goes = left > most;
+            left -= usize::from(goes);
+            !goes
+        })
+    }
+
+    /// Removes the entries of a name (wire format, any case), or of all names in its zone if
+    /// `suffix`; of one type, or of all. Returns how many it has removed.
+    pub fn expunge_by_name(&self, qname: &[u8], qtype: Option<u16>, suffix: bool) -> usize {
+        self.retain(|bytes, _, _| {
+            let Some(question) = key::question(bytes) else { return true };
+            let is_named = if suffix {
+                key::is_in_zone(question.qname, qname)
+            } else {
+                question.qname.eq_ignore_ascii_case(qname)
+            };
+            !(is_named && qtype.is_none_or(|qtype| qtype == question.qtype))
+        })
+    }
+
+    /// Calls `each` with every entry.
+    pub fn for_each(&self, now: Tick, mut each: impl FnMut(&entry::Seen<'_>)) {
+        let now = seconds(now);
+        self.retain(|bytes, value, meta| {
+            if let Some(seen) = entry::Seen::of(bytes, value, meta, now) {
+                each(&seen);
+            }
+            true
+        });
+    }
+
+    /// Returns the number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.store.table.len()
+    }
+
+    /// Returns whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the most entries that it holds.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.options.entries_max
+    }
+
+    /// Returns the memory of its table, bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.store.table.memory()
+    }
+
+    /// Returns whether a new entry replaces another one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.store.table.is_full()
+    }
+
+    /// Returns how many entries have made room for others.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.store.table.evicted()
+    }
+}
+
+/// Folds a name to lower case.
+pub(crate) fn folded(qname: &[u8]) -> impl Iterator<Item = u8> {
+    // Lengths of labels are below 64, and no letters.
+    qname.iter().map(u8::to_ascii_lowercase)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The cache as a whole, against a model.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use crate::base::packet::Packet;
+use crate::base::rng::ShardRng;
+use crate::base::time::Tick;
+use crate::cache::entry::{Ttl, lifetime, pack, shuffle, unpack};
+use crate::cache::key::{About, Key, Subnet, is_in_zone, question};
+use crate::cache::{CacheOptions, PacketCache, Wanted};
+use crate::stats::not_cached::NotCached;
+use crate::wire::ecs::Ecs;
+use crate::wire::query::Question;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn cache(options: CacheOptions) -> PacketCache {
+    PacketCache::new(options, [1, 2, 3, 4])
+}
+
+fn query(name: &str, qtype: u8) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.push(name.len() as u8);
+    message.extend_from_slice(name.as_bytes());
+    message.extend_from_slice(&[0, 0, qtype, 0, 1]);
+    message
+}
+
+/// An answer with one record that says `value`.
+fn response(query: &[u8], ttl: u32, value: u8) -> Vec<u8> {
+    let mut message = query.to_vec();
+    (message[2], message[3], message[7]) = (0x81, 0x80, 1);
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+    message.extend_from_slice(&ttl.to_be_bytes());
+    message.extend_from_slice(&[0, 4, 192, 0, 2, value]);
+    message
+}
+
+fn key_of(cache: &PacketCache, query: &[u8], about: About) -> Option<Key> {
+    let mut key = Key::default();
+    key.read(query, about, cache).then_some(key)
+}
+
+/// What a client gets for a query: the last byte of its address, and its TTL.
+fn look_up(cache: &PacketCache, query: &[u8], wanted: Wanted, at: u64) -> Option<(u8, u32)> {
+    let key = key_of(cache, query, About::default())?;
+    let mut buffer = query.to_vec();
+    buffer.resize(512, 0xee);
+    let mut packet = Packet::new(&mut buffer, 0, query.len());
+    let mut scratch = vec![0; 65_535];
+    cache.answer(&key, &mut packet, query.len(), wanted, Tick(at * SECOND), &mut scratch)?;
+    let message = packet.bytes();
+    assert_eq!(message[..2], query[..2], "the client's id");
+    assert_eq!(message[12..query.len()], query[12..], "its question");
+    let ttl = message[message.len() - 10..message.len() - 6].first_chunk().copied().expect("a TTL");
+    Some((message[message.len() - 1], u32::from_be_bytes(ttl)))
+}
+
+fn store(cache: &PacketCache, query: &[u8], ttl: u32, value: u8, at: u64) -> Result<bool, NotCached> {
+    let key = key_of(cache, query, About::default()).expect("a key");
+    cache.store(&key, &response(query, ttl, value), None, 0, Tick(at * SECOND), &mut Vec::new())
+}
+
+#[test]
+fn an_entry_lives_as_long_as_its_lowest_ttl() {
+    let cache = cache(CacheOptions::new(10));
+    assert_eq!(store(&cache, &query("a", 1), 30, 7, 100), Ok(true));
+    assert_eq!(look_up(&cache, &query("A", 1), Wanted::Fresh, 129), Some((7, 1)));
+    assert_eq!(look_up(&cache, &query("a", 1), Wanted::Fresh, 130), None);
+    assert!(store(&cache, &query("a", 1), 30, 8, 130).is_ok());
+    assert_eq!(look_up(&cache, &query("a", 1), Wanted::Fresh, 130), Some((8, 30)));
+}
+
+#[test]
+fn entries_are_removed_by_name_type_and_number() {
+    let cache = cache(CacheOptions::new(10));
+    for (name, qtype) in [("a", 1), ("a", 28), ("b", 1)] {
+        assert_eq!(store(&cache, &query(name, qtype), 30, 7, 0), Ok(true));
+    }
+    assert_eq!(cache.expunge_by_name(b"\x01A\0", Some(28), false), 1);
+    assert_eq!((cache.len(), cache.expunge_by_name(b"\x01c\0", None, true)), (2, 0));
+    assert_eq!((cache.purge_expired(0, true, Tick(29 * SECOND)), cache.len()), (0, 2));
+    assert_eq!((cache.purge_expired(1, true, Tick(30 * SECOND)), cache.len()), (1, 1));
+    assert_eq!((cache.expunge(0), cache.is_empty()), (1, true));
+}
+
+#[test]
+fn names_in_a_zone_are_found() {
+    let zone = b"\x01b\x01c\0";
+    for (name, is_in) in [
+        (&b"\x01a\x01b\x01c\0"[..], true),
+        (b"\x01b\x01c\0", true),
+        (b"\x02ab\x01c\0", false),
+        (b"\x01c\0", false),
+    ] {
+        assert_eq!(is_in_zone(name, zone), is_in, "{name:?}");
+        assert!(is_in_zone(name, b"\0"));
+    }
+}
+
+#[test]
+fn subnets_connections_and_what_rules_add_are_told_apart() {
+    let cache = cache(CacheOptions { parse_ecs: true, ..CacheOptions::new(10) });
+    let subnet = |last| Subnet {
+        family: 1,
+        prefix: 24,
+        address: [192, 0, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+    let abouts = [
+        About::default(),
+        About { by_stream: true, ..About::default() },
+        About { added: Ecs::OptAdded, ..About::default() },
+        About { added: Ecs::OptionAdded, ..About::default() },
+        About { subnet: Some(subnet(1)), ..About::default() },
+        About { subnet: Some(subnet(2)), ..About::default() },
+    ];
+    let keys: Vec<Key> = abouts.map(|about| key_of(&cache, &query("a", 1), about).expect("a key")).into();
+    for (at, key) in keys.iter().enumerate() {
+        assert!(keys[..at].iter().all(|other| other.bytes() != key.bytes() && other.hash() != key.hash()));
+        let asked = question(key.bytes()).expect("a question");
+        assert_eq!((asked.qname, asked.qtype, asked.by_stream), (&b"\x01a\0"[..], 1, at == 1));
+    }
+    let (mut one, mut other) = (Key::default(), Key::default());
+    one.for_every_subnet(&keys[4], &cache);
+    other.for_every_subnet(&keys[5], &cache);
+    assert_eq!(one, other);
+    assert!(keys.iter().all(|key| key.bytes() != one.bytes()));
+}
+
+#[test]
+fn addresses_are_shuffled_within_their_set() {
+    let mut message = response(&query("a", 1), 60, 1);
+    for value in 2..=8 {
+        let next = response(&query("a", 1), 60, value);
+        message.extend_from_slice(&next[next.len() - 16..]);
+        message[7] += 1;
+    }
+    let (mut rng, mut orders) = (ShardRng::from_seed(1), BTreeMap::new());
+    for _ in 0..100 {
+        let mut shuffled = message.clone();
+        shuffle(&mut shuffled, &mut rng);
+        let order: Vec<u8> = shuffled.chunks(1).skip(19 + 15).step_by(16).map(|b| b[0]).collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [1, 2, 3, 4, 5, 6, 7, 8]);
+        *orders.entry(order).or_insert(0) += 1;
+    }
+    assert!(orders.len() > 90, "{}", orders.len());
+}
+
+proptest! {
+    #[test]
+    fn it_is_a_map_with_times(
+        steps in prop::collection::vec((0..6_u8, any::<bool>(), 0..40_u32, any::<u8>(), 0..20_u64), 1..80)
+    ) {
+        let cache = cache(CacheOptions { ttl_max: 25, ttl_min: 2, ..CacheOptions::new(100) });
+        let (mut model, mut now) = (BTreeMap::new(), 0);
+        for (name, stores, ttl, value, pass) in steps {
+            now += pass;
+            let asked = query(&char::from(b'a' + name).to_string(), 1);
+            if stores {
+                let stored = store(&cache, &asked, ttl, value, now);
+                prop_assert_eq!(stored.is_ok(), ttl >= 2);
+                if ttl >= 2 {
+                    model.insert(name, (value, ttl, now));
+                }
+            } else {
+                let wanted = model.get(&name).filter(|(_, ttl, at)| now < at + u64::from(*ttl.min(&25)));
+                let wanted = wanted.map(|(value, ttl, at)| (*value, ttl - (now - at) as u32));
+                prop_assert_eq!(look_up(&cache, &asked, Wanted::Fresh, now), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn no_message_panics(message in prop::collection::vec(any::<u8>(), 0..200), at in 0..12_usize, with in any::<u8>()) {
+        let cache = cache(CacheOptions::new(10));
+        let mut odd = response(&query("a", 1), 60, 1);
+        odd.extend_from_slice(&message);
+        let place = at.min(odd.len() - 1);
+        odd[place] = with;
+        for bytes in [&message, &odd] {
+            let key = key_of(&cache, bytes, About::default());
+            prop_assert!(key.is_none_or(|key| question(key.bytes()).is_some()));
+            if lifetime(bytes, cache.options(), None).is_ok() {
+                let (mut packed, end) = (Vec::new(), Question::parse(bytes).expect("a question").end);
+                prop_assert!(pack(bytes, &mut packed).is_some());
+                let mut buffer = bytes.clone();
+                let mut packet = Packet::new(&mut buffer, 0, end);
+                prop_assert!(unpack(&packed, &mut packet, end, Ttl::Unchanged));
+                prop_assert_eq!(packet.bytes(), &bytes[..]);
+            }
+            let _ = unpack(bytes, &mut Packet::new(&mut odd.clone(), 0, 20), 15, Ttl::Aged(7));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The packet caches that pools use, compiled and judged.
+
+#![expect(clippy::disallowed_methods, reason = "keys of a cache decide nothing but where its entries are")]
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::cache::PacketCache;
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Errors, Fault};
+use crate::config::options::Key;
+
+/// The most entries of all packet caches that are in use.
+pub const ENTRIES_MAX: u32 = 100_000_000;
+/// The most packet caches that are in use.
+const CACHES_MAX: usize = 1024;
+
+/// Builds the packet caches that pools use, by their places in the draft.
+pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<PacketCache>> {
+    // Keys that nobody can guess; the standard library draws them from the system.
+    let seed = |number: u64| RandomState::new().hash_one(number);
+    let mut built = BTreeMap::new();
+    let mut entries = 0_usize;
+    for pool in &draft.pools {
+        let Some((at, written)) = pool.cache.and_then(|at| Some((at, draft.caches.get(at)?))) else {
+            continue;
+        };
+        if built.contains_key(&at) {
+            continue;
+        }
+        entries = entries.saturating_add(written.value.entries_max);
+        let is_too_much = entries > ENTRIES_MAX as usize;
+        if is_too_much || built.len() == CACHES_MAX {
+            let (what, limit) = if is_too_much {
+                (format!("packet caches with {entries} entries in all"), ENTRIES_MAX.to_string())
+            } else {
+                (format!("{} packet caches", CACHES_MAX + 1), CACHES_MAX.to_string())
+            };
+            errors.push(ConfigError::new(&written.origin, "newPacketCache", Fault::Limit { what, limit }));
+            return built;
+        }
+        built.insert(at, Arc::new(PacketCache::new(written.value.clone(), [0, 1, 2, 3].map(seed))));
+    }
+    built
+}
+
+/// Warns of packet caches that no pool uses, and of options that have no effect by a setting.
+pub(crate) fn warn(draft: &mut Draft) {
+    let is_stale_given = draft.settings.number(Key::StaleCache).unwrap_or_default() > 0;
+    for (at, written) in draft.caches.iter().enumerate() {
+        let note = if !draft.pools.iter().any(|pool| pool.cache == Some(at)) {
+            Fault::Note("no pool uses it: getPool(name):setCache(cache)".to_owned())
+        } else if written.value.keep_stale && !is_stale_given {
+            Fault::Conflict {
+                wrong: "keepStaleData has no effect without setStaleCacheEntriesTTL".to_owned(),
+                expected: "both or neither".to_owned(),
+            }
+        } else {
+            continue;
+        };
+        draft.warnings.push(ConfigError::new(&written.origin, "newPacketCache", note));
+    }
+}

@@ -1,0 +1,92 @@
+//! What a shard needs to use the packet caches, which it shares with the others.
+
+use crate::base::packet::Packet;
+use crate::base::time::Tick;
+use crate::cache::key::Key;
+use crate::cache::{ENTRY_BYTES_MAX, Hit, PacketCache, Wanted};
+use crate::stats::not_cached::NotCached;
+use crate::wire::ecs;
+use crate::wire::header::LEN;
+
+/// Buffers for the query at hand.
+#[derive(Debug, Default)]
+pub(crate) struct CacheBuffers {
+    /// Its key; empty when it has none, or its response is not to be stored.
+    pub(crate) key: Key,
+    /// The key of an answer for every subnet.
+    every_subnet: Key,
+    /// What was found.
+    found: Vec<u8>,
+    /// What is to be stored.
+    packed: Vec<u8>,
+    /// A server has said that its response is valid for every subnet.
+    is_for_every_subnet: bool,
+    /// The answer to a query whose packet is gone.
+    message: Vec<u8>,
+}
+
+impl CacheBuffers {
+    /// Looks for the answer to the query with the key at hand, whose question ends at `question_end`.
+    /// `shared`: an answer for every subnet is good too.
+    pub(crate) fn answer(
+        &mut self,
+        cache: &PacketCache,
+        packet: &mut Packet<'_>,
+        question_end: usize,
+        (wanted, shared): (Wanted, bool),
+        now: Tick,
+    ) -> Option<Hit> {
+        self.found.resize(ENTRY_BYTES_MAX, 0);
+        if shared && self.key.has_subnet() && cache.options().parse_ecs {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            let hit = cache.answer(&self.every_subnet, packet, question_end, wanted, now, &mut self.found);
+            if hit.is_some() {
+                return hit;
+            }
+        }
+        cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found)
+    }
+
+    /// Takes a copy of the key of an outstanding query, whose response has come from its server.
+    pub(crate) fn take(&mut self, key: &Key, response: &[u8], shared: bool) {
+        self.key.copy(key);
+        self.is_for_every_subnet =
+            shared && key.has_subnet() && ecs::parse(response).is_some_and(|subnet| subnet.scope == 0);
+    }
+
+    /// Stores a response under the key at hand. Returns whether it is a new entry.
+    pub(crate) fn store(
+        &mut self,
+        cache: &PacketCache,
+        response: &[u8],
+        failure_ttl: Option<u32>,
+        stale_seconds: u32,
+        now: Tick,
+    ) -> Result<bool, NotCached> {
+        let key = if self.is_for_every_subnet && cache.options().parse_ecs {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            &self.every_subnet
+        } else {
+            &self.key
+        };
+        cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+    }
+
+    /// Makes a message of an id and a question, and takes the buffer for it; [`CacheBuffers::give`]
+    /// takes it back.
+    pub(crate) fn message(&mut self, id: u16, qname: &[u8], qtype: u16) -> Vec<u8> {
+        let mut message = std::mem::take(&mut self.message);
+        message.clear();
+        message.extend_from_slice(&id.to_be_bytes());
+        message.resize(LEN, 0);
+        message.extend_from_slice(qname);
+        message.extend_from_slice(&qtype.to_be_bytes());
+        message.extend_from_slice(&1_u16.to_be_bytes());
+        message
+    }
+
+    /// Takes the buffer back.
+    pub(crate) fn give(&mut self, message: Vec<u8>) {
+        self.message = message;
+    }
+}

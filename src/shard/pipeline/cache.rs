@@ -1,0 +1,349 @@
+//! The stage of the packet cache: a query is answered from it, or its response is stored in it.
+
+use std::net::IpAddr;
+
+use crate::base::addr::{BackendSlot, PoolSlot};
+use crate::base::narrow::{to_u8, to_u16};
+use crate::base::packet::Packet;
+use crate::cache::entry::shuffle;
+use crate::cache::key::{About, Subnet, question};
+use crate::cache::{Hit, Wanted};
+use crate::rules::apply::{Decision, ResponseDecision};
+use crate::rules::context::{Answered, Facts};
+use crate::rules::query_state::QueryState;
+use crate::rules::{apply, query_state};
+use crate::shard::Shard;
+use crate::shard::dispatch::outstanding::{InFlight, PendingQuery, Waiter};
+use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::scratch::MESSAGE_MAX;
+use crate::shard::verdict::Verdict;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::not_cached::NotCached;
+use crate::wire::ecs::Ecs;
+use crate::wire::header::{Header, rcode};
+use crate::wire::query::Question;
+use crate::wire::{answer, ecs, padding};
+
+use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limit, visible_client};
+
+/// INFO-CODE of an Extended DNS Error: a stale answer (RFC 8914, 4.4).
+const STALE_ANSWER: u16 = 3;
+/// The same for NXDOMAIN (RFC 8914, 4.20).
+const STALE_NXDOMAIN: u16 = 19;
+
+impl Shard {
+    /// Looks for the answer to a query. Without one the cache-miss rules decide what becomes of it;
+    /// none: it goes to a server, and the key at hand tells where its response belongs.
+    pub(super) fn look_up(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<Outcome> {
+        self.cache.key.clear();
+        let slot = query.pending.pool;
+        let about = self.about(query, packet)?;
+        let cache = self.cx.snapshot.pool(slot).cache.as_deref()?;
+        if !self.cache.key.read(packet.bytes(), about, cache) {
+            return None;
+        }
+        if let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet) {
+            return Some(outcome);
+        }
+        self.cx.stats().cache_misses.add(1);
+        self.cx.stats().pool(slot).cache_misses.add(1);
+        if self.cx.snapshot.chains.cache_miss.is_empty() {
+            return self.join_leader(query, packet).then_some(Outcome::Waits);
+        }
+        let decision = self.evaluate_rules(query, packet, apply::cache_miss);
+        if query.pending.pool != slot || query.state.as_ref().is_some_and(|state| state.skip_cache) {
+            self.cache.key.clear();
+        }
+        match decision {
+            Decision::Forward if self.cache.key.is_empty() => None,
+            Decision::Forward => self.join_leader(query, packet).then_some(Outcome::Waits),
+            Decision::Answered => Some(Outcome::Answered),
+            Decision::Drop(reason) => Some(Outcome::Dropped(reason)),
+        }
+    }
+
+    /// Returns what the key of a query needs to know besides its bytes; none when it bypasses the
+    /// cache.
+    fn about(&self, query: &Query, packet: &Packet<'_>) -> Option<About> {
+        let pool = self.cx.snapshot.pools.get(query.pending.pool.index()).filter(|p| p.cache.is_some())?;
+        let (state, client) = (query.state.as_deref(), query.pending.client);
+        // The answer to a query with another name, or another client subnet, is changed for its client.
+        let bypasses = |s: &QueryState| s.skip_cache || !s.original.is_empty() || !s.client_subnet.is_empty();
+        if state.is_some_and(bypasses) {
+            return None;
+        }
+        let mut about = About {
+            by_stream: client.connection.is_some(),
+            added: state.map_or(Ecs::Left, |state| state.added),
+            subnet: None,
+        };
+        if pool.sends_subnet
+            && let Some(state) = state.filter(|state| state.ecs.wanted)
+            && (state.ecs.replace || ecs::parse(packet.bytes()).is_none())
+        {
+            let settings = state.ecs;
+            let address = settings.address(&visible_client(client, Some(state)));
+            about.subnet = Some(subnet(address, settings.v4, settings.v6));
+        }
+        Some(about)
+    }
+
+    /// Answers a query with the key at hand.
+    fn answer_cached(
+        &mut self,
+        wanted: Wanted,
+        query: &mut Query,
+        packet: &mut Packet<'_>,
+    ) -> Option<Outcome> {
+        let limit = query.pending.client.connection.is_none().then(|| match &query.state {
+            Some(state) => datagram_limit(state, packet),
+            None => answer::udp_limit(packet.bytes()),
+        });
+        let end = usize::from(query.facts.question_end);
+        let hit = self.find(query.pending.pool, wanted, packet, end)?;
+        Some(self.deliver_hit(hit, limit, query, packet))
+    }
+
+    /// Finds the answer to a query with the key at hand, whose question ends at `question_end`.
+    fn find(
+        &mut self,
+        pool: PoolSlot,
+        wanted: Wanted,
+        packet: &mut Packet<'_>,
+        question_end: usize,
+    ) -> Option<Hit> {
+        let pool = self.cx.snapshot.pool(pool);
+        let cache = pool.cache.as_deref()?;
+        self.cache.answer(cache, packet, question_end, (wanted, pool.zero_scope), self.cx.now)
+    }
+
+    /// Turns an answer that was found into the one for this client, which can take `limit` bytes.
+    pub(super) fn deliver_hit(
+        &mut self,
+        hit: Hit,
+        limit: Option<usize>,
+        query: &mut Query,
+        packet: &mut Packet<'_>,
+    ) -> Outcome {
+        self.cache.key.clear();
+        let page = self.cx.stats().pool(query.pending.pool);
+        page.cache_hits.add(1);
+        page.cache_stale_hits.add(u64::from(hit.is_stale));
+        query_state::set_flags(packet.bytes_mut(), query_state::unpacked(query.pending.flags));
+        if self.cx.snapshot.pool(query.pending.pool).cache.as_ref().is_some_and(|c| c.options().shuffle) {
+            shuffle(packet.bytes_mut(), &mut self.cx.rng);
+        }
+        let block = if limit.is_none() { padding::block(packet.bytes()) } else { None };
+        if hit.is_stale {
+            let is_nxdomain = Header::parse(packet.bytes()).is_some_and(|h| h.rcode() == rcode::NXDOMAIN);
+            // A client without EDNS, or without space for it, goes without.
+            let _ = answer::ede(packet, if is_nxdomain { STALE_NXDOMAIN } else { STALE_ANSWER }, b"");
+        }
+        if query.state.is_some() || !self.cx.snapshot.chains.cache_hit.is_empty() {
+            self.ensure_state(query);
+            query.facts = Facts::of(packet.bytes());
+            let decision = self.evaluate(query, None, packet, apply::cache_hit);
+            if let ResponseDecision::Drop(reason) = decision {
+                return Outcome::Dropped(reason);
+            }
+        }
+        padding::restore(packet, block, MESSAGE_MAX);
+        if limit.is_some_and(|limit| !answer::fit(packet, limit)) {
+            return Outcome::Dropped(DropReason::AnswerTooLong);
+        }
+        Outcome::Cached
+    }
+
+    /// Answers a query that no server can get with an expired answer, if there is one.
+    pub(super) fn answer_stale(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<Outcome> {
+        let seconds = self.cx.snapshot.globals.stale_cache_seconds;
+        if seconds == 0 || self.cache.key.is_empty() {
+            return None;
+        }
+        self.answer_cached(Wanted::Stale(seconds), query, packet)
+    }
+
+    /// Keeps the key of a query that goes to a server, where it is needed for the response.
+    pub(super) fn remember_key(&mut self, query: &mut Query, packet: &Packet<'_>) {
+        if self.cache.key.is_empty() {
+            return;
+        }
+        if query.pending.waiter == Waiter::Client(None) {
+            query.pending.waiter = Waiter::Client(self.dispatcher.queries.open_for_cache(self.cx.now));
+        }
+        let Some(entry) = query.pending.waiter.entry() else { return };
+        let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) else { return };
+        self.coalescing.lead(self.cache.key.hash(), entry);
+        ticket.key.copy(&self.cache.key);
+        ticket.qname.clear();
+        ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
+        ticket.limit = to_u16(answer::udp_limit(packet.bytes()).min(MESSAGE_MAX));
+        self.cache.key.clear();
+    }
+
+    /// Returns whether a server's response belongs into the cache of its pool, and makes its key the
+    /// one at hand.
+    pub(super) fn is_to_be_stored(
+        &mut self,
+        entry: Option<EntryId>,
+        pool: PoolSlot,
+        response: &Packet<'_>,
+    ) -> bool {
+        if !self.cx.needs.cache {
+            return false;
+        }
+        let pool = self.cx.snapshot.pool(pool);
+        let ticket = self.dispatcher.queries.ticket(entry);
+        // After a reload it may be another cache, with other keys.
+        let id = pool.cache.as_ref().map(|cache| cache.id());
+        let Some(ticket) = ticket.filter(|ticket| id == Some(ticket.key.store())) else { return false };
+        self.cache.take(&ticket.key, response.bytes(), pool.zero_scope);
+        true
+    }
+
+    /// Stores a response under the key at hand, and gives it to the queries that wait for it; returns
+    /// whether it was stored.
+    pub(super) fn store(
+        &mut self,
+        entry: Option<EntryId>,
+        pool: PoolSlot,
+        failure_ttl: Option<u32>,
+        response: &[u8],
+    ) -> bool {
+        let (snapshot, page) = (&self.cx.snapshot, self.cx.stats().pool(pool));
+        let Some(cache) = snapshot.pool(pool).cache.as_deref() else { return false };
+        let seconds = snapshot.globals.stale_cache_seconds;
+        let stored = self.cache.store(cache, response, failure_ttl, seconds, self.cx.now);
+        match stored {
+            Ok(_) => page.cache_inserted.add(1),
+            Err(reason) => page.cache_not_stored[reason].add(1),
+        }
+        let is_for_one = |reason: NotCached| match reason {
+            NotCached::Malformed | NotCached::Signed | NotCached::Class | NotCached::Cookie => true,
+            NotCached::Truncated
+            | NotCached::NoTtl
+            | NotCached::TtlInvalid
+            | NotCached::TtlTooShort
+            | NotCached::TooLarge
+            | NotCached::Busy
+            | NotCached::Rule => false,
+        };
+        self.share_response(entry, response, !stored.is_err_and(is_for_one));
+        stored.is_ok()
+    }
+
+    /// Stores a response that the rules have seen, and finishes it.
+    pub(super) fn store_evaluated(
+        &mut self,
+        mut decision: ResponseDecision,
+        query: &mut Query,
+        by: Answered,
+        packet: &mut Packet<'_>,
+    ) -> ResponseDecision {
+        if decision == ResponseDecision::Deliver {
+            let state = query.state.as_deref();
+            let (skips, failure_ttl) =
+                state.map_or((false, None), |state| (state.skip_cache, state.temporary_failure_ttl));
+            let pool = query.pending.pool;
+            if skips {
+                self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(1);
+                self.share_response(query.pending.waiter.entry(), packet.bytes(), false);
+            } else if self.store(query.pending.waiter.entry(), pool, failure_ttl, packet.bytes())
+                && !self.cx.snapshot.chains.cache_inserted.is_empty()
+            {
+                decision = self.evaluate(query, Some(by), packet, apply::cache_inserted);
+            }
+        }
+        if matches!(decision, ResponseDecision::Deliver | ResponseDecision::Fail) {
+            self.evaluate(query, Some(by), packet, |context, environment, effects| {
+                apply::finish(context, environment, effects);
+            });
+        }
+        decision
+    }
+
+    /// Answers a query with an expired answer in place of a server's SERVFAIL, which is in `packet`.
+    pub(super) fn answer_stale_instead(
+        &mut self,
+        in_flight: &InFlight,
+        ending: &Ending,
+        packet: &mut Packet<'_>,
+    ) -> Option<Verdict> {
+        let wanted = self.wanted_stale(in_flight, ending.entry)?;
+        let end = Question::parse(packet.bytes())?.end;
+        let limit = self.dispatcher.queries.ticket(ending.entry).map(|ticket| usize::from(ticket.limit));
+        let hit = self.find(in_flight.pending.pool, wanted, packet, end)?;
+        let limit = limit.filter(|_| in_flight.pending.client.connection.is_none());
+        let mut query = self.restore_query(in_flight, packet);
+        let outcome = self.deliver_hit(hit, limit, &mut query, packet);
+        let ending = Ending { state: query.state, limit: None, block: None, ..ending.clone() };
+        Some(self.finish(ending, outcome, packet))
+    }
+
+    /// Answers a query that no server has answered with an expired answer; returns false if there is
+    /// none.
+    pub(super) fn answer_stale_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
+        let attempt = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
+        self.answer_stale_for(in_flight, attempt)
+    }
+
+    /// The same for a query that has waited for another one.
+    pub(super) fn answer_stale_waiting(&mut self, entry: EntryId, pending: &PendingQuery) -> bool {
+        let claimed_at = self.dispatcher.queries.arrived(Some(entry)).unwrap_or(self.cx.now);
+        self.answer_stale_for(&InFlight { pending: *pending, claimed_at }, Ending::of_pending(pending))
+    }
+
+    fn answer_stale_for(&mut self, in_flight: &InFlight, ending: Ending) -> bool {
+        let pending = &in_flight.pending;
+        let entry = pending.waiter.entry();
+        let Some(wanted) = self.wanted_stale(in_flight, entry) else { return false };
+        let Some(ticket) = self.dispatcher.queries.ticket(entry) else { return false };
+        let Some(asked) = question(ticket.key.bytes()) else { return false };
+        let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
+        let mut message = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
+        let question_end = message.len();
+        message.resize(MESSAGE_MAX, 0);
+        let mut packet = Packet::new(&mut message, 0, question_end);
+        let hit = self.find(pending.pool, wanted, &mut packet, question_end);
+        if let Some(hit) = hit {
+            let mut query = self.restore_query(in_flight, &packet);
+            let limit = pending.client.connection.is_none().then_some(limit);
+            let outcome = self.deliver_hit(hit, limit, &mut query, &mut packet);
+            self.finish(Ending { state: query.state, is_late: true, ..ending }, outcome, &mut packet);
+        }
+        self.cache.give(message);
+        hit.is_some()
+    }
+
+    /// Returns which answers are good enough for an outstanding query that servers have failed, if the
+    /// cache may have one, and makes a copy of its key the one at hand.
+    fn wanted_stale(&mut self, in_flight: &InFlight, entry: Option<EntryId>) -> Option<Wanted> {
+        let snapshot = &self.cx.snapshot;
+        let seconds = snapshot.globals.stale_cache_seconds;
+        if !self.cx.needs.cache || seconds == 0 {
+            return None;
+        }
+        let ticket = self.dispatcher.queries.ticket(entry)?;
+        let cache = snapshot.pool(in_flight.pending.pool).cache.as_ref()?;
+        if !cache.options().stale_on_failure || cache.id() != ticket.key.store() {
+            return None;
+        }
+        self.cache.key.copy(&ticket.key);
+        Some(Wanted::Stale(seconds))
+    }
+}
+
+/// Returns the subnet that a server gets of an address.
+fn subnet(address: IpAddr, v4: u8, v6: u8) -> Subnet {
+    let (family, prefix, mut bytes) = match address {
+        IpAddr::V4(ip) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&ip.octets());
+            (1, v4.min(32), bytes)
+        }
+        IpAddr::V6(ip) => (2, v6.min(128), ip.octets()),
+    };
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+    bytes = (u128::from_be_bytes(bytes) & mask).to_be_bytes();
+    Subnet { family: to_u8(family), prefix, address: bytes }
+}

@@ -1,0 +1,231 @@
+//! Queries that wait for the response to another one: they join it, and get what it got.
+
+use crate::base::addr::BackendSlot;
+use crate::base::narrow::to_u16;
+use crate::base::packet::Packet;
+use crate::cache::Hit;
+use crate::cache::entry::{Ttl, pack, unpack};
+use crate::cache::key::question;
+use crate::rules::context::Facts;
+use crate::rules::query_state::QueryState;
+use crate::shard::Shard;
+use crate::shard::coalescing::Fate;
+use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
+use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::scratch::{MESSAGE_MAX, Scratch};
+use crate::shard::verdict::Verdict;
+use crate::stats::drop_reason::DropReason;
+use crate::wire::{answer, edit};
+
+use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Out, Outcome, Query};
+
+/// An answer that was given to another client at the same moment.
+const FRESH: Hit = Hit { is_stale: false, remaining: 0 };
+
+impl Shard {
+    /// Makes a query with the key at hand wait for the response to an outstanding one like it; returns
+    /// false when there is none, or the query cannot be kept.
+    pub(super) fn join_leader(&mut self, query: &mut Query, packet: &Packet<'_>) -> bool {
+        let pool = self.cx.snapshot.pool(query.pending.pool);
+        if !pool.cache.as_ref().is_some_and(|cache| cache.options().coalesce) {
+            return false;
+        }
+        let Some(leader) = self.coalescing.leader(self.cache.key.hash()) else { return false };
+        let queries = &mut self.dispatcher.queries;
+        if queries.ticket(Some(leader)).is_none_or(|ticket| ticket.key != self.cache.key) {
+            return false;
+        }
+        let Some(entry) = queries.open_for_cache(self.cx.now) else { return false };
+        if !queries.keep_query(Some(entry), packet.bytes(), false) {
+            queries.close(Some(entry));
+            return false;
+        }
+        let limit = answer::udp_limit(packet.bytes()).min(MESSAGE_MAX);
+        query.pending.waiter = Waiter::Client(Some(entry));
+        if query.pending.client.connection.is_none() {
+            queries.set_limit(Some(entry), limit);
+        }
+        let next = queries.ticket_mut(Some(leader)).and_then(|ticket| ticket.next.replace(entry));
+        if let Some(ticket) = queries.ticket_mut(Some(entry)) {
+            ticket.key.copy(&self.cache.key);
+            ticket.qname.clear();
+            ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
+            ticket.limit = to_u16(limit);
+            ticket.waiting = Some(query.pending);
+            ticket.next = next;
+        }
+        if let Some(state) = query.state.take() {
+            queries.put(Some(entry), state);
+        }
+        self.coalescing.joined();
+        self.cx.stats().pool(query.pending.pool).cache_coalesced.add(1);
+        true
+    }
+
+    /// A query that may lead others has ended, or its response has come: those go their way.
+    pub(super) fn release_waiting(&mut self, entry: Option<EntryId>, fate: impl FnOnce() -> Fate) {
+        let Some(leader) = entry else { return };
+        let Some(ticket) = self.dispatcher.queries.ticket_mut(entry).filter(|t| t.waiting.is_none()) else {
+            return;
+        };
+        let first = ticket.next.take();
+        let hash = ticket.key.hash();
+        self.coalescing.end(hash, leader);
+        if let Some(first) = first {
+            self.coalescing.release(first, fate());
+        }
+    }
+
+    /// The response to a query has come: those that wait for it get it too, unless it is for one client
+    /// alone.
+    pub(super) fn share_response(&mut self, entry: Option<EntryId>, response: &[u8], is_shared: bool) {
+        self.release_waiting(entry, || {
+            let mut packed = Vec::new();
+            if is_shared && pack(response, &mut packed).is_some() {
+                Fate::Answered(packed)
+            } else {
+                Fate::Separate
+            }
+        });
+    }
+
+    /// Works off the lists of queries whose leader has ended, no more than `most` queries.
+    pub(in crate::shard) fn release_coalesced(&mut self, scratch: &mut Scratch, most: usize, out: Out<'_>) {
+        for _ in 0..most {
+            let Some((entry, fate)) = self.coalescing.take() else { break };
+            let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) else { continue };
+            let (pending, next) = (ticket.waiting.take(), ticket.next.take());
+            self.coalescing.left();
+            if let Some(pending) = pending {
+                match &fate {
+                    Fate::Answered(stored) => self.answer_waiting(entry, &pending, stored),
+                    Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
+                    Fate::Again if self.rejoin(entry, &pending) => {}
+                    Fate::Stale | Fate::Again | Fate::Separate => {
+                        self.send_waiting(entry, pending, scratch, out);
+                    }
+                    Fate::Dropped(reason) => self.fail_waiting(entry, pending, *reason, scratch, out),
+                }
+            }
+            if let Some(next) = next {
+                self.coalescing.put_back(next, fate);
+            }
+        }
+    }
+
+    /// Answers a query that has waited.
+    fn answer_waiting(&mut self, entry: EntryId, pending: &PendingQuery, stored: &[u8]) {
+        let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) else { return };
+        let Some(asked) = question(ticket.key.bytes()) else { return };
+        let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
+        let mut message = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
+        let question_end = message.len();
+        message.resize(MESSAGE_MAX, 0);
+        let mut packet = Packet::new(&mut message, 0, question_end);
+        let outcome = if unpack(stored, &mut packet, question_end, Ttl::Unchanged) {
+            let state = self.dispatcher.queries.take_state(Some(entry));
+            let mut query = Query { pending: *pending, facts: Facts::of(packet.bytes()), state };
+            let limit = pending.client.connection.is_none().then_some(limit);
+            let outcome = self.deliver_hit(FRESH, limit, &mut query, &mut packet);
+            self.finish_waiting(pending, query.state, outcome, &mut packet);
+            None
+        } else {
+            Some(Outcome::Dropped(DropReason::AnswerTooLong))
+        };
+        if let Some(outcome) = outcome {
+            self.finish_waiting(pending, None, outcome, &mut packet);
+        }
+        self.cache.give(message);
+    }
+
+    fn finish_waiting(
+        &mut self,
+        pending: &PendingQuery,
+        state: Option<Box<QueryState>>,
+        outcome: Outcome,
+        packet: &mut Packet<'_>,
+    ) {
+        let ending = Ending { state, is_late: true, ..Ending::of_pending(pending) };
+        self.finish(ending, outcome, packet);
+    }
+
+    /// Sends a query that has waited in vain to a server.
+    fn send_waiting(&mut self, entry: EntryId, pending: PendingQuery, scratch: &mut Scratch, out: Out<'_>) {
+        let Some(kept) = self.dispatcher.queries.query(Some(entry)) else { return };
+        let mut packet = scratch.load(kept);
+        edit::set_id(packet.bytes_mut(), pending.client_id);
+        let state = self.dispatcher.queries.take_state(Some(entry));
+        let mut query = Query { pending, facts: Facts::of(packet.bytes()), state };
+        if let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) {
+            self.cache.key.copy(&ticket.key);
+            self.coalescing.lead(ticket.key.hash(), entry);
+        }
+        let outcome = match self.select(&mut query, &mut packet) {
+            Some(backend) => self.send_kept(backend, &mut query, &mut packet),
+            None => match self.answer_stale(&mut query, &mut packet) {
+                Some(outcome) => outcome,
+                None => self.no_server(&mut query, &mut packet),
+            },
+        };
+        let ending = Ending { state: query.state, ..Ending::of_pending(&query.pending) };
+        match self.finish(ending, outcome, &mut packet) {
+            Verdict::Drop(_) | Verdict::Hold => {}
+            verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
+                out(verdict, packet.bytes_mut());
+            }
+        }
+    }
+
+    fn send_kept(&mut self, backend: BackendSlot, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
+        if let Some(mut state) = query.state.take() {
+            self.add_subnet(backend, query.pending.client, &mut state, packet);
+            self.dispatcher.queries.put(query.pending.waiter.entry(), state);
+        }
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
+        let sent = self.dispatcher.restart(cx, connections, backend, &query.pending, packet);
+        sent.map_or_else(Outcome::Dropped, Outcome::Sent)
+    }
+
+    /// The leader of a query has failed: one that has not waited for long asks for itself, and may lead
+    /// those behind it; another one has failed too.
+    fn fail_waiting(
+        &mut self,
+        entry: EntryId,
+        pending: PendingQuery,
+        reason: DropReason,
+        scratch: &mut Scratch,
+        out: Out<'_>,
+    ) {
+        let arrived = self.dispatcher.queries.arrived(Some(entry)).unwrap_or(self.cx.now);
+        let waited = self.cx.now.since(arrived);
+        if waited.0 < self.dispatcher.longest_timeout().0 / 2 {
+            if self.rejoin(entry, &pending) {
+                return;
+            }
+            return self.send_waiting(entry, pending, scratch, out);
+        }
+        if self.answer_stale_waiting(entry, &pending) {
+            return;
+        }
+        self.finish_waiting(&pending, None, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
+    }
+
+    /// Makes a query that has waited wait for the one that leads by this time; false when none does.
+    fn rejoin(&mut self, entry: EntryId, pending: &PendingQuery) -> bool {
+        let queries = &mut self.dispatcher.queries;
+        let Some(hash) = queries.ticket(Some(entry)).map(|ticket| ticket.key.hash()) else { return false };
+        let Some(leader) = self.coalescing.leader(hash).filter(|leader| *leader != entry) else {
+            return false;
+        };
+        let Some(ticket) = queries.ticket_mut(Some(leader)).filter(|t| t.key.hash() == hash) else {
+            return false;
+        };
+        let next = ticket.next.replace(entry);
+        if let Some(ticket) = queries.ticket_mut(Some(entry)) {
+            ticket.waiting = Some(*pending);
+            ticket.next = next;
+        }
+        self.coalescing.joined();
+        true
+    }
+}

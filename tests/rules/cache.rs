@@ -1,0 +1,484 @@
+//! The packet cache: what is the same query, what is stored and for how long, what clients get.
+
+use dnslob::base::addr::PoolSlot;
+use dnslob::stats::not_cached::NotCached;
+
+use crate::bench::Bench;
+use crate::support::config::client;
+
+const SERVER: &str = "setACL('0.0.0.0/0') newServer('127.0.1.2') ";
+const CACHE: &str = "getPool(''):setCache(newPacketCache(100)) ";
+
+/// Name, configuration besides the server, transcript.
+const ROWS: &[(&str, &str, &str)] = &[
+    (
+        "an answer is given again, with its own case and id, and ages",
+        CACHE,
+        "q 1234 RD www.Example/A
+         > 2 * RD www.Example/A
+         a * QR RD RA www.Example/A A=192.0.2.1,60
+         < 1234 QR RD RA www.Example/A A=192.0.2.1,60
+         wait 10500
+         q 4321 RD WWW.example/A
+         < 4321 QR RD RA WWW.example/A A=192.0.2.1,50
+         wait 50000
+         q 4321 RD WWW.example/A
+         > 2 * RD WWW.example/A
+         cache 1 2",
+    ),
+    (
+        "RD, CD, AD, type, EDNS, DO and payload are parts of the key; the cookie and padding options are not",
+        CACHE,
+        "q 1 RD a/A OPT=1232
+         > 2 * RD a/A OPT=1232
+         a * QR RD a/A A=192.0.2.1 OPT=1232
+         < 1 QR RD a/A A=192.0.2.1 OPT=1232
+         q 2 RD a/A OPT=1232,10:0102030405060708
+         < 2 QR RD a/A A=192.0.2.1 OPT=1232
+         q 3 RD CD a/A OPT=1232
+         > 2 * RD CD a/A OPT=1232
+         q 4 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         q 5 RD AD a/A OPT=1232
+         > 2 * RD AD a/A OPT=1232
+         q 6 RD a/AAAA OPT=1232
+         > 2 * RD a/AAAA OPT=1232
+         q 7 RD a/A
+         > 2 * RD a/A
+         q 8 RD a/A OPT=1232,DO
+         > 2 * RD a/A OPT=1232,DO
+         q 9 RD a/A OPT=4096
+         > 2 * RD a/A OPT=4096
+         q 10 RD a/A OPT=1232,3:
+         > 2 * RD a/A OPT=1232,3:
+         cache 1 9",
+    ),
+    (
+        "payloadRanks: sizes share answers",
+        "getPool(''):setCache(newPacketCache(100, {payloadRanks={1232, 4096}})) ",
+        "q 1 a/A OPT=1300
+         > 2 * a/A OPT=1300
+         a * QR a/A A=192.0.2.1 OPT=1232
+         < 1 QR a/A A=192.0.2.1 OPT=1232
+         q 2 a/A OPT=4000
+         < 2 QR a/A A=192.0.2.1 OPT=1232
+         q 3 a/A OPT=4096
+         > 2 * a/A OPT=4096",
+    ),
+    (
+        "an answer with a client's cookie is for it alone",
+        CACHE,
+        "q 1 a/A OPT=1232,10:0102030405060708
+         > 2 * a/A OPT=1232,10:0102030405060708
+         a * QR a/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         < 1 QR a/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         q 2 a/A OPT=1232,10:0102030405060708
+         > 2 * a/A OPT=1232,10:0102030405060708",
+    ),
+    (
+        "cookieHashing: it is kept for that cookie",
+        "getPool(''):setCache(newPacketCache(100, {cookieHashing=true})) ",
+        "q 1 a/A OPT=1232,10:0102030405060708
+         > 2 * a/A OPT=1232,10:0102030405060708
+         a * QR a/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         < 1 QR a/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         q 2 a/A OPT=1232,10:0102030405060708
+         < 2 QR a/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         q 3 a/A OPT=1232,10:0102030405060709
+         > 2 * a/A OPT=1232,10:0102030405060709",
+    ),
+    (
+        "other opcodes, classes, ANY, and queries with further records have no key",
+        CACHE,
+        "q 1 NOTIFY a/SOA
+         > 2 * NOTIFY a/SOA
+         a * QR NOTIFY a/SOA
+         < 1 QR NOTIFY a/SOA
+         q 2 a/TXT/CH
+         > 2 * a/TXT/CH
+         q 3 a/ANY
+         > 2 * a/ANY
+         q 4 a/A RR=3,k,250,0,00
+         > 2 * a/A RR=3,k,250,0,00
+         q 5 a/A TAIL=00
+         > 2 * a/A TAIL=00
+         cache 0 0",
+    ),
+    (
+        "maxTTL, minTTL, maxNegativeTTL",
+        "getPool(''):setCache(newPacketCache(100, {maxTTL=20, minTTL=5, maxNegativeTTL=10})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 1 QR a/A A=192.0.2.1,60
+         q 2 b/A
+         > 2 * b/A
+         a * QR b/A A=192.0.2.1,4
+         < 2 QR b/A A=192.0.2.1,4
+         q 3 c/A
+         > 2 * c/A
+         a * QR NXDOMAIN c/A RR=2,x,SOA,900,00
+         < 3 QR NXDOMAIN c/A RR=2,x,SOA,900,00
+         q 4 b/A
+         > 2 * b/A
+         a * QR b/A A=192.0.2.1,4
+         < 4 QR b/A A=192.0.2.1,4
+         wait 9000
+         q 5 c/A
+         < 5 QR NXDOMAIN c/A RR=2,x,SOA,891,00
+         wait 1000
+         q 6 c/A
+         > 2 * c/A
+         a * QR c/A A=192.0.2.1
+         < 6 QR c/A A=192.0.2.1
+         q 7 a/A
+         < 7 QR a/A A=192.0.2.1,50
+         wait 10000
+         q 8 a/A
+         > 2 * a/A",
+    ),
+    (
+        "temporaryFailureTTL, and what a rule says instead",
+        "addAction('b', SetTempFailureCacheTTLAction(0)) getPool(''):setCache(newPacketCache(100, {temporaryFailureTTL=5})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 1 QR SERVFAIL a/A
+         q 2 a/A
+         < 2 QR SERVFAIL a/A
+         wait 5000
+         q 3 a/A
+         > 2 * a/A
+         q 4 b/A
+         > 2 * b/A
+         a * QR SERVFAIL b/A
+         < 4 QR SERVFAIL b/A
+         q 5 b/A
+         > 2 * b/A",
+    ),
+    (
+        "dontAge",
+        "getPool(''):setCache(newPacketCache(100, {dontAge=true})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 1 QR a/A A=192.0.2.1,60
+         wait 30000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "truncatedTTL",
+        "getPool(''):setCache(newPacketCache(100, {truncatedTTL=5})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR TC a/A
+         < 1 QR TC a/A
+         q 2 a/A
+         < 2 QR TC a/A",
+    ),
+    (
+        "rules keep queries and responses out",
+        "addAction('q', SetSkipCacheAction()) addResponseAction('r', SetSkipCacheResponseAction()) \
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 q/A
+         > 2 * q/A
+         a * QR q/A A=192.0.2.1
+         < 1 QR q/A A=192.0.2.1
+         q 2 q/A
+         > 2 * q/A
+         q 3 r/A
+         > 2 * r/A
+         a * QR r/A A=192.0.2.1
+         < 3 QR r/A A=192.0.2.1
+         q 4 r/A
+         > 2 * r/A
+         cache 0 2",
+    ),
+    (
+        "the chains run: misses, insertions, hits",
+        "addCacheMissAction('m', RCodeAction(DNSRCode.REFUSED)) \
+         addCacheInsertedResponseAction(AllRule(), SetMaxReturnedTTLResponseAction(30)) \
+         addCacheHitResponseAction('drop', DropResponseAction()) \
+         addCacheHitResponseAction(AllRule(), SetMaxReturnedTTLResponseAction(20)) \
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 m/A
+         < 1 QR REFUSED m/A
+         q 2 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 2 QR a/A A=192.0.2.1,30
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,20
+         q 4 drop/A
+         > 2 * drop/A
+         a * QR drop/A A=192.0.2.1,60
+         < 4 QR drop/A A=192.0.2.1,30
+         q 5 drop/A
+         ! response-rule
+         hits cache-miss 1
+         hits cache-inserted 2
+         hits cache-hit 1 1",
+    ),
+    (
+        "response rules see a response once, and what they make of it is stored",
+        "addResponseAction(AllRule(), SetMinTTLResponseAction(120)) getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 1 QR a/A A=192.0.2.1,120
+         wait 100000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,20
+         hits response 1",
+    ),
+    (
+        "a query like an outstanding one waits for its answer",
+        CACHE,
+        "q 1 a.b/A
+         > 2 * a.b/A
+         q 2 A.b/A
+         hold
+         q 3 a.B/A
+         hold
+         wait 500
+         a * QR a.b/A A=192.0.2.1,60
+         < 1 QR a.b/A A=192.0.2.1,60
+         wait 0
+         < 3 QR a.B/A A=192.0.2.1,60
+         < 2 QR A.b/A A=192.0.2.1,60
+         cache 2 3",
+    ),
+    (
+        "coalesce=false",
+        "getPool(''):setCache(newPacketCache(100, {coalesce=false})) ",
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         > 2 * a/A",
+    ),
+    (
+        "those that wait get an answer that is not stored, but none that is for one client",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         hold
+         a * QR a/A A=192.0.2.1,0
+         < 1 QR a/A A=192.0.2.1,0
+         wait 0
+         < 2 QR a/A A=192.0.2.1,0
+         q 3 b/A OPT=1232
+         > 2 * b/A OPT=1232
+         q 4 b/A OPT=1232,10:0102030405060708
+         hold
+         a * QR b/A A=192.0.2.1 OPT=1232,10:0102
+         < 3 QR b/A A=192.0.2.1 OPT=1232,10:0102
+         wait 0
+         > 2 * b/A OPT=1232,10:0102030405060708
+         a * QR b/A A=192.0.2.2 OPT=1232
+         < 4 QR b/A A=192.0.2.2 OPT=1232",
+    ),
+    (
+        "when the leader times out, who came lately asks again, and the others have timed out too",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         wait 100
+         q 2 a/A
+         hold
+         wait 1700
+         q 3 a/A
+         hold
+         q 4 a/A
+         hold
+         wait 300
+         > 2 * a/A
+         ! timeout
+         ! timeout
+         a * QR a/A A=192.0.2.1,60
+         < 4 QR a/A A=192.0.2.1,60
+         wait 0
+         < 3 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "stale answers: when no server answers in time, when one answers SERVFAIL",
+        "setStaleCacheEntriesTTL(3600) getPool(''):setCache(newPacketCache(100, {staleTTL=7})) ",
+        "q 1 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR a/A A=192.0.2.1,60 OPT=1232
+         < 1 QR a/A A=192.0.2.1,60 OPT=1232
+         wait 61000
+         q 2 A/A OPT=1232
+         > 2 * A/A OPT=1232
+         q 3 a/A OPT=1232
+         hold
+         wait 2100
+         < 2 QR A/A A=192.0.2.1,7 OPT=1232,15:0003
+         < 3 QR a/A A=192.0.2.1,7 OPT=1232,15:0003
+         q 4 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232
+         < 4 QR a/A A=192.0.2.1,7 OPT=1232,15:0003
+         wait 3600000
+         q 5 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232
+         < 5 QR SERVFAIL a/A OPT=1232",
+    ),
+    (
+        "staleOnFailure=false: only when there is no server",
+        "setStaleCacheEntriesTTL(3600) getPool(''):setCache(newPacketCache(100, {staleOnFailure=false})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 1 QR a/A A=192.0.2.1,60
+         wait 61000
+         q 2 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 2 QR SERVFAIL a/A",
+    ),
+    (
+        "a pool without a server: a stale answer, or none",
+        "setStaleCacheEntriesTTL(60) setServFailWhenNoServer(true) addAction('b.', PoolAction('none')) \
+         local c = newPacketCache(100) getPool(''):setCache(c) getPool('none'):setCache(c) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,10
+         < 1 QR a/A A=192.0.2.1,10
+         q 2 b/A
+         < 2 QR SERVFAIL b/A",
+    ),
+    (
+        "pools that share a cache share its answers",
+        "addAction(QNameRule('a'), PoolAction('p', false)) addAction(TagRule('x'), PoolAction('p')) \
+         addAction(NetmaskGroupRule('192.0.2.0/24'), PoolAction('')) \
+         local c = newPacketCache(100) getPool(''):setCache(c) getPool('p'):setCache(c) newServer{address='127.0.1.3', pool='p'} ",
+        "q 1 a/A
+         > 3 * a/A
+         a * QR a/A A=192.0.2.1
+         < 1 QR a/A A=192.0.2.1
+         from 192.0.2.9:53
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1",
+    ),
+    (
+        "client subnets have answers of their own; one that is valid for all is shared",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p')) \
+         getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1 OPT=1232,8:00011818c00002
+         < 1 QR a/A A=192.0.2.1
+         from 192.0.2.78:1
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1
+         from 198.51.100.1:1
+         q 3 a/A
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.3 OPT=1232,8:00011800c63364
+         < 3 QR a/A A=192.0.2.3
+         from 203.0.113.5:1
+         q 4 a/A
+         < 4 QR a/A A=192.0.2.3",
+    ),
+    (
+        "a query whose name a rule has changed bypasses it",
+        "addAction('x', LuaAction(function(dq) dq:changeName(newDNSName('a')) return DNSAction.None, '' end)) \
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 x/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1
+         < 1 QR x/A A=192.0.2.1
+         cache 0 0",
+    ),
+    (
+        "over a connection an answer may be longer: datagrams do not share it",
+        "addLocal('127.0.0.1:5300') setTCPToUDP(true) getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1
+         < 1 QR a/A A=192.0.2.1
+         stream
+         q 2 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1
+         < 2 QR a/A A=192.0.2.1
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1",
+    ),
+];
+
+#[test]
+fn transcripts() {
+    let wrong: Vec<String> = ROWS
+        .iter()
+        .filter_map(|(name, configuration, transcript)| {
+            let played = Bench::new(&format!("{SERVER}{configuration}")).try_play(transcript);
+            played.err().map(|wrong| format!("{name}: {wrong}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a server answers to `1 a/A`, and why that is not stored.
+const REFUSED: &[(&str, NotCached)] = &[
+    ("a/A", NotCached::NoTtl),
+    ("a/A A=192.0.2.1,0", NotCached::TtlTooShort),
+    ("a/A A=192.0.2.1,2147483648", NotCached::TtlInvalid),
+    ("TC a/A A=192.0.2.1", NotCached::Truncated),
+    ("a/A A=192.0.2.1 TAIL=00", NotCached::Malformed),
+    ("a/A A=192.0.2.1 CUT=30", NotCached::Malformed),
+    ("a/A A=192.0.2.1 RR=3,k,250,0,00", NotCached::Signed),
+    ("a/A A=192.0.2.1 OPT=1232,10:01", NotCached::Cookie),
+];
+
+#[test]
+fn what_is_not_stored_is_counted_by_reason() {
+    for (answer, reason) in REFUSED {
+        let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
+        bench.play(answer, &format!("q 1 a/A\n> 2 * a/A\na * QR {answer}\n< 1 QR {answer}"));
+        let pool = bench.live_state.pool(PoolSlot(0));
+        assert_eq!((pool.cache_inserted, pool.cache_not_stored[*reason]), (0, 1), "{answer}");
+        bench.play(answer, "q 2 a/A\n> 2 * a/A");
+    }
+}
+
+#[test]
+fn another_answer_than_the_awaited_never_enters() {
+    let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
+    bench.play("another name", "q 1 a/A\n> 2 * a/A\na * QR b/A A=192.0.2.6\n! response-mismatch");
+    bench.play("the answer", "a * QR a/A A=192.0.2.1\n< 1 QR a/A A=192.0.2.1\nq 2 b/A\n> 2 * b/A");
+}
+
+#[test]
+fn a_reload_keeps_the_entries() {
+    let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
+    bench.play("before", "q 1 a/A\n> 2 * a/A\na * QR a/A A=192.0.2.1,60\n< 1 QR a/A A=192.0.2.1,60");
+    bench.reload(&format!("{SERVER}{CACHE}addAction('never', DropAction())"));
+    bench.play("after", "q 2 a/A\n< 2 QR a/A A=192.0.2.1,60");
+    bench.reload(&format!("{SERVER}getPool(''):setCache(newPacketCache(50)) "));
+    bench.play("another size", "q 3 a/A\n> 2 * a/A");
+    // The answer to a query of the time before does not get into the new cache.
+    bench.reload(&format!("{SERVER}{CACHE}"));
+    bench.play("late", "a * QR a/A A=192.0.2.1,60\n< 3 QR a/A A=192.0.2.1,60\nq 4 a/A\n> 2 * a/A");
+}
+
+#[test]
+fn ten_thousand_clients_that_ask_the_same_cost_one_query() {
+    let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
+    bench.play("the first", "q 0 new/A\n> 2 * new/A");
+    for n in 1..10_000_u32 {
+        let from = client(&format!("127.{}.{}.1:1000", n >> 8, n & 255));
+        let out = bench.query(from, &crate::support::message::message("7 new/A"));
+        assert_eq!(out, [crate::bench::Out::Hold], "client {n}");
+    }
+    bench.play("its answer", "a * QR new/A A=192.0.2.1\n< 0 QR new/A A=192.0.2.1");
+    let mut answered = 0;
+    for _ in 0..100 {
+        answered += bench.tick(0).len();
+    }
+    assert_eq!((answered, bench.shard.outstanding()), (9_999, 0));
+}
