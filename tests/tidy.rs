@@ -192,7 +192,6 @@ fn modules_keep_to_themselves() {
 const ARROWS: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("wire", &["base"]),
-    ("cache", &[]),
     ("tls", &["base"]),
     ("stats", &["base", "tls", "wire"]),
     ("rules", &["base", "stats", "wire"]),

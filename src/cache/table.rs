@@ -10,7 +10,7 @@
 //!
 //! A look-up takes no lock and writes nothing to shared memory, except that an entry was visited
 //! when that is not noted yet. A change locks one set, and gives up if it does not get the lock
-//! soon. A full set evicts: see [`set`]. Large values are distributed: see [`parts`].
+//! soon. A full set evicts: see `set`. Large values are distributed: see `parts`.
 //!
 //! What it does not do: it knows no DNS, no clock and no randomness. Hashes are the caller's, with a
 //! random key of the process; sets could be flooded otherwise.

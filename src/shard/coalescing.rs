@@ -8,9 +8,7 @@
 //!
 //! The lists are in the table of queries: each waiting query has an entry there.
 
-use std::collections::VecDeque;
-
-use ahash::{AHashMap, RandomState};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::shard::dispatch::query_table::EntryId;
 use crate::stats::drop_reason::DropReason;
@@ -31,20 +29,15 @@ pub(crate) enum Fate {
 }
 
 /// The leaders, and the lists of those that have ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Coalescing {
-    leaders: AHashMap<u64, EntryId>,
+    leaders: BTreeMap<u64, EntryId>,
     ended: VecDeque<(EntryId, Fate)>,
     /// Queries in all lists.
     waiting: u32,
 }
 
 impl Coalescing {
-    /// Creates it, keyed by the shard's randomness.
-    pub(crate) fn new(key: RandomState) -> Self {
-        Self { leaders: AHashMap::with_hasher(key), ended: VecDeque::new(), waiting: 0 }
-    }
-
     /// Returns the query that leads those with this hash, if any.
     pub(crate) fn leader(&self, hash: u64) -> Option<EntryId> {
         self.leaders.get(&hash).copied()

@@ -125,7 +125,7 @@ impl Shard {
         let relay = Relay::new(cx.random_state(), Arc::clone(limits), Arc::clone(descriptors));
         let mut shard = Self {
             evaluator: Evaluator::new(shards, &mut cx),
-            coalescing: Coalescing::new(cx.random_state()),
+            coalescing: Coalescing::default(),
             cx,
             dispatcher,
             connections,

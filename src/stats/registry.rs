@@ -10,12 +10,6 @@
 //! To add a metric, declare it here and count it. A set with labels has its values once for each
 //! server, listener or rule; the labels are named in brackets behind the set's name. A metric that
 //! is counted by reasons has a value for each of them.
-//!
-//! ```text
-//!     /// Help: one sentence.
-//!     field: Meter = "name-in-lower-case", Unit;
-//!     parts { sets that are kept inside this one }
-//! ```
 
 use crate::stats::carbon_failure::CarbonFailure;
 use crate::stats::check_failure::Failure;

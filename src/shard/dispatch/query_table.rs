@@ -11,13 +11,12 @@
 //! An [`EntryId`] outlives its entry: once that is closed, nothing is read, changed or closed by
 //! the id.
 
-use crate::base::addr::BackendSlot;
+use crate::base::addr::{BackendSlot, Client, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::time::Tick;
 use crate::cache::key::Key as CacheKey;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::key::Key;
-use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::wire::transfer::Transfer;
 
 /// Bytes of a query whose memory an entry keeps for the next one. Queries are nearly always shorter:
@@ -37,6 +36,16 @@ const ENTRIES_MAX: usize = 65_536;
 /// Entries that may be opened for the packet cache alone.
 const CACHED_MAX: usize = ENTRIES_MAX / 4 * 3;
 
+/// A query that waits for the response to another one like it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) client: Client,
+    pub(crate) client_id: u16,
+    pub(crate) question: u64,
+    pub(crate) pool: PoolSlot,
+    pub(crate) flags: u8,
+}
+
 /// What the packet cache needs of an outstanding query.
 #[derive(Debug, Default)]
 pub(crate) struct CacheTicket {
@@ -47,7 +56,7 @@ pub(crate) struct CacheTicket {
     /// Bytes that its client can take.
     pub(crate) limit: u16,
     /// Of a query that waits for the response to another one like it: whose it is.
-    pub(crate) waiting: Option<PendingQuery>,
+    pub(crate) waiting: Option<Waiting>,
     /// The first query that waits for this one's response; of one that waits, the next one.
     pub(crate) next: Option<EntryId>,
 }

@@ -11,7 +11,7 @@ use crate::rules::query_state::QueryState;
 use crate::shard::Shard;
 use crate::shard::coalescing::Fate;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
-use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::query_table::{EntryId, Waiting};
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
@@ -51,7 +51,7 @@ impl Shard {
             ticket.qname.clear();
             ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
             ticket.limit = to_u16(limit);
-            ticket.waiting = Some(query.pending);
+            ticket.waiting = Some(waiting(&query.pending));
             ticket.next = next;
         }
         if let Some(state) = query.state.take() {
@@ -96,7 +96,8 @@ impl Shard {
             let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) else { continue };
             let (pending, next) = (ticket.waiting.take(), ticket.next.take());
             self.coalescing.left();
-            if let Some(pending) = pending {
+            if let Some(waiting) = pending {
+                let pending = pending_query(waiting, entry);
                 match &fate {
                     Fate::Answered(stored) => self.answer_waiting(entry, &pending, stored),
                     Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
@@ -222,10 +223,22 @@ impl Shard {
         };
         let next = ticket.next.replace(entry);
         if let Some(ticket) = queries.ticket_mut(Some(entry)) {
-            ticket.waiting = Some(*pending);
+            ticket.waiting = Some(waiting(pending));
             ticket.next = next;
         }
         self.coalescing.joined();
         true
     }
+}
+
+/// Returns what is kept of a query that waits.
+const fn waiting(pending: &PendingQuery) -> Waiting {
+    let PendingQuery { client, client_id, question, pool, flags, waiter: _ } = *pending;
+    Waiting { client, client_id, question, pool, flags }
+}
+
+/// Returns the query that waits in an entry.
+const fn pending_query(waiting: Waiting, entry: EntryId) -> PendingQuery {
+    let Waiting { client, client_id, question, pool, flags } = waiting;
+    PendingQuery { client, client_id, question, pool, flags, waiter: Waiter::Client(Some(entry)) }
 }
