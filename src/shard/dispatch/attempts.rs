@@ -3,7 +3,7 @@
 //! each further attempt, and `send` sends every one; [`AttemptKind`] is what differs.
 
 use crate::balance::Subject;
-use crate::base::addr::{BackendSlot, Endpoint, Route};
+use crate::base::addr::{BackendSlot, Route};
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Retry;
@@ -71,10 +71,8 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         let client = pending.client.peer.ip;
-        let is_server = || {
-            let servers = cx.snapshot.backends.iter().flatten();
-            servers.map(|server| Endpoint::from(server.address).ip).any(|ip| ip == client)
-        };
+        let addresses = &self.addresses;
+        let is_server = || addresses.binary_search(&client).is_ok();
         if self.queries.proxied(pending.waiter.entry()).is_none()
             && self.outstanding.repeats(pending, cx.snapshot.globals.repeats_max, is_server)
         {

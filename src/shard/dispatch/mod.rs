@@ -56,6 +56,8 @@ pub(crate) struct Dispatcher {
     pub(crate) asked_names: AskedNames,
     /// By slot: backends for which this shard has a table (and its engine has sockets).
     attached: Vec<Option<Attached>>,
+    /// The addresses of the snapshot's servers, in order.
+    addresses: Vec<[u8; 16]>,
     /// Attached slots that the snapshot does not have.
     retiring: Vec<BackendSlot>,
     /// By pool: saved second attempts, parts per million of one.
@@ -97,6 +99,7 @@ impl Dispatcher {
             spoofing: SpoofingWatch::default(),
             asked_names: AskedNames::default(),
             attached: Vec::new(),
+            addresses: Vec::new(),
             retiring: Vec::new(),
             retry_tokens: Vec::new(),
             unawaited: 0,
@@ -119,6 +122,9 @@ impl Dispatcher {
             .filter(|slot| snapshot.backend(*slot).is_none())
             .collect();
         self.retry_tokens.resize(snapshot.pools.len(), RETRY_TOKENS_MAX / 10);
+        let servers = snapshot.backends.iter().flatten();
+        self.addresses = servers.map(|server| Endpoint::from(server.address).ip).collect();
+        self.addresses.sort_unstable();
     }
 
     fn attach(&mut self, cx: &Context, backend: &Backend) {
