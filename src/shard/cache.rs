@@ -4,6 +4,7 @@ use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::cache::key::Key;
 use crate::cache::{ENTRY_BYTES_MAX, Hit, PacketCache, Wanted};
+use crate::shard::scratch::MESSAGE_MAX;
 use crate::stats::not_cached::NotCached;
 use crate::wire::ecs;
 use crate::wire::header::LEN;
@@ -72,17 +73,19 @@ impl CacheBuffers {
         cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
     }
 
-    /// Makes a message of an id and a question, and takes the buffer for it; [`CacheBuffers::give`]
-    /// takes it back.
-    pub(crate) fn message(&mut self, id: u16, qname: &[u8], qtype: u16) -> Vec<u8> {
+    /// Takes the buffer for a message, with an id and a question in it; returns where that ends, too.
+    /// [`CacheBuffers::give`] takes the buffer back.
+    pub(crate) fn message(&mut self, id: u16, qname: &[u8], qtype: u16) -> (Vec<u8>, usize) {
         let mut message = std::mem::take(&mut self.message);
-        message.clear();
-        message.extend_from_slice(&id.to_be_bytes());
-        message.resize(LEN, 0);
-        message.extend_from_slice(qname);
-        message.extend_from_slice(&qtype.to_be_bytes());
-        message.extend_from_slice(&1_u16.to_be_bytes());
-        message
+        // Once: whatever is in it is overwritten, or is behind the message.
+        message.resize(MESSAGE_MAX, 0);
+        let name_end = LEN + qname.len();
+        message[..LEN].fill(0);
+        message[..2].copy_from_slice(&id.to_be_bytes());
+        message[LEN..name_end].copy_from_slice(qname);
+        message[name_end..name_end + 2].copy_from_slice(&qtype.to_be_bytes());
+        message[name_end + 2..name_end + 4].copy_from_slice(&1_u16.to_be_bytes());
+        (message, name_end + 4)
     }
 
     /// Takes the buffer back.

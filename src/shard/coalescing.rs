@@ -85,6 +85,12 @@ impl Coalescing {
         !self.ended.is_empty()
     }
 
+    /// Returns whether no query leads or waits.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.leaders.is_empty() && self.waiting == 0
+    }
+
     /// Returns the number of queries that wait.
     pub(crate) const fn waiting(&self) -> u32 {
         self.waiting

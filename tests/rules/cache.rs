@@ -467,6 +467,16 @@ fn a_reload_keeps_the_entries() {
 }
 
 #[test]
+fn queries_that_wait_are_not_lost_with_the_cache() {
+    let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
+    bench.play("one waits", "q 1 a/A\n> 2 * a/A\nq 2 a/A\nhold");
+    bench.reload(SERVER);
+    bench.play("the leader is answered", "a * QR a/A A=192.0.2.1\n< 1 QR a/A A=192.0.2.1\nwait 0\n> 2 * a/A");
+    bench.play("so is the other", "a * QR a/A A=192.0.2.1\n< 2 QR a/A A=192.0.2.1");
+    assert_eq!(bench.shard.outstanding(), 0);
+}
+
+#[test]
 fn ten_thousand_clients_that_ask_the_same_cost_one_query() {
     let mut bench = Bench::new(&format!("{SERVER}{CACHE}"));
     bench.play("the first", "q 0 new/A\n> 2 * new/A");

@@ -300,9 +300,7 @@ impl Shard {
         let Some(ticket) = self.dispatcher.queries.ticket(entry) else { return false };
         let Some(asked) = question(ticket.key.bytes()) else { return false };
         let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
-        let mut message = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
-        let question_end = message.len();
-        message.resize(MESSAGE_MAX, 0);
+        let (mut message, question_end) = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
         let mut packet = Packet::new(&mut message, 0, question_end);
         let hit = self.find(pending.pool, wanted, &mut packet, question_end);
         if let Some(hit) = hit {

@@ -119,22 +119,16 @@ impl Shard {
         let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) else { return };
         let Some(asked) = question(ticket.key.bytes()) else { return };
         let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
-        let mut message = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
-        let question_end = message.len();
-        message.resize(MESSAGE_MAX, 0);
+        let (mut message, question_end) = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
         let mut packet = Packet::new(&mut message, 0, question_end);
-        let outcome = if unpack(stored, &mut packet, question_end, Ttl::Unchanged) {
+        if unpack(stored, &mut packet, question_end, Ttl::Unchanged) {
             let state = self.dispatcher.queries.take_state(Some(entry));
             let mut query = Query { pending: *pending, facts: Facts::of(packet.bytes()), state };
             let limit = pending.client.connection.is_none().then_some(limit);
             let outcome = self.deliver_hit(FRESH, limit, &mut query, &mut packet);
             self.finish_waiting(pending, query.state, outcome, &mut packet);
-            None
         } else {
-            Some(Outcome::Dropped(DropReason::AnswerTooLong))
-        };
-        if let Some(outcome) = outcome {
-            self.finish_waiting(pending, None, outcome, &mut packet);
+            self.finish_waiting(pending, None, Outcome::Dropped(DropReason::AnswerTooLong), &mut packet);
         }
         self.cache.give(message);
     }

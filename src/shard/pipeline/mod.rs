@@ -307,7 +307,8 @@ impl Shard {
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }
-        if self.cx.needs.cache && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+        // The caches may have gone by a reload while queries wait.
+        if !self.coalescing.is_idle() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
             self.release_waiting(entry, || match outcome {
                 Outcome::Dropped(
                     reason @ (DropReason::Timeout
