@@ -322,6 +322,9 @@ impl Table {
         }
         while removed.keys() == 0 && locked.len() > 0 {
             locked.evict(now, removed);
+            if removed.keys() == 0 {
+                self.evict_head(set, locked, removed);
+            }
         }
         removed.keys() > 0
     }
@@ -337,6 +340,9 @@ impl Table {
                 let other = self.set(at).and_then(Set::try_lock_once);
                 other.is_some_and(|mut other| other.evict_before_end(now, removed))
             };
+            if removed.keys() == 0 && evicted {
+                self.evict_head(own, locked, removed);
+            }
             if removed.keys() > 0 {
                 return;
             }
@@ -344,6 +350,23 @@ impl Table {
                 // If another thread has moved it on already, that does as well.
                 let _ = self.sweep.compare_exchange(turn, turn + 1, Ordering::Relaxed, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Evicts the head of a value that has just lost a part, if the lock of its set is free.
+    #[cold]
+    fn evict_head(&self, own: usize, locked: &mut Locked, removed: &mut Removed) {
+        let Some((family, hash)) = removed.last_head() else { return };
+        let place = self.place(hash);
+        let found = if place.set == own {
+            locked.remove_head(place.tag, family)
+        } else {
+            let other = self.set(place.set).and_then(Set::try_lock_once);
+            other.is_some_and(|mut other| other.remove_head(place.tag, family))
+        };
+        if found {
+            removed.alive += 1;
+            removed.forget_head(family);
         }
     }
 
@@ -358,8 +381,7 @@ impl Table {
             let Some(hash) = broken.head else { continue };
             let place = self.place(hash);
             let Some(mut locked) = self.set(place.set).and_then(Set::try_lock) else { continue };
-            if let Some(way) = locked.find_head(place.tag, broken.family) {
-                locked.remove(way);
+            if locked.remove_head(place.tag, broken.family) {
                 freed += 1;
                 evicted += 1;
             }

@@ -89,6 +89,19 @@ impl Removed {
         }
     }
 
+    /// Returns the family noted last, and the hash of its head, if that is still there.
+    pub(super) fn last_head(&self) -> Option<(Family, u64)> {
+        let last = self.broken.iter().flatten().last()?;
+        last.head.map(|hash| (last.family, hash))
+    }
+
+    /// Notes that the head of a family is gone as well.
+    pub(super) fn forget_head(&mut self, family: Family) {
+        if let Some(known) = self.broken.iter_mut().flatten().find(|b| b.family.stamp == family.stamp) {
+            known.head = None;
+        }
+    }
+
     /// Takes what is to be removed.
     pub(super) fn take_broken(&mut self) -> impl Iterator<Item = Broken> + use<> {
         std::mem::take(&mut self.broken).into_iter().flatten()

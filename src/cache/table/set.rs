@@ -311,11 +311,12 @@ impl<'t> Locked<'t> {
         self.set.ways_of(tag).find(|&way| self.entry(way).is_some_and(|(kind, entry)| entry.is(wanted, kind)))
     }
 
-    /// Finds the head of a family.
-    pub(super) fn find_head(&self, tag: u16, family: Family) -> Option<usize> {
+    /// Removes the head of a family; returns whether it was there.
+    pub(super) fn remove_head(&mut self, tag: u16, family: Family) -> bool {
         let is_head =
             |(kind, entry): (Kind, Entry)| matches!(kind, Kind::Head) && entry.family().stamp == family.stamp;
-        self.set.ways_of(tag).find(|&way| self.entry(way).is_some_and(is_head))
+        let head = self.set.ways_of(tag).find(|&way| self.entry(way).is_some_and(is_head));
+        head.inspect(|&way| self.remove(way)).is_some()
     }
 
     /// Returns what is in a way.

@@ -197,6 +197,18 @@ fn holds_as_many_entries_as_asked_for_and_never_more() {
 }
 
 #[test]
+fn a_large_value_makes_room_though_the_hand_meets_its_parts_first() {
+    for id in 0..300 {
+        let table = Table::new(1, None, 4096);
+        let length = 4000;
+        assert_eq!(table.insert(hash(id), &key(id), &value(id, 0, length), meta(1, 1000), 1), Insert::New);
+        assert!(table.get(hash(id), &key(id), 1, &mut [0; 4096]).is_some());
+        assert_eq!(put(&table, 1000 + id), Insert::New);
+        assert_eq!((count(&table), table.evicted()), (1, 1));
+    }
+}
+
+#[test]
 fn large_tables_hold_most_of_what_is_asked_for() {
     let table = Table::new(300_000, None, 4096);
     (0..300_000).for_each(|id| assert_eq!(put(&table, id), Insert::New));
