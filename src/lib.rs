@@ -82,10 +82,12 @@
 //!     parts.rs            values that are larger than an entry
 //!     set.rs              a page with its entries: finds, replaces and evicts them
 //!     slot.rs             where an entry is, and in which version: what makes reading safe
+//!   warm_up.rs          names that are resolved when a cache begins
 //!
 //! stats/                figures, limits and live state that all threads share
 //!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
+//!   claims.rs           which shard asks the servers for what
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
 //!   custom_metrics.rs   metrics that a configuration declares
@@ -192,12 +194,15 @@
 //!     cache.rs            a query is answered from the packet cache, or its response is stored there
 //!     coalesce.rs         queries that wait for another one: they join it, and get what it got
 //!     failure.rs          attempts without a response: the query moves on, or is lost
+//!     refresh.rs          own queries: popular entries before they expire, names of a list
 //!     response.rs         responses: matched, evaluated, stored, delivered; or the query is restarted
 //!     rules.rs            the stage of rules: the state that they see and change
 //!     traffic.rs          records of finished queries, for who watches the traffic
 //!     transfer.rs         zone transfers
 //!     unmatched.rs        messages of servers that match no query
+//!   prefetch.rs         memory that the queries of a batch will access, read ahead
 //!   recency.rs          who makes room for a new connection or flow
+//!   refreshes.rs        which entries are popular, and how many own queries are outstanding
 //!   relay/              layer-4 relay sessions, without their sockets
 //!     evict.rs            which of them end when there are too many, or descriptors are used up
 //!     flows.rs            flows by their client

@@ -6,13 +6,14 @@
 //! ```
 //!
 //! The [`key`] says which queries are the same, [`entry`] which responses are kept, for how long and
-//! in which form, and the [`table`] keeps bytes under bytes. Time is the engine's, in whole seconds.
+//! in which form, and the [`table`] keeps bytes under bytes. Time is the engine's.
 
 mod cleaning;
 pub mod entry;
 pub mod key;
 pub mod options;
 pub mod table;
+pub mod warm_up;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::base::time::Tick;
 use crate::cache::key::Key;
 pub use crate::cache::options::CacheOptions;
 use crate::cache::table::{Insert, Meta, Table};
+use crate::cache::warm_up::WarmUp;
 use crate::stats::not_cached::NotCached;
 
 /// Bytes that what is stored of a response needs besides its records: header, and the place of each
@@ -38,11 +40,22 @@ pub fn seconds(now: Tick) -> u32 {
     to_u32(usize::try_from(now.0 / 1_000_000_000).unwrap_or(usize::MAX))
 }
 
+/// Returns a point in time in milliseconds.
+const fn milliseconds(now: Tick) -> u64 {
+    now.0 / 1_000_000
+}
+
+/// Returns when an entry expires, milliseconds: as long after a second begins as it was stored.
+const fn expires_ms(meta: &Meta) -> u64 {
+    meta.expires as u64 * 1_000 + meta.extra as u64
+}
+
 /// A packet cache with its options.
 #[derive(Clone, Debug)]
 pub struct PacketCache {
     options: CacheOptions,
     store: Arc<Store>,
+    warm_up: Option<Arc<WarmUp>>,
 }
 
 /// The entries of a cache; they outlive a change of its options.
@@ -67,8 +80,10 @@ impl fmt::Debug for Store {
 pub struct Hit {
     /// It has expired, and is given because nothing better can be had.
     pub is_stale: bool,
-    /// Seconds until it expires; 0 if it has.
-    pub remaining: u32,
+    /// When it expires, seconds of the engine's time.
+    pub expires: u32,
+    /// It is in the last part of its time, in which a popular one is asked for anew.
+    pub is_due: bool,
 }
 
 /// What becomes of expired entries.
@@ -95,7 +110,8 @@ impl PacketCache {
             },
             cleanups: AtomicU64::new(0),
         };
-        Self { options, store: Arc::new(store) }
+        let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
+        Self { options, store: Arc::new(store), warm_up }
     }
 
     /// Takes the entries of a cache of the configuration before, if this one has the same size and
@@ -104,6 +120,9 @@ impl PacketCache {
         let is_same = self.options.has_store_of(&before.options);
         if is_same {
             self.store = Arc::clone(&before.store);
+            if self.options.warm_up == before.options.warm_up {
+                self.warm_up.clone_from(&before.warm_up);
+            }
         }
         is_same
     }
@@ -118,6 +137,18 @@ impl PacketCache {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.store.id
+    }
+
+    /// Returns the names that it begins with.
+    #[must_use]
+    pub fn warm_up(&self) -> Option<&Arc<WarmUp>> {
+        self.warm_up.as_ref()
+    }
+
+    /// Returns whether nobody else asks anew for the entry of a key, and nobody else will.
+    #[must_use]
+    pub fn claim_refresh(&self, key: &Key) -> bool {
+        self.store.table.claim_refresh(key.hash(), key.bytes())
     }
 
     /// Returns its options.
@@ -146,23 +177,32 @@ impl PacketCache {
         now: Tick,
         scratch: &mut [u8],
     ) -> Option<Hit> {
-        let now = seconds(now);
-        let (len, meta) = self.store.table.get(key.hash(), key.bytes(), now, scratch)?;
-        let is_stale = now >= meta.expires;
+        let (len, meta) = self.store.table.get(key.hash(), key.bytes(), seconds(now), scratch)?;
+        let (now, expires) = (milliseconds(now), expires_ms(&meta));
+        let is_stale = now >= expires;
         match wanted {
             Wanted::Fresh if is_stale => return None,
-            Wanted::Stale(most) if now.saturating_sub(meta.expires) > most => return None,
+            Wanted::Stale(most) if now.saturating_sub(expires) > u64::from(most) * 1_000 => return None,
             Wanted::Fresh | Wanted::Stale(_) => {}
         }
         let options = &self.options;
+        let lifetime = meta.expires.saturating_sub(meta.stored);
+        let remaining = expires.saturating_sub(now);
+        // Whole seconds that have passed.
+        let age = lifetime - to_u32(usize::try_from(remaining.div_ceil(1_000)).unwrap_or(0)).min(lifetime);
         let ttl = match (is_stale, options.dont_age) {
             (true, _) => entry::Ttl::Fixed(options.stale_ttl),
             (false, true) => entry::Ttl::Unchanged,
-            (false, false) => entry::Ttl::Aged(now.saturating_sub(meta.stored)),
+            (false, false) => entry::Ttl::Aged(age),
         };
         let stored = scratch.get_mut(..len)?;
-        entry::unpack(stored, packet, question_end, ttl)
-            .then_some(Hit { is_stale, remaining: meta.expires.saturating_sub(now) })
+        // Percent of seconds are hundredths of ten milliseconds.
+        let is_due = !is_stale && remaining < u64::from(lifetime) * u64::from(options.prefetch_percent) * 10;
+        entry::unpack(stored, packet, question_end, ttl).then_some(Hit {
+            is_stale,
+            expires: meta.expires,
+            is_due,
+        })
     }
 
     /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
@@ -185,10 +225,11 @@ impl PacketCache {
             return Err(NotCached::TooLarge);
         }
         entry::pack(response, buffer).ok_or(NotCached::Malformed)?;
+        let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
         let now = seconds(now);
         let expires = now.saturating_add(lifetime);
-        let gone = expires.saturating_add(stale_seconds);
-        let meta = Meta { stored: now, expires, gone, extra: 0 };
+        let gone = expires.saturating_add(stale_seconds).saturating_add(u32::from(past > 0));
+        let meta = Meta { stored: now, expires, gone, extra: past };
         match self.store.table.insert(key.hash(), key.bytes(), buffer, meta, now) {
             Insert::New => Ok(true),
             Insert::Replaced => Ok(false),
@@ -213,11 +254,11 @@ impl PacketCache {
     /// Removes expired entries until no more than `most` are left, expired ones that are kept as
     /// stale included if `with_stale`. Returns how many it has removed.
     pub fn purge_expired(&self, most: usize, with_stale: bool, now: Tick) -> usize {
-        let now = seconds(now);
         let mut left = self.len();
         self.retain(|_, _, meta| {
-            let end = if with_stale { meta.expires } else { meta.gone };
-            let goes = left > most && end <= now;
+            let has_ended =
+                if with_stale { expires_ms(&meta) <= milliseconds(now) } else { meta.gone <= seconds(now) };
+            let goes = left > most && has_ended;
             left -= usize::from(goes);
             !goes
         })

@@ -1,6 +1,9 @@
 //! What a packet cache is told.
 
 use std::fmt;
+use std::sync::Arc;
+
+use crate::cache::warm_up::WarmUpList;
 
 /// The options of a packet cache (`newPacketCache`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,13 @@ pub struct CacheOptions {
     pub stale_on_failure: bool,
     /// A query that is like an outstanding one waits for its answer (`coalesce`).
     pub coalesce: bool,
+    /// In the last part of an entry's time, percent of it, a popular one is asked for anew; 0: never
+    /// (`prefetch`).
+    pub prefetch_percent: u8,
+    /// How many hits on one shard in that part make an entry popular (`prefetchHits`).
+    pub prefetch_hits: u32,
+    /// Names that are resolved at start (`warmUp`).
+    pub warm_up: Option<Arc<WarmUpList>>,
 }
 
 impl CacheOptions {
@@ -70,6 +80,9 @@ impl CacheOptions {
             shuffle: false,
             stale_on_failure: true,
             coalesce: true,
+            prefetch_percent: 0,
+            prefetch_hits: 2,
+            warm_up: None,
         }
     }
 
@@ -124,6 +137,9 @@ impl fmt::Display for CacheOptions {
                 ("shuffle", o.shuffle.to_string()),
                 ("staleOnFailure", o.stale_on_failure.to_string()),
                 ("coalesce", o.coalesce.to_string()),
+                ("prefetch", o.prefetch_percent.to_string()),
+                ("prefetchHits", o.prefetch_hits.to_string()),
+                ("warmUp", o.warm_up.as_ref().map_or_else(String::new, |list| list.path.clone())),
             ]
         };
         write!(f, "maxEntries={}", self.entries_max)?;

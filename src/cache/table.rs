@@ -411,6 +411,15 @@ impl Table {
         }
     }
 
+    /// Notes that the entry of a key is being refreshed, until another one takes its place. False if
+    /// that was noted before, there is none, or another thread is changing its set.
+    pub fn claim_refresh(&self, hash: u64, key: &[u8]) -> bool {
+        let place = self.place(hash);
+        let wanted = Wanted { key, check: place.check, is_part: false };
+        let Some(locked) = self.set(place.set).and_then(Set::try_lock) else { return false };
+        locked.find(place.tag, wanted).is_some_and(|way| locked.mark_refreshed(way))
+    }
+
     /// Removes the entry of a key; returns whether there was one.
     pub fn remove(&self, hash: u64, key: &[u8]) -> bool {
         let place = self.place(hash);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  query ─► miss ─┬─► no other like it: it leads, and goes to a server
-//!                 └─► another one leads: it waits in that one's list
+//!                 ├─► another one leads: it waits in that one's list
+//!                 └─► another shard asks: it leads those that wait for the cache to have the answer
 //!  the leader has ended ─► its list is worked off, some queries in each turn
 //! ```
 //!
@@ -10,28 +11,54 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
+use crate::stats::claims::Claims;
 use crate::stats::drop_reason::DropReason;
+
+/// How long it takes to notice that another shard's query has ended, at most.
+const LOOK_EVERY: TickDelta = TickDelta::from_ms(1);
 
 /// What becomes of queries whose leader has ended.
 #[derive(Debug)]
 pub(crate) enum Fate {
     /// They are answered with this, as the packet cache would have stored it.
     Answered(Vec<u8>),
+    /// Another shard's query has ended: its response is in the packet cache, if it could be stored.
+    Stored,
     /// The leader got an expired answer: they do too, if there is one for them.
     Stale,
     /// What has become of the leader concerns it alone: the next one leads.
     Again,
-    /// The response is for one client alone: each asks a server by itself.
+    /// They ask a server: the response is for one client alone, or no client waits for it.
     Separate,
     /// No server has answered the leader, for this reason.
     Dropped(DropReason),
 }
 
+/// A query that leads others.
+#[derive(Debug)]
+struct Leader {
+    entry: EntryId,
+    /// Other shards know that it asks.
+    has_claim: bool,
+}
+
+/// A query that waits for one of another shard.
+#[derive(Debug)]
+struct Parked {
+    hash: u64,
+    entry: EntryId,
+    /// When it is looked at.
+    at: Tick,
+}
+
 /// The leaders, and the lists of those that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Coalescing {
-    leaders: BTreeMap<u64, EntryId>,
+    leaders: BTreeMap<u64, Leader>,
+    /// The leaders that wait for another shard, by the time when they are looked at.
+    parked: VecDeque<Parked>,
     ended: VecDeque<(EntryId, Fate)>,
     /// Queries in all lists.
     waiting: u32,
@@ -40,18 +67,52 @@ pub(crate) struct Coalescing {
 impl Coalescing {
     /// Returns the query that leads those with this hash, if any.
     pub(crate) fn leader(&self, hash: u64) -> Option<EntryId> {
-        self.leaders.get(&hash).copied()
+        self.leaders.get(&hash).map(|leader| leader.entry)
     }
 
-    /// A query leads those with this hash.
-    pub(crate) fn lead(&mut self, hash: u64, entry: EntryId) {
-        self.leaders.insert(hash, entry);
+    /// A query of this shard leads those with this hash. `claims`: of all shards, if there are others.
+    pub(crate) fn lead(
+        &mut self,
+        hash: u64,
+        entry: EntryId,
+        claims: Option<&Claims>,
+        shard: usize,
+        now: Tick,
+    ) {
+        let had_claim = self.leaders.get(&hash).is_some_and(|leader| leader.has_claim);
+        let has_claim = had_claim || claims.is_some_and(|claims| claims.take(hash, shard, now));
+        self.leaders.insert(hash, Leader { entry, has_claim });
     }
 
     /// A query no longer leads them.
-    pub(crate) fn end(&mut self, hash: u64, entry: EntryId) {
-        if self.leader(hash) == Some(entry) {
-            self.leaders.remove(&hash);
+    pub(crate) fn end(&mut self, hash: u64, entry: EntryId, claims: &Claims, shard: usize) {
+        if self.leader(hash) == Some(entry)
+            && let Some(leader) = self.leaders.remove(&hash)
+            && leader.has_claim
+        {
+            claims.release(hash, shard);
+        }
+    }
+
+    /// A query leads those that wait for a query of another shard, and is one that waits.
+    pub(crate) fn park(&mut self, hash: u64, entry: EntryId, now: Tick) {
+        self.leaders.insert(hash, Leader { entry, has_claim: false });
+        self.parked.push_back(Parked { hash, entry, at: now + LOOK_EVERY });
+    }
+
+    /// Releases the lists whose query another shard has ended, looking at no more than `most`.
+    pub(crate) fn look(&mut self, most: usize, claims: &Claims, shard: usize, now: Tick) {
+        for _ in 0..most.min(self.parked.len()) {
+            if self.parked.front().is_none_or(|parked| parked.at > now) {
+                break;
+            }
+            let Some(parked) = self.parked.pop_front() else { break };
+            if claims.is_held_by_other(parked.hash, shard, now) {
+                self.parked.push_back(Parked { at: now + LOOK_EVERY, ..parked });
+                continue;
+            }
+            self.end(parked.hash, parked.entry, claims, shard);
+            self.release(parked.entry, Fate::Stored);
         }
     }
 
@@ -80,9 +141,9 @@ impl Coalescing {
         self.ended.push_front((first, fate));
     }
 
-    /// Returns whether there is something to do.
-    pub(crate) fn is_due(&self) -> bool {
-        !self.ended.is_empty()
+    /// Returns when there is something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        if self.ended.is_empty() { self.parked.front().map(|parked| parked.at) } else { Some(Tick(0)) }
     }
 
     /// Returns whether no query leads or waits.

@@ -15,6 +15,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::{ClientAddress, Listener, Snapshot};
 use crate::rules::action::ActionNeeds;
 use crate::shard::verdict::Verdict;
+use crate::stats::claims::Claims;
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::{LiveState, ShardStats};
@@ -65,6 +66,8 @@ pub(crate) struct Needs {
     pub(crate) sends_proxy_headers: bool,
     /// Some pool has a packet cache.
     pub(crate) cache: bool,
+    /// Some packet cache has names left to begin with.
+    pub(crate) warm_up: bool,
     /// Answers may come long after a server's timeout: they are delayed, or the query is restarted.
     pub(crate) late_answers: bool,
 }
@@ -101,6 +104,11 @@ impl Needs {
             proxy_values: sends || snapshot.script.is_some() || !chains.query.is_empty(),
             sends_proxy_headers: sends,
             cache: snapshot.pools.iter().any(|pool| pool.cache.is_some()),
+            warm_up: snapshot
+                .pools
+                .iter()
+                .filter_map(|pool| pool.cache.as_ref()?.warm_up())
+                .any(|w| !w.is_over()),
             late_answers: snapshot.script.is_some()
                 || !chains.timeout.is_empty()
                 || (queries | responses | self_answered).delays
@@ -127,6 +135,11 @@ impl Context {
     /// Returns the shard's number.
     pub(crate) const fn index(&self) -> usize {
         self.index
+    }
+
+    /// Returns what the shards ask for, if there is more than one.
+    pub(crate) fn claims(&self) -> Option<&Claims> {
+        (self.live_state.shards().len() > 1).then(|| self.live_state.claims())
     }
 
     /// Returns what all shards share.

@@ -37,7 +37,9 @@ pub mod dispatch;
 mod evaluator;
 pub mod messages;
 pub mod pipeline;
+mod prefetch;
 mod recency;
+mod refreshes;
 pub mod relay;
 mod scratch;
 pub mod verdict;
@@ -63,6 +65,7 @@ use crate::shard::dispatch::outstanding::{InFlight, Key};
 use crate::shard::evaluator::Evaluator;
 use crate::shard::messages::{PendingWork, WorkKind};
 use crate::shard::pipeline::Out;
+use crate::shard::refreshes::Refreshes;
 use crate::shard::relay::{Attempt, Direction, Relay, RelayInterest};
 use crate::shard::scratch::Scratch;
 use crate::shard::verdict::Verdict;
@@ -71,16 +74,12 @@ use crate::stats::drop_reason::DropReason;
 use crate::stats::live::LiveState;
 use crate::tls::{Reason, ServerTls, TlsFacts};
 use crate::wire::header::Header;
-use crate::wire::query::Question;
 
 /// Attempts of a query, at most: the first, the second, and those of its restarts by rules.
 pub const ATTEMPTS_MAX: u64 = 2 + RESTARTS_MAX as u64;
 /// Timeouts and delayed answers that are handled in one tick. The others are due in the next one,
 /// before which packets are read.
 const DUE_PER_TICK: usize = 256;
-/// Queries whose memory is prefetched together: what the first-level cache holds beside everything
-/// else.
-const PREFETCH_MAX: usize = 64;
 /// How late a timeout may be handled.
 const LATE_MAX: TickDelta = TickDelta::from_ms(1_000);
 
@@ -96,6 +95,7 @@ pub struct Shard {
     work_kind: WorkKind,
     cache: CacheBuffers,
     coalescing: Coalescing,
+    refreshes: Refreshes,
     /// Buffer for messages that are not in a receive buffer.
     scratch: Scratch,
     /// Buffer for the queries of a connection that has ended.
@@ -126,6 +126,7 @@ impl Shard {
         let mut shard = Self {
             evaluator: Evaluator::new(shards, &mut cx),
             coalescing: Coalescing::default(),
+            refreshes: Refreshes::default(),
             cx,
             dispatcher,
             connections,
@@ -163,31 +164,8 @@ impl Shard {
         }
         self.dispatcher.adopt(cx);
         self.cache.key.clear();
+        self.refreshes.warms_up = cx.needs.warm_up;
         cx.stats().generation.store(snapshot.generation, Release);
-    }
-
-    /// Returns whether [`Shard::prefetch`] is of use: queries access large sets of names or tables
-    /// of clients.
-    #[must_use]
-    pub fn needs_prefetch(&self) -> bool {
-        self.cx.snapshot.chains.query.needs_prefetch()
-    }
-
-    /// Prefetches the memory that the queries of a batch will access, so that their cache misses
-    /// overlap. It decides nothing and counts nothing: a query that is left out is only slower.
-    pub fn prefetch<'q>(&self, batch: impl Iterator<Item = ([u8; 16], &'q [u8])>) {
-        let (mut names, mut clients) = ([&[][..]; PREFETCH_MAX], [[0; 16]; PREFETCH_MAX]);
-        let mut count = 0;
-        for (client, message) in batch {
-            let Some(question) = Question::parse(message) else { continue };
-            (names[count], clients[count]) = (question.qname, client);
-            count += 1;
-            if count == PREFETCH_MAX {
-                self.evaluator.prefetch(&self.cx, &names, &clients);
-                count = 0;
-            }
-        }
-        self.evaluator.prefetch(&self.cx, &names[..count], &clients[..count]);
     }
 
     /// Returns the slots that are in no snapshot any more and have no outstanding query: the engine
@@ -209,6 +187,8 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.expire(&mut scratch, DUE_PER_TICK, out);
         self.send_copies(&mut scratch, out);
+        self.warm_up();
+        self.look_for_stored(DUE_PER_TICK);
         self.release_coalesced(&mut scratch, DUE_PER_TICK, out);
         self.scratch = scratch;
         self.release_delayed(DUE_PER_TICK, out);
@@ -242,12 +222,15 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         let connections = &self.connections;
-        if self.coalescing.is_due() {
-            return Some(Tick(0));
-        }
+        let of_cache = [self.coalescing.next_deadline(), self.refreshes.next_deadline()];
         let of_dispatcher = self.dispatcher.next_deadline();
         let of_connections = [connections.clients.next_deadline(), connections.backends.next_deadline()];
-        of_connections.into_iter().chain([of_dispatcher, self.relay.next_deadline()]).flatten().min()
+        of_connections
+            .into_iter()
+            .chain(of_cache)
+            .chain([of_dispatcher, self.relay.next_deadline()])
+            .flatten()
+            .min()
     }
 
     /// Returns the number of queries whose client waits for an answer.

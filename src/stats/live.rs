@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, PoolSlot, RuleSlot};
 use crate::stats::check_failure::Failure;
+use crate::stats::claims::Claims;
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::histogram::bucket;
@@ -68,6 +69,7 @@ pub struct LiveState {
     epoch: AtomicU64,
     connection_limits: Arc<ConnectionLimits>,
     descriptors: Arc<Descriptors>,
+    claims: Claims,
 }
 
 impl LiveState {
@@ -80,6 +82,7 @@ impl LiveState {
             epoch: AtomicU64::new(1),
             connection_limits: Arc::default(),
             descriptors: Arc::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -93,6 +96,12 @@ impl LiveState {
     #[must_use]
     pub const fn descriptors(&self) -> &Arc<Descriptors> {
         &self.descriptors
+    }
+
+    /// Returns which shard asks the servers for what.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// Returns the shards' statistics.
@@ -431,6 +440,7 @@ impl ShardStats {
             &stats.cache_misses,
             &stats.cache_stale_hits,
             &stats.cache_coalesced,
+            &stats.cache_refreshed,
             &stats.cache_inserted,
         ];
         counters.into_iter().for_each(Counter::reset);

@@ -3,6 +3,7 @@
 
 pub mod carbon_failure;
 pub mod check_failure;
+pub mod claims;
 pub mod close_reason;
 pub mod connection_limits;
 pub mod custom_metrics;

@@ -412,6 +412,8 @@ registry! {
         cache_stale_hits: Counter = "pool-cache-stale-hits", Queries;
         /// Of the hits, those that have waited for the answer to the same query of another client.
         cache_coalesced: Counter = "pool-cache-coalesced", Queries;
+        /// Responses to queries of dnslob's own that were put into its packet cache, which prefetches or warms up.
+        cache_refreshed: Counter = "pool-cache-refreshed", Responses;
         /// Responses that were put into its packet cache.
         cache_inserted: Counter = "pool-cache-inserted", Responses;
         /// Responses that were not, by reason.

@@ -107,6 +107,14 @@ pub fn type_name(number: u16) -> String {
     known.map_or_else(|| format!("TYPE{number}"), |(name, _)| (*name).to_owned())
 }
 
+/// Returns the type of a name in any case, or of `TYPE123` (RFC 3597).
+#[must_use]
+pub fn type_from_name(name: &str) -> Option<u16> {
+    let known = TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    let number = || name.get(..4).filter(|begin| begin.eq_ignore_ascii_case("TYPE")).and(name.get(4..));
+    known.map(|(_, number)| *number).or_else(|| number()?.parse().ok())
+}
+
 /// Returns the name of a response code, or its number.
 #[must_use]
 pub fn rcode_name(number: u16) -> String {

@@ -34,8 +34,11 @@ impl Recipe {
         let text = text.replace(".example", ".test").replace("\"example\"", "\"test\"");
         let directory = Directory::new();
         let config = directory.write(&format!("{name}.lua"), &text);
-        if name == "block-list" {
-            directory.write("block-list.txt", &read("block-list.txt").replace(".example", ".test"));
+        for (user, list) in [("block-list", "block-list.txt"), ("cache-stale-prefetch", "popular-names.txt")]
+        {
+            if name == user {
+                directory.write(list, &read(list).replace(".example", ".test"));
+            }
         }
         let mut command = Command::new(binary());
         // One shard: the rate of a client is then not divided among shards.
@@ -194,6 +197,19 @@ fn names_from_a_file_are_blocked() {
     let text = recipe.dig("ads.test +noedns");
     assert!(!text.contains("OPT PSEUDOSECTION"), "{text}");
     assert_eq!(recipe.instance.hits("blocked"), 9);
+}
+
+#[test]
+fn answers_in_a_cache_outlive_their_server() {
+    for name in ["cache-stale", "cache-stale-prefetch"] {
+        let mut a = nsd(1);
+        let second = a.address.to_string() + "\", id=\"second";
+        let recipe = Recipe::start(name, &[("192.0.2.1", a.address.to_string()), ("192.0.2.2", second)]);
+        assert_eq!(recipe.short("www.test"), "192.0.2.1");
+        a.kill();
+        has(&recipe.dig("WWW.test"), &["status: NOERROR", "WWW.test.\t", "192.0.2.1"]);
+        assert!(recipe.instance.figure("cache-hits") > 0, "{name}");
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@
 //!                             PROXY header
 //! cache 2 1                   how many queries the default pool's packet cache has answered, and how
 //!                             many it could not
+//! swap                        what follows is about the other shard, which has the same configuration
+//!                             and packet cache
 //! hits query 1 0              how often the rules of a chain have been hit
 //! ```
 //!
@@ -73,6 +75,9 @@ pub(crate) struct Bench {
     asked: Vec<(Route, Vec<u8>)>,
     out: VecDeque<Out>,
     drops: [u64; DropReason::ALL.len()],
+    /// The number of the shard, and the other one with what was counted of it.
+    index: usize,
+    other: (Shard, [u64; DropReason::ALL.len()]),
 }
 
 impl Bench {
@@ -80,9 +85,10 @@ impl Bench {
     pub(crate) fn new(text: &str) -> Self {
         let compiled = configured(text, &Slots::default(), 1);
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
-        let live_state = Arc::new(LiveState::new(1, 16));
+        let live_state = Arc::new(LiveState::new(2, 16));
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
-        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(7));
+        let new = |at, seed| Shard::new(at, live_state.clone(), snapshot.clone(), ShardRng::from_seed(seed));
+        let (shard, other) = (new(0, 7), new(1, 8));
         let mut bench = Self {
             shard,
             live_state,
@@ -95,6 +101,8 @@ impl Bench {
             asked: Vec::new(),
             out: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
+            index: 0,
+            other: (other, [0; DropReason::ALL.len()]),
         };
         bench.pass(0);
         bench
@@ -111,7 +119,7 @@ impl Bench {
     }
 
     pub(crate) fn stats(&self) -> &ShardStats {
-        &self.live_state.shards()[0]
+        &self.live_state.shards()[self.index]
     }
 
     /// Advances the time without a tick.
@@ -259,6 +267,12 @@ impl Bench {
                 self.out.extend(out);
             }
             "from" => self.from = client(rest),
+            "swap" => {
+                std::mem::swap(&mut self.shard, &mut self.other.0);
+                std::mem::swap(&mut self.drops, &mut self.other.1);
+                self.index = 1 - self.index;
+                self.pass(0);
+            }
             "via" => self.via = header(rest),
             "header" => {
                 let Some(Out::Forward(_, bytes)) = self.out.front_mut() else {

@@ -105,6 +105,165 @@ const ROWS: &[(&str, &str, &str)] = &[
          cache 0 0",
     ),
     (
+        "TTLs age to the millisecond, and an answer is fresh for all of its time",
+        CACHE,
+        "wait 700
+         q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,2
+         < 1 QR a/A A=192.0.2.1,2
+         wait 999
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,2
+         wait 1
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,1
+         wait 999
+         q 4 a/A
+         < 4 QR a/A A=192.0.2.1,1
+         wait 1
+         q 5 a/A
+         > 2 * a/A",
+    ),
+    (
+        "prefetch: a popular answer is asked for again in the last part of its time, once",
+        "getPool(''):setCache(newPacketCache(100, {prefetch=10})) ",
+        "q 1 RD www.Example/A OPT=1232
+         > 2 * RD www.Example/A OPT=1232
+         a * QR RD www.Example/A A=192.0.2.1,60 OPT=1232
+         < 1 QR RD www.Example/A A=192.0.2.1,60 OPT=1232
+         wait 53000
+         q 2 RD www.example/A OPT=1232
+         < 2 QR RD www.example/A A=192.0.2.1,7 OPT=1232
+         q 3 RD www.example/A OPT=1232
+         < 3 QR RD www.example/A A=192.0.2.1,7 OPT=1232
+         wait 2000
+         q 4 RD www.example/A OPT=1232
+         < 4 QR RD www.example/A A=192.0.2.1,5 OPT=1232
+         wait 0
+         q 5 RD www.example/A OPT=1232
+         < 5 QR RD www.example/A A=192.0.2.1,5 OPT=1232
+         wait 0
+         > 2 * RD www.example/A OPT=1232
+         q 6 RD www.example/A OPT=1232
+         < 6 QR RD www.example/A A=192.0.2.1,5 OPT=1232
+         a * QR RD www.example/A A=192.0.2.2,60 OPT=1232
+         hold
+         q 7 RD www.example/A OPT=1232
+         < 7 QR RD www.example/A A=192.0.2.2,60 OPT=1232
+         wait 0
+         cache 6 1",
+    ),
+    (
+        "prefetch: a failure takes nothing away, and who asks when it has expired waits for the same answer",
+        "getPool(''):setCache(newPacketCache(100, {prefetch=50, prefetchHits=1})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,10
+         < 1 QR a/A A=192.0.2.1,10
+         wait 6000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,4
+         wait 0
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         hold
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,4
+         wait 0
+         wait 4000
+         q 4 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,4
+         < 4 QR a/A A=192.0.2.1,4
+         wait 3500
+         q 5 a/A
+         < 5 QR a/A A=192.0.2.1,1
+         wait 0
+         > 2 * a/A
+         wait 600
+         q 6 a/A
+         hold
+         a * QR a/A A=192.0.2.3,4
+         hold
+         wait 0
+         < 6 QR a/A A=192.0.2.3,4",
+    ),
+    (
+        "prefetch: no client learns that the servers do not answer",
+        "getPool(''):setCache(newPacketCache(100, {prefetch=90, prefetchHits=1})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,100
+         < 1 QR a/A A=192.0.2.1,100
+         wait 20000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,80
+         wait 0
+         > 2 * a/A
+         wait 2500
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,78",
+    ),
+    (
+        "two shards ask once",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         swap
+         q 2 a/A
+         hold
+         wait 1
+         q 3 a/A
+         hold
+         swap
+         a * QR a/A A=192.0.2.1,60
+         < 1 QR a/A A=192.0.2.1,60
+         swap
+         wait 1
+         < 2 QR a/A A=192.0.2.1,60
+         < 3 QR a/A A=192.0.2.1,60
+         q 4 a/A
+         < 4 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "two shards: what cannot be stored is asked for by each, once",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         swap
+         q 2 a/A
+         hold
+         q 3 a/A
+         hold
+         swap
+         a * QR a/A A=192.0.2.1,0
+         < 1 QR a/A A=192.0.2.1,0
+         swap
+         wait 1
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,0
+         < 2 QR a/A A=192.0.2.1,0
+         wait 0
+         < 3 QR a/A A=192.0.2.1,0",
+    ),
+    (
+        "two shards: who has waited for nothing is not forgotten",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         swap
+         wait 500
+         q 2 a/A
+         hold
+         swap
+         wait 2000
+         ! timeout
+         swap
+         wait 1
+         ! timeout",
+    ),
+    (
         "maxTTL, minTTL, maxNegativeTTL",
         "getPool(''):setCache(newPacketCache(100, {maxTTL=20, minTTL=5, maxNegativeTTL=10})) ",
         "q 1 a/A
@@ -491,4 +650,26 @@ fn ten_thousand_clients_that_ask_the_same_cost_one_query() {
         answered += bench.tick(0).len();
     }
     assert_eq!((answered, bench.shard.outstanding()), (9_999, 0));
+}
+
+#[test]
+fn names_of_a_list_are_resolved_when_the_cache_begins() {
+    let path = std::env::temp_dir().join(format!("dnslob-names-{}", std::process::id()));
+    std::fs::write(&path, "a A\nb.example\n").expect("a file");
+    let cache = format!("getPool(''):setCache(newPacketCache(100, {{warmUp={path:?}}})) ");
+    let mut bench = Bench::new(&format!("{SERVER}{cache}"));
+    let asked = ["RD a/A", "RD a/A OPT=1232", "RD b.example/A", "RD b.example/A OPT=1232"];
+    let more = ["RD b.example/AAAA", "RD b.example/AAAA OPT=1232"];
+    let lines = asked.iter().chain(&more).fold(String::new(), |lines, query| lines + "> 2 * " + query + "\n");
+    bench.play("the names", &format!("wait 0\n{lines}"));
+    // The last one that was asked for is answered first.
+    bench.play("an answer", "a * QR RD b.example/AAAA AAAA=2001:db8::1,60 OPT=1232\nhold");
+    bench.play(
+        "a hit",
+        "q 1 RD B.example/AAAA OPT=1232\n< 1 QR RD B.example/AAAA AAAA=2001:db8::1,60 OPT=1232",
+    );
+    bench.play("nobody gets the time-outs", "wait 3000\nq 2 RD a/A\n> 2 * RD a/A");
+    bench.reload(&format!("{SERVER}{cache}addAction('never', DropAction())"));
+    bench.play("once", "wait 0");
+    std::fs::remove_file(path).expect("the file");
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  words   0..7    28 tags of 16 bits, 0: free              ┐ one cache line: all that a miss reads
-//!          7       lock:1 | … | visited:28                  ┘
+//!          7       lock:1 | refreshed:28 | … | visited:28   ┘
 //!          8..36   28 slot words
 //!          36..40  queue: ways from the oldest to the newest, hand, length; only under the lock
 //!          40..512 118 granules of 32 bytes: the entries
@@ -42,6 +42,8 @@ const LINE_WORDS: usize = 8;
 const PREFETCHED_LINES: usize = 4;
 
 const LOCK: u64 = 1 << 63;
+/// Where the bits begin that say which entries are being refreshed.
+const REFRESHED: usize = 32;
 /// How often a reader tries again that meets writers. A writer takes some 100 ns; one that the
 /// scheduler has stopped meanwhile makes a miss, never a hang.
 const READS_MAX: usize = 32;
@@ -311,6 +313,12 @@ impl<'t> Locked<'t> {
         self.set.ways_of(tag).find(|&way| self.entry(way).is_some_and(|(kind, entry)| entry.is(wanted, kind)))
     }
 
+    /// Notes that an entry is being refreshed; returns false if that was noted before.
+    pub(super) fn mark_refreshed(&self, way: usize) -> bool {
+        let bit = 1 << (REFRESHED + way);
+        self.set.0[STATE].fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
     /// Removes the head of a family; returns whether it was there.
     pub(super) fn remove_head(&mut self, tag: u16, family: Family) -> bool {
         let is_head =
@@ -361,6 +369,7 @@ impl<'t> Locked<'t> {
         } else if old_slot.size() >= size {
             // Readers wait for the moment that the copy takes.
             slot::hide(self.set.slot(old));
+            self.set.0[STATE].fetch_and(!(1 << (REFRESHED + old)), Ordering::Relaxed);
             self.write_at(Spot { way: old, start: old_slot.start() }, content, now);
         } else {
             self.remove(old);
@@ -486,9 +495,9 @@ impl<'t> Locked<'t> {
     fn clear(&self, way: usize) {
         slot::hide(self.set.slot(way));
         self.set_tag(way, 0);
-        let (state, bit) = (&self.set.0[STATE], 1 << way);
-        if state.load(Ordering::Relaxed) & bit != 0 {
-            state.fetch_and(!bit, Ordering::Relaxed);
+        let (state, bits) = (&self.set.0[STATE], 1 << way | 1 << (REFRESHED + way));
+        if state.load(Ordering::Relaxed) & bits != 0 {
+            state.fetch_and(!bits, Ordering::Relaxed);
         }
     }
 

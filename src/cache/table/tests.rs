@@ -209,6 +209,24 @@ fn a_large_value_makes_room_though_the_hand_meets_its_parts_first() {
 }
 
 #[test]
+fn an_entry_is_refreshed_once_until_it_is_replaced() {
+    let table = Table::new(10, None, 4096);
+    let claim = |id| table.claim_refresh(hash(id), &key(id));
+    assert!(!claim(1), "there is none");
+    put(&table, 1);
+    put(&table, 2);
+    assert_eq!([claim(1), claim(1), claim(2), claim(2)], [true, false, true, false]);
+    // In its place, in another one because it is larger, and after it was removed.
+    put(&table, 1);
+    assert_eq!([claim(1), claim(1), claim(2)], [true, false, false]);
+    table.insert(hash(1), &key(1), &value(1, 0, 1000), meta(1, 1000), 1);
+    assert_eq!([claim(1), claim(1)], [true, false]);
+    table.remove(hash(1), &key(1));
+    put(&table, 1);
+    assert_eq!([claim(1), claim(1)], [true, false]);
+}
+
+#[test]
 fn large_tables_hold_most_of_what_is_asked_for() {
     let table = Table::new(300_000, None, 4096);
     (0..300_000).for_each(|id| assert_eq!(put(&table, id), Insert::New));

@@ -71,6 +71,23 @@ pub static CACHE_OPTIONS: &[Entry] = &[
          ask. Not in dnsdist.",
     ),
     entry(
+        "prefetch",
+        "0",
+        "In the last part of an answer's time, percent of it (0 to 90; 0: never), a popular one is asked for again, so \
+         that no client waits for a server when it has expired. Not in dnsdist.",
+    ),
+    entry(
+        "prefetchHits",
+        "2",
+        "How many hits on one shard in that part of its time make an answer popular, from 1. Not in dnsdist.",
+    ),
+    entry(
+        "warmUp",
+        "path",
+        "A file of names that are resolved when the cache begins: one in each line, and the types that are asked for (A \
+         and AAAA without any). Each is asked for without EDNS, and with EDNS and 1232 bytes. Not in dnsdist.",
+    ),
+    entry(
         "memoryLimit",
         "bytes",
         "The most memory of its table, from 1048576; by default what so many average answers need. Not in dnsdist.",

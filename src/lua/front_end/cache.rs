@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::Arc;
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::cache::CacheOptions;
+use crate::cache::warm_up::WarmUpList;
 use crate::config::caches::ENTRIES_MAX;
 use crate::config::error::{Fault, Sited};
 use crate::config::functions::{CACHE_METHODS, CACHE_OPTIONS};
-use crate::lua::front_end::argument::{named, number, shown, switch, whole, wrong};
+use crate::lua::front_end::argument::{named, number, shown, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
@@ -28,6 +30,10 @@ const MEMORY: (f64, f64) = (1_048_576.0, 1_099_511_627_776.0);
 const ENTRY_BYTES: (u16, u16) = (64, 65_535);
 /// The smallest payload size that counts (RFC 6891, section 6.2.3).
 const PAYLOAD_MIN: u16 = 512;
+/// The largest share of an entry's time in which it is prefetched, percent.
+const PREFETCH_MAX: u8 = 90;
+/// The largest file of names, bytes.
+const NAMES_BYTES_MAX: u64 = 64 << 20;
 /// The most numbers in a list of options or of payload sizes.
 const LIST_MAX: usize = 256;
 
@@ -123,6 +129,12 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
         }
         "shuffle" => cache.shuffle = switch(name, v)?,
         "coalesce" => cache.coalesce = switch(name, v)?,
+        "prefetch" => {
+            let percent = nearest::whole(call, name, v, 0, PREFETCH_MAX.into())?;
+            cache.prefetch_percent = u8::try_from(percent).unwrap_or(PREFETCH_MAX);
+        }
+        "prefetchHits" => cache.prefetch_hits = nearest::whole(call, name, v, 1, u32::MAX)?,
+        "warmUp" => cache.warm_up = Some(Arc::new(names(name, v)?)),
         "memoryLimit" => cache.memory_max = Some(memory(name, v)?),
         "numberOfShards" => {
             nearest::whole(call, name, v, 1, u32::MAX)?;
@@ -133,6 +145,27 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
         _ => call.unknown("option", name, CACHE_OPTIONS.iter().map(|e| e.name)),
     }
     Ok(())
+}
+
+/// Reads the file of names that a cache begins with.
+fn names(name: &str, v: &Value) -> Result<WarmUpList, Fault> {
+    let path = text(name, v, "a path")?;
+    let unread = |wrong: String| Fault::Conflict {
+        wrong: format!("{name} \"{path}\": {wrong}"),
+        expected: "the path of a file with a name in each line".to_owned(),
+    };
+    // Opening a pipe would wait for who writes to it.
+    let about = std::fs::metadata(&path).map_err(|e| unread(e.to_string()))?;
+    if !about.is_file() {
+        return Err(unread("not a regular file".to_owned()));
+    }
+    if about.len() > NAMES_BYTES_MAX {
+        return Err(unread(format!("larger than {NAMES_BYTES_MAX} bytes")));
+    }
+    let mut text = String::new();
+    let file = File::open(&path).map_err(|e| unread(e.to_string()))?;
+    file.take(NAMES_BYTES_MAX).read_to_string(&mut text).map_err(|e| unread(e.to_string()))?;
+    WarmUpList::parse(&path, &text).map_err(|(line, why)| unread(format!("line {line}: {why}")))
 }
 
 /// Reads a list of sixteen-bit numbers.

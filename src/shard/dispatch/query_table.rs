@@ -59,12 +59,14 @@ pub(crate) struct CacheTicket {
     pub(crate) waiting: Option<Waiting>,
     /// The first query that waits for this one's response; of one that waits, the next one.
     pub(crate) next: Option<EntryId>,
+    /// It is the shard's own: its response is stored, and nobody gets it.
+    pub(crate) is_refresh: bool,
 }
 
 impl CacheTicket {
     fn clear(&mut self) {
         self.key.clear();
-        (self.waiting, self.next) = (None, None);
+        (self.waiting, self.next, self.is_refresh) = (None, None, false);
     }
 }
 
@@ -190,6 +192,12 @@ impl QueryTable {
     #[inline]
     pub(crate) fn ticket(&self, id: Option<EntryId>) -> Option<&CacheTicket> {
         self.entry(id).map(|entry| &entry.cached).filter(|ticket| !ticket.key.is_empty())
+    }
+
+    /// Returns whether the query is the shard's own, so that nobody waits for an answer.
+    #[inline]
+    pub(crate) fn is_refresh(&self, id: Option<EntryId>) -> bool {
+        self.entry(id).is_some_and(|entry| entry.cached.is_refresh)
     }
 
     /// Returns when the query arrived.

@@ -154,6 +154,7 @@ impl Dispatcher {
                     // Without an entry it could not be repeated.
                     || entry.is_none()
                     || self.queries.requires_connection(entry))
+            || self.queries.is_refresh(entry) && self.queries.requires_connection(entry)
     }
 
     /// Returns whether an attempt that uses a connection may do without if there is none: its

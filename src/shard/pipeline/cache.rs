@@ -42,6 +42,10 @@ impl Shard {
         if !self.cache.key.read(packet.bytes(), about, cache) {
             return None;
         }
+        if cache.options().prefetch_percent > 0 {
+            self.refreshes.query.clear();
+            self.refreshes.query.extend_from_slice(packet.bytes());
+        }
         if let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet) {
             return Some(outcome);
         }
@@ -101,6 +105,9 @@ impl Shard {
         });
         let end = usize::from(query.facts.question_end);
         let hit = self.find(query.pending.pool, wanted, packet, end)?;
+        if hit.is_due {
+            self.prefetch_popular(hit, query);
+        }
         Some(self.deliver_hit(hit, limit, query, packet))
     }
 
@@ -173,11 +180,11 @@ impl Shard {
         }
         let Some(entry) = query.pending.waiter.entry() else { return };
         let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) else { return };
-        self.coalescing.lead(self.cache.key.hash(), entry);
         ticket.key.copy(&self.cache.key);
         ticket.qname.clear();
         ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
         ticket.limit = to_u16(answer::udp_limit(packet.bytes()).min(MESSAGE_MAX));
+        self.lead(query.pending.pool, entry);
         self.cache.key.clear();
     }
 
@@ -197,6 +204,10 @@ impl Shard {
         // After a reload it may be another cache, with other keys.
         let id = pool.cache.as_ref().map(|cache| cache.id());
         let Some(ticket) = ticket.filter(|ticket| id == Some(ticket.key.store())) else { return false };
+        // What is there is better than a failure.
+        if ticket.is_refresh && is_failure(response.bytes()) {
+            return false;
+        }
         self.cache.take(&ticket.key, response.bytes(), pool.zero_scope);
         true
     }
@@ -215,7 +226,10 @@ impl Shard {
         let seconds = snapshot.globals.stale_cache_seconds;
         let stored = self.cache.store(cache, response, failure_ttl, seconds, self.cx.now);
         match stored {
-            Ok(_) => page.cache_inserted.add(1),
+            Ok(_) => {
+                page.cache_inserted.add(1);
+                page.cache_refreshed.add(u64::from(self.dispatcher.queries.is_refresh(entry)));
+            }
             Err(reason) => page.cache_not_stored[reason].add(1),
         }
         let is_for_one = |reason: NotCached| match reason {
@@ -289,14 +303,32 @@ impl Shard {
 
     /// The same for a query that has waited for another one.
     pub(super) fn answer_stale_waiting(&mut self, entry: EntryId, pending: &PendingQuery) -> bool {
+        let in_flight = self.waiting_in_flight(entry, pending);
+        self.answer_stale_for(&in_flight, Ending::of_pending(pending))
+    }
+
+    /// Answers a query that has waited for another shard's with what that has stored; returns false if
+    /// there is nothing.
+    pub(super) fn answer_stored_waiting(&mut self, entry: EntryId, pending: &PendingQuery) -> bool {
+        let in_flight = self.waiting_in_flight(entry, pending);
+        self.take_key(pending.pool, Some(entry))
+            && self.answer_late(Wanted::Fresh, &in_flight, Ending::of_pending(pending))
+    }
+
+    fn waiting_in_flight(&self, entry: EntryId, pending: &PendingQuery) -> InFlight {
         let claimed_at = self.dispatcher.queries.arrived(Some(entry)).unwrap_or(self.cx.now);
-        self.answer_stale_for(&InFlight { pending: *pending, claimed_at }, Ending::of_pending(pending))
+        InFlight { pending: *pending, claimed_at }
     }
 
     fn answer_stale_for(&mut self, in_flight: &InFlight, ending: Ending) -> bool {
+        self.wanted_stale(in_flight, in_flight.pending.waiter.entry())
+            .is_some_and(|wanted| self.answer_late(wanted, in_flight, ending))
+    }
+
+    /// Answers an outstanding query with the key at hand, whose packet is gone.
+    fn answer_late(&mut self, wanted: Wanted, in_flight: &InFlight, ending: Ending) -> bool {
         let pending = &in_flight.pending;
         let entry = pending.waiter.entry();
-        let Some(wanted) = self.wanted_stale(in_flight, entry) else { return false };
         let Some(ticket) = self.dispatcher.queries.ticket(entry) else { return false };
         let Some(asked) = question(ticket.key.bytes()) else { return false };
         let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
@@ -321,14 +353,28 @@ impl Shard {
         if !self.cx.needs.cache || seconds == 0 {
             return None;
         }
-        let ticket = self.dispatcher.queries.ticket(entry)?;
         let cache = snapshot.pool(in_flight.pending.pool).cache.as_ref()?;
-        if !cache.options().stale_on_failure || cache.id() != ticket.key.store() {
-            return None;
-        }
-        self.cache.key.copy(&ticket.key);
-        Some(Wanted::Stale(seconds))
+        // Nobody waits for a stale answer to the shard's own query.
+        let is_wanted = cache.options().stale_on_failure && !self.dispatcher.queries.is_refresh(entry);
+        (is_wanted && self.take_key(in_flight.pending.pool, entry)).then_some(Wanted::Stale(seconds))
     }
+
+    /// Makes a copy of an outstanding query's key the one at hand; false if it has none for the cache
+    /// of its pool.
+    fn take_key(&mut self, pool: PoolSlot, entry: Option<EntryId>) -> bool {
+        let Some(ticket) = self.dispatcher.queries.ticket(entry) else { return false };
+        let Some(cache) = self.cx.snapshot.pool(pool).cache.as_ref() else { return false };
+        let is_its_own = cache.id() == ticket.key.store();
+        if is_its_own {
+            self.cache.key.copy(&ticket.key);
+        }
+        is_its_own
+    }
+}
+
+/// Returns whether a response says that its server could not answer.
+fn is_failure(response: &[u8]) -> bool {
+    Header::parse(response).is_none_or(|h| matches!(h.rcode(), rcode::SERVFAIL | rcode::REFUSED))
 }
 
 /// Returns the subnet that a server gets of an address.

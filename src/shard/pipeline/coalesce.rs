@@ -1,6 +1,6 @@
 //! Queries that wait for the response to another one: they join it, and get what it got.
 
-use crate::base::addr::BackendSlot;
+use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::packet::Packet;
 use crate::cache::Hit;
@@ -20,7 +20,7 @@ use crate::wire::{answer, edit};
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Out, Outcome, Query};
 
 /// An answer that was given to another client at the same moment.
-const FRESH: Hit = Hit { is_stale: false, remaining: 0 };
+const FRESH: Hit = Hit { is_stale: false, expires: 0, is_due: false };
 
 impl Shard {
     /// Makes a query with the key at hand wait for the response to an outstanding one like it; returns
@@ -30,36 +30,76 @@ impl Shard {
         if !pool.cache.as_ref().is_some_and(|cache| cache.options().coalesce) {
             return false;
         }
-        let Some(leader) = self.coalescing.leader(self.cache.key.hash()) else { return false };
+        let (hash, cx) = (self.cache.key.hash(), &self.cx);
+        let leader = self.coalescing.leader(hash);
+        let is_asked = match leader {
+            Some(_) => self.dispatcher.queries.ticket(leader).is_some_and(|t| t.key == self.cache.key),
+            None => cx.claims().is_some_and(|claims| claims.is_held_by_other(hash, cx.index(), cx.now)),
+        };
+        if !is_asked {
+            return false;
+        }
+        let qname = query.facts.qname(packet.bytes());
+        let Some(entry) = self.open_waiting(&mut query.pending, qname, packet.bytes()) else { return false };
         let queries = &mut self.dispatcher.queries;
-        if queries.ticket(Some(leader)).is_none_or(|ticket| ticket.key != self.cache.key) {
-            return false;
-        }
-        let Some(entry) = queries.open_for_cache(self.cx.now) else { return false };
-        if !queries.keep_query(Some(entry), packet.bytes(), false) {
-            queries.close(Some(entry));
-            return false;
-        }
-        let limit = answer::udp_limit(packet.bytes()).min(MESSAGE_MAX);
-        query.pending.waiter = Waiter::Client(Some(entry));
-        if query.pending.client.connection.is_none() {
-            queries.set_limit(Some(entry), limit);
-        }
-        let next = queries.ticket_mut(Some(leader)).and_then(|ticket| ticket.next.replace(entry));
-        if let Some(ticket) = queries.ticket_mut(Some(entry)) {
-            ticket.key.copy(&self.cache.key);
-            ticket.qname.clear();
-            ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
-            ticket.limit = to_u16(limit);
-            ticket.waiting = Some(waiting(&query.pending));
-            ticket.next = next;
+        match queries.ticket_mut(leader) {
+            Some(leader) => {
+                let next = leader.next.replace(entry);
+                if let Some(ticket) = queries.ticket_mut(Some(entry)) {
+                    ticket.next = next;
+                }
+            }
+            None => self.coalescing.park(hash, entry, self.cx.now),
         }
         if let Some(state) = query.state.take() {
             queries.put(Some(entry), state);
         }
-        self.coalescing.joined();
         self.cx.stats().pool(query.pending.pool).cache_coalesced.add(1);
         true
+    }
+
+    /// Opens an entry for a query with the key at hand that waits, and keeps what is needed to answer
+    /// it, or to send it later. None when it cannot be kept.
+    pub(super) fn open_waiting(
+        &mut self,
+        pending: &mut PendingQuery,
+        qname: &[u8],
+        query: &[u8],
+    ) -> Option<EntryId> {
+        let queries = &mut self.dispatcher.queries;
+        let entry = queries.open_for_cache(self.cx.now)?;
+        if !queries.keep_query(Some(entry), query, false) {
+            queries.close(Some(entry));
+            return None;
+        }
+        let limit = answer::udp_limit(query).min(MESSAGE_MAX);
+        pending.waiter = Waiter::Client(Some(entry));
+        if pending.client.connection.is_none() {
+            queries.set_limit(Some(entry), limit);
+        }
+        let ticket = queries.ticket_mut(Some(entry))?;
+        ticket.key.copy(&self.cache.key);
+        ticket.qname.clear();
+        ticket.qname.extend_from_slice(qname);
+        ticket.limit = to_u16(limit);
+        ticket.waiting = Some(waiting(pending));
+        self.coalescing.joined();
+        Some(entry)
+    }
+
+    /// The query with the key at hand asks a server: those like it wait for its response, if the cache
+    /// of its pool says so.
+    pub(super) fn lead(&mut self, pool: PoolSlot, entry: EntryId) {
+        let cx = &self.cx;
+        if cx.snapshot.pool(pool).cache.as_ref().is_some_and(|cache| cache.options().coalesce) {
+            self.coalescing.lead(self.cache.key.hash(), entry, cx.claims(), cx.index(), cx.now);
+        }
+    }
+
+    /// Releases queries that have waited for another shard's, looking at no more than `most` lists.
+    pub(in crate::shard) fn look_for_stored(&mut self, most: usize) {
+        let cx = &self.cx;
+        self.coalescing.look(most, cx.live_state().claims(), cx.index(), cx.now);
     }
 
     /// A query that may lead others has ended, or its response has come: those go their way.
@@ -70,7 +110,7 @@ impl Shard {
         };
         let first = ticket.next.take();
         let hash = ticket.key.hash();
-        self.coalescing.end(hash, leader);
+        self.coalescing.end(hash, leader, self.cx.live_state().claims(), self.cx.index());
         if let Some(first) = first {
             self.coalescing.release(first, fate());
         }
@@ -100,6 +140,10 @@ impl Shard {
                 let pending = pending_query(waiting, entry);
                 match &fate {
                     Fate::Answered(stored) => self.answer_waiting(entry, &pending, stored),
+                    Fate::Stored if self.answer_stored_waiting(entry, &pending) => {}
+                    Fate::Stored => {
+                        self.fail_waiting(entry, pending, DropReason::Timeout, scratch, out);
+                    }
                     Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
                     Fate::Again if self.rejoin(entry, &pending) => {}
                     Fate::Stale | Fate::Again | Fate::Separate => {
@@ -153,10 +197,11 @@ impl Shard {
         let mut query = Query { pending, facts: Facts::of(packet.bytes()), state };
         if let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) {
             self.cache.key.copy(&ticket.key);
-            self.coalescing.lead(ticket.key.hash(), entry);
+            self.lead(query.pending.pool, entry);
         }
         let outcome = match self.select(&mut query, &mut packet) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
+            None if self.dispatcher.queries.is_refresh(Some(entry)) => Outcome::Dropped(DropReason::NoServer),
             None => match self.answer_stale(&mut query, &mut packet) {
                 Some(outcome) => outcome,
                 None => self.no_server(&mut query, &mut packet),

@@ -15,6 +15,7 @@ mod admission;
 mod cache;
 mod coalesce;
 mod failure;
+mod refresh;
 mod response;
 mod rules;
 mod traffic;
@@ -329,6 +330,7 @@ impl Shard {
         let (verdict, counter, end) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
             Outcome::Sent(Sent::Connection) | Outcome::Waits => return Verdict::Hold,
+            _ if self.dispatcher.queries.is_refresh(entry) => return self.finish_refresh(entry),
             Outcome::Dropped(reason) => {
                 self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
                 return self.finish_dropped(client, entry, reason);

@@ -71,8 +71,10 @@ impl Shard {
         }
         self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
         let client = pending.client;
-        let page = cx.stats().listener(client.listener, client.connection.is_some());
-        page.latency.record(cx.now.since(in_flight.claimed_at));
+        if !self.dispatcher.queries.is_refresh(pending.waiter.entry()) {
+            let page = cx.stats().listener(client.listener, client.connection.is_some());
+            page.latency.record(cx.now.since(in_flight.claimed_at));
+        }
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent = self.dispatcher.repeat_over_connection(cx, connections, from.backend, pending, packet);

@@ -1,0 +1,126 @@
+//! Queries of the shard's own, whose responses go into a packet cache and to nobody: popular entries
+//! are asked for again before they expire, and names of a list when a cache begins.
+//!
+//! Such a query waits, as one that waits for another one, until the next tick sends it; then it leads
+//! those like it.
+
+use crate::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
+use crate::base::narrow::to_u16;
+use crate::cache::Hit;
+use crate::cache::key::{About, question};
+use crate::rules::query_state;
+use crate::shard::Shard;
+use crate::shard::coalescing::Fate;
+use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
+use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::pipeline::Query;
+use crate::shard::verdict::Verdict;
+use crate::wire::query::Question;
+
+impl Shard {
+    /// The entry with the key at hand was hit in the last part of its time, by a query whose bytes
+    /// were kept: if it is popular, it is asked for again, as its client has asked.
+    pub(super) fn prefetch_popular(&mut self, hit: Hit, query: &Query) {
+        let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.clone() else { return };
+        let hits = cache.options().prefetch_hits;
+        let is_wanted = self.refreshes.is_popular(self.cache.key.hash(), hit.expires, hits)
+            && self.refreshes.may_begin()
+            && cache.claim_refresh(&self.cache.key);
+        if !is_wanted {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.refreshes.query);
+        let client = Client { connection: None, ..query.pending.client };
+        let pending = PendingQuery { client, ..query.pending };
+        let entry = self.begin_refresh(pending, &bytes);
+        if entry.is_some()
+            && let Some(state) = &query.state
+        {
+            self.dispatcher.queries.put(entry, state.clone());
+        }
+        self.refreshes.query = bytes;
+    }
+
+    /// Asks for names with which caches begin, as many as may be outstanding.
+    pub(in crate::shard) fn warm_up(&mut self) {
+        if !self.refreshes.may_warm_up(self.cx.now) {
+            return;
+        }
+        let snapshot = std::sync::Arc::clone(&self.cx.snapshot);
+        let mut bytes = std::mem::take(&mut self.refreshes.query);
+        let mut is_over = true;
+        for (at, pool) in snapshot.pools.iter().enumerate() {
+            let Some(cache) = pool.cache.as_deref() else { continue };
+            let Some(names) = cache.warm_up().filter(|names| !names.is_over()) else { continue };
+            let slot = PoolSlot(to_u16(at));
+            if !self.has_server(slot) {
+                self.refreshes.pause(self.cx.now);
+                is_over = false;
+                continue;
+            }
+            while self.refreshes.may_warm_up(self.cx.now)
+                && let Some(_) = names.next(&mut bytes)
+            {
+                self.cache.key.clear();
+                let is_known = self.cache.key.read(&bytes, About::default(), cache);
+                let Some(question) = Question::parse(&bytes).filter(|_| is_known) else { continue };
+                let pending = PendingQuery {
+                    client: nobody(),
+                    client_id: 0,
+                    question: self.cx.hash(&question),
+                    waiter: Waiter::Client(None),
+                    pool: slot,
+                    flags: query_state::packed(query_state::flags_of(&bytes)),
+                };
+                self.begin_refresh(pending, &bytes);
+            }
+            is_over &= names.is_over();
+        }
+        self.cache.key.clear();
+        self.refreshes.query = bytes;
+        self.refreshes.warms_up = !is_over;
+    }
+
+    /// Makes an own query with the key at hand wait for the next tick.
+    fn begin_refresh(&mut self, mut pending: PendingQuery, bytes: &[u8]) -> Option<EntryId> {
+        let asked = question(self.cache.key.bytes())?;
+        let (by_stream, qname) = (asked.by_stream, Question::parse(bytes)?.qname);
+        let entry = self.open_waiting(&mut pending, qname, bytes)?;
+        let queries = &mut self.dispatcher.queries;
+        if by_stream {
+            queries.require_connection(Some(entry));
+        }
+        if let Some(ticket) = queries.ticket_mut(Some(entry)) {
+            ticket.is_refresh = true;
+        }
+        self.refreshes.begun();
+        self.coalescing.release(entry, Fate::Separate);
+        Some(entry)
+    }
+
+    /// Ends an own query: whatever has come of it, nobody gets it.
+    pub(super) fn finish_refresh(&mut self, entry: Option<EntryId>) -> Verdict {
+        self.refreshes.ended();
+        self.dispatcher.queries.close(entry);
+        Verdict::Hold
+    }
+
+    /// Returns whether a pool has a server that can be asked.
+    fn has_server(&mut self, pool: PoolSlot) -> bool {
+        let mut candidates = std::mem::take(&mut self.evaluator.candidates);
+        self.dispatcher.balancer.candidates(pool, &mut candidates);
+        let has_some = !candidates.is_empty();
+        self.evaluator.candidates = candidates;
+        has_some
+    }
+}
+
+/// Returns the client of a query that no client has sent.
+fn nobody() -> Client {
+    Client {
+        peer: Endpoint { ip: [0; 16], port: 0, scope: 0 },
+        listener: ListenerSlot(0),
+        local: LocalSlot::LISTENER,
+        connection: None,
+    }
+}
