@@ -36,7 +36,7 @@ pub enum Ttl {
     Unchanged,
     /// They are lower by so many seconds.
     Aged(u32),
-    /// All are these seconds, those that are lower apart.
+    /// All are these seconds.
     Fixed(u32),
 }
 
@@ -45,7 +45,7 @@ impl Ttl {
         match self {
             Self::Unchanged => stored,
             Self::Aged(by) => stored.saturating_sub(by),
-            Self::Fixed(ttl) => stored.min(ttl),
+            Self::Fixed(ttl) => ttl,
         }
     }
 }
@@ -100,6 +100,13 @@ pub fn lifetime(response: &[u8], cache: &CacheOptions, failure_ttl: Option<u32>)
     }
     ttl = ttl.min(cache.ttl_max);
     if ttl < cache.ttl_min.max(1) { Err(NotCached::TtlTooShort) } else { Ok(ttl) }
+}
+
+/// Returns whether a response is still of use when it has expired: it says something of its question.
+#[must_use]
+pub fn is_worth_keeping(response: &[u8]) -> bool {
+    Header::parse(response)
+        .is_some_and(|h| !h.is_truncated() && matches!(h.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
 }
 
 /// Writes what is stored of a response, whose records can all be read, to `out`. None when it has no

@@ -105,6 +105,16 @@ impl Key {
         self.subnet_at > 0
     }
 
+    /// Returns whether its subnet is this one.
+    #[must_use]
+    pub fn is_of_subnet(&self, family: u16, prefix: u8, address: &[u8]) -> bool {
+        let subnet = self.bytes.get(usize::from(self.subnet_at)..).unwrap_or_default();
+        self.has_subnet()
+            && subnet.split_first_chunk::<2>().is_some_and(|(begin, bytes)| {
+                u16::from(begin[0]) == family && begin[1] == prefix && bytes == address
+            })
+    }
+
     /// Removes it; the memory is kept.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -192,7 +202,11 @@ impl Key {
             end = data.end;
             let is_skipped = match option {
                 KEEPALIVE => true,
-                COOKIE => !cache.keys_have_cookies(),
+                COOKIE => {
+                    // A server refuses it (RFC 7873, 5.2.2), for a reason that is not in the key.
+                    matches!(data.len(), 8 | 16..=40).then_some(())?;
+                    !cache.keys_have_cookies()
+                }
                 // What a server adds to the answer must fit the client.
                 code::CLIENT_SUBNET => false,
                 other => cache.skip_options.contains(&other),

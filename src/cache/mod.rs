@@ -191,8 +191,8 @@ impl PacketCache {
         // Whole seconds that have passed.
         let age = lifetime - to_u32(usize::try_from(remaining.div_ceil(1_000)).unwrap_or(0)).min(lifetime);
         let ttl = match (is_stale, options.dont_age) {
-            (true, _) => entry::Ttl::Fixed(options.stale_ttl),
-            (false, true) => entry::Ttl::Unchanged,
+            (_, true) => entry::Ttl::Unchanged,
+            (true, false) => entry::Ttl::Fixed(options.stale_ttl),
             (false, false) => entry::Ttl::Aged(age),
         };
         let stored = scratch.get_mut(..len)?;
@@ -228,6 +228,7 @@ impl PacketCache {
         let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
         let now = seconds(now);
         let expires = now.saturating_add(lifetime);
+        let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
         let gone = expires.saturating_add(stale_seconds).saturating_add(u32::from(past > 0));
         let meta = Meta { stored: now, expires, gone, extra: past };
         match self.store.table.insert(key.hash(), key.bytes(), buffer, meta, now) {
@@ -247,8 +248,7 @@ impl PacketCache {
 
     /// Removes entries of which `keep` is not true.
     fn retain(&self, mut keep: impl FnMut(&[u8], &[u8], Meta) -> bool) -> usize {
-        let sets = self.store.table.sets();
-        (0..sets).map(|set| self.store.table.visit(set..set + 1, &mut keep)).sum()
+        self.store.table.visit(0..self.store.table.sets(), &mut keep)
     }
 
     /// Removes expired entries until no more than `most` are left, expired ones that are kept as

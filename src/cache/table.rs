@@ -91,6 +91,8 @@ pub struct Table {
     /// The first word of the first set, which begins a cache line.
     first: usize,
     sets: usize,
+    /// Sets that have had an entry, one in each bit: the memory of the others is not there yet.
+    used: Box<[AtomicU64]>,
     entries: usize,
     largest: usize,
     /// Entries with a key; while entries are inserted, up to one too many for each thread.
@@ -144,6 +146,7 @@ impl Table {
             words,
             first,
             sets,
+            used: <[AtomicU64]>::new_box_zeroed_with_elems(sets.div_ceil(64)).unwrap_or_default(),
             entries,
             largest,
             length: AtomicUsize::new(0),
@@ -283,6 +286,9 @@ impl Table {
         // All lines of the header at once, before the lock lets through one after the other.
         black_box(set.touch());
         let Some(mut locked) = set.try_lock() else { return Insert::Busy };
+        if locked.len() == 0 {
+            self.mark_used(place.set);
+        }
         let mut removed = Removed::default();
         let mut outcome = Insert::New;
         let mut taken = 0;
@@ -337,7 +343,7 @@ impl Table {
             let evicted = if at == own {
                 locked.evict_before_end(now, removed)
             } else {
-                let other = self.set(at).and_then(Set::try_lock_once);
+                let other = self.set(at).filter(|_| self.is_used(at)).and_then(Set::try_lock_once);
                 other.is_some_and(|mut other| other.evict_before_end(now, removed))
             };
             if removed.keys() == 0 && evicted {
@@ -448,9 +454,12 @@ impl Table {
     pub fn visit(&self, sets: Range<usize>, mut keep: impl FnMut(&[u8], &[u8], Meta) -> bool) -> usize {
         let words = [const { AtomicU64::new(0) }; SET_WORDS];
         let copied = Set(&words);
-        let (mut key, mut value) = ([0; KEY_MAX], vec![0; self.largest.max(ENTRY_BYTES)]);
+        let (mut key, mut value) = ([0; KEY_MAX], vec![0; ENTRY_BYTES]);
         let mut count = 0;
         for index in sets.start..sets.end.min(self.sets) {
+            if !self.is_used(index) {
+                continue;
+            }
             let Some(set) = self.set(index) else { break };
             let locked = set.lock();
             locked.copy_to(&words);
@@ -465,6 +474,10 @@ impl Table {
                 };
                 let length = match kind {
                     Kind::Whole => Some(length),
+                    Kind::Head if value.len() < self.largest => {
+                        value.resize(self.largest, 0);
+                        self.copy_parts(entry.family(), length, 0, &mut value)
+                    }
                     Kind::Head => self.copy_parts(entry.family(), length, 0, &mut value),
                     Kind::Part => continue,
                 };
@@ -519,7 +532,8 @@ impl Table {
 
     /// Returns the bytes that it takes when it is full.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.words) + size_of_val(&*self.stripes)
+        let (words, used, stripes) = (&*self.words, &*self.used, &*self.stripes);
+        size_of::<Self>() + size_of_val(words) + size_of_val(used) + size_of_val(stripes)
     }
 
     /// Returns whether new entries take the place of others, by what some of the sets say.
@@ -543,6 +557,19 @@ impl Table {
     /// Returns how many entries made room for others when their time was over.
     pub fn reclaimed(&self) -> u64 {
         self.stripes.iter().map(|stripe| stripe.reclaimed.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Notes that a set has had an entry.
+    fn mark_used(&self, set: usize) {
+        let (Some(word), bit) = (self.used.get(set / 64), 1 << (set % 64)) else { return };
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether a set has had an entry.
+    fn is_used(&self, set: usize) -> bool {
+        self.used.get(set / 64).is_none_or(|word| word.load(Ordering::Relaxed) >> (set % 64) & 1 != 0)
     }
 
     #[inline]

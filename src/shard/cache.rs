@@ -24,6 +24,36 @@ pub(crate) struct CacheBuffers {
     is_for_every_subnet: bool,
     /// The answer to a query whose packet is gone.
     message: Vec<u8>,
+    /// Bytes that the client of the query at hand can take as a datagram.
+    pub(crate) limit: usize,
+    /// What the servers have failed to answer lately.
+    pub(crate) failing: Failing,
+}
+
+/// Keys for which servers are not asked for a while, as they have just failed to answer: there is a
+/// stale answer meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Failing(Vec<(u64, Tick)>);
+
+/// Places for them, by hash: one that takes another's place costs a query.
+const FAILING_MAX: usize = 4_096;
+
+impl Failing {
+    fn place(hash: u64) -> usize {
+        let low = hash.to_le_bytes().first_chunk().map_or(0, |low| u16::from_le_bytes(*low));
+        usize::from(low) % FAILING_MAX
+    }
+
+    /// Notes one, until a time.
+    pub(crate) fn note(&mut self, hash: u64, until: Tick) {
+        self.0.resize(FAILING_MAX, (0, Tick(0)));
+        self.0[Self::place(hash)] = (hash, until);
+    }
+
+    /// Returns whether it is one of them.
+    pub(crate) fn contains(&self, hash: u64, now: Tick) -> bool {
+        self.0.get(Self::place(hash)).is_some_and(|(known, until)| *known == hash && now < *until)
+    }
 }
 
 impl CacheBuffers {
@@ -51,8 +81,14 @@ impl CacheBuffers {
     /// Takes a copy of the key of an outstanding query, whose response has come from its server.
     pub(crate) fn take(&mut self, key: &Key, response: &[u8], shared: bool) {
         self.key.copy(key);
-        self.is_for_every_subnet =
-            shared && key.has_subnet() && ecs::parse(response).is_some_and(|subnet| subnet.scope == 0);
+        self.is_for_every_subnet = shared
+            && key.has_subnet()
+            && ecs::parse(response)
+                // Another subnet than the query's (RFC 7871, 7.3).
+                .filter(|subnet| {
+                    key.is_of_subnet(subnet.family, subnet.source, &response[subnet.address.clone()])
+                })
+                .is_some_and(|subnet| subnet.scope == 0);
     }
 
     /// Stores a response under the key at hand. Returns whether it is a new entry.

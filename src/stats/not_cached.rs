@@ -25,6 +25,8 @@ reasons! {
         TooLarge = "too-large",
         /// Another thread was changing the same part of the table.
         Busy = "busy",
+        /// No entry was free for its query in the table of outstanding queries.
+        TableFull = "query-table-full",
         /// A rule keeps it out.
         Rule = "rule",
     }

@@ -28,6 +28,8 @@ pub const CD: u8 = 0x10;
 pub mod rcode {
     /// No error.
     pub const NOERROR: u8 = 0;
+    /// Format error.
+    pub const FORMERR: u8 = 1;
     /// The server could not answer.
     pub const SERVFAIL: u8 = 2;
     /// No such name.

@@ -1,6 +1,7 @@
 //! Packet caches as Lua objects: `newPacketCache`, and the caches of pools.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ const PAYLOAD_MIN: u16 = 512;
 const PREFETCH_MAX: u8 = 90;
 /// The largest file of names, bytes.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
+/// The EDNS option of a client subnet (RFC 7871).
+const CLIENT_SUBNET: u16 = 8;
 /// The most numbers in a list of options or of payload sizes.
 const LIST_MAX: usize = 256;
 
@@ -62,7 +65,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 
 /// Reads the arguments of `newPacketCache`. Every invalid one is recorded.
 fn new_cache(call: &mut Call<'_>, a: Arguments<'_>) -> CacheOptions {
-    let entries = match number(a.at(0)).filter(|n| *n >= 1.0) {
+    let entries = match number(a.at(0)).filter(|n| *n >= 0.0) {
         Some(_) => nearest::whole(call, "the number of entries", a.at(0), 1, ENTRIES_MAX),
         None => whole("the number of entries", a.at(0), 1, ENTRIES_MAX),
     };
@@ -114,7 +117,13 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
         "parseECS" => cache.parse_ecs = switch(name, v)?,
         "cookieHashing" => cache.hash_cookies = switch(name, v)?,
         "skipOptions" => {
-            cache.skip_options.extend(words(name, v)?);
+            let given = words(name, v)?;
+            if given.contains(&CLIENT_SUBNET) {
+                call.warn(Fault::Note(
+                    "8 in skipOptions has no effect: subnets get answers of their own".to_owned(),
+                ));
+            }
+            cache.skip_options.extend(given);
             cache.skip_options.sort_unstable();
             cache.skip_options.dedup();
         }
@@ -261,15 +270,15 @@ impl Cache {
 /// The figures by their names, with what `printStats` calls them.
 const FIGURES: [(&str, &str); 10] = [
     ("entries", "Entries"),
-    ("maxEntries", "Max entries"),
+    ("maxEntries", "Max Entries"),
     ("hits", "Hits"),
     ("misses", "Misses"),
     ("deferredInserts", "Deferred inserts"),
     ("deferredLookups", "Deferred lookups"),
-    ("lookupCollisions", "Lookup collisions"),
-    ("insertCollisions", "Insert collisions"),
-    ("ttlTooShorts", "TTL too shorts"),
-    ("cleanupCount", "Cleanup count"),
+    ("lookupCollisions", "Lookup Collisions"),
+    ("insertCollisions", "Insert Collisions"),
+    ("ttlTooShorts", "TTL Too Shorts"),
+    ("cleanupCount", "Cleanup Count"),
 ];
 
 /// What a method does to the running cache, or returns of it.
@@ -373,9 +382,16 @@ impl UserData for Cache {
                 let figures = cache.figures(call);
                 let label =
                     |name: &str| FIGURES.iter().find(|(known, _)| *known == name).map_or("", |(_, l)| *l);
-                let lines: Vec<String> =
-                    figures.iter().map(|(name, value)| format!("{}: {value}", label(name))).collect();
-                Ok(Value::String(call.lua.create_string(lines.join("\n"))?))
+                // The number of entries, and the most of them, are one line.
+                let mut text = String::new();
+                for (name, value) in &figures {
+                    match *name {
+                        "maxEntries" => _ = write!(text, "/{value}"),
+                        "entries" => _ = write!(text, "{}: {value}", label(name)),
+                        _ => _ = write!(text, "\n{}: {value}", label(name)),
+                    }
+                }
+                Ok(Value::String(call.lua.create_string(text)?))
             })?;
             printing::print(&cache.context, lua, text)
         });

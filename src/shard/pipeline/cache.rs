@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::narrow::{to_u8, to_u16};
 use crate::base::packet::Packet;
-use crate::cache::entry::shuffle;
+use crate::base::time::TickDelta;
+use crate::cache::entry::{lifetime, shuffle};
 use crate::cache::key::{About, Subnet, question};
-use crate::cache::{Hit, Wanted};
+use crate::cache::{CacheOptions, Hit, Wanted};
 use crate::rules::apply::{Decision, ResponseDecision};
 use crate::rules::context::{Answered, Facts};
 use crate::rules::query_state::QueryState;
@@ -16,12 +17,10 @@ use crate::shard::Shard;
 use crate::shard::dispatch::outstanding::{InFlight, PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::scratch::MESSAGE_MAX;
-use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::not_cached::NotCached;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
-use crate::wire::query::Question;
 use crate::wire::{answer, ecs, padding};
 
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limit, visible_client};
@@ -30,6 +29,11 @@ use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limi
 const STALE_ANSWER: u16 = 3;
 /// The same for NXDOMAIN (RFC 8914, 4.20).
 const STALE_NXDOMAIN: u16 = 19;
+/// Bytes of an Extended DNS Error without a text.
+const EDE_BYTES: usize = 6;
+/// How long no server is asked again that did not answer in time, while there is a stale answer: one
+/// datagram may have been lost (RFC 8767, 5: the failure recheck timer).
+const RECHECK_MAX: TickDelta = TickDelta::from_ms(5_000);
 
 impl Shard {
     /// Looks for the answer to a query. Without one the cache-miss rules decide what becomes of it;
@@ -46,24 +50,53 @@ impl Shard {
             self.refreshes.query.clear();
             self.refreshes.query.extend_from_slice(packet.bytes());
         }
+        self.cache.limit = match &query.state {
+            Some(state) => datagram_limit(state, packet),
+            None => answer::udp_limit(packet.bytes()).min(MESSAGE_MAX),
+        };
         if let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet) {
             return Some(outcome);
         }
-        self.cx.stats().cache_misses.add(1);
-        self.cx.stats().pool(slot).cache_misses.add(1);
+        let seconds = self.cx.snapshot.globals.stale_cache_seconds;
+        if seconds > 0
+            && self.cache.failing.contains(self.cache.key.hash(), self.cx.now)
+            && let Some(outcome) = self.answer_cached(Wanted::Stale(seconds), query, packet)
+        {
+            return Some(outcome);
+        }
         if self.cx.snapshot.chains.cache_miss.is_empty() {
-            return self.join_leader(query, packet).then_some(Outcome::Waits);
+            return self.miss(slot, query, packet);
         }
         let decision = self.evaluate_rules(query, packet, apply::cache_miss);
         if query.pending.pool != slot || query.state.as_ref().is_some_and(|state| state.skip_cache) {
             self.cache.key.clear();
         }
         match decision {
-            Decision::Forward if self.cache.key.is_empty() => None,
-            Decision::Forward => self.join_leader(query, packet).then_some(Outcome::Waits),
-            Decision::Answered => Some(Outcome::Answered),
-            Decision::Drop(reason) => Some(Outcome::Dropped(reason)),
+            Decision::Forward => self.miss(slot, query, packet),
+            Decision::Answered => {
+                self.count_miss(slot);
+                Some(Outcome::Answered)
+            }
+            Decision::Drop(reason) => {
+                self.count_miss(slot);
+                Some(Outcome::Dropped(reason))
+            }
         }
+    }
+
+    /// The cache has no answer to a query: it waits for another one like it, or asks a server.
+    fn miss(&mut self, slot: PoolSlot, query: &mut Query, packet: &Packet<'_>) -> Option<Outcome> {
+        if !self.cache.key.is_empty() && self.join_leader(query, packet) {
+            return Some(Outcome::Waits);
+        }
+        self.count_miss(slot);
+        None
+    }
+
+    /// Counts a query that its cache had no answer to.
+    pub(super) fn count_miss(&self, pool: PoolSlot) {
+        self.cx.stats().cache_misses.add(1);
+        self.cx.stats().pool(pool).cache_misses.add(1);
     }
 
     /// Returns what the key of a query needs to know besides its bytes; none when it bypasses the
@@ -99,10 +132,7 @@ impl Shard {
         query: &mut Query,
         packet: &mut Packet<'_>,
     ) -> Option<Outcome> {
-        let limit = query.pending.client.connection.is_none().then(|| match &query.state {
-            Some(state) => datagram_limit(state, packet),
-            None => answer::udp_limit(packet.bytes()),
-        });
+        let limit = query.pending.client.connection.is_none().then_some(self.cache.limit);
         let end = usize::from(query.facts.question_end);
         let hit = self.find(query.pending.pool, wanted, packet, end)?;
         if hit.is_due {
@@ -141,9 +171,10 @@ impl Shard {
             shuffle(packet.bytes_mut(), &mut self.cx.rng);
         }
         let block = if limit.is_none() { padding::block(packet.bytes()) } else { None };
-        if hit.is_stale {
+        let has_room = limit.is_none_or(|limit| packet.len() + EDE_BYTES <= limit);
+        if hit.is_stale && has_room {
             let is_nxdomain = Header::parse(packet.bytes()).is_some_and(|h| h.rcode() == rcode::NXDOMAIN);
-            // A client without EDNS, or without space for it, goes without.
+            // A client without EDNS goes without.
             let _ = answer::ede(packet, if is_nxdomain { STALE_NXDOMAIN } else { STALE_ANSWER }, b"");
         }
         if query.state.is_some() || !self.cx.snapshot.chains.cache_hit.is_empty() {
@@ -170,6 +201,17 @@ impl Shard {
         self.answer_cached(Wanted::Stale(seconds), query, packet)
     }
 
+    /// The same for a query that has waited.
+    pub(super) fn answer_stale_kept(
+        &mut self,
+        entry: EntryId,
+        query: &mut Query,
+        packet: &mut Packet<'_>,
+    ) -> Option<Outcome> {
+        self.cache.limit = self.dispatcher.queries.ticket(Some(entry)).map(|t| usize::from(t.limit))?;
+        self.answer_stale(query, packet)
+    }
+
     /// Keeps the key of a query that goes to a server, where it is needed for the response.
     pub(super) fn remember_key(&mut self, query: &mut Query, packet: &Packet<'_>) {
         if self.cache.key.is_empty() {
@@ -178,12 +220,14 @@ impl Shard {
         if query.pending.waiter == Waiter::Client(None) {
             query.pending.waiter = Waiter::Client(self.dispatcher.queries.open_for_cache(self.cx.now));
         }
-        let Some(entry) = query.pending.waiter.entry() else { return };
-        let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) else { return };
+        let entry = query.pending.waiter.entry();
+        let Some((entry, ticket)) = entry.zip(self.dispatcher.queries.ticket_mut(entry)) else {
+            return self.cx.stats().pool(query.pending.pool).cache_not_stored[NotCached::TableFull].add(1);
+        };
         ticket.key.copy(&self.cache.key);
         ticket.qname.clear();
         ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
-        ticket.limit = to_u16(answer::udp_limit(packet.bytes()).min(MESSAGE_MAX));
+        ticket.limit = to_u16(self.cache.limit);
         self.lead(query.pending.pool, entry);
         self.cache.key.clear();
     }
@@ -232,24 +276,25 @@ impl Shard {
             }
             Err(reason) => page.cache_not_stored[reason].add(1),
         }
-        let is_for_one = |reason: NotCached| match reason {
-            NotCached::Malformed | NotCached::Signed | NotCached::Class | NotCached::Cookie => true,
-            NotCached::Truncated
-            | NotCached::NoTtl
-            | NotCached::TtlInvalid
-            | NotCached::TtlTooShort
-            | NotCached::TooLarge
-            | NotCached::Busy
-            | NotCached::Rule => false,
-        };
-        self.share_response(entry, response, !stored.is_err_and(is_for_one));
+        self.share_response(entry, response, is_for_all(stored.err(), response));
         stored.is_ok()
     }
 
-    /// Stores a response that the rules have seen, and finishes it.
+    /// Gives a response that is not stored to the queries that wait for it, as when a reload has
+    /// replaced the cache, or a rule has restarted the query in another pool.
+    pub(super) fn share_unstored(&mut self, entry: Option<EntryId>, response: &[u8]) {
+        let queries = &self.dispatcher.queries;
+        if queries.ticket(entry).is_some_and(|ticket| ticket.next.is_some() && !ticket.is_refresh) {
+            let reason = lifetime(response, &CacheOptions::new(1), None).err();
+            self.share_response(entry, response, is_for_all(reason, response));
+        }
+    }
+
+    /// Stores a response that the rules have seen, if it belongs into a cache, and finishes it.
     pub(super) fn store_evaluated(
         &mut self,
         mut decision: ResponseDecision,
+        stores: bool,
         query: &mut Query,
         by: Answered,
         packet: &mut Packet<'_>,
@@ -260,8 +305,10 @@ impl Shard {
                 state.map_or((false, None), |state| (state.skip_cache, state.temporary_failure_ttl));
             let pool = query.pending.pool;
             if skips {
-                self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(1);
+                self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(u64::from(stores));
                 self.share_response(query.pending.waiter.entry(), packet.bytes(), false);
+            } else if !stores {
+                self.share_unstored(query.pending.waiter.entry(), packet.bytes());
             } else if self.store(query.pending.waiter.entry(), pool, failure_ttl, packet.bytes())
                 && !self.cx.snapshot.chains.cache_inserted.is_empty()
             {
@@ -276,22 +323,38 @@ impl Shard {
         decision
     }
 
-    /// Answers a query with an expired answer in place of a server's SERVFAIL, which is in `packet`.
+    /// Returns whether a server's response is a SERVFAIL in whose place an expired answer may be given.
+    pub(super) fn is_stale_wanted(&mut self, in_flight: &InFlight, packet: &Packet<'_>) -> bool {
+        self.cx.needs.cache
+            && Header::parse(packet.bytes()).is_some_and(|header| header.rcode() == rcode::SERVFAIL)
+            && self.wanted_stale(in_flight, in_flight.pending.waiter.entry()).is_some()
+    }
+
+    /// Puts an expired answer in the place of a server's SERVFAIL, if there is one.
     pub(super) fn answer_stale_instead(
         &mut self,
         in_flight: &InFlight,
-        ending: &Ending,
+        query: &mut Query,
         packet: &mut Packet<'_>,
-    ) -> Option<Verdict> {
-        let wanted = self.wanted_stale(in_flight, ending.entry)?;
-        let end = Question::parse(packet.bytes())?.end;
-        let limit = self.dispatcher.queries.ticket(ending.entry).map(|ticket| usize::from(ticket.limit));
-        let hit = self.find(in_flight.pending.pool, wanted, packet, end)?;
-        let limit = limit.filter(|_| in_flight.pending.client.connection.is_none());
-        let mut query = self.restore_query(in_flight, packet);
-        let outcome = self.deliver_hit(hit, limit, &mut query, packet);
-        let ending = Ending { state: query.state, limit: None, block: None, ..ending.clone() };
-        Some(self.finish(ending, outcome, packet))
+    ) -> Option<Outcome> {
+        let pending = &in_flight.pending;
+        let entry = pending.waiter.entry();
+        let wanted = self.wanted_stale(in_flight, entry)?;
+        let ticket = self.dispatcher.queries.ticket(entry)?;
+        let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
+        // The response may have no question, or another letter case.
+        let asked = question(ticket.key.bytes())?;
+        let (mut message, question_end) = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
+        let mut stale = Packet::new(&mut message, 0, question_end);
+        let hit = self.find(pending.pool, wanted, &mut stale, question_end);
+        let hit = hit.filter(|_| packet.replace(stale.bytes()));
+        self.cache.give(message);
+        let seconds = self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl;
+        self.cache
+            .failing
+            .note(self.cache.key.hash(), self.cx.now + TickDelta::from_ms(u64::from(seconds) * 1_000));
+        let limit = pending.client.connection.is_none().then_some(limit);
+        hit.map(|hit| self.deliver_hit(hit, limit, query, packet))
     }
 
     /// Answers a query that no server has answered with an expired answer; returns false if there is
@@ -336,6 +399,9 @@ impl Shard {
         let mut packet = Packet::new(&mut message, 0, question_end);
         let hit = self.find(pending.pool, wanted, &mut packet, question_end);
         if let Some(hit) = hit {
+            if hit.is_stale {
+                self.note_timeout(pending.pool);
+            }
             let mut query = self.restore_query(in_flight, &packet);
             let limit = pending.client.connection.is_none().then_some(limit);
             let outcome = self.deliver_hit(hit, limit, &mut query, &mut packet);
@@ -343,6 +409,13 @@ impl Shard {
         }
         self.cache.give(message);
         hit.is_some()
+    }
+
+    /// The servers of a pool have not answered the query with the key at hand.
+    fn note_timeout(&mut self, pool: PoolSlot) {
+        let Some(cache) = self.cx.snapshot.pool(pool).cache.as_ref() else { return };
+        let pause = TickDelta::from_ms(u64::from(cache.options().failure_ttl) * 1_000).min(RECHECK_MAX);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
     }
 
     /// Returns which answers are good enough for an outstanding query that servers have failed, if the
@@ -370,6 +443,17 @@ impl Shard {
         }
         is_its_own
     }
+}
+
+/// Returns whether a response, stored or not for a reason, may be given to all who have asked the same.
+fn is_for_all(unstored: Option<NotCached>, response: &[u8]) -> bool {
+    // FORMERR is about more of a query than its key.
+    let is_about_question = Header::parse(response).is_some_and(|header| header.rcode() != rcode::FORMERR);
+    is_about_question
+        && !matches!(
+            unstored,
+            Some(NotCached::Malformed | NotCached::Signed | NotCached::Class | NotCached::Cookie)
+        )
 }
 
 /// Returns whether a response says that its server could not answer.

@@ -12,10 +12,10 @@ use crate::shard::Shard;
 use crate::shard::coalescing::Fate;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::{EntryId, Waiting};
-use crate::shard::scratch::{MESSAGE_MAX, Scratch};
+use crate::shard::scratch::Scratch;
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
-use crate::wire::{answer, edit};
+use crate::wire::edit;
 
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Out, Outcome, Query};
 
@@ -72,7 +72,7 @@ impl Shard {
             queries.close(Some(entry));
             return None;
         }
-        let limit = answer::udp_limit(query).min(MESSAGE_MAX);
+        let limit = self.cache.limit;
         pending.waiter = Waiter::Client(Some(entry));
         if pending.client.connection.is_none() {
             queries.set_limit(Some(entry), limit);
@@ -196,13 +196,17 @@ impl Shard {
         let state = self.dispatcher.queries.take_state(Some(entry));
         let mut query = Query { pending, facts: Facts::of(packet.bytes()), state };
         if let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) {
+            let is_own = ticket.is_refresh;
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
+            if !is_own {
+                self.count_miss(query.pending.pool);
+            }
         }
         let outcome = match self.select(&mut query, &mut packet) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
             None if self.dispatcher.queries.is_refresh(Some(entry)) => Outcome::Dropped(DropReason::NoServer),
-            None => match self.answer_stale(&mut query, &mut packet) {
+            None => match self.answer_stale_kept(entry, &mut query, &mut packet) {
                 Some(outcome) => outcome,
                 None => self.no_server(&mut query, &mut packet),
             },
@@ -226,8 +230,8 @@ impl Shard {
         sent.map_or_else(Outcome::Dropped, Outcome::Sent)
     }
 
-    /// The leader of a query has failed: one that has not waited for long asks for itself, and may lead
-    /// those behind it; another one has failed too.
+    /// The leader of a query has failed: one that has not waited for two of them asks for itself, and
+    /// leads those behind it; another one has failed too.
     fn fail_waiting(
         &mut self,
         entry: EntryId,
@@ -238,7 +242,8 @@ impl Shard {
     ) {
         let arrived = self.dispatcher.queries.arrived(Some(entry)).unwrap_or(self.cx.now);
         let waited = self.cx.now.since(arrived);
-        if waited.0 < self.dispatcher.longest_timeout().0 / 2 {
+        // One more attempt for all of them, as a datagram may have been lost.
+        if waited.0 < self.dispatcher.longest_timeout().0 / 2 * 3 {
             if self.rejoin(entry, &pending) {
                 return;
             }
@@ -247,6 +252,7 @@ impl Shard {
         if self.answer_stale_waiting(entry, &pending) {
             return;
         }
+        self.count_miss(pending.pool);
         self.finish_waiting(&pending, None, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
     }
 

@@ -310,6 +310,7 @@ impl Shard {
         }
         // The caches may have gone by a reload while queries wait.
         if !self.coalescing.is_idle() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+            let is_own = self.dispatcher.queries.is_refresh(entry);
             self.release_waiting(entry, || match outcome {
                 Outcome::Dropped(
                     reason @ (DropReason::Timeout
@@ -320,11 +321,14 @@ impl Shard {
                     | DropReason::QuerySendError),
                 ) => Fate::Dropped(reason),
                 Outcome::Cached => Fate::Stale,
+                Outcome::Dropped(DropReason::ClientGone) => Fate::Again,
+                Outcome::Responded if is_own => Fate::Again,
+                // One after the other they would wait too long.
                 Outcome::Dropped(_)
                 | Outcome::Answered
                 | Outcome::Responded
                 | Outcome::Sent(_)
-                | Outcome::Waits => Fate::Again,
+                | Outcome::Waits => Fate::Separate,
             });
         }
         let (verdict, counter, end) = match outcome {

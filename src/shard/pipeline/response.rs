@@ -90,11 +90,6 @@ impl Shard {
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
         let attempt = Ending::of_attempt(pending, from.backend, in_flight.claimed_at);
         let ending = Ending { limit, block, ..attempt };
-        if code == rcode::SERVFAIL
-            && let Some(verdict) = self.answer_stale_instead(&in_flight, &ending, packet)
-        {
-            return verdict;
-        }
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
@@ -119,8 +114,18 @@ impl Shard {
         let pool = in_flight.pending.pool;
         let stores = self.is_to_be_stored(ending.entry, pool, packet);
         if !self.cx.needs.responses && !self.dispatcher.queries.has_state(ending.entry) {
+            if self.is_stale_wanted(in_flight, packet) {
+                let mut query = self.restore_query(in_flight, packet);
+                if let Some(outcome) = self.answer_stale_instead(in_flight, &mut query, packet) {
+                    let ending = Ending { state: query.state, limit: None, block: None, ..ending };
+                    return self.finish(ending, outcome, packet);
+                }
+                query.state.into_iter().for_each(|state| self.dispatcher.queries.recycle(state));
+            }
             if stores {
                 self.store(ending.entry, pool, None, packet.bytes());
+            } else {
+                self.share_unstored(ending.entry, packet.bytes());
             }
             return self.finish(ending, Outcome::Responded, packet);
         }
@@ -138,15 +143,24 @@ impl Shard {
         // A query that is too long to be kept has one attempt; its response is better than none.
         let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
         let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
+        let is_cached = stores || self.dispatcher.queries.ticket(ending.entry).is_some();
         let mut decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
             let decision = apply::response(context, environment, effects, had_state, can_restart);
-            if !stores && matches!(decision, ResponseDecision::Deliver | ResponseDecision::Fail) {
+            if !is_cached && matches!(decision, ResponseDecision::Deliver | ResponseDecision::Fail) {
                 apply::finish(context, environment, effects);
             }
             decision
         });
-        if stores {
-            decision = self.store_evaluated(decision, &mut query, by, packet);
+        if is_cached
+            && decision == ResponseDecision::Deliver
+            && self.is_stale_wanted(in_flight, packet)
+            && let Some(outcome) = self.answer_stale_instead(in_flight, &mut query, packet)
+        {
+            let ending = Ending { state: query.state, limit: None, block: None, ..ending };
+            return self.finish(ending, outcome, packet);
+        }
+        if is_cached {
+            decision = self.store_evaluated(decision, stores, &mut query, by, packet);
         }
         let outcome = match decision {
             ResponseDecision::Deliver | ResponseDecision::Fail => Outcome::Responded,
