@@ -82,6 +82,7 @@
 //!     parts.rs            values that are larger than an entry
 //!     set.rs              a page with its entries: finds, replaces and evicts them
 //!     slot.rs             where an entry is, and in which version: what makes reading safe
+//!     visit.rs            all entries, one set after the other
 //!   warm_up.rs          names that are resolved when a cache begins
 //!
 //! stats/                figures, limits and live state that all threads share
