@@ -49,7 +49,8 @@ end))
 """
 
 # What a target's name may have behind "dnslob-" and "dnsdist-", and what that adds to its configuration.
-ADDED = {"": "", "unwatched": "\nsetRingBuffersSize(0)", "rules": DNSDIST_RULES, "luaaction": LUA_ACTION, "luaffi": LUA_FFI}
+CACHE = "\ngetPool(''):setCache(newPacketCache(2000000))"
+ADDED = {"": "", "cache": CACHE, "cache-unwatched": CACHE + "\nsetRingBuffersSize(0)", "unwatched": "\nsetRingBuffersSize(0)", "rules": DNSDIST_RULES, "luaaction": LUA_ACTION, "luaffi": LUA_FFI}
 
 NGINX = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/nginx-error.log crit;
@@ -120,6 +121,8 @@ class Targets:
         if name in ("floor", "floor-gso") and self.carrier == "udp":
             floor = [os.path.join(self.work, "floor"), "-l", str(LISTEN), "-u", str(BACKEND), "-n", str(self.backends)]
             return floor + ["-g"] * (name == "floor-gso")
+        if name == "echo" and self.carrier == "udp":
+            return [os.path.join(self.work, "floor"), "-l", str(LISTEN), "-u", str(BACKEND), "-e"]
         program, _, added = name.partition("-")
         if program == "dnsdist" and added in ADDED and self.carrier != "relay":
             return ["dnsdist", "--supervised", "--disable-syslog", "-C", self.dnsdist(added)]

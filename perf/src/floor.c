@@ -2,7 +2,9 @@
 // zero. One thread: recvmmsg, put our id in, sendmmsg; and the same back. No policy, no checks.
 //
 //   floor -l PORT -u PORT [-n BACKENDS] [-g]
+//   floor -l PORT -e
 //
+// -e answers every query itself, with nothing but QR set: the zero of whatever answers from memory.
 // Listens on 127.0.0.1:PORT and spreads over BACKENDS ports from -u on; -g sends a batch to a
 // backend as one UDP_SEGMENT datagram. Ids count up: 65536 outstanding, the oldest is overwritten.
 #define _GNU_SOURCE
@@ -35,7 +37,7 @@ static struct sockaddr_in peers[BATCH];
 static struct iovec iovecs[BATCH];
 static struct mmsghdr batch[BATCH];
 static int backends[BACKENDS_MAX], backend_count = 1;
-static bool segment;
+static bool segment, echo;
 
 static int open_socket(void)
 {
@@ -119,6 +121,20 @@ static void forward(int received)
     }
 }
 
+static void answer(int client_socket, int received)
+{
+    int count = 0;
+    for (int i = 0; i < received; i++) {
+        if (batch[i].msg_len < HEADER)
+            continue;
+        messages[i][2] |= 0x80;
+        peers[count] = peers[i];
+        put(count, messages[i], batch[i].msg_len, &peers[count]);
+        count++;
+    }
+    send_each(client_socket, batch, count);
+}
+
 static void give_back(int client_socket, int received)
 {
     int count = 0;
@@ -140,12 +156,13 @@ static void give_back(int client_socket, int received)
 int main(int argc, char **argv)
 {
     int listen_port = 5302, backend_port = 5402;
-    for (int o; (o = getopt(argc, argv, "l:u:n:g")) > 0;) {
+    for (int o; (o = getopt(argc, argv, "l:u:n:ge")) > 0;) {
         switch (o) {
         case 'l': listen_port = atoi(optarg); break;
         case 'u': backend_port = atoi(optarg); break;
         case 'n': backend_count = atoi(optarg); break;
         case 'g': segment = true; break;
+        case 'e': echo = true; break;
         default: return 2;
         }
     }
@@ -180,7 +197,9 @@ int main(int argc, char **argv)
             int received = recvmmsg(fd, batch, BATCH, MSG_DONTWAIT, NULL);
             if (received <= 0)
                 continue;
-            if (from_client)
+            if (from_client && echo)
+                answer(client_socket, received);
+            else if (from_client)
                 forward(received);
             else
                 give_back(client_socket, received);
