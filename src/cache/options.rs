@@ -45,6 +45,9 @@ pub struct CacheOptions {
     pub stale_on_failure: bool,
     /// A query that is like an outstanding one waits for its answer (`coalesce`).
     pub coalesce: bool,
+    /// The file that its entries are written to when it ends, and read from when it begins
+    /// (`snapshot`).
+    pub snapshot: Option<String>,
 }
 
 impl CacheOptions {
@@ -70,6 +73,7 @@ impl CacheOptions {
             shuffle: false,
             stale_on_failure: true,
             coalesce: true,
+            snapshot: None,
         }
     }
 
@@ -124,6 +128,7 @@ impl fmt::Display for CacheOptions {
                 ("shuffle", o.shuffle.to_string()),
                 ("staleOnFailure", o.stale_on_failure.to_string()),
                 ("coalesce", o.coalesce.to_string()),
+                ("snapshot", o.snapshot.as_ref().map(|path| format!("{path:?}")).unwrap_or_default()),
             ]
         };
         write!(f, "maxEntries={}", self.entries_max)?;
