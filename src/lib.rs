@@ -21,7 +21,7 @@
 //!
 //! base/                 what everything stands on: addresses, time, randomness, the packet buffer
 //!   addr.rs             Client, Route, slots: no bare index between modules
-//!   files.rs            reads files of any kind, within limits
+//!   files.rs            reads files of any kind, within limits; replaces files as a whole
 //!   narrow.rs           conversions to narrower numbers whose bounds are known
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process
@@ -77,6 +77,7 @@
 //!   entry.rs            what is stored of a response, and for how long
 //!   key.rs              which queries are the same
 //!   options.rs          what a cache is told
+//!   snapshot.rs         its entries as bytes that outlive the process
 //!   table.rs            keys and values as bytes: look-ups without a lock, eviction
 //!     entry.rs            an entry in its words
 //!     parts.rs            values that are larger than an entry
@@ -385,6 +386,7 @@
 //!   backend_health.rs   the backends' health, written to the live state
 //!   budget.rs           that division at the start and over reloads
 //!   cache_cleaner.rs    cleans packet caches of what has expired
+//!   cache_snapshots.rs  reads and writes files with the entries of packet caches
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload
@@ -517,6 +519,7 @@
 //! | shard | a thread with all that it needs to serve: sockets, tables, counters |
 //! | engine | the loop that moves packets between the kernel and a shard |
 //! | draft, snapshot | a configuration as written; the whole of it compiled, immutable |
+//! | cache snapshot | the entries of a packet cache in a file, between two processes |
 //! | live state | what changes while a snapshot stands: health, latency, counters |
 //! | verdict | what becomes of a packet |
 //!

@@ -4,6 +4,10 @@
 
 #![allow(clippy::expect_used)]
 
+#[path = "fuzz/targets/cache_key.rs"]
+mod cache_key;
+#[path = "fuzz/targets/cache_snapshot.rs"]
+mod cache_snapshot;
 #[path = "fuzz/targets/certificate.rs"]
 mod certificate;
 #[path = "fuzz/targets/config.rs"]
@@ -42,6 +46,10 @@ mod wire;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use dnslob::base::rng::ShardRng;
+use dnslob::base::time::Tick;
+use dnslob::cache::key::{About, Key};
+use dnslob::cache::snapshot::Clocks;
+use dnslob::cache::{CacheOptions, PacketCache};
 
 /// Messages and fragments of messages to mutate.
 const MESSAGES: &[&[u8]] = &[
@@ -177,6 +185,39 @@ fn edited() -> Vec<Vec<u8>> {
     MESSAGES.iter().map(|message| [&edits[..], message].concat()).collect()
 }
 
+/// Queries to the packet cache: options, what is known of the query, and the query.
+fn cached() -> Vec<Vec<u8>> {
+    let abouts = [[0, 0], [0x0f, 1], [2, 0x82], [1, 0xff]];
+    abouts
+        .iter()
+        .flat_map(|about| MESSAGES.iter().map(move |message| [&about[..], message].concat()))
+        .collect()
+}
+
+/// Snapshots of packet caches, of no entry and of three, each with a byte that asks for the right
+/// checksum and one that does not.
+fn snapshots() -> Vec<Vec<u8>> {
+    let snapshot = |count: u8| {
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        for n in 0..count {
+            let query = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x02n", &[b'0' + n][..], b"\0\0\x01\0\x01"].concat();
+            let mut key = Key::default();
+            assert!(key.read(&query, About::default(), &cache));
+            let mut response = query;
+            (response[2], response[3], response[7]) = (0x81, 0x80, 1);
+            response.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60 * n + 1, 0, 4, 192, 0, 2, n]);
+            let stored = cache.store(&key, &response, None, 3_600, Tick(1_000_000_000), &mut Vec::new());
+            assert_eq!(stored, Ok(true));
+        }
+        let clocks = Clocks { now: Tick(30_000_000_000), unix: 1_999_999_990 };
+        let mut bytes = Vec::new();
+        cache.write_snapshot(&mut bytes, clocks, &|| true).expect("memory");
+        bytes
+    };
+    let all = [0, 3].map(snapshot);
+    all.iter().flat_map(|bytes| [0, 1, 3].map(|about| [&[about], &bytes[..]].concat())).collect()
+}
+
 /// A certificate with names, and one with only a common name.
 fn certificates() -> Vec<Vec<u8>> {
     let key = rcgen::KeyPair::generate().expect("a key");
@@ -205,9 +246,12 @@ fn seeds_of(name: &str, corpus: &[&[u8]]) {
 #[test]
 fn seeds() {
     let (edited, certificates) = (edited(), certificates());
+    let (cached, snapshots) = (cached(), snapshots());
     for (name, corpus) in [
         ("records", &parts(&edited)[..]),
         ("certificate", &parts(&certificates)),
+        ("cache_key", &parts(&cached)),
+        ("cache_snapshot", &parts(&snapshots)),
         ("values", VALUES),
         ("wire", MESSAGES),
         ("frames", STREAMS),
@@ -288,6 +332,16 @@ fn records() {
 #[test]
 fn certificate() {
     smoke("certificate", &parts(&certificates()), 400, 20_000, certificate::target);
+}
+
+#[test]
+fn cache_key() {
+    smoke("cache_key", &parts(&cached()), 600, 10_000, cache_key::target);
+}
+
+#[test]
+fn cache_snapshot() {
+    smoke("cache_snapshot", &parts(&snapshots()), 600, 5_000, cache_snapshot::target);
 }
 
 #[test]

@@ -1,12 +1,13 @@
-//! Reads files that the operator names: up to a limit, and without waiting forever.
+//! Reads files that the operator names: up to a limit, and without waiting forever. Replaces files as
+//! a whole.
 //!
 //! A path may lead to a device without end or to a pipe that nobody writes to, by mistake or since
 //! another program is not done. Pipes and devices as such are welcome: a shell's `<(...)` is one.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a pipe's writer may take in all: one that writes a byte at a time would hold a reload, and
 /// all later ones, without end.
 const WRITER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes that are written to a file at once.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Reads a whole file of at most `bytes_max`; a pipe or device of at most 64 MiB.
 ///
@@ -117,6 +121,55 @@ impl Writer {
             }
         }
     }
+}
+
+/// Replaces a file by what `write` writes: whoever opens the path gets the old file or the whole new
+/// one, also after a crash. Only the process's user may read it. What is not finished is removed.
+///
+/// # Errors
+/// Those of `write` and of the operating system; the old file is as it was.
+pub fn replace<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>) -> io::Result<T> {
+    let mut name = path.file_name().ok_or_else(|| io::Error::other("it has no name"))?.to_owned();
+    name.push(".unfinished");
+    let unfinished = path.with_file_name(name);
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
+    let file = create().or_else(|error| {
+        if error.kind() != ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+        // Of a process that was killed meanwhile.
+        fs::remove_file(&unfinished)?;
+        create()
+    })?;
+    let made = file.metadata()?;
+    let is_ours = || {
+        fs::symlink_metadata(&unfinished)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (made.dev(), made.ino()))
+    };
+    let written = (|| {
+        let mut buffered = BufWriter::with_capacity(WRITE_BYTES, file);
+        let outcome = write(&mut buffered)?;
+        let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        // Another process with the same path may have removed the file, and write its own.
+        if !is_ours() {
+            return Err(io::Error::other("another process is writing it too"));
+        }
+        fs::rename(&unfinished, path)?;
+        Ok(outcome)
+    })();
+    if written.is_err() {
+        if is_ours() {
+            // The first error is the one to be told.
+            let _ = fs::remove_file(&unfinished);
+        }
+        return written;
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The new name survives a crash of the machine; where directories cannot be synchronised, the old
+    // file may be there.
+    let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    written
 }
 
 #[cfg(test)]
@@ -210,5 +263,43 @@ mod tests {
         drop(writer);
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
         assert_eq!(read(Path::new(&path), 8).expect("its text"), b"text");
+    }
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let directory = Place::new("replaced");
+        let _ = fs::remove_dir_all(&directory.0);
+        fs::create_dir(&directory.0).expect("a directory");
+        let path = directory.0.join("file");
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(&directory.0)
+                .expect("a directory")
+                .map(|e| e.expect("a name").file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(replace(&path, |file| file.write_all(b"one").map(|()| 7)).expect("written"), 7);
+        assert_eq!(fs::read(&path).expect("the file"), b"one");
+        assert_eq!(fs::metadata(&path).expect("the file").mode() & 0o777, 0o600);
+        // What a killed process has left is in nobody's way.
+        fs::write(directory.0.join("file.unfinished"), b"half").expect("a file");
+        replace(&path, |file| file.write_all(b"two")).expect("written");
+        assert_eq!((fs::read(&path).expect("the file"), names()), (b"two".to_vec(), vec!["file".into()]));
+        let failed = replace(&path, |file| {
+            file.write_all(b"three")?;
+            Err::<(), _>(io::Error::other("enough"))
+        });
+        assert_eq!(failed.expect_err("its error").to_string(), "enough");
+        assert_eq!((fs::read(&path).expect("the file"), names()), (b"two".to_vec(), vec!["file".into()]));
+        // Another process begins to write the same file.
+        let failed = replace(&path, |_| {
+            fs::remove_file(directory.0.join("file.unfinished"))?;
+            fs::write(directory.0.join("file.unfinished"), b"other's")
+        });
+        assert_eq!(failed.expect_err("an error").to_string(), "another process is writing it too");
+        assert_eq!((fs::read(&path).expect("the file"), names().len()), (b"two".to_vec(), 2));
+        assert!(replace(&directory.0.join("none/file"), |_| Ok(())).is_err());
+        assert!(replace(Path::new("/"), |_| Ok(())).is_err());
+        fs::remove_dir_all(&directory.0).expect("removed");
     }
 }

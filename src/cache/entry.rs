@@ -163,6 +163,51 @@ pub fn unpack(stored: &[u8], packet: &mut Packet<'_>, question_end: usize, ttl: 
     true
 }
 
+/// Lowers the TTLs of a stored response.
+pub(in crate::cache) fn age(stored: &mut [u8], by: u32) {
+    let Some(Parts { offsets, .. }) = Parts::of(stored) else { return };
+    let offsets = offsets.to_vec();
+    for offset in offsets {
+        let at = usize::from(u16::from_be_bytes(offset));
+        if let Some(bytes) = stored.get_mut(at..at + 4).and_then(|bytes| bytes.first_chunk_mut::<4>()) {
+            *bytes = Ttl::Aged(by).of(u32::from_be_bytes(*bytes)).to_be_bytes();
+        }
+    }
+}
+
+/// Returns the bytes of the response to a question of which this is stored; none if that is no
+/// response with all its TTLs. `message` is overwritten.
+pub(in crate::cache) fn length(asked: &Asked<'_>, stored: &[u8], message: &mut Vec<u8>) -> Option<usize> {
+    let parts = Parts::of(stored)?;
+    message.clear();
+    write(message, asked, parts.header, parts.rest);
+    let question_end = message.len() - parts.rest.len();
+    let (mut records, mut end) = (Records::of(message), question_end);
+    let mut offsets = parts.offsets.iter().map(|offset| usize::from(u16::from_be_bytes(*offset)));
+    for record in records.by_ref() {
+        end = record.end;
+        let is_known = record.rtype == rtype::OPT
+            || record.ttl <= TTL_MAX && offsets.next() == Some(record.ttl_at - question_end);
+        is_known.then_some(())?;
+    }
+    let is_one = Header::parse(message)?.qdcount() == 1
+        && Question::parse(message)?.end == question_end
+        && records.whole()
+        && end == message.len()
+        && offsets.next().is_none();
+    is_one.then_some(message.len())
+}
+
+/// Writes a response whose id is 0.
+fn write(message: &mut Vec<u8>, asked: &Asked<'_>, header: &[u8; HEADER], rest: &[u8]) {
+    message.extend_from_slice(&[0; 2]);
+    message.extend_from_slice(header);
+    message.extend_from_slice(asked.qname);
+    message.extend_from_slice(&asked.qtype.to_be_bytes());
+    message.extend_from_slice(&1_u16.to_be_bytes());
+    message.extend_from_slice(rest);
+}
+
 /// Addresses that are exchanged, at most.
 const SHUFFLED_MAX: usize = 64;
 
@@ -224,12 +269,8 @@ impl<'e> Seen<'e> {
     /// Returns the addresses in its answer section.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let mut message = vec![0; 2];
-        message.extend_from_slice(self.counts);
-        message.extend_from_slice(self.asked.qname);
-        message.extend_from_slice(&self.asked.qtype.to_be_bytes());
-        message.extend_from_slice(&1_u16.to_be_bytes());
-        message.extend_from_slice(self.parts_rest);
+        let mut message = Vec::new();
+        write(&mut message, &self.asked, self.counts, self.parts_rest);
         let answers = Records::of(&message).filter(|record| record.section == Section::Answer);
         answers
             .filter_map(|record| {

@@ -12,6 +12,7 @@ mod cleaning;
 pub mod entry;
 pub mod key;
 pub mod options;
+pub mod snapshot;
 pub mod table;
 pub mod warm_up;
 

@@ -55,6 +55,9 @@ pub struct CacheOptions {
     pub prefetch_hits: u32,
     /// Names that are resolved at start (`warmUp`).
     pub warm_up: Option<Arc<WarmUpList>>,
+    /// The file that its entries are written to when it ends, and read from when it begins
+    /// (`snapshot`).
+    pub snapshot: Option<String>,
 }
 
 impl CacheOptions {
@@ -83,6 +86,7 @@ impl CacheOptions {
             prefetch_percent: 0,
             prefetch_hits: 2,
             warm_up: None,
+            snapshot: None,
         }
     }
 
@@ -140,6 +144,7 @@ impl fmt::Display for CacheOptions {
                 ("prefetch", o.prefetch_percent.to_string()),
                 ("prefetchHits", o.prefetch_hits.to_string()),
                 ("warmUp", o.warm_up.as_ref().map_or_else(String::new, |list| list.path.clone())),
+                ("snapshot", o.snapshot.as_ref().map(|path| format!("{path:?}")).unwrap_or_default()),
             ]
         };
         write!(f, "maxEntries={}", self.entries_max)?;

@@ -36,7 +36,7 @@ const SET_BYTES: usize = SET_WORDS * 8;
 /// Bytes of the largest entry.
 const ENTRY_BYTES: usize = ENTRY_GRANULES * GRANULE_WORDS * 8;
 /// The longest key: a name has 255 bytes.
-const KEY_MAX: usize = 512;
+pub(in crate::cache) const KEY_MAX: usize = 512;
 /// The largest value, whatever is asked for: what all parts of a value can hold, and more than a
 /// message has.
 const LARGEST_MAX: usize = 128 << 10;

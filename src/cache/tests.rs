@@ -14,13 +14,13 @@ use crate::stats::not_cached::NotCached;
 use crate::wire::ecs::Ecs;
 use crate::wire::query::Question;
 
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
-fn cache(options: CacheOptions) -> PacketCache {
+pub(super) fn cache(options: CacheOptions) -> PacketCache {
     PacketCache::new(options, [1, 2, 3, 4])
 }
 
-fn query(name: &str, qtype: u8) -> Vec<u8> {
+pub(super) fn query(name: &str, qtype: u8) -> Vec<u8> {
     let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     message.push(name.len() as u8);
     message.extend_from_slice(name.as_bytes());
@@ -29,7 +29,7 @@ fn query(name: &str, qtype: u8) -> Vec<u8> {
 }
 
 /// An answer with one record that says `value`.
-fn response(query: &[u8], ttl: u32, value: u8) -> Vec<u8> {
+pub(super) fn response(query: &[u8], ttl: u32, value: u8) -> Vec<u8> {
     let mut message = query.to_vec();
     (message[2], message[3], message[7]) = (0x81, 0x80, 1);
     message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
@@ -38,13 +38,13 @@ fn response(query: &[u8], ttl: u32, value: u8) -> Vec<u8> {
     message
 }
 
-fn key_of(cache: &PacketCache, query: &[u8], about: About) -> Option<Key> {
+pub(super) fn key_of(cache: &PacketCache, query: &[u8], about: About) -> Option<Key> {
     let mut key = Key::default();
     key.read(query, about, cache).then_some(key)
 }
 
 /// What a client gets for a query: the last byte of its address, and its TTL.
-fn look_up(cache: &PacketCache, query: &[u8], wanted: Wanted, at: u64) -> Option<(u8, u32)> {
+pub(super) fn look_up(cache: &PacketCache, query: &[u8], wanted: Wanted, at: u64) -> Option<(u8, u32)> {
     let key = key_of(cache, query, About::default())?;
     let mut buffer = query.to_vec();
     buffer.resize(512, 0xee);
@@ -58,7 +58,13 @@ fn look_up(cache: &PacketCache, query: &[u8], wanted: Wanted, at: u64) -> Option
     Some((message[message.len() - 1], u32::from_be_bytes(ttl)))
 }
 
-fn store(cache: &PacketCache, query: &[u8], ttl: u32, value: u8, at: u64) -> Result<bool, NotCached> {
+pub(super) fn store(
+    cache: &PacketCache,
+    query: &[u8],
+    ttl: u32,
+    value: u8,
+    at: u64,
+) -> Result<bool, NotCached> {
     let key = key_of(cache, query, About::default()).expect("a key");
     cache.store(&key, &response(query, ttl, value), None, 0, Tick(at * SECOND), &mut Vec::new())
 }

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::PacketCache;
 use crate::config::draft::Draft;
-use crate::config::error::{ConfigError, Errors, Fault};
+use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::options::Key;
 
 /// The most entries of all packet caches that are in use.
@@ -21,6 +22,7 @@ pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<P
     // Keys that nobody can guess; the standard library draws them from the system.
     let seed = |number: u64| RandomState::new().hash_one(number);
     let mut built = BTreeMap::new();
+    let mut snapshots: BTreeMap<&Path, &Origin> = BTreeMap::new();
     let mut entries = 0_usize;
     for pool in &draft.pools {
         let Some((at, written)) = pool.cache.and_then(|at| Some((at, draft.caches.get(at)?))) else {
@@ -39,6 +41,15 @@ pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<P
             };
             errors.push(ConfigError::new(&written.origin, "newPacketCache", Fault::Limit { what, limit }));
             return built;
+        }
+        if let Some(path) = &written.value.snapshot
+            && let Some(other) = snapshots.insert(Path::new(path), &written.origin)
+        {
+            let fault = Fault::Conflict {
+                wrong: format!("the snapshot {path:?} is that of the cache at {other} too"),
+                expected: "a file for each cache".to_owned(),
+            };
+            errors.push(ConfigError::new(&written.origin, "newPacketCache", fault));
         }
         built.insert(at, Arc::new(PacketCache::new(written.value.clone(), [0, 1, 2, 3].map(seed))));
     }

@@ -23,6 +23,7 @@ use crate::config::{Compiled, Flags};
 use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
 use crate::control::cache_cleaner::CacheCleaner;
+use crate::control::cache_snapshots::CacheSnapshots;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::commands::Commands;
 use crate::control::configured::Configured;
@@ -55,6 +56,7 @@ mod api;
 pub mod backend_health;
 mod budget;
 mod cache_cleaner;
+mod cache_snapshots;
 pub mod certificate_monitor;
 mod checks;
 mod commands;
@@ -267,6 +269,7 @@ struct Control<S> {
     certificate_monitor: CertificateMonitor,
     spoofing: SpoofingMonitor,
     cache_cleaner: CacheCleaner,
+    cache_snapshots: CacheSnapshots,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -314,6 +317,7 @@ impl<S: Source> Control<S> {
             certificate_monitor: CertificateMonitor::default(),
             spoofing: SpoofingMonitor::default(),
             cache_cleaner: CacheCleaner::default(),
+            cache_snapshots: CacheSnapshots::begin(&first.snapshot),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -515,6 +519,7 @@ impl<S: Source> Control<S> {
                 log::set_verbose(self.settings.verbose);
                 self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen(querylog::targets(&plan.snapshot));
+                self.cache_snapshots.adopt(&plan.snapshot);
                 if self.serving {
                     self.source.accept();
                 }

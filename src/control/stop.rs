@@ -17,6 +17,7 @@ impl<S: Source> Control<S> {
         self.notifier.stopping();
         self.monitor.drain();
         self.source.interrupt();
+        self.cache_snapshots.stop_reading();
         tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
         self.shards.send_all(&|| Message::Stop);
         let deadline = clock::now() + self.settings.drain;
@@ -39,6 +40,8 @@ impl<S: Source> Control<S> {
             traffic.stop();
         }
         self.querylog.finish();
+        // A start that has failed leaves the files to the process that has its addresses.
+        self.cache_snapshots.finish(!self.serving, &self.notifier, signals).await;
         tracing::info!("stopped");
     }
 

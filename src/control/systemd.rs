@@ -67,6 +67,11 @@ impl Notifier {
         self.send("STOPPING=1");
     }
 
+    /// Asks for more time until the process has ended, from this moment on.
+    pub fn extend(&self, time: Duration) {
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()));
+    }
+
     /// Notifies that all shards are alive.
     pub fn alive(&self) {
         self.retry();

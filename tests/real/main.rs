@@ -27,6 +27,7 @@ mod activation;
 mod addresses;
 mod api;
 mod browser;
+mod cache_snapshot;
 mod clients;
 mod connections;
 mod console;

@@ -88,6 +88,12 @@ pub static CACHE_OPTIONS: &[Entry] = &[
          and AAAA without any). Each is asked for without EDNS, and with EDNS and 1232 bytes. Not in dnsdist.",
     ),
     entry(
+        "snapshot",
+        "path",
+        "The file that its entries are written to when dnslob stops, and read from when it starts; none by default. No \
+         two caches can have the same. Not in dnsdist.",
+    ),
+    entry(
         "memoryLimit",
         "bytes",
         "The most memory of its table, from 1048576; by default what so many average answers need. Not in dnsdist.",

@@ -29,7 +29,7 @@ fn every_option_reaches_the_cache() {
     let (made, warnings) = cache(
         "5, {maxTTL=1, minTTL=1, maxNegativeTTL=3, temporaryFailureTTL=4, truncatedTTL=5, staleTTL=6, staleOnFailure=false, \
          keepStaleData=false, dontAge=true, parseECS=true, cookieHashing=true, skipOptions={8, 65001, 12}, \
-         payloadRanks={4096, 512, 1232}, maximumEntrySize=4096, shuffle=true, coalesce=false, memoryLimit=1048576, \
+         payloadRanks={4096, 512, 1232}, maximumEntrySize=4096, shuffle=true, coalesce=false, memoryLimit=1048576, snapshot='/tmp/x', \
          numberOfShards=10, deferrableInsertLock=false}",
     );
     assert_eq!(warnings, [""; 0]);
@@ -51,6 +51,7 @@ fn every_option_reaches_the_cache() {
         shuffle: true,
         stale_on_failure: false,
         coalesce: false,
+        snapshot: Some("/tmp/x".to_owned()),
         ..CacheOptions::new(5)
     };
     assert_eq!(made, expected);
@@ -81,6 +82,13 @@ fn what_is_wrong_is_said() {
             "skipOptions is 70000; expected a whole number from 0 to 65535",
         ),
         ("newPacketCache(5, {maxTTL=5}, 3)", "called with 3 arguments; expected at most 2 in this form"),
+        (
+            "newPacketCache(5, {snapshot=''})",
+            "snapshot is \"\"; expected the path of a file, of 1 to 4095 bytes",
+        ),
+        ("newPacketCache(5, {snapshot='/tmp/'})", "snapshot is \"/tmp/\"; expected the path of a file"),
+        ("newPacketCache(5, {snapshot='/tmp/\\0'})", "expected the path of a file"),
+        ("newPacketCache(5, {snapshot=true})", "snapshot is true; expected the path of a file"),
         ("newPacketCache(5, 'x')", "maxTTL is \"x\"; expected"),
         ("getPool(''):setCache(5)", "5 is not allowed; expected a packet cache, as newPacketCache(10000)"),
         ("getPool(''):setCache()", "nil is not allowed; expected a packet cache"),
@@ -102,6 +110,24 @@ fn all_caches_together_have_a_limit() {
     );
     // Those of pools that share one count once.
     snapshot("local c = newPacketCache(60000000) getPool('a'):setCache(c) getPool('b'):setCache(c)");
+}
+
+#[test]
+fn each_cache_has_a_snapshot_of_its_own() {
+    let text = "getPool('a'):setCache(newPacketCache(5, {snapshot='/tmp/a'}))\n\
+                getPool('b'):setCache(newPacketCache(5, {snapshot='/tmp//./a'}))";
+    assert_eq!(
+        broken(text),
+        [
+            "FILE:2: newPacketCache: the snapshot \"/tmp//./a\" is that of the cache at FILE:1 too; expected a file \
+          for each cache"
+        ]
+    );
+    // One that pools share is one; and what no pool uses is never written.
+    snapshot(
+        "local c = newPacketCache(5, {snapshot='/tmp/a'}) getPool('a'):setCache(c) getPool('b'):setCache(c)\n\
+         newPacketCache(5, {snapshot='/tmp/a'})",
+    );
 }
 
 #[test]
@@ -184,6 +210,8 @@ fn a_reload_says_what_it_changed() {
         changes.len() == 1 && changes[0].contains("packet cache: maxEntries=5 -> maxEntries=5, maxTTL=9"),
         "{changes:?}"
     );
+    let changes = diff(&before, &snapshot(&text(", {snapshot='/tmp/x'}")));
+    assert!(changes.len() == 1 && changes[0].ends_with("maxEntries=5, snapshot=\"/tmp/x\""), "{changes:?}");
     let text = |settings: &str| snapshot(&format!("newServer('192.0.2.1') {settings}"));
     let settings = "setStaleCacheEntriesTTL(9) setCacheCleaningDelay(10) setCacheCleaningPercentage(50)";
     assert_eq!(

@@ -29,6 +29,8 @@ const SECONDS_MAX: u32 = i32::MAX as u32;
 const MEMORY: (f64, f64) = (1_048_576.0, 1_099_511_627_776.0);
 /// The shortest and the longest answer that may be the longest one kept, bytes.
 const ENTRY_BYTES: (u16, u16) = (64, 65_535);
+/// The longest path, bytes; the kernel's limit is one more with its end.
+const PATH_MAX: usize = 4_095;
 /// The smallest payload size that counts (RFC 6891, section 6.2.3).
 const PAYLOAD_MIN: u16 = 512;
 /// The largest share of an entry's time in which it is prefetched, percent.
@@ -144,6 +146,7 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
         }
         "prefetchHits" => cache.prefetch_hits = nearest::whole(call, name, v, 1, u32::MAX)?,
         "warmUp" => cache.warm_up = Some(Arc::new(names(name, v)?)),
+        "snapshot" => cache.snapshot = Some(path(name, v)?),
         "memoryLimit" => cache.memory_max = Some(memory(name, v)?),
         "numberOfShards" => {
             nearest::whole(call, name, v, 1, u32::MAX)?;
@@ -200,6 +203,14 @@ fn memory(name: &str, v: &Value) -> Result<usize, Fault> {
     bytes
         .map(|n| n as usize)
         .ok_or_else(|| wrong(name, v, format!("a whole number of bytes from {min} to {max}")))
+}
+
+/// Reads the path of a file.
+fn path(name: &str, v: &Value) -> Result<String, Fault> {
+    let expected = format!("the path of a file, of 1 to {PATH_MAX} bytes");
+    let path = text(name, v, &expected)?;
+    let is_one = (1..=PATH_MAX).contains(&path.len()) && !path.contains('\0') && !path.ends_with('/');
+    if is_one { Ok(path) } else { Err(wrong(name, v, expected)) }
 }
 
 /// As dnsdist does, leaves out payload sizes that cannot make a difference.

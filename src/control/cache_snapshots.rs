@@ -1,0 +1,285 @@
+//! Snapshots of packet caches in files: read when a cache begins, written when it ends, by a thread
+//! of their own.
+//!
+//! ```text
+//!  a cache is new ─► its file is read, while shards serve     the process stops ─► all are written
+//!  a reload has removed it ─► it is written
+//! ```
+//!
+//! The jobs run one after the other, so that a file is read before it is written. A cache whose file
+//! was not read to its end is not written: the file has more. A file that is no snapshot stays.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, eaccess};
+use tokio::sync::oneshot;
+
+use crate::base::{files, panics};
+use crate::cache::PacketCache;
+use crate::cache::snapshot::{Clocks, MAGIC, Refused};
+use crate::control::certificate_monitor::unix_seconds;
+use crate::control::privileges;
+use crate::control::signals::Signals;
+use crate::control::systemd::Notifier;
+use crate::engine::clock;
+use crate::model::Snapshot;
+
+/// How long all caches are written at a stop, at most: some ten million entries on a slow disk.
+const WRITING_MAX: Duration = Duration::from_secs(30);
+/// How long the thread has to notice that it is to end. A file system that hangs is not waited for.
+const ENDING_MAX: Duration = Duration::from_secs(2);
+
+/// The caches of a configuration, and the thread that reads and writes their files.
+#[derive(Debug, Default)]
+pub(super) struct CacheSnapshots {
+    /// Each once, those without a file as well.
+    caches: Vec<Arc<PacketCache>>,
+    thread: Option<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    jobs: Sender<Job>,
+    orders: Arc<Orders>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Job {
+    Read(Arc<PacketCache>),
+    Write(Arc<PacketCache>),
+}
+
+/// What it asks between two pieces of work.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Nothing is to be read any more.
+    stops_reading: AtomicBool,
+    /// Nor is anything to be written.
+    stops: AtomicBool,
+}
+
+impl CacheSnapshots {
+    /// Begins with the caches of the first configuration.
+    pub(super) fn begin(first: &Snapshot) -> Self {
+        let mut own = Self::default();
+        own.adopt(first);
+        own
+    }
+
+    /// Takes the caches of a configuration: reads the files of those that are new, and writes those
+    /// of the ones that are removed.
+    pub(super) fn adopt(&mut self, snapshot: &Snapshot) {
+        let mut caches: Vec<Arc<PacketCache>> = Vec::new();
+        for cache in snapshot.pools.iter().filter_map(|pool| pool.cache.as_ref()) {
+            if !has(&caches, cache) {
+                caches.push(Arc::clone(cache));
+            }
+        }
+        let before = std::mem::replace(&mut self.caches, caches);
+        let removed = before.iter().filter(|cache| !has(&self.caches, cache)).map(Arc::clone).map(Job::Write);
+        let new = self.caches.iter().filter(|cache| !has(&before, cache)).map(Arc::clone).map(Job::Read);
+        // First the removed ones: a cache of another size takes over the file.
+        let jobs: Vec<Job> = removed.chain(new).collect();
+        self.order(jobs);
+    }
+
+    /// Hands jobs to the thread, which is started by the first cache with a file.
+    fn order(&mut self, jobs: Vec<Job>) {
+        for job in jobs.into_iter().filter(|job| job.cache().options().snapshot.is_some()) {
+            if self.thread.is_none() {
+                match Thread::start() {
+                    Ok(thread) => self.thread = Some(thread),
+                    Err(error) => {
+                        tracing::error!(%error, "no thread for snapshots of caches");
+                        return;
+                    }
+                }
+            }
+            if let Some(thread) = &self.thread {
+                // It lives as long as this does.
+                let _ = thread.jobs.send(job);
+            }
+        }
+    }
+
+    /// Stops reading: what is read no query would get.
+    pub(super) fn stop_reading(&self) {
+        if let Some(thread) = &self.thread {
+            thread.orders.stops_reading.store(true, Relaxed);
+        }
+    }
+
+    /// Writes all caches, and ends the thread; within a limit, and until a signal says that the
+    /// process is to end at once. With `discards` nothing is written.
+    pub(super) async fn finish(&mut self, discards: bool, notifier: &Notifier, signals: &mut Signals) {
+        self.stop_reading();
+        let writes = std::mem::take(&mut self.caches).into_iter().map(Job::Write).collect();
+        if !discards {
+            self.order(writes);
+        }
+        let Some(Thread { jobs, orders, mut ended }) = self.thread.take() else { return };
+        drop(jobs);
+        notifier.extend(WRITING_MAX + ENDING_MAX);
+        tokio::select! {
+            _ = &mut ended => return,
+            _ = signals.term.recv() => {}
+            _ = signals.int.recv() => {}
+            () = tokio::time::sleep(WRITING_MAX) => {}
+        }
+        orders.stops.store(true, Relaxed);
+        if tokio::time::timeout(ENDING_MAX, ended).await.is_err() {
+            tracing::warn!("snapshots of caches are not written: the file system does not answer");
+        }
+    }
+}
+
+impl Job {
+    const fn cache(&self) -> &Arc<PacketCache> {
+        match self {
+            Self::Read(cache) | Self::Write(cache) => cache,
+        }
+    }
+}
+
+fn has(caches: &[Arc<PacketCache>], cache: &PacketCache) -> bool {
+    caches.iter().any(|other| other.shares_entries(cache))
+}
+
+impl Thread {
+    fn start() -> io::Result<Self> {
+        let (jobs, queue) = unbounded();
+        let (end, ended) = oneshot::channel();
+        let orders = Arc::<Orders>::default();
+        let own = Arc::clone(&orders);
+        std::thread::Builder::new().name("cache-snapshot".into()).spawn(move || {
+            if let Err(panic) = panics::caught(|| run(&queue, &own)) {
+                tracing::error!("{panic}");
+            }
+            // The receiver may be gone.
+            let _ = end.send(());
+        })?;
+        Ok(Self { jobs, orders, ended })
+    }
+}
+
+fn run(queue: &Receiver<Job>, orders: &Orders) {
+    // Files are those of the user alone.
+    let _ = privileges::follow();
+    // Stores whose file was not read to its end.
+    let mut incomplete = BTreeSet::new();
+    for job in queue {
+        let cache = job.cache();
+        let Some(path) = &cache.options().snapshot else { continue };
+        let is_whole = match job {
+            Job::Read(_) => read(path, cache, orders),
+            Job::Write(_) if incomplete.contains(&cache.id()) => {
+                tracing::info!("the cache snapshot {path:?} stays as it is: it was not read to its end");
+                true
+            }
+            Job::Write(_) => {
+                write(path, cache, orders);
+                true
+            }
+        };
+        if !is_whole {
+            incomplete.insert(cache.id());
+        }
+    }
+}
+
+fn clocks() -> Clocks {
+    Clocks { now: clock::now(), unix: unix_seconds() }
+}
+
+/// Reads a file into a cache; false if it was stopped.
+fn read(path: &str, cache: &PacketCache, orders: &Orders) -> bool {
+    let goes_on = || !orders.stops_reading.load(Relaxed);
+    if let Some(why) = unwritable(Path::new(path)) {
+        tracing::warn!("the cache snapshot {path:?} cannot be written at a stop: {why}");
+    }
+    if !goes_on() {
+        return false;
+    }
+    let begun = clock::now();
+    let read = open(path)
+        .map_err(Refused::Unreadable)
+        .and_then(|mut file| cache.read_snapshot(&mut file, clocks(), &goes_on));
+    let took_ms = clock::now().since(begun).as_ms_ceil();
+    match read {
+        Ok(loaded) => tracing::info!(
+            entries = loaded.entries,
+            expired = loaded.expired,
+            others = loaded.others,
+            age_seconds = loaded.age,
+            took_ms,
+            "read the cache snapshot {path:?}"
+        ),
+        Err(Refused::Unreadable(error)) if error.kind() == ErrorKind::NotFound => {
+            tracing::info!("the cache snapshot {path:?} is not there yet: the cache begins empty");
+        }
+        Err(Refused::Stopped) => {
+            tracing::info!("the cache snapshot {path:?} is not read to its end: the process stops");
+            return false;
+        }
+        Err(why) => tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}"),
+    }
+    true
+}
+
+/// Opens a regular file. A pipe would be waited for, a terminal made that of the process.
+fn open(path: &str) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+fn write(path: &str, cache: &PacketCache, orders: &Orders) {
+    let goes_on = || !orders.stops.load(Relaxed);
+    if !is_replaceable(path) {
+        tracing::warn!("the cache snapshot {path:?} is not written: there is something else");
+        return;
+    }
+    let begun = clock::now();
+    let written = files::replace(Path::new(path), |file| cache.write_snapshot(file, clocks(), &goes_on));
+    let took_ms = clock::now().since(begun).as_ms_ceil();
+    match written {
+        Ok(entries) => tracing::info!(entries, took_ms, "wrote the cache snapshot {path:?}"),
+        Err(error) => tracing::warn!("the cache snapshot {path:?} is not written: {error}"),
+    }
+}
+
+/// Returns whether nothing is lost with a file: it is not there, is empty, or begins as a snapshot.
+fn is_replaceable(path: &str) -> bool {
+    let mut begin = Vec::new();
+    match open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)) {
+        Ok(_) => begin.is_empty() || begin == MAGIC,
+        // What cannot be read may be anything.
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// Returns why there can be no file at a path.
+fn unwritable(path: &Path) -> Option<String> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::metadata(parent) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Some(format!("{parent:?} is no directory")),
+        Err(error) => return Some(format!("{parent:?}: {error}")),
+    }
+    let checked = eaccess(parent, AccessFlags::W_OK | AccessFlags::X_OK);
+    Some(format!("{parent:?}: {}", checked.err()?.desc()))
+}
+
+#[cfg(test)]
+mod tests;
