@@ -205,7 +205,7 @@ pub fn report(m: &ArgMatches) -> ReportOptions {
 /// The arguments that say what is said at the end.
 #[must_use]
 pub fn report_arguments() -> [Arg; 4] {
-    let file = || value_parser!(PathBuf).into();
+    let file = || value_parser!(PathBuf);
     [
         flag("json", "Print the report as JSON"),
         option("report", "FILE.html", "Write the report as a page with plots, of one file", file()),
@@ -278,7 +278,7 @@ pub fn command() -> Command {
             "names",
             "FILE",
             "Ask for the names of this file: 'NAME [TYPE]' a line",
-            value_parser!(PathBuf).into(),
+            value_parser!(PathBuf),
         ),
         option(
             "zipf",
@@ -291,9 +291,9 @@ pub fn command() -> Command {
     Command::new("bench")
         .about("Ask a name server as often as wanted or as it can, check the answers and measure them")
         .after_help(
-            "With --rate, latency counts from the time at which a query had to be sent: a server that stalls cannot \
-             hide it. Exit codes: 0, 1 if nothing could be measured, 2 for a wrong command line, 3 if a condition of \
-             --fail-if holds.",
+            "With --rate, latency counts from the time at which a query had to be sent: a server that stalls \
+             cannot hide it. Exit codes: 0, 1 if nothing could be measured, 2 for a wrong command line, 3 if a \
+             condition of --fail-if holds.",
         )
         .arg(
             Arg::new("target")
@@ -369,8 +369,8 @@ pub fn command() -> Command {
             "How long an answer may take until the query is lost [default: 2s]",
             parser(|t| span(t, TickDelta::from_ms(1), TIMEOUT_MAX, "a duration from 1ms to 60s")),
         ))
-        .arg(option("ca", "FILE", "PEM: verify the server's certificate by these authorities", value_parser!(PathBuf).into()))
-        .arg(option("tls-name", "NAME", "The name to send over TLS, and to verify", value_parser!(String).into()))
+        .arg(option("ca", "FILE", "PEM: verify the server's certificate by these authorities", value_parser!(PathBuf)))
+        .arg(option("tls-name", "NAME", "The name to send over TLS, and to verify", value_parser!(String)))
         .arg(flag("verify", "Check that the records are those that dnslob reflect makes of the query"))
         .arg(option("seed", "N", "Begin randomness here: the same names each time", value_parser!(u64).into()))
         .args(report_arguments())

@@ -209,8 +209,8 @@ pub fn command() -> Command {
     Command::new("reflect")
         .about("A fast name server for measurements: its answers are a function of the query")
         .after_help(
-            "A and AAAA are answered with addresses, TXT with text, all made from the question; other types with an \
-             answer without records. Runs until SIGINT or SIGTERM, and then prints what it did.",
+            "A and AAAA are answered with addresses, TXT with text, all made from the question; other types \
+             with an answer without records. Runs until SIGINT or SIGTERM, and then prints what it did.",
         )
         .arg(option(
             "listen",
@@ -225,7 +225,12 @@ pub fn command() -> Command {
             "Delay answers: 'fixed 2ms', 'uniform 1ms..5ms' or 'lognormal 2ms 0.5'",
             parser(Latency::parse),
         ))
-        .arg(option("loss", "SHARE", "Leave this part of the queries over UDP unanswered: 0.01 or 1%", parser(share)))
+        .arg(option(
+            "loss",
+            "SHARE",
+            "Leave this part of the queries over UDP unanswered: 0.01 or 1%",
+            parser(share),
+        ))
         .arg(option("truncate", "SHARE", "Truncate this part of the answers over UDP", parser(share)))
         .arg(option(
             "rcode",
@@ -240,16 +245,18 @@ pub fn command() -> Command {
             "Records of an answer, up to 32 [default: 1]",
             parser(|t| range(t, RECORDS_MAX)),
         ))
+        .arg(option("tls", "ADDR:PORT", "Answer over TLS too", parser(address)).requires("certificate"))
         .arg(
-            option("tls", "ADDR:PORT", "Answer over TLS too", parser(address))
-                .requires("certificate"),
+            option(
+                "certificate",
+                "FILE",
+                "PEM: the certificate for TLS, and its chain",
+                value_parser!(PathBuf),
+            )
+            .requires("key"),
         )
         .arg(
-            option("certificate", "FILE", "PEM: the certificate for TLS, and its chain", value_parser!(PathBuf).into())
-                .requires("key"),
-        )
-        .arg(
-            option("key", "FILE", "PEM: the key of the certificate", value_parser!(PathBuf).into())
+            option("key", "FILE", "PEM: the key of the certificate", value_parser!(PathBuf))
                 .requires("certificate"),
         )
         .arg(option("seed", "N", "Begin randomness here: the same each time", value_parser!(u64).into()))

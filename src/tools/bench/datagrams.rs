@@ -107,7 +107,9 @@ impl Datagrams {
         *next = if *next + 1 < flows.len() { *next + 1 } else { 0 };
         let Flow { socket, lane } = &mut flows[*next];
         let now = clock::now();
-        (outgoing.clear(), asked.clear(), failed.clear());
+        outgoing.clear();
+        asked.clear();
+        failed.clear();
         for at in 0..count {
             let Some(made) = asker.ask(lane, now) else { break };
             let mut packet = staged.packet_at(at, 0, 0);

@@ -115,7 +115,7 @@ impl Run {
             verify: options.verify,
         };
         let log = options.report.hdr.as_ref().map(|path| {
-            let log = HdrLog::create(path, report::unix_time(), "bench");
+            let log = HdrLog::create(path, report::unix_time());
             log.with_context(|| path.display().to_string())
         });
         let log = log.transpose()?;

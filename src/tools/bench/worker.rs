@@ -32,7 +32,7 @@ pub(crate) struct Control {
 /// What queries travel by.
 #[derive(Debug)]
 enum Lanes {
-    Datagrams(Datagrams),
+    Datagrams(Box<Datagrams>),
     Streams(Streams),
 }
 
@@ -75,7 +75,9 @@ impl Worker {
         let Setup { asker, transport, waiter, control, begin, end, timeout } = setup;
         Waiter::be_exact();
         let lanes = match transport {
-            Transport::Datagrams(flows, payload) => Lanes::Datagrams(Datagrams::new(flows, payload)),
+            Transport::Datagrams(flows, payload) => {
+                Lanes::Datagrams(Box::new(Datagrams::new(flows, payload)))
+            }
             Transport::Streams(streams) => Lanes::Streams(streams),
         };
         Self { asker, lanes, waiter, control, begin, end, timeout }

@@ -24,6 +24,7 @@ use crate::tools::reflect::answer::Shape;
 use crate::tools::reflect::impairment::Impairment;
 use crate::tools::reflect::server::{Server, Sockets};
 use crate::tools::reflect::tally::Tally;
+use crate::tools::report::text;
 
 /// How often the threads are looked after.
 const TURN: Duration = Duration::from_millis(200);
@@ -61,7 +62,11 @@ pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
         running.push(started.context("a thread")?);
     }
     let secure = listen_tls.map_or_else(String::new, |address| format!(", {address} (TLS)"));
-    writeln!(io::stderr(), "dnslob reflect: answers on {listen} (UDP, TCP){secure}, {count} threads")?;
+    writeln!(
+        io::stderr(),
+        "dnslob reflect: answers on {listen} (UDP, TCP){secure}, {}",
+        text::threads(count)
+    )?;
     while !interrupt.wait(TURN) && !running.iter().any(std::thread::JoinHandle::is_finished) {}
     ending.store(true, Relaxed);
     let (mut sum, mut failed) = (Tally::default(), 0);

@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 
 use crate::tools::load::tally::INTERVAL;
+use crate::tools::report::machine::Machine;
 
 const COOKIE: u32 = 0x1c84_9313;
 const COOKIE_COMPRESSED: u32 = 0x1c84_9314;
@@ -34,9 +35,10 @@ impl HdrLog {
     ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn create(path: &Path, begun: u64, command: &str) -> io::Result<Self> {
-        let mut out = BufWriter::new(File::create(path)?);
-        writeln!(out, "#[Logged with dnslob {}: {command}]", env!("CARGO_PKG_VERSION"))?;
+    pub(crate) fn create(path: &Path, begun: u64) -> io::Result<Self> {
+        let (mut out, machine) = (BufWriter::new(File::create(path)?), Machine::read());
+        writeln!(out, "#[Logged with dnslob {}: {}]", machine.version, machine.command)?;
+        writeln!(out, "#[Machine: {}]", machine.hardware())?;
         writeln!(out, "#[Histogram log format version 1.3]")?;
         writeln!(out, "#[StartTime: {begun}.000 (seconds since epoch)]")?;
         writeln!(out, "#[BaseTime: {begun}.000 (seconds since epoch)]")?;

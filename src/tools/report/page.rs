@@ -38,11 +38,11 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
         escaped(&title)
     );
     for (name, value) in [
-        ("Load", format!("{} over {}, {} threads", report.load, report.transport, report.threads)),
+        ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),
         ("Command", machine.command.clone()),
         ("Machine", machine.hardware()),
         ("Version", machine.version.to_owned()),
-        ("Begun", format!("{} (seconds since 1970)", report.begun)),
+        ("Begun", text::moment(report.begun)),
     ] {
         let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
     }

@@ -11,8 +11,8 @@ use crate::tools::report::text::grouped;
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 76.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 16.0;
+const RIGHT: f64 = 40.0;
+const TOP: f64 = 34.0;
 const BOTTOM: f64 = 48.0;
 /// Points of a line.
 const POINTS: usize = 240;
@@ -91,10 +91,13 @@ pub(crate) fn rates(rows: &[Row]) -> String {
         vertical(&mut out, x(at), &format!("{at:.0} s"));
         at += step;
     }
-    let line = |name: &'static str, class: &'static str, of: &dyn Fn(&Row) -> Option<u64>| Line {
-        name,
-        class,
-        points: rows.iter().filter_map(|r| Some((x(r.second as f64 + 0.5), y(of(r)?)))).collect(),
+    // Steps: a figure is that of its whole second.
+    let line = |name: &'static str, class: &'static str, of: &dyn Fn(&Row) -> Option<u64>| {
+        let steps = rows.iter().filter_map(|r| {
+            let (begin, y) = (r.second as f64, y(of(r)?));
+            Some([(x(begin), y), (x(begin + 1.0), y)])
+        });
+        Line { name, class, points: steps.flatten().collect() }
     };
     let mut lines = vec![
         line("sent", "b", &|r| Some(r.sent)),
@@ -160,7 +163,7 @@ fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
         let points: Vec<String> = line.points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = writeln!(out, "<polyline class=\"{}\" points=\"{}\"/>", line.class, points.join(" "));
     }
-    let mut x = LEFT + 14.0;
+    let mut x = LEFT;
     for line in lines {
         let _ = writeln!(
             out,
@@ -168,9 +171,9 @@ fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
             line.class,
             x + 22.0,
             x + 28.0,
-            TOP + 16.0,
+            TOP - 14.0,
             line.name,
-            y = TOP + 12.0,
+            y = TOP - 18.0,
         );
         x += 44.0 + 7.2 * line.name.len() as f64;
     }

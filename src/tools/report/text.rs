@@ -5,6 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use crate::config::criteria::Figures;
+use crate::tls::date::{DAY_SECONDS, Date};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
@@ -27,6 +28,18 @@ pub(crate) fn milliseconds(ns: u64) -> String {
     format!("{:.3}", ns as f64 / 1e6)
 }
 
+/// Writes seconds since 1970 as day and time.
+pub(crate) fn moment(seconds: u64) -> String {
+    let of_day = seconds % DAY_SECONDS;
+    let (hours, minutes) = (of_day / 3_600, of_day / 60 % 60);
+    format!("{} {hours:02}:{minutes:02}:{:02} UTC", Date(seconds), of_day % 60)
+}
+
+/// Writes the number of threads.
+pub(crate) fn threads(n: usize) -> String {
+    if n == 1 { "1 thread".to_owned() } else { format!("{n} threads") }
+}
+
 /// Writes a part of a whole as a percentage.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     format!("{:.3} %", part as f64 / whole.max(1) as f64 * 100.0)
@@ -45,10 +58,11 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
         let _ = writeln!(out, "{name:<12}{text}");
     };
     line("target", &format!("{} over {}", report.target, report.transport));
-    line("load", &format!("{}, {} threads", report.load, report.threads));
+    line("load", &format!("{}, {}", report.load, threads(report.threads)));
     line("machine", &machine.hardware());
     line("command", &machine.command);
     line("version", machine.version);
+    line("begun", &moment(report.begun));
     if report.interrupted {
         line("note", "interrupted: the report is of what was done");
     }
@@ -94,7 +108,9 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
         (0..16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
     let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     answers.push(("truncated", counts.truncated));
-    line("answers", list(&answers).trim_start_matches(": "));
+    if counts.answered > 0 {
+        line("answers", list(&answers).trim_start_matches(": "));
+    }
     let kinds = [
         ("question", counts.wrong_question),
         ("records", counts.wrong_records),
@@ -185,6 +201,7 @@ mod tests {
             "from the intended time",
             "from the true time (naive)",
             "dnslob bench '<b>'",
+            "begun       2023-11-14 22:13:20 UTC",
             "2 CPUs, A <CPU> & more, 4096 MB, Linux 6.1",
             "failed: p99>1ms: 2.000ms",
         ] {
