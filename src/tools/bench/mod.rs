@@ -5,7 +5,7 @@
 //!   ▲                        │
 //!   └────── intervals ◄──────┘      joined, shown, searched for the highest rate, reported
 //! ```
-//! Threads share nothing but the list of names and three numbers of [`Control`](worker::Control).
+//! Threads share nothing but the list of names and three numbers of `Control`.
 
 mod asker;
 mod datagrams;

@@ -1,7 +1,7 @@
 //! `dnslob reflect`: a fast name server for measurements.
 //!
-//! It has no zone: an answer is a function of the question ([`answer`]), and what it does wrong is what
-//! the command line asks for ([`impairment`]). Each thread has its own sockets on the same port.
+//! It has no zone: an answer is a function of the question (`answer.rs`), and what it does wrong is what
+//! the command line asks for (`impairment.rs`). Each thread has its own sockets on the same port.
 
 pub(crate) mod answer;
 mod impairment;
