@@ -344,10 +344,12 @@
 //!     view.rs             the configuration and its servers, as scripts see them
 //!
 //! config/               what the operator asked for; no side effects
+//!   bench.rs            the command line of `dnslob bench`
 //!   caches.rs           packet caches that pools use
 //!   carbon.rs           Carbon servers as they are asked for
 //!   chains.rs           its rules → chains: pools, copies, slots, identities
 //!   compile.rs          Draft → Boot + Snapshot, or all errors at once
+//!   criteria.rs         conditions on the figures of a run: `--fail-if`
 //!   diff.rs             what a reload changed, in lines
 //!   draft.rs            Draft: as written
 //!   error.rs            every way to be wrong, with file and line
@@ -373,6 +375,7 @@
 //!   loops.rs            refuses what would send queries or connections to itself
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
+//!   reflect.rs          the command line of `dnslob reflect`
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
 //!   slots.rs            stable slots over reloads
@@ -470,6 +473,13 @@
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail
 //!
 //! tools/                programs beside the server
+//!   bench/              `dnslob bench`: asks a name server and measures its answers
+//!     asker.rs            queries of a thread, and the judgement of their answers
+//!     datagrams.rs        its UDP sockets
+//!     names.rs            the questions: of a file, popular, new
+//!     ramp.rs             the search for the highest rate
+//!     streams.rs          its connections over TCP and TLS
+//!     worker.rs           its loop
 //!   console.rs          `dnslob console`: the client
 //!     prompt.rs           completion, history, pages
 //!   demo/               `dnslob demo`: all of it in one process
@@ -480,6 +490,30 @@
 //!     summary.rs          what is said at the end
 //!     table.rs            the live table
 //!   documents.rs        man page, completions, reference, statistics
+//!   load/               what every tool that asks or answers many queries is made of
+//!     interrupt.rs        SIGINT and SIGTERM, to be waited for
+//!     outstanding.rs      queries of a socket that wait; late, wrong and repeated answers
+//!     pace.rs             when queries have to be sent
+//!     progress.rs         how far a run is: a bar, or lines
+//!     random.rs           distributions
+//!     sockets.rs          sockets, and how many there may be
+//!     stream.rs           a connection over TCP or TLS
+//!     tally.rs            what a thread counts, a second at a time
+//!     threads.rs          threads on CPUs of their own
+//!     totals.rs           what all threads have counted
+//!     waiter.rs           waits for sockets or exact times
+//!   reflect/            `dnslob reflect`: a name server for measurements
+//!     answer.rs           answers that are a function of the query
+//!     impairment.rs       delays, losses, truncation, response codes
+//!     server.rs           one of its threads
+//!     tally.rs            what it has done
+//!   report/             what is said of a run at its end
+//!     hdr.rs              logs of HdrHistograms
+//!     json.rs             as JSON
+//!     machine.rs          machine, command line, version
+//!     page.rs             as a page
+//!     plot.rs             its plots
+//!     text.rs             as text
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows:

@@ -9,6 +9,7 @@ use dnslob::config::{Flags, Invocation, Slots, flags};
 use dnslob::control::log;
 use dnslob::control::signals::Signals;
 use dnslob::lua::front_end;
+use dnslob::tools::bench::Outcome;
 use dnslob::tools::{console, documents};
 use dnslob::{config, control};
 
@@ -18,6 +19,8 @@ fn main() -> ExitCode {
         Ok(Invocation::Serve(flags)) => serve(&flags),
         Ok(Invocation::Demo(options)) => demo(&options),
         Ok(Invocation::Console(options)) => console::run(&options),
+        Ok(Invocation::Reflect(options)) => reflect(&options),
+        Ok(Invocation::Bench(options)) => bench(&options),
         Ok(Invocation::Generate(which)) => {
             let written = std::io::stdout().write_all(&documents::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -89,6 +92,22 @@ fn serve(flags: &Flags) -> ExitCode {
 fn demo(options: &config::DemoOptions) -> ExitCode {
     match dnslob::tools::demo::run(options) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("{error:#}")),
+    }
+}
+
+fn reflect(options: &config::reflect::ReflectOptions) -> ExitCode {
+    match dnslob::tools::reflect::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("{error:#}")),
+    }
+}
+
+fn bench(options: &config::bench::BenchOptions) -> ExitCode {
+    match dnslob::tools::bench::run(options) {
+        Ok(Outcome::Measured) => ExitCode::SUCCESS,
+        // 1 and 2 mean that nothing was measured.
+        Ok(Outcome::Failed) => ExitCode::from(3),
         Err(error) => failed(&format!("{error:#}")),
     }
 }

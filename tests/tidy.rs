@@ -223,7 +223,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("tools", &["base", "config", "control", "engine", "lua", "model::console", "stats", "wire"]),
+    ("tools", &["base", "config", "control", "engine", "lua", "model::console", "stats", "tls", "wire"]),
 ];
 
 #[test]

@@ -82,10 +82,57 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log verb
 complete -c dnslob -n "__fish_dnslob_needs_command" -l strict -d 'Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, what has no effect'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print version'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "bench" -d 'Ask a name server as often as wanted or as it can, check the answers and measure them'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "reflect" -d 'A fast name server for measurements: its answers are a function of the query'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "console" -d 'Connects to the console of a running process'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l transport -d 'How to ask [default: udp]' -r -f -a "udp\t''
+tcp\t''
+tls\t''"
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l threads -d 'Threads, each on a CPU of its own [default: 1]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l rate -d 'Send so many queries per second, whether they are answered or not (open loop)' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l outstanding -d 'Keep so many queries unanswered, and send as fast as answers come (closed loop) [default: 100]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ramp -d 'Find the highest rate at which none of these holds [default: p99>100ms,loss>1%]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l duration -d 'How long; for --ramp, how long at most [default: 10s, or 2m for --ramp]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l names -d 'Ask for the names of this file: \'NAME [TYPE]\' a line' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l zipf -d 'Ask for N names by Zipf\'s law: the k-th 1/k as often as the first [default: 1000]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l hit-rate -d 'Ask for new names in the other part of the queries, to miss caches: 0.8 or 80%' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l zone -d 'The zone of the generated names [default: bench.test]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l type -d 'The type of the queries, unless a file says it [default: A]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l clients -d 'Ask from the addresses of this network, as 127.1.0.0/24' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l connections -d 'Connections over TCP or TLS, of all threads together [default: 16]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l edns -d 'Send an OPT record with this payload size, bytes' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l timeout -d 'How long an answer may take until the query is lost [default: 2s]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ca -d 'PEM: verify the server\'s certificate by these authorities' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l tls-name -d 'The name to send over TLS, and to verify' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l seed -d 'Begin randomness here: the same names each time' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l random -d 'Ask for each name only once'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l dnssec -d 'Ask for DNSSEC records (DO)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l cookie -d 'Send a cookie (RFC 7873), and check that it comes back'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l padding -d 'Pad queries to blocks of 128 bytes (RFC 8467)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l verify -d 'Check that the records are those that dnslob reflect makes of the query'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l json -d 'Print the report as JSON'
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -s h -l help -d 'Print help'
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l listen -d 'Where to answer over UDP and TCP; port 0 is any [default: 127.0.0.1:5300]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l threads -d 'Threads, each on a CPU of its own [default: 1]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l latency -d 'Delay answers: \'fixed 2ms\', \'uniform 1ms..5ms\' or \'lognormal 2ms 0.5\'' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l loss -d 'Leave this part of the queries over UDP unanswered: 0.01 or 1%' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l truncate -d 'Truncate this part of the answers over UDP' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l rcode -d 'Answer these parts of the queries with response codes: servfail=0.01,nxdomain=5%' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l ttl -d 'TTL of records, seconds [default: 60]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l records -d 'Records of an answer, up to 32 [default: 1]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l tls -d 'Answer over TLS too' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l certificate -d 'PEM: the certificate for TLS, and its chain' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l key -d 'PEM: the key of the certificate' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l seed -d 'Begin randomness here: the same each time' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l rate -d 'Offered load, queries per second' -r
@@ -109,10 +156,12 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "reference" -d 'The reference of the configuration, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "metrics" -d 'The statistics, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "console" -d 'Connects to the console of a running process'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo console generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "bench" -d 'Ask a name server as often as wanted or as it can, check the answers and measure them'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "reflect" -d 'A fast name server for measurements: its answers are a function of the query'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "console" -d 'Connects to the console of a running process'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "man" -d 'The manual page'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "completions" -d 'Completions for a shell'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "reference" -d 'The reference of the configuration, Markdown'

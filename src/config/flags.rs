@@ -9,10 +9,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::base::prefix::Prefix;
+use crate::config::bench::{self, BenchOptions};
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Origin, Sited};
 use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
+use crate::config::reflect::{self, ReflectOptions};
 use crate::config::value;
 use crate::model::console::ConsoleKey;
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
@@ -32,6 +34,10 @@ pub enum Invocation {
     Generate(Document),
     /// Connect to a console.
     Console(ConsoleOptions),
+    /// Answer as a name server for measurements.
+    Reflect(Box<ReflectOptions>),
+    /// Measure a name server.
+    Bench(Box<BenchOptions>),
 }
 
 /// The options of the console's client.
@@ -148,6 +154,8 @@ where
             _ => Document::Reference,
         })),
         Some(("console", m)) => Ok(Invocation::Console(console(m, "address"))),
+        Some(("reflect", m)) => Ok(Invocation::Reflect(Box::new(reflect::options(m)))),
+        Some(("bench", m)) => Ok(Invocation::Bench(Box::new(bench::options(m)))),
         _ if matches.contains_id("client") || matches.contains_id("execute") => {
             Ok(Invocation::Console(console(&matches, "client")))
         }
@@ -249,7 +257,8 @@ pub fn command() -> Command {
         .about("DNS load balancer: sends queries to as few name servers as serve them well")
         .override_usage(
             "dnslob [OPTIONS] LISTEN BACKEND...\n       dnslob [OPTIONS] -C FILE [BACKEND...]\n       \
-             dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob console [OPTIONS] [ADDR:PORT]\n       dnslob demo [OPTIONS]\n       dnslob generate DOCUMENT",
+             dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob console [OPTIONS] [ADDR:PORT]\n       dnslob demo [OPTIONS]\n       \
+             dnslob bench [OPTIONS] ADDR:PORT\n       dnslob reflect [OPTIONS]\n       dnslob generate DOCUMENT",
         )
         .args_conflicts_with_subcommands(true)
         .arg(
@@ -366,7 +375,8 @@ pub fn command() -> Command {
         }
         command = command.arg(arg);
     }
-    command.subcommand(demo()).subcommand(console_command()).subcommand(generate())
+    let measuring = [bench::command(), reflect::command()];
+    command.subcommands(measuring).subcommand(demo()).subcommand(console_command()).subcommand(generate())
 }
 
 fn console_command() -> Command {

@@ -19,10 +19,12 @@
 //! The documents are generated from the tables [`options`] (process settings) and [`functions`], and
 //! from what the Lua front end declares: [`documents`](crate::tools::documents).
 
+pub mod bench;
 pub mod caches;
 pub mod carbon;
 pub mod chains;
 pub mod compile;
+pub mod criteria;
 pub mod diff;
 pub mod draft;
 pub mod error;
@@ -34,6 +36,7 @@ pub mod log_style;
 pub(crate) mod loops;
 pub mod options;
 pub mod password;
+pub mod reflect;
 pub mod relays;
 pub mod ruleset;
 pub mod slots;

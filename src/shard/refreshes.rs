@@ -60,6 +60,12 @@ impl Refreshes {
         self.warms_up && self.outstanding < WARM_UP_MAX && self.resume <= now
     }
 
+    /// Returns whether none is outstanding.
+    #[inline]
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.outstanding == 0
+    }
+
     /// One more is outstanding.
     pub(crate) const fn begun(&mut self) {
         self.outstanding += 1;

@@ -1,5 +1,10 @@
-//! Programs beside the server: the console's client, the demonstration, the documents.
+//! Programs beside the server: the console's client, the demonstration, the tools that measure, the
+//! documents.
 
+pub mod bench;
 pub mod console;
 pub mod demo;
 pub mod documents;
+mod load;
+pub mod reflect;
+mod report;

@@ -26,6 +26,7 @@ mod witness;
 mod activation;
 mod addresses;
 mod api;
+mod bench;
 mod browser;
 mod cache_snapshot;
 mod clients;

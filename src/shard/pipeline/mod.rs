@@ -310,7 +310,7 @@ impl Shard {
         }
         // The caches may have gone by a reload while queries wait.
         if !self.coalescing.is_idle() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
-            let is_own = self.dispatcher.queries.is_refresh(entry);
+            let is_own = self.is_refresh(entry);
             self.release_waiting(entry, || match outcome {
                 Outcome::Dropped(
                     reason @ (DropReason::Timeout
@@ -334,7 +334,7 @@ impl Shard {
         let (verdict, counter, end) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
             Outcome::Sent(Sent::Connection) | Outcome::Waits => return Verdict::Hold,
-            _ if self.dispatcher.queries.is_refresh(entry) => return self.finish_refresh(entry),
+            _ if self.is_refresh(entry) => return self.finish_refresh(entry),
             Outcome::Dropped(reason) => {
                 self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
                 return self.finish_dropped(client, entry, reason);

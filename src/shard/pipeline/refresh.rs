@@ -98,6 +98,12 @@ impl Shard {
         Some(entry)
     }
 
+    /// Returns whether a query is the shard's own.
+    #[inline]
+    pub(super) fn is_refresh(&self, entry: Option<EntryId>) -> bool {
+        !self.refreshes.is_idle() && self.dispatcher.queries.is_refresh(entry)
+    }
+
     /// Ends an own query: whatever has come of it, nobody gets it.
     pub(super) fn finish_refresh(&mut self, entry: Option<EntryId>) -> Verdict {
         self.refreshes.ended();

@@ -71,7 +71,7 @@ impl Shard {
         }
         self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
         let client = pending.client;
-        if !self.dispatcher.queries.is_refresh(pending.waiter.entry()) {
+        if !self.is_refresh(pending.waiter.entry()) {
             let page = cx.stats().listener(client.listener, client.connection.is_some());
             page.latency.record(cx.now.since(in_flight.claimed_at));
         }

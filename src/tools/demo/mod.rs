@@ -37,7 +37,8 @@ use crate::tools::demo::backend::Embedded;
 use crate::tools::demo::balancer::Balancer;
 use crate::tools::demo::load::{Load, Tally};
 use crate::tools::demo::summary::{Outage, Summary};
-use crate::tools::demo::table::{Frame, Row, Screen, Standing, Table, grouped};
+use crate::tools::demo::table::{Frame, Row, Screen, Standing, Table};
+use crate::tools::report::text::grouped;
 
 /// Shortest duration, seconds: below, the outage is over before it is noticed.
 pub const SECONDS_MIN: u32 = 3;

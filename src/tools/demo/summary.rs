@@ -6,7 +6,8 @@ use crate::base::time::{Tick, TickDelta};
 use crate::control::stats::Reading;
 use crate::tools::demo::account;
 use crate::tools::demo::account::Account;
-use crate::tools::demo::table::{grouped, ms};
+use crate::tools::demo::table::ms;
+use crate::tools::report::text::grouped;
 
 /// The results of the whole run.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::io::{self, IsTerminal};
 
 use crate::stats::live::State;
+use crate::tools::report::text::grouped;
 
 /// Most backends shown; more would not fit 24 lines.
 const ROWS_MAX: usize = 9;
@@ -249,19 +250,6 @@ pub(crate) fn ms(ns: u64) -> String {
     }
 }
 
-/// Formats a number with commas between thousands.
-pub(crate) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +310,6 @@ mod tests {
 
     #[test]
     fn numbers_are_formatted() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([51_234, 9_994_000, 12_340_000, 500_400_000].map(ms), ["0.05", "9.99", "12.3", "500"]);
         assert_eq!(bar(true, 0.5), "████    ");
         assert_eq!(bar(true, 1.0 / 64.0), "▏       ");

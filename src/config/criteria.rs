@@ -1,0 +1,348 @@
+//! Conditions on the figures of a run, as `--fail-if` and `--ramp` take them: `p99>20ms,loss>0.1%`.
+//!
+//! They know nothing of how a run is measured: whoever has its figures answers by [`Figures`].
+
+use std::fmt;
+
+use crate::base::time::TickDelta;
+use crate::config::value;
+use crate::wire::codes;
+
+/// Most conditions in one text.
+const CRITERIA_MAX: usize = 32;
+/// What is expected of a text.
+const EXPECTED: &str = "conditions such as p99>20ms,loss>0.1%,rate<50000: a measure (p50, p99.9 or another \
+                        percentile, mean, max, lag99 or another percentile of the lag, loss, errors, a response code, \
+                        rate), one of > >= < <=, and a time, a percentage or a number";
+
+/// Conditions, of which one that holds is enough.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Criteria(pub Vec<Criterion>);
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Criterion {
+    /// The measure.
+    pub measure: Measure,
+    /// The comparison.
+    pub order: Order,
+    /// What it is compared with.
+    pub bound: Bound,
+}
+
+/// A figure of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measure {
+    /// A percentile of the latency, 0 to 100.
+    Percentile(f64),
+    /// A percentile of the time between the intended and the true time of sending, 0 to 100.
+    Lag(f64),
+    /// The mean latency.
+    Mean,
+    /// The highest latency.
+    Max,
+    /// Queries without an answer.
+    Loss,
+    /// Queries without an answer, and answers that are wrong.
+    Errors,
+    /// Answers with this response code.
+    Code(u16),
+    /// Answers per second.
+    Rate,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// More than the bound.
+    Above,
+    /// The bound or more.
+    AtLeast,
+    /// Less than the bound.
+    Below,
+    /// The bound or less.
+    AtMost,
+}
+
+/// The bound of a condition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// A time.
+    Span(TickDelta),
+    /// A part of the whole, 0 to 1.
+    Share(f64),
+    /// A number, or a number per second.
+    Number(f64),
+}
+
+/// Who knows the figures of a run.
+pub trait Figures {
+    /// Returns a percentile of the latency, 0 to 100; nanoseconds.
+    fn percentile_ns(&self, percentile: f64) -> u64;
+    /// Returns a percentile of the time by which queries were sent late, 0 to 100; nanoseconds.
+    fn lag_ns(&self, percentile: f64) -> u64;
+    /// Returns the mean latency, nanoseconds.
+    fn mean_ns(&self) -> f64;
+    /// Returns the highest latency, nanoseconds.
+    fn max_ns(&self) -> u64;
+    /// Returns the number of queries sent.
+    fn sent(&self) -> u64;
+    /// Returns the number of queries without an answer.
+    fn lost(&self) -> u64;
+    /// Returns the number of answers that are wrong.
+    fn wrong(&self) -> u64;
+    /// Returns the number of answers with this response code.
+    fn with_code(&self, code: u16) -> u64;
+    /// Returns the number of answers per second.
+    fn rate(&self) -> f64;
+}
+
+impl Criteria {
+    /// Parses conditions separated by commas.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let all: Option<Vec<Criterion>> = text.split(',').take(CRITERIA_MAX + 1).map(criterion).collect();
+        all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(EXPECTED)
+    }
+
+    /// Returns those that hold, with the figure as people read it.
+    pub fn that_hold<'c>(&'c self, figures: &dyn Figures) -> Vec<(&'c Criterion, String)> {
+        self.0.iter().filter_map(|c| c.value(figures).map(|text| (c, text))).collect()
+    }
+
+    /// Returns whether one of them holds.
+    #[must_use]
+    pub fn any_holds(&self, figures: &dyn Figures) -> bool {
+        self.0.iter().any(|c| c.value(figures).is_some())
+    }
+}
+
+impl Criterion {
+    /// Returns the figure if the condition holds.
+    fn value(&self, figures: &dyn Figures) -> Option<String> {
+        let whole = figures.sent().max(1) as f64;
+        let (value, bound, text) = match (self.figure(figures), self.bound) {
+            (value, Bound::Span(span)) => (value, span.0 as f64, milliseconds(value)),
+            (value, Bound::Share(share)) => (value / whole, share, format!("{:.4}%", value / whole * 100.0)),
+            (value, Bound::Number(number)) => (value, number, format!("{value:.0}")),
+        };
+        let holds = match self.order {
+            Order::Above => value > bound,
+            Order::AtLeast => value >= bound,
+            Order::Below => value < bound,
+            Order::AtMost => value <= bound,
+        };
+        holds.then_some(text)
+    }
+
+    fn figure(&self, figures: &dyn Figures) -> f64 {
+        match self.measure {
+            Measure::Percentile(p) => figures.percentile_ns(p) as f64,
+            Measure::Lag(p) => figures.lag_ns(p) as f64,
+            Measure::Mean => figures.mean_ns(),
+            Measure::Max => figures.max_ns() as f64,
+            Measure::Loss => figures.lost() as f64,
+            Measure::Errors => (figures.lost() + figures.wrong()) as f64,
+            Measure::Code(code) => figures.with_code(code) as f64,
+            Measure::Rate => figures.rate(),
+        }
+    }
+}
+
+/// Writes nanoseconds as milliseconds.
+fn milliseconds(ns: f64) -> String {
+    format!("{:.3}ms", ns / 1e6)
+}
+
+fn criterion(text: &str) -> Option<Criterion> {
+    let text = text.trim();
+    let at = text.find(['<', '>'])?;
+    let (measure, rest) = text.split_at(at);
+    let (order, bound) = if let Some(bound) = rest.strip_prefix(">=") {
+        (Order::AtLeast, bound)
+    } else if let Some(bound) = rest.strip_prefix("<=") {
+        (Order::AtMost, bound)
+    } else if let Some(bound) = rest.strip_prefix('>') {
+        (Order::Above, bound)
+    } else {
+        (Order::Below, rest.strip_prefix('<')?)
+    };
+    let measure = measure_of(measure.trim())?;
+    let bound = bound_of(bound.trim())?;
+    let fits = match measure {
+        Measure::Percentile(_) | Measure::Lag(_) | Measure::Mean | Measure::Max => {
+            matches!(bound, Bound::Span(_))
+        }
+        Measure::Loss | Measure::Errors | Measure::Code(_) => !matches!(bound, Bound::Span(_)),
+        Measure::Rate => matches!(bound, Bound::Number(_)),
+    };
+    fits.then_some(Criterion { measure, order, bound })
+}
+
+fn measure_of(text: &str) -> Option<Measure> {
+    let percentile = |digits: &str| {
+        let number: f64 = digits.parse().ok()?;
+        (0.0..=100.0).contains(&number).then_some(number)
+    };
+    Some(match text {
+        "mean" => Measure::Mean,
+        "max" => Measure::Max,
+        "loss" => Measure::Loss,
+        "errors" => Measure::Errors,
+        "rate" => Measure::Rate,
+        _ => {
+            if let Some(number) = text.strip_prefix('p').and_then(percentile) {
+                Measure::Percentile(number)
+            } else if let Some(number) = text.strip_prefix("lag").and_then(percentile) {
+                Measure::Lag(number)
+            } else {
+                Measure::Code(code(text)?)
+            }
+        }
+    })
+}
+
+/// Returns the number of a response code of the header, by its name in any case.
+#[must_use]
+pub fn code(name: &str) -> Option<u16> {
+    let known = codes::RCODES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    known.map(|(_, number)| *number).filter(|number| *number < 16)
+}
+
+fn bound_of(text: &str) -> Option<Bound> {
+    if let Some(share) = text.strip_suffix('%') {
+        return number(share).map(|n| Bound::Share(n / 100.0));
+    }
+    match number(text) {
+        Some(number) => Some(Bound::Number(number)),
+        None => value::span(text).ok().map(Bound::Span),
+    }
+}
+
+fn number(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    text.parse().ok().filter(|_| plain)
+}
+
+impl fmt::Display for Criterion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.measure {
+            Measure::Percentile(p) => write!(f, "p{p}")?,
+            Measure::Lag(p) => write!(f, "lag{p}")?,
+            Measure::Mean => f.write_str("mean")?,
+            Measure::Max => f.write_str("max")?,
+            Measure::Loss => f.write_str("loss")?,
+            Measure::Errors => f.write_str("errors")?,
+            Measure::Code(code) => f.write_str(&codes::rcode_name(code).to_ascii_lowercase())?,
+            Measure::Rate => f.write_str("rate")?,
+        }
+        f.write_str(match self.order {
+            Order::Above => ">",
+            Order::AtLeast => ">=",
+            Order::Below => "<",
+            Order::AtMost => "<=",
+        })?;
+        match self.bound {
+            Bound::Span(span) => f.write_str(&value::span_text(span)),
+            Bound::Share(share) => write!(f, "{}%", (share * 1e8).round() / 1e6),
+            Bound::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+impl fmt::Display for Criteria {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, criterion) in self.0.iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            write!(f, "{comma}{criterion}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Run;
+
+    impl Figures for Run {
+        fn percentile_ns(&self, percentile: f64) -> u64 {
+            (percentile * 1e6) as u64
+        }
+        fn lag_ns(&self, _: f64) -> u64 {
+            50_000
+        }
+        fn mean_ns(&self) -> f64 {
+            5e6
+        }
+        fn max_ns(&self) -> u64 {
+            200_000_000
+        }
+        fn sent(&self) -> u64 {
+            10_000
+        }
+        fn lost(&self) -> u64 {
+            10
+        }
+        fn wrong(&self) -> u64 {
+            1
+        }
+        fn with_code(&self, code: u16) -> u64 {
+            if code == 2 { 100 } else { 0 }
+        }
+        fn rate(&self) -> f64 {
+            49_000.0
+        }
+    }
+
+    #[test]
+    fn conditions_are_read_and_written() {
+        for text in
+            ["p99>20ms,loss>0.1%", "p99.99>=1s", "mean<5ms,max<=2s", "servfail>1%,rate<50000", "errors>0"]
+        {
+            assert_eq!(Criteria::parse(text).expect(text).to_string(), text);
+        }
+        assert_eq!(Criteria::parse(" p50 > 1.5ms ").expect("spaces").to_string(), "p50>1500us");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in [
+            "", "p99", "p99>", "p101>1ms", "p>1ms", "p99>5", "p99>1%", "loss>1ms", "rate>5%", "ttl>5",
+            "p99=5ms",
+        ] {
+            assert!(Criteria::parse(text).is_err(), "{text}");
+        }
+        assert!(Criteria::parse(&vec!["loss>1"; 33].join(",")).is_err(), "too many");
+        assert!(Criteria::parse("badvers>0").is_err(), "a code that the header cannot have");
+    }
+
+    #[test]
+    fn conditions_are_held_against_the_figures() {
+        for (text, holds) in [
+            ("p99>20ms", true),
+            ("p99>99ms", false),
+            ("p99>=99ms", true),
+            ("loss>0.1%", false),
+            ("loss>=0.1%", true),
+            ("loss>9", true),
+            ("errors>10", true),
+            ("servfail>=1%", true),
+            ("nxdomain>0", false),
+            ("rate<50000", true),
+            ("lag99>50us", false),
+            ("mean<5ms", false),
+            ("max<=200ms", true),
+        ] {
+            let criteria = Criteria::parse(text).expect(text);
+            assert_eq!(criteria.any_holds(&Run), holds, "{text}");
+        }
+        let criteria = Criteria::parse("p99>20ms,max>1s,loss>0").expect("conditions");
+        let said: Vec<String> =
+            criteria.that_hold(&Run).iter().map(|(c, value)| format!("{c}: {value}")).collect();
+        assert_eq!(said, ["p99>20ms: 99.000ms", "loss>0: 10"]);
+    }
+}

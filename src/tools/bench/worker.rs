@@ -1,0 +1,189 @@
+//! The loop of one thread of `dnslob bench`: sends what is due, takes what has come, sleeps until the
+//! next query is due.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crate::base::time::{Tick, TickDelta};
+use crate::engine::clock;
+use crate::tools::bench::asker::{Asker, Plan};
+use crate::tools::bench::datagrams::{BATCH, Datagrams, Flows};
+use crate::tools::bench::streams::Streams;
+use crate::tools::load::waiter::Waiter;
+
+/// Queries sent in one turn, so that answers are read in between.
+const TURN_MAX: usize = 256;
+/// Longest sleep, so that signals and time-outs are noticed.
+const SLEEP: TickDelta = TickDelta::from_ms(20);
+/// The sleep where queries are due and cannot be sent.
+const BLOCKED: TickDelta = TickDelta::from_us(500);
+
+/// What the main thread tells the others.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Send no more, and wait for what is outstanding.
+    pub(crate) stopping: AtomicBool,
+    /// Do not wait either.
+    pub(crate) cut: AtomicBool,
+    /// The rate of all threads, queries per second; 0 leaves it as it is.
+    pub(crate) rate: AtomicU32,
+}
+
+/// What queries travel by.
+#[derive(Debug)]
+enum Lanes {
+    Datagrams(Box<Datagrams>),
+    Streams(Streams),
+}
+
+/// What a thread is given to ask by.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// Sockets, and the longest answer, bytes.
+    Datagrams(Flows, u16),
+    Streams(Streams),
+}
+
+/// What a thread is given.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) asker: Asker,
+    pub(crate) transport: Transport,
+    pub(crate) waiter: Waiter,
+    pub(crate) control: Arc<Control>,
+    pub(crate) begin: Tick,
+    pub(crate) end: Tick,
+    /// How long an answer may take.
+    pub(crate) timeout: TickDelta,
+}
+
+/// A thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    asker: Asker,
+    lanes: Lanes,
+    waiter: Waiter,
+    control: Arc<Control>,
+    begin: Tick,
+    end: Tick,
+    timeout: TickDelta,
+}
+
+impl Worker {
+    /// Prepares the thread that calls it.
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { asker, transport, waiter, control, begin, end, timeout } = setup;
+        Waiter::be_exact();
+        let lanes = match transport {
+            Transport::Datagrams(flows, payload) => {
+                Lanes::Datagrams(Box::new(Datagrams::new(flows, payload)))
+            }
+            Transport::Streams(streams) => Lanes::Streams(streams),
+        };
+        Self { asker, lanes, waiter, control, begin, end, timeout }
+    }
+
+    /// Asks until the end, and until everything is answered or lost.
+    pub(crate) fn run(mut self) {
+        let sweep = TickDelta((self.timeout.0 / 20).clamp(1_000_000, 100_000_000));
+        let (mut sweep_at, mut sending, mut events) = (self.begin + sweep, true, 0);
+        loop {
+            let now = clock::now();
+            self.asker.tally.on_time(now);
+            if sending && (now >= self.end || self.control.stopping.load(Relaxed)) {
+                sending = false;
+                if let Plan::Open(pace) = &self.asker.plan {
+                    let missed = pace.due(now.min(self.end - TickDelta(1)));
+                    self.asker.tally.counts().not_sent += missed;
+                }
+            }
+            let (sent, room) = if sending { self.send(now, events) } else { (false, 0) };
+            if !sending && (self.asker.waiting == 0 || self.control.cut.load(Relaxed)) {
+                break;
+            }
+            if now >= sweep_at {
+                sweep_at = now + sweep;
+                match &mut self.lanes {
+                    Lanes::Datagrams(datagrams) => datagrams.expire(&mut self.asker, now, self.timeout),
+                    Lanes::Streams(streams) => streams.expire(&mut self.asker, now, self.timeout),
+                }
+            }
+            let sleep = self.sleep(now, sending, sent, room).min(sweep_at.since(now));
+            events = self.waiter.wait(sleep);
+            self.receive(events);
+        }
+        match &mut self.lanes {
+            Lanes::Datagrams(datagrams) => datagrams.cut_short(&mut self.asker),
+            Lanes::Streams(streams) => streams.cut_short(&mut self.asker),
+        }
+        self.asker.tally.end();
+    }
+
+    /// Sends what may be sent; returns whether something was, and how much may still be.
+    fn send(&mut self, now: Tick, events: usize) -> (bool, usize) {
+        if now < self.begin {
+            return (false, 0);
+        }
+        let rate = self.control.rate.load(Relaxed);
+        if let Plan::Open(pace) = &mut self.asker.plan
+            && rate != 0
+            && rate != pace.rate()
+        {
+            // What a ramp has not sent at the old rate is part of that step.
+            pace.change(now, rate);
+        }
+        if let Lanes::Streams(streams) = &mut self.lanes {
+            streams.connect(&mut self.asker, &self.waiter, now);
+        }
+        let room = self.asker.room(now);
+        let is_worth_it = match &self.asker.plan {
+            Plan::Open(_) => room > 0,
+            // Small batches only where no answers come that would make larger ones.
+            Plan::Closed(most) => room >= BATCH.min(*most) || room > 0 && events == 0,
+        };
+        if !is_worth_it {
+            return (false, room);
+        }
+        let count = room.min(TURN_MAX);
+        let sent = match &mut self.lanes {
+            Lanes::Datagrams(datagrams) => datagrams.send(&mut self.asker, count),
+            Lanes::Streams(streams) => streams.send(&mut self.asker, &self.waiter, count),
+        };
+        (sent, self.asker.room(now))
+    }
+
+    /// Returns how long there is nothing to do.
+    fn sleep(&self, now: Tick, sending: bool, sent: bool, room: usize) -> TickDelta {
+        let interval = self.asker.tally.over_at().since(now);
+        if !sending {
+            return SLEEP.min(interval);
+        }
+        if now < self.begin {
+            return self.begin.since(now);
+        }
+        let until_next = match &self.asker.plan {
+            Plan::Open(_) if room > 0 && sent => TickDelta(0),
+            Plan::Open(_) if room > 0 => BLOCKED,
+            Plan::Open(pace) => pace.next().since(clock::now()),
+            Plan::Closed(_) if room == 0 => SLEEP,
+            // Answers that have come, or else room is used.
+            Plan::Closed(_) if sent || self.asker.waiting > 0 => TickDelta(0),
+            Plan::Closed(_) => BLOCKED,
+        };
+        until_next.min(SLEEP).min(interval).min(self.end.since(now))
+    }
+
+    fn receive(&mut self, events: usize) {
+        for event in 0..events {
+            let (number, readable, writable) = self.waiter.event(event);
+            // Numbers of sockets are their places.
+            let number = number as usize;
+            match &mut self.lanes {
+                Lanes::Datagrams(datagrams) => datagrams.receive(&mut self.asker, number),
+                Lanes::Streams(streams) => {
+                    streams.on_event(&mut self.asker, &self.waiter, number, readable, writable);
+                }
+            }
+        }
+    }
+}

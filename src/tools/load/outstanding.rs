@@ -1,0 +1,280 @@
+//! The queries of one socket or connection that wait for their answers.
+//!
+//! ```text
+//!  ids count up: | settled or lost | oldest ... waiting ... newest | next |
+//!                                  └──── slot = id mod the size ───┘
+//! ```
+//! A slot keeps what has become of its query until another takes it, so that answers that come late or
+//! twice are told from those that nobody asked for. Slots are in the order of sending.
+
+use crate::base::time::Tick;
+
+/// Slots at first: 128 kB, so that the tables of 16 sockets stay in a CPU's cache.
+const SLOTS_MIN: usize = 4_096;
+/// Slots at most: half of the ids, so that an old answer does not fit a new query.
+const SLOTS_MAX: usize = 32_768;
+
+/// A query that has been sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Query {
+    /// When it should have been sent.
+    pub(crate) intended: Tick,
+    /// When it was sent.
+    pub(crate) sent: Tick,
+    /// A hash of its question.
+    pub(crate) question: u64,
+    /// The bytes of its question.
+    pub(crate) question_bytes: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Free,
+    Waiting,
+    Answered,
+    Lost,
+}
+
+/// The members of a [`Query`] besides its own, in one place so that they share its last word.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    intended: Tick,
+    sent: Tick,
+    question: u64,
+    question_bytes: u16,
+    id: u16,
+    state: State,
+}
+
+impl Slot {
+    const fn query(&self) -> Query {
+        let Self { intended, sent, question, question_bytes, .. } = *self;
+        Query { intended, sent, question, question_bytes }
+    }
+}
+
+const _: () = assert!(size_of::<Slot>() == 32, "two in a cache line");
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settled {
+    /// The answer to this query.
+    Answered(Query),
+    /// A query with this id waits, but for the answer to another question.
+    OtherQuestion,
+    /// Its query was given up.
+    Late,
+    /// Its query was answered before.
+    Duplicate,
+    /// No query had this id lately.
+    Unexpected,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    slots: Vec<Slot>,
+    oldest: u16,
+    next: u16,
+    waiting: usize,
+}
+
+impl Outstanding {
+    /// Creates an empty table, whose ids begin here.
+    pub(crate) fn new(first: u16) -> Self {
+        Self { slots: vec![Slot::default(); SLOTS_MIN], oldest: first, next: first, waiting: 0 }
+    }
+
+    /// Returns the id that the next query gets; `None` if there is none.
+    pub(crate) fn next_id(&mut self) -> Option<u16> {
+        if self.span() == self.slots.len() {
+            self.pass_over();
+        }
+        if self.span() == self.slots.len() && !self.grow() {
+            return None;
+        }
+        Some(self.next)
+    }
+
+    /// Adds a query with the id that [`next_id`](Self::next_id) has just returned.
+    pub(crate) fn claim(&mut self, query: Query) {
+        let id = self.next;
+        let at = self.at(id);
+        let Query { intended, sent, question, question_bytes } = query;
+        self.slots[at] = Slot { intended, sent, question, question_bytes, id, state: State::Waiting };
+        self.next = id.wrapping_add(1);
+        self.waiting += 1;
+    }
+
+    /// Takes an answer; `fits` says whether it has the question of that query.
+    pub(crate) fn settle(&mut self, id: u16, fits: impl FnOnce(&Query) -> bool) -> Settled {
+        let at = self.at(id);
+        let slot = &mut self.slots[at];
+        if slot.state == State::Free || slot.id != id {
+            return Settled::Unexpected;
+        }
+        let query = slot.query();
+        match (fits(&query), slot.state) {
+            (true, State::Waiting) => {
+                slot.state = State::Answered;
+                self.waiting -= 1;
+                Settled::Answered(query)
+            }
+            (true, State::Lost) => Settled::Late,
+            (true, _) => Settled::Duplicate,
+            (false, State::Waiting) => Settled::OtherQuestion,
+            (false, _) => Settled::Unexpected,
+        }
+    }
+
+    /// Gives up the queries sent at `sent_until` or before, and returns how many.
+    pub(crate) fn expire(&mut self, sent_until: Tick) -> u64 {
+        let mut lost = 0;
+        while self.oldest != self.next {
+            let at = self.at(self.oldest);
+            let slot = &mut self.slots[at];
+            if slot.state == State::Waiting {
+                if slot.sent > sent_until {
+                    break;
+                }
+                slot.state = State::Lost;
+                self.waiting -= 1;
+                lost += 1;
+            }
+            self.oldest = self.oldest.wrapping_add(1);
+        }
+        lost
+    }
+
+    /// Gives up the oldest query that waits; returns whether there was one.
+    pub(crate) fn lose_oldest(&mut self) -> bool {
+        self.pass_over();
+        let any = self.oldest != self.next;
+        if any {
+            let at = self.at(self.oldest);
+            self.slots[at].state = State::Lost;
+            self.waiting -= 1;
+            self.oldest = self.oldest.wrapping_add(1);
+        }
+        any
+    }
+
+    /// Forgets a query that could not be sent.
+    pub(crate) fn release(&mut self, id: u16) {
+        let at = self.at(id);
+        let slot = &mut self.slots[at];
+        if slot.id == id && slot.state == State::Waiting {
+            slot.state = State::Free;
+            self.waiting -= 1;
+        }
+    }
+
+    /// Gives up all queries, and returns how many.
+    pub(crate) fn lose_all(&mut self) -> u64 {
+        self.expire(Tick(u64::MAX))
+    }
+
+    const fn span(&self) -> usize {
+        self.next.wrapping_sub(self.oldest) as usize
+    }
+
+    const fn at(&self, id: u16) -> usize {
+        id as usize & (self.slots.len() - 1)
+    }
+
+    /// Advances to the oldest query that waits.
+    fn pass_over(&mut self) {
+        while self.oldest != self.next && self.slots[self.at(self.oldest)].state != State::Waiting {
+            self.oldest = self.oldest.wrapping_add(1);
+        }
+    }
+
+    /// Doubles the table: a query that is lost keeps its id until then, at any rate.
+    fn grow(&mut self) -> bool {
+        let size = self.slots.len() * 2;
+        if size > SLOTS_MAX {
+            return false;
+        }
+        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
+        for slot in old.into_iter().filter(|slot| slot.state != State::Free) {
+            let at = self.at(slot.id);
+            self.slots[at] = slot;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(sent: u64) -> Query {
+        Query { intended: Tick(sent), sent: Tick(sent), question: sent, question_bytes: 20 }
+    }
+
+    fn send(table: &mut Outstanding, at: u64) -> u16 {
+        let id = table.next_id().expect("an id");
+        table.claim(query(at));
+        id
+    }
+
+    #[test]
+    fn answers_are_what_they_are() {
+        let mut table = Outstanding::new(65_535);
+        let [a, b] = [1, 2].map(|at| send(&mut table, at));
+        assert_eq!((a, b, table.waiting), (65_535, 0, 2));
+        assert!(matches!(table.settle(a, |_| false), Settled::OtherQuestion));
+        assert!(matches!(table.settle(a, |q| q.question == 1), Settled::Answered(q) if q.sent == Tick(1)));
+        assert!(matches!(table.settle(a, |_| true), Settled::Duplicate));
+        assert_eq!((table.expire(Tick(2)), table.waiting), (1, 0));
+        assert!(matches!(table.settle(b, |_| true), Settled::Late));
+        assert!(matches!(table.settle(7, |_| true), Settled::Unexpected));
+        assert!(matches!(table.settle(b, |_| false), Settled::Unexpected));
+    }
+
+    #[test]
+    fn queries_expire_in_their_order() {
+        let mut table = Outstanding::new(9);
+        let ids: Vec<u16> = (0..10).map(|at| send(&mut table, at)).collect();
+        assert!(matches!(table.settle(ids[3], |_| true), Settled::Answered(_)));
+        assert_eq!(table.expire(Tick(4)), 4);
+        assert_eq!(table.waiting, 5);
+        assert!(table.lose_oldest());
+        assert_eq!((table.lose_all(), table.lose_oldest()), (4, false));
+    }
+
+    #[test]
+    fn one_lost_query_does_not_stop_the_others() {
+        let mut table = Outstanding::new(0);
+        send(&mut table, 1);
+        for at in 2..=SLOTS_MAX as u64 {
+            let id = send(&mut table, at);
+            assert!(matches!(table.settle(id, |q| q.question == at), Settled::Answered(_)));
+        }
+        assert_eq!(table.next_id(), None, "half of the ids may wait for one");
+        assert_eq!(table.expire(Tick(1)), 1);
+        assert!(table.next_id().is_some());
+    }
+
+    #[test]
+    fn ids_last_for_ever() {
+        let mut table = Outstanding::new(1_000);
+        for at in 0..200_000 {
+            let id = send(&mut table, at);
+            assert!(matches!(table.settle(id, |q| q.question == at), Settled::Answered(_)));
+        }
+        assert_eq!((table.slots.len(), table.waiting), (SLOTS_MIN, 0));
+    }
+
+    #[test]
+    fn what_was_not_sent_leaves_no_trace() {
+        let mut table = Outstanding::new(5);
+        let ids = [1, 2, 3].map(|at| send(&mut table, at));
+        table.release(ids[1]);
+        table.release(ids[1]);
+        assert_eq!(table.waiting, 2);
+        assert!(matches!(table.settle(ids[1], |_| true), Settled::Unexpected));
+        assert_eq!(table.expire(Tick(9)), 2);
+    }
+}

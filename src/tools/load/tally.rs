@@ -1,0 +1,202 @@
+//! What one thread counts, an interval of a second at a time.
+
+use crossbeam_channel::Sender;
+use hdrhistogram::Histogram;
+
+use crate::base::time::{Tick, TickDelta};
+
+/// An interval.
+pub(crate) const INTERVAL: TickDelta = TickDelta::from_ms(1_000);
+/// Histograms tell 1 us from 2, nanoseconds,
+const LOW_NS: u64 = 1_000;
+/// count up to an hour, nanoseconds,
+const HIGH_NS: u64 = 3_600_000_000_000;
+/// and have three exact digits.
+const DIGITS: u8 = 3;
+
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])* $field:ident: $label:literal,)*) => {
+        /// What happened to queries, and what else came.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Counts {
+            $($(#[doc = $doc])* pub(crate) $field: u64,)*
+            /// Answers by the response code of the header.
+            pub(crate) codes: [u64; 16],
+        }
+
+        impl Counts {
+            /// Adds those of another.
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+                for (here, there) in self.codes.iter_mut().zip(other.codes) {
+                    *here += there;
+                }
+            }
+
+            /// Returns each with its name.
+            pub(crate) fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($label, self.$field),)*]
+            }
+        }
+    };
+}
+
+counts! {
+    /// Queries sent.
+    sent: "sent",
+    /// Answers that fit their query.
+    answered: "answered",
+    /// Answers with TC.
+    truncated: "truncated",
+    /// Queries without an answer in time.
+    timed_out: "timed-out",
+    /// Queries to a port that refused them.
+    refused: "refused",
+    /// Queries whose connection ended.
+    closed: "closed",
+    /// Queries that waited when the run was cut short.
+    cut_short: "cut-short",
+    /// Queries that were due and not sent before the end.
+    not_sent: "not-sent",
+    /// Queries that the kernel did not take.
+    send_errors: "send-errors",
+    /// Answers with the id of a query and another question.
+    wrong_question: "wrong-question",
+    /// Answers with the records of another query.
+    wrong_records: "wrong-records",
+    /// Answers without the query's cookie.
+    wrong_cookie: "wrong-cookie",
+    /// Messages that are no answers.
+    malformed: "malformed",
+    /// Answers that nobody waits for.
+    unexpected: "unexpected",
+    /// Answers after their time-out.
+    late: "late",
+    /// Answers that came twice.
+    duplicate: "duplicate",
+    /// Connections made.
+    connections: "connections",
+    /// Connections that could not be made.
+    connect_errors: "connect-errors",
+}
+
+impl Counts {
+    /// Returns the queries that have ended without an answer.
+    pub(crate) const fn lost(&self) -> u64 {
+        self.timed_out + self.refused + self.closed + self.cut_short
+    }
+
+    /// Returns the answers that are wrong.
+    pub(crate) const fn wrong(&self) -> u64 {
+        self.wrong_question + self.wrong_records + self.wrong_cookie + self.malformed + self.unexpected
+    }
+}
+
+/// Creates an empty histogram of nanoseconds.
+pub(crate) fn histogram() -> Histogram<u64> {
+    let bounded = Histogram::new_with_bounds(LOW_NS, HIGH_NS, DIGITS);
+    // These bounds are valid.
+    bounded.unwrap_or_else(|_| unreachable!("constants"))
+}
+
+/// What a thread measured in an interval.
+#[derive(Clone, Debug)]
+pub(crate) struct Interval {
+    /// The thread's number, from 0.
+    pub(crate) thread: usize,
+    /// Its number, from 0.
+    pub(crate) number: u64,
+    /// Whether it is the thread's last.
+    pub(crate) last: bool,
+    /// What was counted.
+    pub(crate) counts: Counts,
+    /// From the intended time of sending to the answer, nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// From the true time of sending to the answer, nanoseconds.
+    pub(crate) naive: Histogram<u64>,
+    /// From the intended to the true time of sending, nanoseconds.
+    pub(crate) lag: Histogram<u64>,
+}
+
+impl Interval {
+    /// Creates an empty one.
+    pub(crate) fn new(number: u64) -> Self {
+        let (latency, naive, lag) = (histogram(), histogram(), histogram());
+        Self { thread: 0, number, last: false, counts: Counts::default(), latency, naive, lag }
+    }
+
+    /// Adds what another thread measured in the same interval.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        for (here, there) in [
+            (&mut self.latency, &other.latency),
+            (&mut self.naive, &other.naive),
+            (&mut self.lag, &other.lag),
+        ] {
+            // Both have the same bounds, so that nothing is out of them.
+            let _ = here.add(there);
+        }
+    }
+}
+
+/// The tally of one thread.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    thread: usize,
+    begin: Tick,
+    current: Interval,
+    send: Sender<Interval>,
+}
+
+impl Tally {
+    /// Starts counting; intervals count from `begin`, and go to `send`.
+    pub(crate) fn new(thread: usize, begin: Tick, send: Sender<Interval>) -> Self {
+        Self { thread, begin, current: Interval::new(0), send }
+    }
+
+    /// Returns what is counted in this interval.
+    pub(crate) const fn counts(&mut self) -> &mut Counts {
+        &mut self.current.counts
+    }
+
+    /// Counts a query that was sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, intended: Tick, sent: Tick) {
+        self.current.counts.sent += 1;
+        self.current.lag.saturating_record(sent.since(intended).0);
+    }
+
+    /// Counts an answer.
+    #[inline]
+    pub(crate) fn answered(&mut self, intended: Tick, sent: Tick, now: Tick) {
+        self.current.counts.answered += 1;
+        self.current.latency.saturating_record(now.since(intended).0);
+        self.current.naive.saturating_record(now.since(sent).0);
+    }
+
+    /// Hands over the interval if it is over.
+    pub(crate) fn on_time(&mut self, now: Tick) {
+        let number = now.since(self.begin).0 / INTERVAL.0;
+        if number > self.current.number {
+            self.hand_over(number);
+        }
+    }
+
+    /// Returns when the interval is over.
+    pub(crate) fn over_at(&self) -> Tick {
+        self.begin + TickDelta((self.current.number + 1) * INTERVAL.0)
+    }
+
+    /// Hands over the last interval.
+    pub(crate) fn end(&mut self) {
+        self.current.last = true;
+        self.hand_over(self.current.number + 1);
+    }
+
+    fn hand_over(&mut self, next: u64) {
+        let mut done = std::mem::replace(&mut self.current, Interval::new(next));
+        done.thread = self.thread;
+        // The receiver goes only when the process ends.
+        let _ = self.send.send(done);
+    }
+}

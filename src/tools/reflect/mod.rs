@@ -1,0 +1,96 @@
+//! `dnslob reflect`: a fast name server for measurements.
+//!
+//! It has no zone: an answer is a function of the question (`answer.rs`), and what it does wrong is what
+//! the command line asks for (`impairment.rs`). Each thread has its own sockets on the same port.
+
+pub(crate) mod answer;
+mod impairment;
+mod server;
+mod tally;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::config::reflect::ReflectOptions;
+use crate::tls::server::{CertificateFiles, ServerSpec, ServerTls};
+use crate::tools::load::interrupt::Interrupt;
+use crate::tools::load::{random, sockets, threads};
+use crate::tools::reflect::answer::Shape;
+use crate::tools::reflect::impairment::Impairment;
+use crate::tools::reflect::server::{Server, Sockets};
+use crate::tools::reflect::tally::Tally;
+use crate::tools::report::text;
+
+/// How often the threads are looked after.
+const TURN: Duration = Duration::from_millis(200);
+/// Descriptors that connections may use.
+const CONNECTIONS: u64 = 4_096;
+
+/// Answers until SIGINT or SIGTERM, and prints what was done.
+///
+/// # Errors
+/// When it cannot listen or a thread ends.
+pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
+    let mut interrupt = Interrupt::take().context("signals")?;
+    let count = usize::from(options.threads);
+    // Fewer connections are no reason not to start.
+    let _ = sockets::allow(CONNECTIONS);
+    let tls = options.tls.as_ref().map(|tls| {
+        let pair =
+            CertificateFiles { certificate: tls.certificate.clone(), key: tls.key.clone(), ocsp: None };
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        Ok::<_, anyhow::Error>((tls.listen, Arc::new(ServerTls::load(&spec)?)))
+    });
+    let tls = tls.transpose().context("TLS")?;
+    let mut rng = random::seeded(options.seed).context("random numbers")?;
+    let (mut listen, mut listen_tls) = (options.listen, tls.as_ref().map(|(address, _)| *address));
+    let ending = Arc::new(AtomicBool::new(false));
+    let mut running = Vec::new();
+    for (thread, cpu) in threads::cpus(count, &options.cpus, threads::From::First).into_iter().enumerate() {
+        let opened = open(&mut listen, listen_tls.as_mut().zip(tls.as_ref().map(|(_, tls)| tls)))?;
+        let shape = Shape { ttl: options.ttl.clone(), records: options.records.clone() };
+        let impairment = Impairment::new(options, random::fork(&mut rng));
+        let ending = Arc::clone(&ending);
+        let started = threads::start(format!("reflect-{thread}"), cpu, move || {
+            Server::new(opened, shape, impairment).map(|server| server.serve(&ending))
+        });
+        running.push(started.context("a thread")?);
+    }
+    let secure = listen_tls.map_or_else(String::new, |address| format!(", {address} (TLS)"));
+    writeln!(
+        io::stderr(),
+        "dnslob reflect: answers on {listen} (UDP, TCP){secure}, {}",
+        text::threads(count)
+    )?;
+    while !interrupt.wait(TURN) && !running.iter().any(std::thread::JoinHandle::is_finished) {}
+    ending.store(true, Relaxed);
+    let (mut sum, mut failed) = (Tally::default(), 0);
+    for thread in running {
+        match thread.join() {
+            Ok(tally) => sum.add(&tally.context("a thread")?),
+            Err(_) => failed += 1,
+        }
+    }
+    io::stdout().write_all(sum.text().as_bytes())?;
+    ensure!(failed == 0, "{failed} threads failed");
+    Ok(())
+}
+
+/// Opens the sockets of a thread. Where a port is the kernel's choice, the first thread's is all
+/// threads'.
+fn open(listen: &mut SocketAddr, tls: Option<(&mut SocketAddr, &Arc<ServerTls>)>) -> anyhow::Result<Sockets> {
+    let udp = sockets::answer(*listen).with_context(|| format!("UDP on {listen}"))?;
+    *listen = sockets::bound(&udp)?;
+    let tcp = sockets::accept(*listen).with_context(|| format!("TCP on {listen}"))?;
+    let tls = tls.map(|(address, settings)| {
+        let socket = sockets::accept(*address).with_context(|| format!("TLS on {address}"))?;
+        *address = sockets::bound(&socket)?;
+        Ok::<_, anyhow::Error>((socket, Arc::clone(settings)))
+    });
+    Ok(Sockets { udp, tcp, tls: tls.transpose()? })
+}

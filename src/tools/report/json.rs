@@ -1,0 +1,108 @@
+//! A report as JSON. Its members are never renamed or removed; new ones may come.
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use crate::config::criteria::Figures;
+use crate::tools::report::machine::Machine;
+use crate::tools::report::{PERCENTILES, Report, text};
+use crate::wire::codes;
+
+/// The format of the document.
+const FORMAT: u32 = 1;
+
+/// Writes the report.
+pub(crate) fn json(report: &Report, machine: &Machine) -> String {
+    let totals = &report.totals;
+    let counts: Map<String, Value> =
+        totals.counts.named().into_iter().map(|(name, n)| (name.replace('-', "_"), n.into())).collect();
+    let codes: Map<String, Value> = (0..16)
+        .filter(|code| totals.with_code(*code) > 0)
+        .map(|code| (codes::rcode_name(code), totals.with_code(code).into()))
+        .collect();
+    let seconds: Vec<Value> = totals
+        .rows
+        .iter()
+        .map(|row| {
+            json!({
+                "second": row.second, "wanted": row.wanted, "sent": row.sent, "answered": row.answered,
+                "lost": row.lost, "wrong": row.wrong, "p50_ns": row.p50_ns, "p99_ns": row.p99_ns,
+                "max_ns": row.max_ns,
+            })
+        })
+        .collect();
+    let ramp = report.ramp.as_ref().map(|ramp| {
+        let steps: Vec<Value> = ramp
+            .steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "rate": step.rate, "sent": step.sent, "answered": step.answered, "p99_ns": step.p99_ns,
+                    "good": step.wrong.is_empty(), "wrong": step.wrong,
+                })
+            })
+            .collect();
+        json!({ "limits": ramp.limits, "rate": ramp.best, "end": ramp.end, "steps": steps })
+    });
+    let document = json!({
+        "format": FORMAT,
+        "tool": report.tool,
+        "version": machine.version,
+        "command": machine.command,
+        "machine": {
+            "cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, "memory_mb": machine.memory_mb,
+        },
+        "begun": report.begun,
+        "target": report.target,
+        "transport": report.transport,
+        "load": report.load,
+        "threads": report.threads,
+        "interrupted": report.interrupted,
+        "seconds_sending": totals.seconds,
+        "rate_wanted": report.rate_wanted,
+        "rate_sent": if totals.seconds > 0.0 { totals.counts.sent as f64 / totals.seconds } else { 0.0 },
+        "rate_answered": totals.rate(),
+        "counts": counts,
+        "lost": totals.counts.lost(),
+        "wrong": totals.counts.wrong(),
+        "rcodes": codes,
+        "latency_ns": histogram(&totals.latency),
+        "latency_naive_ns": histogram(&totals.naive),
+        "lag_ns": histogram(&totals.lag),
+        "seconds": seconds,
+        "ramp": ramp,
+        "failed": report.failed,
+    });
+    format!("{document:#}\n")
+}
+
+fn histogram(of: &Histogram<u64>) -> Value {
+    let mut figures = Map::new();
+    figures.insert("count".to_owned(), of.len().into());
+    figures.insert("mean".to_owned(), of.mean().into());
+    figures.insert("max".to_owned(), of.max().into());
+    for p in PERCENTILES {
+        figures.insert(text::percentile(p), of.value_at_quantile(p / 100.0).into());
+    }
+    figures.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::report::example;
+
+    #[test]
+    fn the_document_has_its_members() {
+        let (report, machine) = example();
+        let document: Value = serde_json::from_str(&json(&report, &machine)).expect("JSON");
+        assert_eq!(document["format"], 1);
+        assert_eq!(document["counts"]["sent"], 5_015);
+        assert_eq!(document["counts"]["timed_out"], 15);
+        assert_eq!(document["rcodes"]["NOERROR"], 5_000);
+        assert_eq!(document["seconds"].as_array().map(Vec::len), Some(5));
+        assert_eq!(document["command"], "dnslob bench '<b>'");
+        assert!(document["latency_ns"]["p99.9"].as_u64() > document["latency_naive_ns"]["p99.9"].as_u64());
+        assert!(document["ramp"].is_null());
+    }
+}

@@ -1,0 +1,131 @@
+//! What a tool that measures says at the end: text, JSON, a page, a log of histograms.
+//!
+//! It is made of [`Totals`] and of words on the run; it measures nothing. In every form stand the
+//! machine, the command line and the version, so that figures can be compared later.
+
+pub(crate) mod hdr;
+mod json;
+mod machine;
+mod page;
+mod plot;
+pub(crate) mod text;
+
+use std::fs;
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use crate::config::bench::ReportOptions;
+use crate::tools::load::totals::Totals;
+use crate::tools::report::machine::Machine;
+
+/// Percentiles that are told.
+const PERCENTILES: [f64; 7] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999];
+
+/// A report.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The tool, as it is typed.
+    pub(crate) tool: &'static str,
+    /// The server.
+    pub(crate) target: String,
+    pub(crate) transport: &'static str,
+    /// The load in words.
+    pub(crate) load: String,
+    pub(crate) threads: usize,
+    /// When it was begun, seconds since 1970.
+    pub(crate) begun: u64,
+    /// The rate that was asked for, queries per second.
+    pub(crate) rate_wanted: Option<u32>,
+    /// Whether it was ended by a signal.
+    pub(crate) interrupted: bool,
+    pub(crate) totals: Totals,
+    /// The steps of a ramp, and the best of them.
+    pub(crate) ramp: Option<Ramp>,
+    /// The conditions of `--fail-if` that hold.
+    pub(crate) failed: Vec<String>,
+}
+
+/// The search for the highest rate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ramp {
+    /// Where it ends.
+    pub(crate) limits: String,
+    pub(crate) steps: Vec<Step>,
+    /// The highest good rate, queries per second.
+    pub(crate) best: Option<u32>,
+    /// Why it is not higher.
+    pub(crate) end: String,
+}
+
+/// A rate that was tried for a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) rate: u32,
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) p99_ns: u64,
+    /// What was wrong with it; empty for a good one.
+    pub(crate) wrong: String,
+}
+
+/// Returns the seconds since 1970.
+pub(crate) fn unix_time() -> u64 {
+    machine::unix_time().as_secs()
+}
+
+/// Prints a report, and writes its page.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Result<()> {
+    let machine = Machine::read();
+    let printed = if options.json { json::json(report, &machine) } else { text::text(report, &machine) };
+    if let Some(path) = &options.page {
+        fs::write(path, page::page(report, &machine)).with_context(|| path.display().to_string())?;
+    }
+    io::stdout().write_all(printed.as_bytes()).context("standard output")
+}
+
+/// A report for tests.
+#[cfg(test)]
+pub(crate) fn example() -> (Report, Machine) {
+    let mut totals = Totals::new();
+    for second in 0..5 {
+        let mut interval = crate::tools::load::tally::Interval::new(second);
+        for n in 0..1_000_u64 {
+            interval.counts.sent += 1;
+            interval.counts.answered += 1;
+            interval.counts.codes[0] += 1;
+            interval.latency.saturating_record(100_000 + n * n * 50);
+            interval.naive.saturating_record(100_000 + n * 50);
+            interval.lag.saturating_record(n * 10);
+        }
+        interval.counts.timed_out = 3;
+        interval.counts.sent += 3;
+        totals.add(&interval, Some(1_003));
+    }
+    totals.seconds = 5.0;
+    let report = Report {
+        tool: "dnslob bench",
+        target: "127.0.0.1:5300".to_owned(),
+        transport: "udp",
+        load: "1,003 queries per second, open loop".to_owned(),
+        threads: 1,
+        begun: 1_700_000_000,
+        rate_wanted: Some(1_003),
+        interrupted: false,
+        totals,
+        ramp: None,
+        failed: Vec::new(),
+    };
+    let machine = Machine {
+        cpu: "A <CPU> & more".to_owned(),
+        cpus: 2,
+        kernel: "6.1".to_owned(),
+        memory_mb: 4_096,
+        command: "dnslob bench '<b>'".to_owned(),
+        version: "0.1.0",
+    };
+    (report, machine)
+}

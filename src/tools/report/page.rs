@@ -1,0 +1,99 @@
+//! A report as one page of HTML, which needs nothing else: no script, no font, no picture.
+
+use std::fmt::Write;
+
+use crate::config::criteria::Figures;
+use crate::tools::report::machine::Machine;
+use crate::tools::report::{Report, plot, text};
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;--ground:#fff;--text:#1c2126;--faint:#5d6771;--grid:#dde2e7;--a:#0b66c3;--b:#c2590a;\
+--c:#b3261e;--w:#7a828a;--card:#f5f7f9}\
+@media(prefers-color-scheme:dark){:root{--ground:#14181c;--text:#e6eaee;--faint:#9aa5b0;--grid:#323a42;--a:#5aa9f7;\
+--b:#f0a35e;--c:#ff8a80;--w:#8b949d;--card:#1d2329}}\
+body{background:var(--ground);color:var(--text);font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
+padding:0 1rem}\
+h1{font-size:1.5rem;margin:0 0 .3rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:0}dt{color:var(--faint)}dd{margin:0;\
+overflow-wrap:anywhere}\
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:1.2rem 0}\
+.cards div{background:var(--card);border-radius:.5rem;padding:.7rem .9rem}.cards b{display:block;font-size:1.35rem}\
+.cards span{color:var(--faint);font-size:.85rem}\
+pre{background:var(--card);border-radius:.5rem;padding:1rem;overflow-x:auto;font-size:.85rem}\
+svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-serif}\
+.grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
+.a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
+.w{stroke:var(--w);stroke-dasharray:2 4}\
+.failed{color:var(--c);font-weight:600}";
+
+/// Writes the page.
+pub(crate) fn page(report: &Report, machine: &Machine) -> String {
+    let totals = &report.totals;
+    let title = format!("{} {}", report.tool, report.target);
+    let mut out = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<dl>\n",
+        escaped(&title),
+        escaped(&title)
+    );
+    for (name, value) in [
+        ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),
+        ("Command", machine.command.clone()),
+        ("Machine", machine.hardware()),
+        ("Version", machine.version.to_owned()),
+        ("Begun", text::moment(report.begun)),
+    ] {
+        let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
+    }
+    out += "</dl>\n";
+    for failed in &report.failed {
+        let _ = writeln!(out, "<p class=\"failed\">Failed: {}</p>", escaped(failed));
+    }
+    out += "<div class=\"cards\">\n";
+    for (figure, what) in [
+        (text::grouped(totals.rate().round() as u64), "answers per second"),
+        (text::percent(totals.counts.lost(), totals.counts.sent), "lost"),
+        (format!("{} ms", text::milliseconds(totals.percentile_ns(50.0))), "p50"),
+        (format!("{} ms", text::milliseconds(totals.percentile_ns(99.0))), "p99"),
+        (format!("{} ms", text::milliseconds(totals.percentile_ns(99.9))), "p99.9"),
+    ] {
+        let _ = writeln!(out, "<div><b>{figure}</b><span>{what}</span></div>");
+    }
+    out += "</div>\n<h2>Latency by percentile</h2>\n";
+    out += &plot::percentiles(&[
+        ("from the intended time", "a", &totals.latency),
+        ("from the true time of sending", "b", &totals.naive),
+    ]);
+    out += "<h2>Rate over time</h2>\n";
+    out += &plot::rates(&totals.rows);
+    let _ = write!(
+        out,
+        "<h2>All figures</h2>\n<pre>{}</pre>\n</body>\n</html>\n",
+        escaped(&text::text(report, machine))
+    );
+    out
+}
+
+/// Writes text of others so that it stays text.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::report::example;
+
+    #[test]
+    fn a_page_needs_nothing_else() {
+        let (report, machine) = example();
+        let page = page(&report, &machine);
+        assert!(page.contains("<svg") && page.contains("prefers-color-scheme:dark"));
+        for foreign in ["http://", "https://", "<script", "<img", "<link", "url("] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+        assert!(page.contains("dnslob bench '&lt;b&gt;'") && !page.contains("<b>'"), "escaped");
+        assert!(page.contains("A &lt;CPU&gt; &amp; more"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Plots as SVG, whose colours are the page's.
+
+use std::fmt::Write;
+
+use hdrhistogram::Histogram;
+
+use crate::tools::load::totals::Row;
+use crate::tools::report::text::grouped;
+
+/// The size of a plot and its margins, in units of SVG.
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 360.0;
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 40.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 48.0;
+/// Points of a line.
+const POINTS: usize = 240;
+
+/// A line of a plot: its name, its class, and its points in units of SVG.
+struct Line<'n> {
+    name: &'n str,
+    class: &'n str,
+    points: Vec<(f64, f64)>,
+}
+
+/// Plots latencies by percentile, both on logarithmic axes: each step to the right is a tenth of the
+/// queries before.
+pub(crate) fn percentiles(of: &[(&str, &str, &Histogram<u64>)]) -> String {
+    let count = of.iter().map(|(_, _, h)| h.len()).max().unwrap_or(0);
+    if count == 0 {
+        return empty("no answers");
+    }
+    let decades = (count as f64).log10().ceil().clamp(1.0, 7.0);
+    let low = of.iter().map(|(_, _, h)| h.min_nz()).min().unwrap_or(1_000).max(1_000) as f64;
+    let high = of.iter().map(|(_, _, h)| h.max()).max().unwrap_or(0) as f64;
+    let (low, high) = (low.log10().floor(), high.max(low * 1.01).log10().ceil());
+    let x = |decade: f64| LEFT + decade / decades * (WIDTH - LEFT - RIGHT);
+    let y = |ns: f64| {
+        let part = (ns.max(1.0).log10().clamp(low, high) - low) / (high - low).max(1.0);
+        HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
+    };
+    let mut out = open("Latency by percentile");
+    let mut decade = low;
+    while decade <= high {
+        for step in [1.0, 2.0, 5.0] {
+            let ns = step * 10_f64.powf(decade);
+            if ns.log10() <= high + 1e-9 {
+                horizontal(&mut out, y(ns), &span(ns));
+            }
+        }
+        decade += 1.0;
+    }
+    for n in 0..=decades as u32 {
+        let label = match n {
+            0 => "0 %".to_owned(),
+            1 => "90 %".to_owned(),
+            2 => "99 %".to_owned(),
+            n => format!("99.{} %", "9".repeat(n as usize - 2)),
+        };
+        vertical(&mut out, x(f64::from(n)), &label);
+    }
+    let lines = of.iter().map(|(name, class, histogram)| {
+        let points = (0..=POINTS).map(|n| {
+            let decade = decades * n as f64 / POINTS as f64;
+            (x(decade), y(histogram.value_at_quantile(1.0 - 10_f64.powf(-decade)) as f64))
+        });
+        Line { name, class, points: points.collect() }
+    });
+    close(out, &lines.collect::<Vec<_>>(), "percentile of the answers")
+}
+
+/// Plots what was sent and answered in each second.
+pub(crate) fn rates(rows: &[Row]) -> String {
+    let highest = rows.iter().map(|r| r.sent.max(r.answered).max(r.wanted.unwrap_or(0))).max().unwrap_or(0);
+    let (Some(last), 1..) = (rows.last(), highest) else { return empty("nothing was sent") };
+    let step = nice(highest as f64 / 5.0);
+    let top = (highest as f64 / step).ceil() * step;
+    let seconds = (last.second + 1) as f64;
+    let x = |second: f64| LEFT + second / seconds * (WIDTH - LEFT - RIGHT);
+    let y = |n: u64| HEIGHT - BOTTOM - n as f64 / top * (HEIGHT - TOP - BOTTOM);
+    let mut out = open("Queries per second over time");
+    let mut at = 0.0;
+    while at <= top {
+        horizontal(&mut out, y(at as u64), &grouped(at as u64));
+        at += step;
+    }
+    let step = nice(seconds / 8.0).max(1.0);
+    at = 0.0;
+    while at <= seconds {
+        vertical(&mut out, x(at), &format!("{at:.0} s"));
+        at += step;
+    }
+    // Steps: a figure is that of its whole second.
+    let line = |name: &'static str, class: &'static str, of: &dyn Fn(&Row) -> Option<u64>| {
+        let steps = rows.iter().filter_map(|r| {
+            let (begin, y) = (r.second as f64, y(of(r)?));
+            Some([(x(begin), y), (x(begin + 1.0), y)])
+        });
+        Line { name, class, points: steps.flatten().collect() }
+    };
+    let mut lines = vec![
+        line("sent", "b", &|r| Some(r.sent)),
+        line("answered", "a", &|r| Some(r.answered)),
+        line("lost or wrong", "c", &|r| Some(r.lost + r.wrong)),
+    ];
+    if rows.iter().any(|r| r.wanted.is_some()) {
+        lines.insert(0, line("wanted", "w", &|r| r.wanted));
+    }
+    close(out, &lines, "time")
+}
+
+/// Returns the next of 1, 2, 5, 10, 20 ...
+fn nice(step: f64) -> f64 {
+    let decade = 10_f64.powf(step.max(1e-9).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|n| n * decade).into_iter().find(|n| *n >= step).unwrap_or(decade)
+}
+
+/// Writes a time in its unit.
+fn span(ns: f64) -> String {
+    if ns < 999_500.0 {
+        format!("{:.0} us", ns / 1e3)
+    } else if ns < 999_500_000.0 {
+        format!("{:.0} ms", ns / 1e6)
+    } else {
+        format!("{:.0} s", ns / 1e9)
+    }
+}
+
+fn open(title: &str) -> String {
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\"><title>{title}</title>\n"
+    )
+}
+
+fn empty(why: &str) -> String {
+    format!("<p>No plot: {why}.</p>\n")
+}
+
+fn horizontal(out: &mut String, y: f64, label: &str) {
+    let right = WIDTH - RIGHT;
+    let _ = writeln!(
+        out,
+        "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>\
+         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+        LEFT - 8.0,
+        y + 4.0
+    );
+}
+
+fn vertical(out: &mut String, x: f64, label: &str) {
+    let bottom = HEIGHT - BOTTOM;
+    let _ = writeln!(
+        out,
+        "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>\
+         <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
+        bottom + 18.0
+    );
+}
+
+fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
+    for line in lines {
+        let points: Vec<String> = line.points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let _ = writeln!(out, "<polyline class=\"{}\" points=\"{}\"/>", line.class, points.join(" "));
+    }
+    let mut x = LEFT;
+    for line in lines {
+        let _ = writeln!(
+            out,
+            "<polyline class=\"{}\" points=\"{x:.1},{y:.1} {:.1},{y:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            line.class,
+            x + 22.0,
+            x + 28.0,
+            TOP - 14.0,
+            line.name,
+            y = TOP - 18.0,
+        );
+        x += 44.0 + 7.2 * line.name.len() as f64;
+    }
+    let _ = writeln!(
+        out,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{axis}</text>\n</svg>",
+        WIDTH - RIGHT,
+        HEIGHT - 8.0
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::load::tally::histogram;
+    use crate::tools::report::example;
+
+    #[test]
+    fn plots_stay_within_their_frame() {
+        let (report, _) = example();
+        let (t, rows) = (&report.totals, &report.totals.rows);
+        let plots = [percentiles(&[("intended", "a", &t.latency), ("naive", "b", &t.naive)]), rates(rows)];
+        for plot in &plots {
+            assert!(plot.starts_with("<svg") && plot.ends_with("</svg>\n") && !plot.contains("NaN"));
+            for points in plot.split("points=\"").skip(1).filter_map(|p| p.split('"').next()) {
+                for point in points.split(' ') {
+                    let (x, y) = point.split_once(',').expect("a point");
+                    let [x, y]: [f64; 2] = [x, y].map(|n| n.parse().expect("a number"));
+                    assert!((0.0..=WIDTH).contains(&x) && (0.0..=HEIGHT).contains(&y), "{point}");
+                }
+            }
+        }
+        assert!(plots[0].contains("99.9 %") && plots[1].contains("wanted"));
+    }
+
+    #[test]
+    fn nothing_to_plot_is_said() {
+        let none = histogram();
+        assert!(percentiles(&[("intended", "a", &none)]).contains("no answers"));
+        assert!(rates(&[]).contains("nothing was sent"));
+        let mut one = histogram();
+        one.saturating_record(5_000);
+        assert!(!percentiles(&[("intended", "a", &one)]).contains("NaN"));
+    }
+
+    #[test]
+    fn steps_are_round() {
+        assert_eq!([0.3, 1.0, 1.1, 4_999.0, 70_000.0].map(nice), [0.5, 1.0, 2.0, 5_000.0, 100_000.0]);
+    }
+}

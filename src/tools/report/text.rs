@@ -1,0 +1,216 @@
+//! A report as people read it on a terminal.
+
+use std::fmt::Write;
+
+use hdrhistogram::Histogram;
+
+use crate::config::criteria::Figures;
+use crate::tls::date::{DAY_SECONDS, Date};
+use crate::tools::report::machine::Machine;
+use crate::tools::report::{PERCENTILES, Report};
+use crate::wire::codes;
+
+/// Writes a number with a comma before each three digits.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Writes nanoseconds as milliseconds.
+pub(crate) fn milliseconds(ns: u64) -> String {
+    format!("{:.3}", ns as f64 / 1e6)
+}
+
+/// Writes seconds since 1970 as day and time.
+pub(crate) fn moment(seconds: u64) -> String {
+    let of_day = seconds % DAY_SECONDS;
+    let (hours, minutes) = (of_day / 3_600, of_day / 60 % 60);
+    format!("{} {hours:02}:{minutes:02}:{:02} UTC", Date(seconds), of_day % 60)
+}
+
+/// Writes the number of threads.
+pub(crate) fn threads(n: usize) -> String {
+    if n == 1 { "1 thread".to_owned() } else { format!("{n} threads") }
+}
+
+/// Writes a part of a whole as a percentage.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    format!("{:.3} %", part as f64 / whole.max(1) as f64 * 100.0)
+}
+
+/// Writes a percentile as `p99.9`.
+pub(crate) fn percentile(p: f64) -> String {
+    format!("p{p}")
+}
+
+/// Writes the report.
+pub(crate) fn text(report: &Report, machine: &Machine) -> String {
+    let (totals, counts) = (&report.totals, &report.totals.counts);
+    let mut out = String::new();
+    let mut line = |name: &str, text: &str| {
+        let _ = writeln!(out, "{name:<12}{text}");
+    };
+    line("target", &format!("{} over {}", report.target, report.transport));
+    line("load", &format!("{}, {}", report.load, threads(report.threads)));
+    line("machine", &machine.hardware());
+    line("command", &machine.command);
+    line("version", machine.version);
+    line("begun", &moment(report.begun));
+    if report.interrupted {
+        line("note", "interrupted: the report is of what was done");
+    }
+    let per_second = |n: u64| if totals.seconds > 0.0 { n as f64 / totals.seconds } else { 0.0 };
+    let mut sent = format!(
+        "{} in {:.2} s, {} per second",
+        grouped(counts.sent),
+        totals.seconds,
+        grouped(per_second(counts.sent).round() as u64)
+    );
+    if let Some(rate) = report.rate_wanted {
+        let _ = write!(sent, " of {} wanted", grouped(rate.into()));
+    }
+    line("sent", &sent);
+    for (name, n, what) in [
+        ("not sent", counts.not_sent, "were due and could not be sent in time"),
+        ("refused", counts.send_errors, "were not taken by the kernel"),
+    ] {
+        if n > 0 {
+            line(name, &format!("{} {what}", grouped(n)));
+        }
+    }
+    line(
+        "answered",
+        &format!(
+            "{} ({}), {} per second",
+            grouped(counts.answered),
+            percent(counts.answered, counts.sent),
+            grouped(totals.rate().round() as u64)
+        ),
+    );
+    let kinds = [
+        ("timed out", counts.timed_out),
+        ("port refused", counts.refused),
+        ("connection closed", counts.closed),
+        ("cut short", counts.cut_short),
+    ];
+    line(
+        "lost",
+        &format!("{} ({}){}", grouped(counts.lost()), percent(counts.lost(), counts.sent), list(&kinds)),
+    );
+    let codes: Vec<(String, u64)> =
+        (0..16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
+    let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    answers.push(("truncated", counts.truncated));
+    if counts.answered > 0 {
+        line("answers", list(&answers).trim_start_matches(": "));
+    }
+    let kinds = [
+        ("question", counts.wrong_question),
+        ("records", counts.wrong_records),
+        ("cookie", counts.wrong_cookie),
+        ("malformed", counts.malformed),
+        ("unexpected", counts.unexpected),
+    ];
+    line("wrong", &format!("{}{}", grouped(counts.wrong()), list(&kinds)));
+    if counts.late + counts.duplicate > 0 {
+        line(
+            "too much",
+            list(&[("late", counts.late), ("duplicate", counts.duplicate)]).trim_start_matches(": "),
+        );
+    }
+    if counts.connections + counts.connect_errors > 0 {
+        line(
+            "connections",
+            &format!("{}, {} failed", grouped(counts.connections), grouped(counts.connect_errors)),
+        );
+    }
+    let mut head = format!("{:<30}", "latency, ms");
+    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", percentile(*p)));
+    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
+    for (name, histogram) in [
+        ("from the intended time", &totals.latency),
+        ("from the true time (naive)", &totals.naive),
+        ("sent late by", &totals.lag),
+    ] {
+        let _ = writeln!(out, "{name:<30}{}", row(histogram));
+    }
+    if let Some(ramp) = &report.ramp {
+        let _ = writeln!(
+            out,
+            "\n{:>12}{:>12}{:>12}{:>12}  until {}",
+            "rate", "sent", "answered", "p99, ms", ramp.limits
+        );
+        for step in &ramp.steps {
+            let verdict = if step.wrong.is_empty() { "good" } else { &step.wrong };
+            let _ = writeln!(
+                out,
+                "{:>12}{:>12}{:>12}{:>12}  {verdict}",
+                grouped(step.rate.into()),
+                grouped(step.sent),
+                grouped(step.answered),
+                milliseconds(step.p99_ns)
+            );
+        }
+        let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
+        let _ = writeln!(out, "highest good rate: {best} ({})", ramp.end);
+    }
+    for failed in &report.failed {
+        let _ = writeln!(out, "failed: {failed}");
+    }
+    out
+}
+
+/// Writes what is not 0, behind a colon.
+fn list(kinds: &[(&str, u64)]) -> String {
+    let said: Vec<String> =
+        kinds.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
+    if said.is_empty() { String::new() } else { format!(": {}", said.join(", ")) }
+}
+
+fn row(histogram: &Histogram<u64>) -> String {
+    let mut out = String::new();
+    for p in PERCENTILES {
+        let _ = write!(out, "{:>10}", milliseconds(histogram.value_at_quantile(p / 100.0)));
+    }
+    let _ = write!(out, "{:>10}{:>10.3}", milliseconds(histogram.max()), histogram.mean() / 1e6);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::report::example;
+
+    #[test]
+    fn a_report_has_everything() {
+        let (mut report, machine) = example();
+        report.failed.push("p99>1ms: 2.000ms".to_owned());
+        let text = text(&report, &machine);
+        for part in [
+            "target      127.0.0.1:5300 over udp",
+            "5,015 in 5.00 s, 1,003 per second of 1,003 wanted",
+            "lost        15 (0.299 %): timed out 15",
+            "answers     NOERROR 5,000",
+            "from the intended time",
+            "from the true time (naive)",
+            "dnslob bench '<b>'",
+            "begun       2023-11-14 22:13:20 UTC",
+            "2 CPUs, A <CPU> & more, 4096 MB, Linux 6.1",
+            "failed: p99>1ms: 2.000ms",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1_000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
+    }
+}
