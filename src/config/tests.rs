@@ -362,7 +362,7 @@ fn every_invalid_file_gets_one_message_with_its_place() {
 fn several_errors_of_a_file_are_reported_together() {
     let text = "newServer{address='bad', wieght=1, dohPath='x'}\n\
                 addAction(HTTPPathRule('x'), TCAction())\n\
-                local pc = newPacketCache(0, {maxTTL=86400})\n\
+                local pc = newPacketCache(-1, {maxTTL=86400})\n\
                 getPool(''):setCache(pc)\n\
                 setACL('x')\n\
                 addLocal('127.0.0.1')\n\

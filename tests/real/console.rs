@@ -94,7 +94,7 @@ fn packet_caches_are_shown_given_and_taken() {
     let instance = Instance::start(&lua);
     assert!(works(at, "showPools()").contains("/100"), "{}", instance.program.transcript());
     let figures = works(at, "cache:printStats()");
-    assert!(figures.contains("Max entries: 100\n") && figures.contains("Hits: 0\n"), "{figures}");
+    assert!(figures.contains("Entries: 0/100\n") && figures.contains("Hits: 0\n"), "{figures}");
     assert_eq!(works(at, "getPool(''):getCache():expungeByName('b.test')").trim(), "0");
     assert_eq!(works(at, "delta()"), "", "entries are no configuration");
     works(at, "getPool('other'):setCache(newPacketCache(50, {maxTTL=10}))");

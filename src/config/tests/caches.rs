@@ -29,10 +29,10 @@ fn every_option_reaches_the_cache() {
     let (made, warnings) = cache(
         "5, {maxTTL=1, minTTL=1, maxNegativeTTL=3, temporaryFailureTTL=4, truncatedTTL=5, staleTTL=6, staleOnFailure=false, \
          keepStaleData=false, dontAge=true, parseECS=true, cookieHashing=true, skipOptions={8, 65001, 12}, \
-         payloadRanks={4096, 512, 1232}, maximumEntrySize=4096, shuffle=true, coalesce=false, memoryLimit=1048576, snapshot='/tmp/x', \
+         payloadRanks={4096, 512, 1232}, maximumEntrySize=4096, shuffle=true, coalesce=false, prefetch=7, prefetchHits=3, memoryLimit=1048576, snapshot='/tmp/x', \
          numberOfShards=10, deferrableInsertLock=false}",
     );
-    assert_eq!(warnings, [""; 0]);
+    assert_eq!(warnings, ["8 in skipOptions has no effect: subnets get answers of their own"]);
     let expected = CacheOptions {
         memory_max: Some(1_048_576),
         ttl_max: 1,
@@ -50,6 +50,8 @@ fn every_option_reaches_the_cache() {
         entry_bytes_max: 4096,
         shuffle: true,
         stale_on_failure: false,
+        prefetch_percent: 7,
+        prefetch_hits: 3,
         coalesce: false,
         snapshot: Some("/tmp/x".to_owned()),
         ..CacheOptions::new(5)
@@ -69,7 +71,7 @@ fn the_older_form_has_the_same_options() {
 fn what_is_wrong_is_said() {
     for (text, expected) in [
         ("newPacketCache()", "the number of entries is nil; expected a whole number from 1 to 100000000"),
-        ("newPacketCache(0)", "the number of entries is 0; expected a whole number from 1 to 100000000"),
+        ("newPacketCache(-1)", "the number of entries is -1; expected a whole number from 1 to 100000000"),
         ("newPacketCache('many')", "the number of entries is \"many\"; expected a whole number"),
         ("newPacketCache(5, {maxTTL='x'})", "maxTTL is \"x\"; expected a whole number from 1 to"),
         ("newPacketCache(5, {dontAge=1})", "dontAge is 1; expected true or false"),

@@ -52,7 +52,7 @@ fn a_cache_is_shown() {
         ("other", "0/50\n"),
         ("c:getStats().hits", "7\n"),
         ("other:getStats().hits", "0\n"),
-        ("c:printStats()", "Entries: 4\nMax entries: 100\nHits: 7\n"),
+        ("c:printStats()", "Entries: 4/100\nHits: 7\n"),
         ("c:isFull()", "false\n"),
         ("other:isFull()", "false\n"),
         ("c:getAddressListByDomain('A.test')", "192.0.2.1\n2001:db8::1\n"),
