@@ -8,7 +8,7 @@ const WATCHED: usize = 1_024;
 /// Own queries that are outstanding at a time.
 const OUTSTANDING_MAX: u32 = 1_024;
 /// Of those, while names are resolved that nobody waits for.
-const WARM_UP_MAX: u32 = 32;
+pub(crate) const WARM_UP_MAX: u32 = 32;
 /// How long a cache waits for a server.
 const SERVER_PAUSE: TickDelta = TickDelta::from_ms(1_000);
 

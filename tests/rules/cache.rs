@@ -847,3 +847,17 @@ fn a_client_without_edns_that_waits_gets_no_more_than_512_bytes() {
         "wait 70000\nq 3 a/A\n> 2 * a/A OPT=1232,65002:78\na * QR SERVFAIL a/A OPT=1232\n< 3 QR TC a/A",
     );
 }
+
+#[test]
+fn a_pool_without_a_server_holds_up_no_other_list() {
+    let path = std::env::temp_dir().join(format!("dnslob-names-of-two-{}", std::process::id()));
+    std::fs::write(&path, "a A\n").expect("a file");
+    let pools = format!(
+        "newServer({{address='127.0.1.3', pool='b'}})
+         getPool(''):setCache(newPacketCache(100, {{warmUp={path:?}}}))
+         getPool('b'):setCache(newPacketCache(200, {{warmUp={path:?}}})) "
+    );
+    let mut bench = Bench::new(&pools);
+    bench.play("the pool with a server", "wait 0\n> 3 * RD a/A\n> 3 * RD a/A OPT=1232");
+    std::fs::remove_file(path).expect("the file");
+}

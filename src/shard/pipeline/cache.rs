@@ -349,12 +349,12 @@ impl Shard {
         let hit = self.find(pending.pool, wanted, &mut stale, question_end);
         let hit = hit.filter(|_| packet.replace(stale.bytes()));
         self.cache.give(message);
+        let hit = hit?;
         let seconds = self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl;
-        self.cache
-            .failing
-            .note(self.cache.key.hash(), self.cx.now + TickDelta::from_ms(u64::from(seconds) * 1_000));
+        let pause = TickDelta::from_ms(u64::from(seconds) * 1_000);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
         let limit = pending.client.connection.is_none().then_some(limit);
-        hit.map(|hit| self.deliver_hit(hit, limit, query, packet))
+        Some(self.deliver_hit(hit, limit, query, packet))
     }
 
     /// Answers a query that no server has answered with an expired answer; returns false if there is

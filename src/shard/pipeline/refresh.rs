@@ -14,6 +14,7 @@ use crate::shard::coalescing::Fate;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::pipeline::Query;
+use crate::shard::refreshes::WARM_UP_MAX;
 use crate::shard::verdict::Verdict;
 use crate::wire::query::Question;
 
@@ -21,7 +22,7 @@ impl Shard {
     /// The entry with the key at hand was hit in the last part of its time, by a query whose bytes
     /// were kept: if it is popular, it is asked for again, as its client has asked.
     pub(super) fn prefetch_popular(&mut self, hit: Hit, query: &Query) {
-        let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.clone() else { return };
+        let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return };
         let hits = cache.options().prefetch_hits;
         let is_wanted = self.refreshes.is_popular(self.cache.key.hash(), hit.expires, hits)
             && self.refreshes.may_begin()
@@ -48,19 +49,22 @@ impl Shard {
         }
         let snapshot = std::sync::Arc::clone(&self.cx.snapshot);
         let mut bytes = std::mem::take(&mut self.refreshes.query);
-        let mut is_over = true;
+        let (mut is_over, mut lacks_server) = (true, false);
+        // Those that cannot be kept end this turn as well.
+        let mut left = WARM_UP_MAX;
         for (at, pool) in snapshot.pools.iter().enumerate() {
             let Some(cache) = pool.cache.as_deref() else { continue };
             let Some(names) = cache.warm_up().filter(|names| !names.is_over()) else { continue };
             let slot = PoolSlot(to_u16(at));
             if !self.has_server(slot) {
-                self.refreshes.pause(self.cx.now);
-                is_over = false;
+                (is_over, lacks_server) = (false, true);
                 continue;
             }
-            while self.refreshes.may_warm_up(self.cx.now)
+            while left > 0
+                && self.refreshes.may_warm_up(self.cx.now)
                 && let Some(_) = names.next(&mut bytes)
             {
+                left -= 1;
                 self.cache.key.clear();
                 let is_known = self.cache.key.read(&bytes, About::default(), cache);
                 let Some(question) = Question::parse(&bytes).filter(|_| is_known) else { continue };
@@ -75,6 +79,9 @@ impl Shard {
                 self.begin_refresh(pending, &bytes);
             }
             is_over &= names.is_over();
+        }
+        if lacks_server && left == WARM_UP_MAX {
+            self.refreshes.pause(self.cx.now);
         }
         self.cache.key.clear();
         self.refreshes.query = bytes;
