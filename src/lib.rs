@@ -86,6 +86,14 @@
 //!     visit.rs            all entries, one set after the other
 //!   warm_up.rs          names that are resolved when a cache begins
 //!
+//! compare/              two answers to one question, compared
+//!   aspects.rs          what of them is compared
+//!   class.rs            what they may have otherwise
+//!   describe.rs         a difference in words
+//!   judge.rs            whether the later one is better or worse
+//!   message.rs          an answer in a form that can be compared
+//!   outcomes.rs         what many comparisons have found
+//!
 //! stats/                figures, limits and live state that all threads share
 //!   carbon_failure.rs   why reports to Carbon are lost
 //!   check_failure.rs    why a health check failed
@@ -519,7 +527,7 @@
 //! A directory's line is its `mod.rs`. Allowed arrows:
 //!
 //! ```text
-//!  engine ─► shard ─► {rules, balance, stats, model, wire, base}
+//!  engine ─► shard ─► {rules, balance, compare, stats, model, wire, base}
 //!  control ─► config ─► model          lua ─► {config, rules}          {model, config, engine} ─► tls
 //! ```
 //!
@@ -572,6 +580,7 @@
 pub mod balance;
 pub mod base;
 pub mod cache;
+pub mod compare;
 pub mod config;
 pub mod control;
 pub mod engine;

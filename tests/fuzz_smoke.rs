@@ -10,6 +10,8 @@ mod cache_key;
 mod cache_snapshot;
 #[path = "fuzz/targets/certificate.rs"]
 mod certificate;
+#[path = "fuzz/targets/compare.rs"]
+mod compare;
 #[path = "fuzz/targets/config.rs"]
 mod config;
 #[path = "fuzz/targets/connections.rs"]
@@ -185,6 +187,17 @@ fn edited() -> Vec<Vec<u8>> {
     MESSAGES.iter().map(|message| [&edits[..], message].concat()).collect()
 }
 
+/// A message beside itself with another byte, and two messages.
+fn compared() -> Vec<Vec<u8>> {
+    let places = [2, 3, 24, 30, 34, 45, 60];
+    let alone = MESSAGES.iter().flat_map(|m| places.iter().map(move |place| [&[*place, 0, 0], *m].concat()));
+    let both = MESSAGES.iter().flat_map(|first| {
+        // Shorter than 256 bytes.
+        MESSAGES.iter().map(move |second| [&[0, 0, first.len() as u8], *first, *second].concat())
+    });
+    alone.chain(both).collect()
+}
+
 /// Queries to the packet cache: options, what is known of the query, and the query.
 fn cached() -> Vec<Vec<u8>> {
     let abouts = [[0, 0], [0x0f, 1], [2, 0x82], [1, 0xff]];
@@ -245,11 +258,12 @@ fn seeds_of(name: &str, corpus: &[&[u8]]) {
 
 #[test]
 fn seeds() {
-    let (edited, certificates) = (edited(), certificates());
+    let (edited, certificates, compared) = (edited(), certificates(), compared());
     let (cached, snapshots) = (cached(), snapshots());
     for (name, corpus) in [
         ("records", &parts(&edited)[..]),
         ("certificate", &parts(&certificates)),
+        ("compare", &parts(&compared)),
         ("cache_key", &parts(&cached)),
         ("cache_snapshot", &parts(&snapshots)),
         ("values", VALUES),
@@ -332,6 +346,11 @@ fn records() {
 #[test]
 fn certificate() {
     smoke("certificate", &parts(&certificates()), 400, 20_000, certificate::target);
+}
+
+#[test]
+fn compare() {
+    smoke("compare", &parts(&compared()), 900, 50_000, compare::target);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn unsafe_code_is_in_the_engine_with_its_reasons() {
 }
 
 /// The packet path: no I/O, no contended atomic.
-const PACKET_PATH: &[&str] = &["src/shard", "src/rules", "src/balance", "src/wire"];
+const PACKET_PATH: &[&str] = &["src/shard", "src/rules", "src/balance", "src/compare", "src/wire"];
 
 /// Words that a module may not use, and why. Clocks, randomness, locks and unordered iteration are
 /// clippy's: scripts/lint/clippy.toml.
@@ -196,11 +196,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stats", &["base", "tls", "wire"]),
     ("rules", &["base", "stats", "wire"]),
     ("cache", &["base", "stats", "wire"]),
+    ("compare", &["base", "wire"]),
     ("model", &["base", "cache", "rules", "stats", "tls"]),
     ("balance", &["base", "model", "rules", "stats", "wire"]),
-    ("shard", &["balance", "base", "cache", "model", "rules", "stats", "tls", "wire"]),
+    ("shard", &["balance", "base", "cache", "compare", "model", "rules", "stats", "tls", "wire"]),
     ("engine", &["base", "model", "shard", "stats", "tls", "wire"]),
-    ("config", &["base", "cache", "model", "rules", "stats", "tls", "wire"]),
+    ("config", &["base", "cache", "compare", "model", "rules", "stats", "tls", "wire"]),
     (
         "lua",
         &[
@@ -223,7 +224,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("tools", &["base", "config", "control", "engine", "lua", "model::console", "stats", "tls", "wire"]),
+    (
+        "tools",
+        &["base", "compare", "config", "control", "engine", "lua", "model::console", "stats", "tls", "wire"],
+    ),
 ];
 
 #[test]

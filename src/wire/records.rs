@@ -282,7 +282,7 @@ fn count_questions(message: &[u8], qtype: u16) -> u16 {
 /// Returns the names in a record's data that may be compressed: the offset of the first, the number
 /// of consecutive ones, and whether a sender may compress them (RFC 3597, section 4). `None` when
 /// the data are too short.
-pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bool)> {
+pub(crate) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bool)> {
     use rtype::{
         A6, AFSDB, CNAME, DNAME, KX, MB, MD, MF, MG, MINFO, MR, MX, NAPTR, NS, NXT, PTR, PX, RP, RT, SIG,
         SOA, SRV,
