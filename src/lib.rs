@@ -488,6 +488,22 @@
 //!     ramp.rs             the search for the highest rate
 //!     streams.rs          its connections over TCP and TLS
 //!     worker.rs           its loop
+//!   capture/            reads captures of DNS traffic: files, pipes
+//!     counts.rs           what was read, and what was left out and why
+//!     decode.rs           from packets to messages
+//!     dnstap.rs           files of dnstap
+//!     error.rs            what can be wrong with a capture, and where
+//!     fragments.rs        datagrams out of fragments
+//!     ip.rs               from an IP packet to what it carries
+//!     link.rs             from a link's frame to the IP packet
+//!     message.rs          messages, and connections that open and close
+//!     open.rs             opens files and pipes
+//!     pcap.rs             tcpdump's format
+//!     pcapng.rs           Wireshark's format
+//!     record.rs           a packet in a file
+//!     stream.rs           the bytes of a file
+//!     tcp.rs              messages out of TCP segments
+//!     unpack.rs           gzip and zstd
 //!   console.rs          `dnslob console`: the client
 //!     prompt.rs           completion, history, pages
 //!   demo/               `dnslob demo`: all of it in one process

@@ -2,6 +2,7 @@
 //! documents.
 
 pub mod bench;
+pub mod capture;
 pub mod console;
 pub mod demo;
 pub mod documents;

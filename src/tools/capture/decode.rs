@@ -1,0 +1,218 @@
+//! From packets to messages: links, IP, fragments, UDP, TCP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ahash::RandomState;
+
+use crate::tools::capture::counts::{Counts, Skip};
+use crate::tools::capture::fragments::Fragments;
+use crate::tools::capture::message::{Event, Message, Protocol};
+use crate::tools::capture::tcp::{Connections, Segment};
+use crate::tools::capture::{ip, link};
+use crate::wire::header::{self, Header};
+
+/// A packet as it was captured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packet<'p> {
+    /// Nanoseconds since 1970.
+    pub(super) at: u64,
+    /// How its link frames it.
+    pub(super) link: u16,
+    /// What of it was captured.
+    pub(super) bytes: &'p [u8],
+    /// Whether these are not all of its bytes.
+    pub(super) is_cut: bool,
+}
+
+/// Which ports are those of servers.
+#[derive(Clone, Debug)]
+struct Ports(Box<[u64; 1_024]>);
+
+impl Ports {
+    fn new(ports: &[u16]) -> Self {
+        let mut bits = Box::new([0; 1_024]);
+        for port in ports {
+            bits[usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        Self(bits)
+    }
+
+    #[inline]
+    fn has(&self, port: u16) -> bool {
+        self.0[usize::from(port >> 6)] >> (port & 63) & 1 != 0
+    }
+}
+
+/// Makes messages of packets.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    ports: Ports,
+    fragments: Fragments,
+    connections: Connections,
+    pub(super) counts: Counts,
+    last: u64,
+}
+
+impl Decoder {
+    pub(super) fn new(ports: &[u16], hasher: RandomState, connections_max: usize) -> Self {
+        Self {
+            ports: Ports::new(ports),
+            fragments: Fragments::new(hasher.clone()),
+            connections: Connections::new(hasher, connections_max),
+            counts: Counts::default(),
+            last: 0,
+        }
+    }
+
+    /// Counts a packet or frame of this time.
+    #[inline]
+    pub(super) fn begin(&mut self, at: u64) {
+        self.counts.packets += 1;
+        if at < self.last {
+            self.counts.backwards += 1;
+        }
+        self.last = at;
+    }
+
+    /// Calls `visit` with what a packet tells.
+    #[inline]
+    pub(super) fn packet(&mut self, packet: &Packet<'_>, visit: &mut impl FnMut(Event<'_>)) {
+        self.begin(packet.at);
+        if let Err(why) = self.try_packet(packet, visit) {
+            self.counts.skip(why);
+        }
+    }
+
+    #[inline]
+    fn try_packet(&mut self, packet: &Packet<'_>, visit: &mut impl FnMut(Event<'_>)) -> Result<(), Skip> {
+        let bytes = match link::packet(packet.link, packet.bytes) {
+            Err(Skip::Malformed) if packet.is_cut => return Err(Skip::Cut),
+            other => other?,
+        };
+        let inner = ip::parse(bytes, packet.is_cut)?;
+        let Some(fragment) = inner.fragment else {
+            return self.transport(packet.at, &inner, visit);
+        };
+        if inner.is_cut {
+            return Err(Skip::Cut);
+        }
+        let Some(payload) = self.fragments.add(packet.at, &inner, fragment, &mut self.counts) else {
+            return Ok(());
+        };
+        let mut whole = ip::Packet { payload: &payload, fragment: None, ..inner };
+        if whole.source.is_ipv6() {
+            (whole.protocol, whole.payload, whole.fragment) =
+                ip::behind_headers(whole.protocol, &payload, false)?;
+        }
+        // A fragment of fragments is nothing that anybody sends.
+        if whole.fragment.is_some() {
+            return Err(Skip::Malformed);
+        }
+        self.transport(packet.at, &whole, visit)
+    }
+
+    #[inline]
+    fn transport(
+        &mut self,
+        at: u64,
+        packet: &ip::Packet<'_>,
+        visit: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Skip> {
+        match packet.protocol {
+            ip::UDP => self.datagram(at, packet, visit),
+            ip::TCP => self.segment(at, packet, visit),
+            _ => Err(Skip::OtherTransport),
+        }
+    }
+
+    #[inline]
+    fn datagram(
+        &mut self,
+        at: u64,
+        packet: &ip::Packet<'_>,
+        visit: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Skip> {
+        let short = if packet.is_cut { Skip::Cut } else { Skip::Malformed };
+        let (&[s0, s1, d0, d1, l0, l1, _, _], payload) = packet.payload.split_first_chunk().ok_or(short)?;
+        let (source, destination) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+        if !self.ports.has(source) && !self.ports.has(destination) {
+            return Err(Skip::OtherPort);
+        }
+        let length = usize::from(u16::from_be_bytes([l0, l1]));
+        // 0 as of a jumbogram, or where a network card makes datagrams of one.
+        let length = if length == 0 { payload.len() + 8 } else { length };
+        let payload = payload.get(..length.checked_sub(8).ok_or(Skip::Malformed)?).ok_or(short)?;
+        let header = Header::parse(payload).ok_or(Skip::NotDns)?;
+        let is_response = header.is_response();
+        let (client, server) = if is_response {
+            ((packet.destination, destination), (packet.source, source))
+        } else {
+            ((packet.source, source), (packet.destination, destination))
+        };
+        if !self.ports.has(server.1) {
+            return Err(Skip::Direction);
+        }
+        let message = Message {
+            at,
+            client: SocketAddr::from(client),
+            server: SocketAddr::from(server),
+            protocol: Protocol::Udp,
+            connection: None,
+            is_response,
+            payload,
+        };
+        self.message(message, visit);
+        Ok(())
+    }
+
+    fn segment(
+        &mut self,
+        at: u64,
+        packet: &ip::Packet<'_>,
+        visit: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Skip> {
+        let short = if packet.is_cut { Skip::Cut } else { Skip::Malformed };
+        let bytes = packet.payload;
+        let header: &[u8; 4] = bytes.first_chunk().ok_or(short)?;
+        let (source, destination) =
+            (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]));
+        let ports = [self.ports.has(source), self.ports.has(destination)];
+        if ports == [false, false] {
+            return Err(Skip::OtherPort);
+        }
+        let segment = Segment::parse(bytes).ok_or(short)?;
+        let [source, destination]: [SocketAddr; 2] =
+            [(packet.source, source), (packet.destination, destination)]
+                .map(|(ip, port): (IpAddr, u16)| (ip, port).into());
+        let Self { connections, counts, .. } = self;
+        let is_known = |client, server| connections.has(client, server);
+        let from_client = match ports {
+            [false, _] => true,
+            [true, false] => false,
+            // Both are those of servers: whoever opened it is the client.
+            [true, true] => !is_known(destination, source) && !segment.is_answer_to_syn(),
+        };
+        let (client, server) = if from_client { (source, destination) } else { (destination, source) };
+        connections.segment(at, client, server, from_client, &segment, counts, visit);
+        // What of it was captured is of use: the rest is a gap of the stream.
+        if packet.is_cut { Err(Skip::Cut) } else { Ok(()) }
+    }
+
+    /// Hands over a message that is known to be one.
+    #[inline]
+    pub(super) fn message(&mut self, message: Message<'_>, visit: &mut impl FnMut(Event<'_>)) {
+        debug_assert!(message.payload.len() >= header::LEN, "a whole header");
+        if message.is_response {
+            self.counts.responses += 1;
+        } else {
+            self.counts.queries += 1;
+        }
+        visit(Event::Message(message));
+    }
+
+    /// Ends what is open at the end of a capture.
+    pub(super) fn end(&mut self, visit: &mut impl FnMut(Event<'_>)) {
+        self.fragments.end(&mut self.counts);
+        self.connections.end(self.last, &mut self.counts, visit);
+    }
+}

@@ -1,0 +1,99 @@
+//! What can be wrong with a capture, and where.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::printable::Printable;
+
+/// A capture that cannot be read, or not further than this.
+#[derive(Debug)]
+pub struct CaptureError {
+    /// The file; `-` for standard input.
+    pub file: PathBuf,
+    /// Where, in bytes from its begin.
+    pub offset: u64,
+    /// Whether the offset is in what was decompressed.
+    pub compressed: bool,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What is wrong with a capture.
+#[derive(Debug)]
+pub enum Fault {
+    /// It cannot be opened.
+    Open(io::Error),
+    /// It cannot be read, or not be decompressed.
+    Read(io::Error),
+    /// There is nothing in it.
+    Empty,
+    /// It is neither pcap nor pcapng nor dnstap.
+    Unknown([u8; 4]),
+    /// It ends within something.
+    Cut {
+        /// Within what.
+        what: &'static str,
+        /// Bytes that are there.
+        there: usize,
+        /// Bytes that it should have.
+        whole: usize,
+    },
+    /// A length that nothing can have.
+    Length {
+        /// Of what.
+        what: &'static str,
+        /// Bytes.
+        length: u64,
+    },
+    /// Something else that cannot be.
+    Format(&'static str),
+}
+
+impl fmt::Display for CaptureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.file.as_os_str() == "-" {
+            f.write_str("standard input")?;
+        } else {
+            write!(f, "{}", Printable(self.file.to_string_lossy()))?;
+        }
+        if !matches!(self.fault, Fault::Open(_) | Fault::Empty) {
+            let unpacked = if self.compressed { " of its decompressed content" } else { "" };
+            write!(f, ": at byte {}{unpacked}", self.offset)?;
+        }
+        write!(f, ": {}", self.fault)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) | Self::Read(error) => error.fmt(f),
+            Self::Empty => f.write_str("it is empty"),
+            Self::Unknown([a, b, c, d]) => {
+                write!(
+                    f,
+                    "it is neither pcap nor pcapng nor dnstap: it begins with {a:02x} {b:02x} {c:02x} {d:02x}"
+                )
+            }
+            Self::Cut { what, there, whole } => {
+                write!(f, "the file ends within {what}: {there} of {whole} bytes are there")
+            }
+            Self::Length { what, length } => write!(f, "{what} of {length} bytes: the file is damaged"),
+            Self::Format(what) => write!(f, "{what}: the file is damaged"),
+        }
+    }
+}
+
+impl std::error::Error for CaptureError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            Fault::Open(error) | Fault::Read(error) => Some(error),
+            Fault::Empty
+            | Fault::Unknown(_)
+            | Fault::Cut { .. }
+            | Fault::Length { .. }
+            | Fault::Format(_) => None,
+        }
+    }
+}
