@@ -385,6 +385,7 @@
 //!   password.rs         hashes of passwords, as dnsdist writes them
 //!   reflect.rs          the command line of `dnslob reflect`
 //!   relays.rs           its relays → listeners, pools and hidden servers
+//!   replay.rs           the command line of `dnslob replay`
 //!   ruleset.rs          the rules of a draft
 //!   slots.rs            stable slots over reloads
 //!   value.rs            values as people write them: addresses, spans, CPU lists
@@ -531,12 +532,25 @@
 //!     impairment.rs       delays, losses, truncation, response codes
 //!     server.rs           one of its threads
 //!     tally.rs            what it has done
+//!   replay/             `dnslob replay`: sends the queries of a capture, and compares the answers
+//!     batch.rs            what the reader hands to the threads that send
+//!     datagrams.rs        their UDP sockets
+//!     feeder.rs           makes jobs of what a capture tells
+//!     filter.rs           which queries are sent
+//!     flights.rs          queries that wait for their answers
+//!     ledger.rs           what becomes of them: measured, compared
+//!     reader.rs           the thread that reads the capture
+//!     schedule.rs         when they are due
+//!     sessions.rs         connections over TCP and TLS
+//!     stamp.rs            the client's address in its query
+//!     worker.rs           the loop of a thread that sends
 //!   report/             what is said of a run at its end
 //!     hdr.rs              logs of HdrHistograms
 //!     json.rs             as JSON
 //!     machine.rs          machine, command line, version
 //!     page.rs             as a page
 //!     plot.rs             its plots
+//!     replay.rs           what a replayed capture has besides
 //!     text.rs             as text
 //! ```
 //!

@@ -27,6 +27,8 @@ pub struct Outcomes {
     pub only_second: u64,
     /// Queries that neither has answered.
     pub neither: u64,
+    /// Pairs that were not compared: there was no memory to keep the earlier answer.
+    pub skipped: u64,
     /// At most five of each class.
     pub examples: Vec<Example>,
 }
@@ -54,6 +56,7 @@ impl Outcomes {
         self.only_first += other.only_first;
         self.only_second += other.only_second;
         self.neither += other.neither;
+        self.skipped += other.skipped;
         for example in other.examples {
             if self.has_room(example.class) {
                 self.examples.push(example);

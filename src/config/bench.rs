@@ -220,7 +220,7 @@ pub fn report_arguments() -> [Arg; 4] {
 }
 
 /// Reads a span of time within bounds.
-fn span(
+pub(crate) fn span(
     text: &str,
     min: TickDelta,
     max: TickDelta,
@@ -243,7 +243,8 @@ pub fn qtype(text: &str) -> Result<u16, &'static str> {
     known.or_else(number).ok_or("a type, as A, AAAA or TYPE65")
 }
 
-fn flag(name: &'static str, help: &'static str) -> Arg {
+/// Declares an option without a value.
+pub(crate) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 

@@ -13,7 +13,7 @@ const CRITERIA_MAX: usize = 32;
 /// What is expected of a text.
 const EXPECTED: &str = "conditions such as p99>20ms,loss>0.1%,rate<50000: a measure (p50, p99.9 or another \
                         percentile, mean, max, lag99 or another percentile of the lag, loss, errors, a response code, \
-                        rate), one of > >= < <=, and a time, a percentage or a number";
+                        rate, diff, worse), one of > >= < <=, and a time, a percentage or a number";
 
 /// Conditions, of which one that holds is enough.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +49,10 @@ pub enum Measure {
     Code(u16),
     /// Answers per second.
     Rate,
+    /// Answers that differ from those they are compared with.
+    Differences,
+    /// Answers that are worse than those they are compared with.
+    Worse,
 }
 
 /// A comparison.
@@ -95,6 +99,14 @@ pub trait Figures {
     fn with_code(&self, code: u16) -> u64;
     /// Returns the number of answers per second.
     fn rate(&self) -> f64;
+    /// Returns the number of answers that differ from those they are compared with.
+    fn different(&self) -> u64 {
+        0
+    }
+    /// Returns the number of answers that are worse than those they are compared with.
+    fn worse(&self) -> u64 {
+        0
+    }
 }
 
 impl Criteria {
@@ -147,6 +159,8 @@ impl Criterion {
             Measure::Errors => (figures.lost() + figures.wrong()) as f64,
             Measure::Code(code) => figures.with_code(code) as f64,
             Measure::Rate => figures.rate(),
+            Measure::Differences => figures.different() as f64,
+            Measure::Worse => figures.worse() as f64,
         }
     }
 }
@@ -175,7 +189,9 @@ fn criterion(text: &str) -> Option<Criterion> {
         Measure::Percentile(_) | Measure::Lag(_) | Measure::Mean | Measure::Max => {
             matches!(bound, Bound::Span(_))
         }
-        Measure::Loss | Measure::Errors | Measure::Code(_) => !matches!(bound, Bound::Span(_)),
+        Measure::Loss | Measure::Errors | Measure::Code(_) | Measure::Differences | Measure::Worse => {
+            !matches!(bound, Bound::Span(_))
+        }
         Measure::Rate => matches!(bound, Bound::Number(_)),
     };
     fits.then_some(Criterion { measure, order, bound })
@@ -192,6 +208,8 @@ fn measure_of(text: &str) -> Option<Measure> {
         "loss" => Measure::Loss,
         "errors" => Measure::Errors,
         "rate" => Measure::Rate,
+        "diff" => Measure::Differences,
+        "worse" => Measure::Worse,
         _ => {
             if let Some(number) = text.strip_prefix('p').and_then(percentile) {
                 Measure::Percentile(number)
@@ -237,6 +255,8 @@ impl fmt::Display for Criterion {
             Measure::Errors => f.write_str("errors")?,
             Measure::Code(code) => f.write_str(&codes::rcode_name(code).to_ascii_lowercase())?,
             Measure::Rate => f.write_str("rate")?,
+            Measure::Differences => f.write_str("diff")?,
+            Measure::Worse => f.write_str("worse")?,
         }
         f.write_str(match self.order {
             Order::Above => ">",
@@ -296,6 +316,12 @@ mod tests {
         fn rate(&self) -> f64 {
             49_000.0
         }
+        fn different(&self) -> u64 {
+            3
+        }
+        fn worse(&self) -> u64 {
+            2
+        }
     }
 
     #[test]
@@ -336,6 +362,9 @@ mod tests {
             ("lag99>50us", false),
             ("mean<5ms", false),
             ("max<=200ms", true),
+            ("diff>2", true),
+            ("diff>=0.1%", false),
+            ("worse>2", false),
         ] {
             let criteria = Criteria::parse(text).expect(text);
             assert_eq!(criteria.any_holds(&Run), holds, "{text}");

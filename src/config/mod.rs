@@ -38,6 +38,7 @@ pub mod options;
 pub mod password;
 pub mod reflect;
 pub mod relays;
+pub mod replay;
 pub mod ruleset;
 pub mod slots;
 pub mod value;

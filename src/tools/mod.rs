@@ -8,4 +8,5 @@ pub mod demo;
 pub mod documents;
 mod load;
 pub mod reflect;
+pub mod replay;
 mod report;

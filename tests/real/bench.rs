@@ -12,13 +12,13 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 
 /// A running `dnslob reflect`.
-struct Reflect {
-    program: Program,
-    address: String,
+pub(crate) struct Reflect {
+    pub(crate) program: Program,
+    pub(crate) address: String,
 }
 
 impl Reflect {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let address = format!("127.0.0.1:{}", port());
         let mut command = Command::new(binary());
         command.args(["reflect", "--listen", &address]).args(arguments);
@@ -34,7 +34,7 @@ impl Reflect {
     }
 
     /// Ends it, and returns what it says it has done under a name.
-    fn end(mut self, name: &str) -> u64 {
+    pub(crate) fn end(mut self, name: &str) -> u64 {
         self.program.signal(Signal::SIGINT);
         assert!(self.program.wait().success(), "{}", self.program.transcript());
         let line = self.program.lines_with(0, name).pop();
@@ -49,14 +49,15 @@ fn bench(address: &str, arguments: &[&str]) -> Output {
 }
 
 /// Runs it and returns its document.
-fn measured(address: &str, arguments: &[&str]) -> serde_json::Value {
+pub(crate) fn measured(address: &str, arguments: &[&str]) -> serde_json::Value {
     let output = bench(address, &[&["--json"], arguments].concat());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {}\n{said}", output.status);
     serde_json::from_slice(&output.stdout).expect("JSON on standard output")
 }
 
-fn number(document: &serde_json::Value, pointer: &str) -> u64 {
+/// Returns a number of a document.
+pub(crate) fn number(document: &serde_json::Value, pointer: &str) -> u64 {
     document.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{pointer}"))
 }
 

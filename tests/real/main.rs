@@ -49,6 +49,7 @@ mod recipes;
 mod relay;
 mod reload;
 mod renewal;
+mod replay;
 mod rules;
 mod runaway;
 mod scale;

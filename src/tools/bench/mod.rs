@@ -275,6 +275,8 @@ impl Run {
             totals,
             ramp: ramp.map(|(ramp, _)| ramp),
             failed: held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect(),
+            notes: Vec::new(),
+            replayed: None,
         };
         report::publish(&report, &options.report)?;
         ensure!(failed == 0, "{failed} threads failed");

@@ -9,6 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::tools::load::totals::Row;
 use crate::tools::report::text::{grouped, milliseconds};
 
+/// Parts of a run whose length is not known.
+const PARTS: u64 = 1_000;
+
 /// The display.
 #[derive(Debug)]
 pub(crate) struct Progress(Option<ProgressBar>);
@@ -25,6 +28,27 @@ impl Progress {
         }
         bar.enable_steady_tick(Duration::from_millis(500));
         Self(Some(bar))
+    }
+
+    /// Starts it for a run whose length is not known; what is known is which part is done.
+    pub(crate) fn start_parts() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(PARTS);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left  {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self(Some(bar))
+    }
+
+    /// Shows a second, and how many thousandths of the whole are done.
+    pub(crate) fn show_part(&self, row: &Row, done: u64) {
+        self.show(row, "");
+        if let Some(bar) = &self.0 {
+            bar.set_position(done.min(PARTS));
+        }
     }
 
     /// Shows a second.

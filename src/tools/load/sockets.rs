@@ -44,12 +44,48 @@ pub(crate) fn ask(target: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket
     Ok(socket)
 }
 
+/// Opens a UDP socket whose datagrams may have any source address. They name it and their
+/// destination.
+///
+/// # Errors
+/// The operating system's: without CAP_NET_ADMIN, that it is not permitted.
+pub(crate) fn ask_transparently(target: SocketAddr) -> io::Result<Socket> {
+    let socket = of(target, Type::DGRAM, Protocol::UDP)?;
+    widen(&socket);
+    be_transparent(&socket, target)?;
+    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+    Ok(socket)
+}
+
+fn be_transparent(socket: &Socket, target: SocketAddr) -> io::Result<()> {
+    let (level, name) = if target.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_TRANSPARENT)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT)
+    };
+    sys::set_option(socket.as_fd(), level, name, 1)
+}
+
+/// Starts a connection to a server, from this address, which need not be ours.
+///
+/// # Errors
+/// As [`ask_transparently`] and [`connect`].
+pub(crate) fn connect_transparently(target: SocketAddr, from: IpAddr) -> io::Result<Socket> {
+    let socket = of(target, Type::STREAM, Protocol::TCP)?;
+    be_transparent(&socket, target)?;
+    begin(socket, target, Some(from))
+}
+
 /// Starts a connection to a server, from this address if one is given.
 ///
 /// # Errors
 /// The operating system's; that of the connection itself comes when the socket is writable.
 pub(crate) fn connect(target: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
-    let socket = of(target, Type::STREAM, Protocol::TCP)?;
+    begin(of(target, Type::STREAM, Protocol::TCP)?, target, from)
+}
+
+fn begin(socket: Socket, target: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
     // A query leaves at once, and does not wait for the acknowledgement of the one before.
     socket.set_tcp_nodelay(true)?;
     if let Some(ip) = from {
@@ -123,6 +159,26 @@ pub(crate) fn allow(sockets: u64) -> anyhow::Result<()> {
         );
     }
     setrlimit(Resource::RLIMIT_NOFILE, need, hard).context("the limit of open files")
+}
+
+/// Returns how many sockets the process may open at most.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn limit() -> anyhow::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
+    Ok(hard.saturating_sub(OTHERS))
+}
+
+/// Returns how many ports the system has for sockets without one of their own.
+pub(crate) fn ports() -> u64 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ends: Vec<u64> = range.split_whitespace().filter_map(|end| end.parse().ok()).collect();
+    match ends.as_slice() {
+        [first, last] if first <= last => last - first + 1,
+        // The kernel's default, if it does not say it.
+        _ => 28_232,
+    }
 }
 
 /// Addresses of a network, in turn.

@@ -21,6 +21,8 @@ pub(crate) const OUTPUT_MAX: usize = 1 << 20;
 pub(crate) struct Stream {
     socket: Socket,
     frames: Frames,
+    /// What goes out before everything else, and outside of TLS.
+    preface: Outbound,
     out: Outbound,
     tls: Option<Session>,
     plaintext: Vec<u8>,
@@ -38,7 +40,8 @@ pub(crate) enum Open {
 impl Stream {
     /// Takes over a socket that does not block; with TLS, its session.
     pub(crate) const fn new(socket: Socket, tls: Option<Session>) -> Self {
-        Self { socket, frames: Frames::new(), out: Outbound::new(), tls, plaintext: Vec::new() }
+        let preface = Outbound::new();
+        Self { socket, frames: Frames::new(), preface, out: Outbound::new(), tls, plaintext: Vec::new() }
     }
 
     /// Returns the socket.
@@ -54,6 +57,11 @@ impl Stream {
     /// Returns whether the TLS handshake is incomplete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(Session::is_handshaking)
+    }
+
+    /// Adds bytes that go out first, and outside of TLS: a PROXY header.
+    pub(crate) fn preface(&mut self, bytes: &[u8]) {
+        self.preface.push_raw(bytes);
     }
 
     /// Adds a message to the output.
@@ -104,7 +112,10 @@ impl Stream {
     /// Those of the operating system.
     pub(crate) fn write(&mut self) -> io::Result<bool> {
         loop {
-            if let Some(session) = &mut self.tls {
+            let begins = !self.preface.is_empty();
+            if begins {
+                // Below.
+            } else if let Some(session) = &mut self.tls {
                 let taken = session.send(self.out.pending());
                 self.out.advance(taken);
                 if !session.wants_write() {
@@ -116,11 +127,12 @@ impl Stream {
                     Err(e) => return Err(e),
                 }
             }
-            if self.out.is_empty() {
+            let out = if begins { &mut self.preface } else { &mut self.out };
+            if out.is_empty() {
                 return Ok(false);
             }
-            match self.socket.write(self.out.pending()) {
-                Ok(n) => self.out.advance(n),
+            match self.socket.write(out.pending()) {
+                Ok(n) => out.advance(n),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
                     return Ok(true);
                 }

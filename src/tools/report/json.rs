@@ -4,8 +4,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::config::criteria::Figures;
+use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, Report, text};
+use crate::tools::report::{PERCENTILES, Report, replay, text};
 use crate::wire::codes;
 
 /// The format of the document.
@@ -14,12 +15,7 @@ const FORMAT: u32 = 1;
 /// Writes the report.
 pub(crate) fn json(report: &Report, machine: &Machine) -> String {
     let totals = &report.totals;
-    let counts: Map<String, Value> =
-        totals.counts.named().into_iter().map(|(name, n)| (name.replace('-', "_"), n.into())).collect();
-    let codes: Map<String, Value> = (0..16)
-        .filter(|code| totals.with_code(*code) > 0)
-        .map(|code| (codes::rcode_name(code), totals.with_code(code).into()))
-        .collect();
+    let (counts, codes) = (counts(totals), codes(totals));
     let seconds: Vec<Value> = totals
         .rows
         .iter()
@@ -44,7 +40,7 @@ pub(crate) fn json(report: &Report, machine: &Machine) -> String {
             .collect();
         json!({ "limits": ramp.limits, "rate": ramp.best, "end": ramp.end, "steps": steps })
     });
-    let document = json!({
+    let mut document = json!({
         "format": FORMAT,
         "tool": report.tool,
         "version": machine.version,
@@ -72,11 +68,27 @@ pub(crate) fn json(report: &Report, machine: &Machine) -> String {
         "seconds": seconds,
         "ramp": ramp,
         "failed": report.failed,
+        "notes": report.notes,
     });
+    if let Some(replayed) = &report.replayed {
+        document["replay"] = replay::json(replayed);
+    }
     format!("{document:#}\n")
 }
 
-fn histogram(of: &Histogram<u64>) -> Value {
+/// Writes what was counted.
+pub(crate) fn counts(totals: &Totals) -> Map<String, Value> {
+    totals.counts.named().into_iter().map(|(name, n)| (name.replace('-', "_"), n.into())).collect()
+}
+
+/// Writes the answers by their response codes.
+pub(crate) fn codes(totals: &Totals) -> Map<String, Value> {
+    let all = (0..16).filter(|code| totals.with_code(*code) > 0);
+    all.map(|code| (codes::rcode_name(code), totals.with_code(code).into())).collect()
+}
+
+/// Writes the percentiles of a histogram.
+pub(crate) fn histogram(of: &Histogram<u64>) -> Value {
     let mut figures = Map::new();
     figures.insert("count".to_owned(), of.len().into());
     figures.insert("mean".to_owned(), of.mean().into());

@@ -8,6 +8,7 @@ mod json;
 mod machine;
 mod page;
 mod plot;
+mod replay;
 pub(crate) mod text;
 
 use std::fs;
@@ -18,6 +19,7 @@ use anyhow::Context;
 use crate::config::bench::ReportOptions;
 use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
+pub(crate) use crate::tools::report::replay::{Compared, Replayed};
 
 /// Percentiles that are told.
 const PERCENTILES: [f64; 7] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999];
@@ -44,6 +46,10 @@ pub(crate) struct Report {
     pub(crate) ramp: Option<Ramp>,
     /// The conditions of `--fail-if` that hold.
     pub(crate) failed: Vec<String>,
+    /// What else is to be known.
+    pub(crate) notes: Vec<String>,
+    /// What only a replayed capture has.
+    pub(crate) replayed: Option<Replayed>,
 }
 
 /// The search for the highest rate.
@@ -118,6 +124,8 @@ pub(crate) fn example() -> (Report, Machine) {
         totals,
         ramp: None,
         failed: Vec::new(),
+        notes: Vec::new(),
+        replayed: None,
     };
     let machine = Machine {
         cpu: "A <CPU> & more".to_owned(),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::config::criteria::Figures;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{Report, plot, text};
+use crate::tools::report::{Report, plot, replay, text};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ground:#fff;--text:#1c2126;--faint:#5d6771;--grid:#dde2e7;--a:#0b66c3;--b:#c2590a;\
@@ -24,7 +24,10 @@ svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-s
 .grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
 .a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
 .w{stroke:var(--w);stroke-dasharray:2 4}\
-.failed{color:var(--c);font-weight:600}";
+.failed{color:var(--c);font-weight:600}\
+table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;padding:.25rem .8rem .25rem 0;\
+border-bottom:1px solid var(--grid);overflow-wrap:anywhere}td.n,th.n{text-align:right;\
+font-variant-numeric:tabular-nums}";
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine) -> String {
@@ -50,6 +53,9 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
     for failed in &report.failed {
         let _ = writeln!(out, "<p class=\"failed\">Failed: {}</p>", escaped(failed));
     }
+    for note in &report.notes {
+        let _ = writeln!(out, "<p class=\"failed\">{}</p>", escaped(note));
+    }
     out += "<div class=\"cards\">\n";
     for (figure, what) in [
         (text::grouped(totals.rate().round() as u64), "answers per second"),
@@ -65,6 +71,9 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
         ("from the intended time", "a", &totals.latency),
         ("from the true time of sending", "b", &totals.naive),
     ]);
+    if let Some(replayed) = &report.replayed {
+        out += &replay::page(report, replayed);
+    }
     out += "<h2>Rate over time</h2>\n";
     out += &plot::rates(&totals.rows);
     let _ = write!(
@@ -76,7 +85,7 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
 }
 
 /// Writes text of others so that it stays text.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, Report};
+use crate::tools::report::{PERCENTILES, Report, replay};
 use crate::wire::codes;
 
 /// Writes a number with a comma before each three digits.
@@ -66,6 +66,7 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
     if report.interrupted {
         line("note", "interrupted: the report is of what was done");
     }
+    report.notes.iter().for_each(|note| line("note", note));
     let per_second = |n: u64| if totals.seconds > 0.0 { n as f64 / totals.seconds } else { 0.0 };
     let mut sent = format!(
         "{} in {:.2} s, {} per second",
@@ -131,9 +132,7 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
             &format!("{}, {} failed", grouped(counts.connections), grouped(counts.connect_errors)),
         );
     }
-    let mut head = format!("{:<30}", "latency, ms");
-    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", percentile(*p)));
-    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
+    latency_head(&mut out);
     for (name, histogram) in [
         ("from the intended time", &totals.latency),
         ("from the true time (naive)", &totals.naive),
@@ -161,20 +160,31 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
         let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
         let _ = writeln!(out, "highest good rate: {best} ({})", ramp.end);
     }
+    if let Some(replayed) = &report.replayed {
+        replay::text(&mut out, replayed);
+    }
     for failed in &report.failed {
         let _ = writeln!(out, "failed: {failed}");
     }
     out
 }
 
+/// Writes the head of a table of latencies.
+pub(crate) fn latency_head(out: &mut String) {
+    let mut head = format!("{:<30}", "latency, ms");
+    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", percentile(*p)));
+    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
+}
+
 /// Writes what is not 0, behind a colon.
-fn list(kinds: &[(&str, u64)]) -> String {
+pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
     let said: Vec<String> =
         kinds.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
     if said.is_empty() { String::new() } else { format!(": {}", said.join(", ")) }
 }
 
-fn row(histogram: &Histogram<u64>) -> String {
+/// Writes the percentiles of a histogram.
+pub(crate) fn row(histogram: &Histogram<u64>) -> String {
     let mut out = String::new();
     for p in PERCENTILES {
         let _ = write!(out, "{:>10}", milliseconds(histogram.value_at_quantile(p / 100.0)));

@@ -1,0 +1,550 @@
+//! Makes jobs of what a capture tells: filters queries, finds their recorded answers, stamps them, and
+//! says when they are due. It reads no file and no clock.
+//!
+//! ```text
+//!  events ─► wanted? ─► pending, oldest first ─► due, stamped ─► batch of the client's thread
+//!                           ▲ answers                oldest leaves when it is answered, or after 2 s
+//! ```
+//! Queries leave in the order of the capture, and those of one client go to one thread.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use ahash::AHashMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::base::time::TickDelta;
+use crate::config::replay::{Carrier, Filter, ReplayOptions, Timing};
+use crate::tools::capture::{Connection, Event, Message, Protocol};
+use crate::tools::replay::batch::{Batch, Job, Kind};
+use crate::tools::replay::filter::{self, Left};
+use crate::tools::replay::schedule::Schedule;
+use crate::tools::replay::stamp;
+use crate::wire::header::{self, Header};
+use crate::wire::name;
+use crate::wire::query::Question;
+
+/// How long a recorded answer is waited for, nanoseconds of the capture.
+pub(crate) const WINDOW: u64 = 2_000_000_000;
+/// Bytes of queries and answers that wait at most.
+const PENDING_BYTES: usize = 16 << 20;
+/// What an entry takes besides its messages, bytes.
+const ENTRY_BYTES: usize = 256;
+/// Bytes of a datagram at most, with its PROXY header.
+pub(crate) const DATAGRAM_MAX: usize = 2_048;
+/// Seconds whose queries are counted.
+const SECONDS_MAX: usize = 100_000;
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fed {
+    /// Queries handed over.
+    pub(crate) queries: u64,
+    /// Queries left out, by their reason.
+    pub(crate) left: [u64; Left::ALL.len()],
+    /// Queries without the client subnet option that they should have.
+    pub(crate) unstamped: u64,
+    /// Queries with their recorded answer.
+    pub(crate) paired: u64,
+    /// How often the capture's clock was set back.
+    pub(crate) steps: u64,
+    /// The time of the capture, nanoseconds.
+    pub(crate) recorded: u64,
+    /// When the last query is due.
+    pub(crate) last_due: TickDelta,
+    /// The queries that are due in each second.
+    pub(crate) wanted: Vec<u64>,
+}
+
+/// What a recorded answer is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    client: SocketAddr,
+    connection: Option<u64>,
+    id: u16,
+    question: u32,
+}
+
+/// Something recorded, with its bytes elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    kind: Kind,
+    at: u64,
+    client: SocketAddr,
+    server: SocketAddr,
+    connection: Option<u64>,
+    by_stream: bool,
+    question: u32,
+    question_bytes: u16,
+}
+
+#[derive(Debug)]
+struct Pending {
+    item: Item,
+    message: Vec<u8>,
+    answer: Option<Vec<u8>>,
+    key: Key,
+}
+
+/// The feeder.
+#[derive(Debug)]
+pub(crate) struct Feeder {
+    carrier: Carrier,
+    filter: Filter,
+    count: u64,
+    ecs: Option<(u8, u8)>,
+    proxy: bool,
+    /// Whether times are those of the capture.
+    is_timed: bool,
+    /// Whether recorded answers are looked for.
+    pairs: bool,
+    schedule: Schedule,
+    pending: VecDeque<Pending>,
+    /// The number of the oldest pending query.
+    first: u64,
+    by_key: AHashMap<Key, u64>,
+    pending_bytes: usize,
+    /// The batch of each thread.
+    batches: Vec<Batch>,
+    /// Batches to be handed over, with their thread.
+    pub(crate) ready: Vec<(usize, Batch)>,
+    scratch: Vec<u8>,
+    accepted: u64,
+    fed: Fed,
+}
+
+impl Feeder {
+    /// Prepares jobs for so many threads.
+    pub(crate) fn new(options: &ReplayOptions, threads: usize) -> Self {
+        Self {
+            carrier: options.carrier,
+            filter: options.filter.clone(),
+            count: options.count.unwrap_or(u64::MAX),
+            ecs: options.ecs,
+            proxy: options.proxy,
+            is_timed: matches!(options.timing, Timing::Speed(_)),
+            pairs: options.second.is_none() && !options.ignore_recorded,
+            schedule: Schedule::new(options.timing),
+            pending: VecDeque::new(),
+            first: 0,
+            by_key: AHashMap::new(),
+            pending_bytes: 0,
+            batches: (0..threads).map(|_| Batch::default()).collect(),
+            ready: Vec::new(),
+            scratch: Vec::new(),
+            accepted: 0,
+            fed: Fed::default(),
+        }
+    }
+
+    /// Returns whether all that is wanted has been handed over.
+    pub(crate) fn is_done(&self) -> bool {
+        self.accepted >= self.count && self.pending.is_empty()
+    }
+
+    /// Takes an event.
+    pub(crate) fn take(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Message(message) if message.is_response => self.answer(message),
+            Event::Message(message) => self.query(message),
+            Event::Opened(connection) => self.connection(connection, Kind::Open),
+            Event::Closed(connection, _) => self.connection(connection, Kind::Close),
+        }
+    }
+
+    /// Hands over what is there: nothing may come for a while. What is pending stays.
+    pub(crate) fn flush(&mut self) {
+        for thread in 0..self.batches.len() {
+            if !self.batches[thread].jobs.is_empty() {
+                self.ready.push((thread, std::mem::take(&mut self.batches[thread])));
+            }
+        }
+    }
+
+    /// Returns how many wait for their recorded answers.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Gives up waiting for the recorded answers of the oldest queries, so that so many are left.
+    pub(crate) fn release(&mut self, left: usize) {
+        while self.pending.len() > left {
+            self.emit_oldest();
+        }
+    }
+
+    /// Hands over everything.
+    pub(crate) fn end(mut self) -> (Vec<(usize, Batch)>, Fed) {
+        self.release(0);
+        self.flush();
+        let Self { ready, mut fed, schedule, .. } = self;
+        (fed.steps, fed.recorded) = (schedule.steps, schedule.recorded());
+        (ready, fed)
+    }
+
+    fn query(&mut self, message: &Message<'_>) {
+        if self.accepted >= self.count {
+            self.make_way(message.at);
+            return;
+        }
+        let question = match filter::wanted(&self.filter, message.client.ip(), message.payload) {
+            Ok(question) => question,
+            Err(left) => return self.fed.left[left.index()] += 1,
+        };
+        self.accepted += 1;
+        let by_stream = self.by_stream(message.protocol);
+        let item = Item {
+            kind: Kind::Query,
+            at: message.at,
+            client: message.client,
+            server: message.server,
+            connection: message.connection.filter(|_| by_stream),
+            by_stream,
+            question: hash(&message.payload[header::LEN..question.end]),
+            // A name has at most 255 bytes.
+            question_bytes: (question.end - header::LEN) as u16,
+        };
+        if !self.pairs {
+            self.emit(&item, message.payload, None);
+            return;
+        }
+        let key = key(message, item.question);
+        self.push(Pending { item, message: message.payload.to_vec(), answer: None, key });
+        self.make_way(message.at);
+    }
+
+    fn answer(&mut self, message: &Message<'_>) {
+        if !self.pairs {
+            return;
+        }
+        let asked = Header::parse(message.payload).filter(|head| head.qdcount() == 1);
+        let Some(question) = asked.and_then(|_| Question::parse(message.payload)) else { return };
+        let question = hash(&message.payload[header::LEN..question.end]);
+        let Some(number) = self.by_key.remove(&key(message, question)) else { return };
+        let at = number.wrapping_sub(self.first);
+        let place = usize::try_from(at).ok().and_then(|at| self.pending.get_mut(at));
+        if let Some(pending) = place {
+            pending.answer = Some(message.payload.to_vec());
+            self.pending_bytes += message.payload.len();
+            self.fed.paired += 1;
+        }
+        self.make_way(message.at);
+    }
+
+    fn connection(&mut self, connection: &Connection, kind: Kind) {
+        // Without a query that is wanted, nobody needs it.
+        let is_filtered =
+            self.filter.rd.is_some() || !self.filter.names.is_empty() || !self.filter.types.is_empty();
+        let is_wanted = filter::is_client(&self.filter, connection.client.ip())
+            && self.by_stream(Protocol::Tcp)
+            && self.accepted < self.count;
+        if !is_wanted || is_filtered && kind == Kind::Open {
+            return;
+        }
+        let item = Item {
+            kind,
+            at: connection.at,
+            client: connection.client,
+            server: connection.server,
+            connection: Some(connection.id),
+            by_stream: true,
+            question: 0,
+            question_bytes: 0,
+        };
+        if self.pending.is_empty() {
+            self.emit(&item, &[], None);
+        } else {
+            let key = Key { client: item.client, connection: item.connection, id: 0, question: 0 };
+            self.push(Pending { item, message: Vec::new(), answer: None, key });
+        }
+    }
+
+    const fn by_stream(&self, recorded: Protocol) -> bool {
+        match self.carrier {
+            Carrier::Udp => false,
+            Carrier::Tcp | Carrier::Tls => true,
+            Carrier::Recorded => !matches!(recorded, Protocol::Udp | Protocol::DnsCrypt),
+        }
+    }
+
+    fn push(&mut self, pending: Pending) {
+        self.pending_bytes += pending.message.len() + ENTRY_BYTES;
+        if pending.item.kind == Kind::Query {
+            // A query that is repeated before its answer gets it: the first has to do without.
+            self.by_key.insert(pending.key, self.first + self.pending.len() as u64);
+        }
+        self.pending.push_back(pending);
+    }
+
+    /// Hands over the oldest ones that have their answers, or have waited for long enough.
+    fn make_way(&mut self, at: u64) {
+        while let Some(oldest) = self.pending.front() {
+            let is_ready = oldest.item.kind != Kind::Query
+                || oldest.answer.is_some()
+                || at.saturating_sub(oldest.item.at) > WINDOW
+                || self.pending_bytes > PENDING_BYTES;
+            if !is_ready {
+                break;
+            }
+            self.emit_oldest();
+        }
+    }
+
+    fn emit_oldest(&mut self) {
+        let Some(Pending { item, message, answer, key }) = self.pending.pop_front() else { return };
+        let number = self.first;
+        self.first += 1;
+        self.pending_bytes -= message.len() + ENTRY_BYTES + answer.as_ref().map_or(0, Vec::len);
+        if answer.is_none() && self.by_key.get(&key) == Some(&number) {
+            self.by_key.remove(&key);
+        }
+        self.emit(&item, &message, answer.as_deref());
+    }
+
+    /// Adds a job to the batch of its client's thread.
+    fn emit(&mut self, item: &Item, message: &[u8], answer: Option<&[u8]>) {
+        let is_query = item.kind == Kind::Query;
+        let due = self.schedule.due(item.at, is_query);
+        let threads = self.batches.len();
+        let thread = thread_of(item.client.ip(), threads);
+        let batch = &mut self.batches[thread];
+        self.scratch.clear();
+        if self.proxy {
+            stamp::header(&mut self.scratch, item.by_stream, item.client, item.server);
+        }
+        let header_bytes = self.scratch.len();
+        let header = batch.keep(&self.scratch);
+        let mut place = 0..0;
+        if is_query {
+            self.scratch.clear();
+            self.scratch.extend_from_slice(message);
+            if let Some(bits) = self.ecs
+                && !stamp::subnet(&mut self.scratch, item.client.ip(), bits)
+            {
+                self.fed.unstamped += 1;
+            }
+            if !item.by_stream && header_bytes + self.scratch.len() > DATAGRAM_MAX {
+                self.fed.left[Left::TooLong.index()] += 1;
+                return;
+            }
+            place = batch.keep(&self.scratch);
+            self.fed.queries += 1;
+            self.fed.last_due = due;
+            let second = (due.0 / 1_000_000_000) as usize;
+            if self.is_timed && second < SECONDS_MAX {
+                if self.fed.wanted.len() <= second {
+                    self.fed.wanted.resize(second + 1, 0);
+                }
+                self.fed.wanted[second] += 1;
+            }
+        }
+        let recorded = answer.map(|answer| batch.keep(answer));
+        let Item { kind, client, connection, by_stream, question, question_bytes, .. } = *item;
+        let message = place;
+        let job = Job {
+            kind,
+            due,
+            client,
+            connection,
+            by_stream,
+            header,
+            message,
+            recorded,
+            question,
+            question_bytes,
+        };
+        batch.jobs.push(job);
+        if batch.is_full() {
+            // Those of other threads, too: what they have may be due, however little it is.
+            self.flush();
+        }
+    }
+}
+
+fn key(message: &Message<'_>, question: u32) -> Key {
+    // A message has a whole header.
+    let id = Header::parse(message.payload).map_or(0, |head| head.id());
+    Key { client: message.client, connection: message.connection, id, question }
+}
+
+/// Returns a hash of a question, whatever its case.
+pub(crate) fn hash(question: &[u8]) -> u32 {
+    let mut lower = [0; name::LEN_MAX + 4];
+    let Some(room) = lower.get_mut(..question.len()) else { return 0 };
+    room.copy_from_slice(question);
+    // Types and classes are folded, too, which two questions with one name hardly differ by.
+    room.make_ascii_lowercase();
+    xxh3_64(room) as u32
+}
+
+/// Returns the thread of a client.
+fn thread_of(client: IpAddr, threads: usize) -> usize {
+    if threads == 1 {
+        return 0;
+    }
+    (xxh3_64(&crate::base::addr::mapped(client)) % threads as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::capture::End;
+
+    fn options(arguments: &[&str]) -> ReplayOptions {
+        let all = ["replay", "x", "127.0.0.1"].iter().chain(arguments);
+        let matches = crate::config::replay::command().try_get_matches_from(all).expect("options");
+        crate::config::replay::options(&matches)
+    }
+
+    fn client(n: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, n], 4_000))
+    }
+
+    fn message(id: u8, is_response: bool) -> Vec<u8> {
+        let flags = if is_response { 0x81 } else { 1 };
+        [&[0, id, flags, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a' + id][..], b"\x07Example\0\0\x01\0\x01"].concat()
+    }
+
+    fn take(feeder: &mut Feeder, at: u64, from: u8, protocol: Protocol, payload: &[u8]) {
+        let connection = (protocol == Protocol::Tcp).then_some(u64::from(from));
+        let server = SocketAddr::from(([198, 51, 100, 1], 53));
+        let is_response = payload[2] & 0x80 != 0;
+        feeder.take(&Event::Message(Message {
+            at,
+            client: client(from),
+            server,
+            protocol,
+            connection,
+            is_response,
+            payload,
+        }));
+    }
+
+    fn jobs(feeder: Feeder) -> (Vec<(Job, Vec<u8>, Option<Vec<u8>>)>, Fed) {
+        let (ready, fed) = feeder.end();
+        let all = ready.iter().flat_map(|(_, batch)| {
+            batch.jobs.iter().map(|job| {
+                let recorded = job.recorded.as_ref().map(|place| batch.bytes(place).to_vec());
+                (job.clone(), batch.bytes(&job.message).to_vec(), recorded)
+            })
+        });
+        (all.collect(), fed)
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn queries_get_their_recorded_answers_and_keep_their_order() {
+        let mut feeder = Feeder::new(&options(&[]), 1);
+        for (at, id, from) in [(10, 0, 1), (11, 1, 2), (12, 2, 1)] {
+            take(&mut feeder, at * SECOND, from, Protocol::Udp, &message(id, false));
+        }
+        // Out of order, one of another client, and one never.
+        take(&mut feeder, 12 * SECOND, 1, Protocol::Udp, &message(2, true));
+        take(&mut feeder, 12 * SECOND, 1, Protocol::Udp, &message(1, true));
+        let upper = message(0, true).to_ascii_uppercase();
+        take(&mut feeder, 12 * SECOND, 1, Protocol::Udp, &upper);
+        assert_eq!(feeder.pending(), 2, "the first has its answer");
+        let (jobs, fed) = jobs(feeder);
+        let seen: Vec<_> = jobs.iter().map(|(job, m, r)| (job.due.0 / SECOND, m[1], r.is_some())).collect();
+        assert_eq!(seen, [(0, 0, true), (1, 1, false), (2, 2, true)]);
+        assert_eq!((fed.queries, fed.paired, fed.recorded), (3, 2, 2 * SECOND));
+        assert_eq!(fed.wanted, [1, 1, 1]);
+        assert_eq!(jobs[0].2.as_deref(), Some(&upper[..]));
+    }
+
+    #[test]
+    fn answers_are_not_waited_for_without_end() {
+        let mut feeder = Feeder::new(&options(&[]), 1);
+        take(&mut feeder, 0, 1, Protocol::Udp, &message(0, false));
+        take(&mut feeder, WINDOW, 1, Protocol::Udp, &message(1, false));
+        assert_eq!(feeder.pending(), 2);
+        take(&mut feeder, WINDOW + 1, 1, Protocol::Udp, &message(2, false));
+        assert_eq!(feeder.pending(), 2, "the first is too old");
+        feeder.release(1);
+        assert_eq!(feeder.pending(), 1);
+        for n in 0..200_000 {
+            take(&mut feeder, WINDOW + 1, 1, Protocol::Udp, &message(n as u8 % 20, false));
+            feeder.ready.clear();
+        }
+        assert!(feeder.pending() * ENTRY_BYTES <= PENDING_BYTES && feeder.by_key.len() <= 21);
+        let mut alone = Feeder::new(&options(&["--ignore-recorded"]), 1);
+        take(&mut alone, 0, 1, Protocol::Udp, &message(0, false));
+        assert_eq!((alone.pairs, alone.pending()), (false, 0));
+    }
+
+    #[test]
+    fn each_client_has_its_thread() {
+        let mut feeder = Feeder::new(&options(&["--max"]), 3);
+        for n in 0..200 {
+            take(&mut feeder, 0, n % 40, Protocol::Udp, &message(n % 7, false));
+        }
+        let (ready, fed) = feeder.end();
+        assert_eq!((fed.queries, ready.len()), (200, 3));
+        let mut seen = std::collections::BTreeMap::new();
+        for (thread, batch) in &ready {
+            assert!(batch.jobs.len() > 20, "clients are spread");
+            for job in &batch.jobs {
+                assert_eq!(seen.entry(job.client).or_insert(*thread), thread);
+            }
+        }
+    }
+
+    #[test]
+    fn connections_are_opened_and_closed_where_they_are_used() {
+        for (arguments, opened, streams) in [
+            (&[][..], 2, 1),
+            (&["--transport", "udp"], 0, 0),
+            (&["--transport", "tcp"], 2, 2),
+            (&["--type", "A"], 1, 1),
+        ] {
+            let mut feeder = Feeder::new(&options(arguments), 1);
+            let connection = Connection {
+                id: 7,
+                at: 0,
+                client: client(7),
+                server: SocketAddr::from(([198, 51, 100, 1], 53)),
+            };
+            feeder.take(&Event::Opened(connection));
+            take(&mut feeder, SECOND, 7, Protocol::Tcp, &message(0, false));
+            take(&mut feeder, SECOND, 8, Protocol::Udp, &message(1, false));
+            feeder.take(&Event::Closed(Connection { at: 2 * SECOND, ..connection }, End::Finished));
+            let (jobs, _) = jobs(feeder);
+            let of = |kind: Kind| jobs.iter().filter(|(job, ..)| job.kind == kind).count();
+            assert_eq!(of(Kind::Open) + of(Kind::Close), opened, "{arguments:?}");
+            assert_eq!(of(Kind::Query), 2);
+            let by_stream = jobs.iter().filter(|(job, ..)| job.kind == Kind::Query && job.by_stream).count();
+            assert_eq!(by_stream, streams, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn queries_are_counted_filtered_and_stamped() {
+        let arguments = ["--count", "2", "--client", "192.0.2.0/31", "--ecs-stamp=24,56", "--proxy"];
+        let mut feeder = Feeder::new(&options(&arguments), 1);
+        for n in [0, 1, 2, 0, 1] {
+            take(&mut feeder, 0, n, Protocol::Udp, &message(n, false));
+        }
+        assert!(!feeder.is_done(), "they wait for their answers");
+        take(&mut feeder, WINDOW + 1, 0, Protocol::Udp, &message(0, false));
+        assert!(feeder.is_done());
+        let (ready, fed) = feeder.end();
+        let jobs = &ready[0].1.jobs;
+        assert_eq!((jobs.len(), fed.queries, fed.left[Left::Filtered.index()]), (2, 2, 0));
+        let batch = &ready[0].1;
+        let subnet = crate::wire::ecs::parse(batch.bytes(&jobs[1].message)).expect("a subnet");
+        assert_eq!((subnet.source, batch.bytes(&jobs[1].header).len()), (24, 28));
+    }
+
+    #[test]
+    fn what_does_not_fit_a_datagram_is_left_out() {
+        let mut long = message(0, false);
+        long[11] = 1;
+        long.extend([0, 0, 41, 4, 0, 0, 0, 0, 0, 8, 0, 0, 12, 7, 252]);
+        long.resize(long.len() + 2_044, 0);
+        let mut feeder = Feeder::new(&options(&[]), 1);
+        take(&mut feeder, 0, 1, Protocol::Udp, &long);
+        let (jobs, fed) = jobs(feeder);
+        assert_eq!((jobs.len(), fed.left[Left::TooLong.index()]), (0, 1));
+    }
+}

@@ -1,0 +1,456 @@
+//! What becomes of the queries of a thread: it judges answers, measures and compares them, whatever
+//! they travel by.
+//!
+//! ```text
+//!  one target:   recorded answer, kept ─┐
+//!                answer ────────────────┴─► compared
+//!  two targets:  the answer that is first, kept ─┐
+//!                the other one ──────────────────┴─► compared
+//! ```
+
+use crate::base::time::{Tick, TickDelta};
+use crate::compare::{Aspects, Comparer, Outcomes};
+use crate::tools::load::tally::{Counts, Tally};
+use crate::tools::replay::batch::{Batch, Job};
+use crate::tools::replay::feeder::hash;
+use crate::tools::replay::flights::{Flight, Flights, NOTHING, Settled, State};
+use crate::wire::header::{self, Header};
+
+/// Bytes of answers that are kept at most, of one thread.
+const KEPT_MAX: usize = 32 << 20;
+/// Room that a buffer keeps for the next answer, bytes.
+const BUFFER_MAX: usize = 2_048;
+
+/// What answers are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    Nothing,
+    /// Those of the capture.
+    Recorded,
+    /// Those of the other target.
+    Second,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    flights: Flights,
+    /// Of each target.
+    tallies: Vec<Tally>,
+    against: Against,
+    comparer: Comparer,
+    outcomes: Outcomes,
+    kept: Kept,
+    timeout: TickDelta,
+}
+
+/// Answers that wait to be compared.
+#[derive(Debug, Default)]
+struct Kept {
+    buffers: Vec<Vec<u8>>,
+    free: Vec<u32>,
+    bytes: usize,
+}
+
+impl Ledger {
+    /// Creates an empty one, with a tally for each target.
+    pub(crate) fn new(
+        first: u32,
+        tallies: Vec<Tally>,
+        against: Against,
+        aspects: Aspects,
+        timeout: TickDelta,
+    ) -> Self {
+        Self {
+            flights: Flights::new(first),
+            tallies,
+            against,
+            comparer: Comparer::new(aspects),
+            outcomes: Outcomes::default(),
+            kept: Kept::default(),
+            timeout,
+        }
+    }
+
+    /// Returns the number of targets.
+    pub(crate) const fn targets(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// Returns what is counted of a target.
+    pub(crate) fn counts(&mut self, target: usize) -> &mut Counts {
+        self.tallies[target].counts()
+    }
+
+    /// Returns how many queries wait for an answer.
+    pub(crate) const fn waiting(&self) -> usize {
+        self.flights.waiting()
+    }
+
+    /// Returns how many queries may be asked, of so many that are wanted.
+    pub(crate) fn room(&mut self, wanted: usize) -> usize {
+        self.flights.room(wanted)
+    }
+
+    /// Notes a query that is about to be sent by these lanes, of each target; returns its slot, and the
+    /// id that it must have.
+    pub(crate) fn ask(
+        &mut self,
+        batch: &Batch,
+        job: &Job,
+        lanes: [u32; 2],
+        intended: Tick,
+        now: Tick,
+    ) -> (usize, u16) {
+        let mut kept = NOTHING;
+        if self.against == Against::Recorded
+            && let Some(recorded) = &job.recorded
+        {
+            kept = self.kept.add(batch.bytes(recorded));
+            self.outcomes.skipped += u64::from(kept == NOTHING);
+        }
+        let states = [State::Waiting, if self.targets() > 1 { State::Waiting } else { State::Free }];
+        let Job { question, question_bytes, .. } = *job;
+        self.flights.claim(Flight {
+            intended,
+            sent: now,
+            lanes,
+            question,
+            kept,
+            question_bytes,
+            states,
+            ..Flight::default()
+        })
+    }
+
+    /// Counts a query as sent to a target.
+    pub(crate) fn sent(&mut self, slot: usize, target: usize) {
+        let Flight { intended, sent, .. } = *self.flights.slot(slot);
+        self.tallies[target].sent(intended, sent);
+    }
+
+    /// Notes that a query was not sent to a target in the end.
+    pub(crate) fn unsent(&mut self, slot: usize, target: usize) {
+        self.counts(target).send_errors += 1;
+        self.flights.end(slot, target, State::Free);
+        let other = self.flights.slot(slot).states[1 - target];
+        if other != State::Waiting {
+            self.release(slot);
+        }
+    }
+
+    /// Takes a message that came from a target by a lane.
+    pub(crate) fn take(&mut self, target: usize, lane: u32, message: &[u8], now: Tick) {
+        let Some(header) = Header::parse(message).filter(Header::is_response) else {
+            self.counts(target).malformed += 1;
+            return;
+        };
+        // An error may come without the question.
+        let is_bare = header.qdcount() == 0 && header.rcode() != 0;
+        let settled = self.flights.settle(target, lane, header.id(), |flight| {
+            let end = header::LEN + usize::from(flight.question_bytes);
+            let question = message.get(header::LEN..end).filter(|_| header.qdcount() == 1);
+            question.map_or(is_bare, |question| hash(question) == flight.question)
+        });
+        match settled {
+            Settled::Answered(slot) => {
+                let Flight { intended, sent, .. } = *self.flights.slot(slot);
+                let tally = &mut self.tallies[target];
+                tally.answered(intended, sent, now);
+                let counts = tally.counts();
+                counts.codes[usize::from(header.rcode())] += 1;
+                counts.truncated += u64::from(header.is_truncated());
+                self.compare(slot, target, message);
+            }
+            Settled::OtherQuestion => self.counts(target).wrong_question += 1,
+            Settled::Late => self.counts(target).late += 1,
+            Settled::Duplicate => self.counts(target).duplicate += 1,
+            Settled::Unexpected => self.counts(target).unexpected += 1,
+        }
+    }
+
+    /// Gives up what has been waited for too long.
+    pub(crate) fn expire(&mut self, now: Tick) {
+        while let Some(slot) = self.flights.overdue(now - self.timeout) {
+            self.lose_all_of(slot, |counts| &mut counts.timed_out);
+        }
+    }
+
+    /// Gives up everything.
+    pub(crate) fn cut_short(&mut self) {
+        while let Some(slot) = self.flights.overdue(Tick(u64::MAX)) {
+            self.lose_all_of(slot, |counts| &mut counts.cut_short);
+        }
+    }
+
+    /// Gives up the oldest query of a lane, whose port has refused it.
+    pub(crate) fn refused(&mut self, target: usize, lane: u32) {
+        if let Some(slot) = self.flights.oldest_of(target, lane) {
+            self.lose(slot, target, |counts| &mut counts.refused);
+        }
+    }
+
+    /// Gives up the queries of a lane that has been closed; returns how many.
+    pub(crate) fn closed(&mut self, target: usize, lane: u32) -> usize {
+        let mut lost = 0;
+        while let Some(slot) = self.flights.oldest_of(target, lane) {
+            self.lose(slot, target, |counts| &mut counts.closed);
+            lost += 1;
+        }
+        lost
+    }
+
+    /// Hands over the intervals that are over.
+    pub(crate) fn on_time(&mut self, now: Tick) {
+        self.tallies.iter_mut().for_each(|tally| tally.on_time(now));
+    }
+
+    /// Returns when the interval is over.
+    pub(crate) fn over_at(&self) -> Tick {
+        self.tallies[0].over_at()
+    }
+
+    /// Hands over the last intervals; returns what comparisons have found.
+    pub(crate) fn end(mut self) -> Outcomes {
+        self.tallies.iter_mut().for_each(Tally::end);
+        self.outcomes
+    }
+
+    fn lose_all_of(&mut self, slot: usize, kind: fn(&mut Counts) -> &mut u64) {
+        for target in 0..self.targets() {
+            if self.flights.slot(slot).states[target] == State::Waiting {
+                self.lose(slot, target, kind);
+            }
+        }
+    }
+
+    /// Ends a query without an answer of a target.
+    fn lose(&mut self, slot: usize, target: usize, kind: fn(&mut Counts) -> &mut u64) {
+        self.flights.end(slot, target, State::Lost);
+        *kind(self.counts(target)) += 1;
+        let other = self.flights.slot(slot).states[1 - target];
+        match (self.against, other) {
+            (Against::Recorded, _) => {
+                let had_answer = self.flights.slot(slot).kept != NOTHING;
+                self.outcomes.only_first += u64::from(had_answer);
+                self.release(slot);
+            }
+            (Against::Second, State::Answered) => {
+                self.only(1 - target);
+                self.release(slot);
+            }
+            (Against::Second, State::Lost) => self.outcomes.neither += 1,
+            (Against::Second | Against::Nothing, _) => {}
+        }
+    }
+
+    fn only(&mut self, target: usize) {
+        let only = if target == 0 { &mut self.outcomes.only_first } else { &mut self.outcomes.only_second };
+        *only += 1;
+    }
+
+    /// Compares an answer, or keeps it until there is another.
+    fn compare(&mut self, slot: usize, target: usize, message: &[u8]) {
+        let Flight { kept, states, .. } = *self.flights.slot(slot);
+        match (self.against, states[1 - target]) {
+            (Against::Second, State::Waiting) => {
+                let kept = self.kept.add(message);
+                self.flights.slot(slot).kept = kept;
+            }
+            (Against::Second, State::Lost) => self.only(target),
+            (Against::Recorded, _) | (Against::Second, State::Answered) => {
+                if let Some(earlier) = self.kept.buffers.get(kept as usize) {
+                    // The kept one is the first, unless it is that of the second target.
+                    let (first, second): (&[u8], &[u8]) = match (self.against, target) {
+                        (Against::Second, 0) => (message, earlier),
+                        (Against::Second | Against::Recorded | Against::Nothing, _) => (earlier, message),
+                    };
+                    let found = self.comparer.compare(first, second);
+                    self.outcomes.add(&found, first, second);
+                } else if self.against == Against::Second {
+                    self.outcomes.skipped += 1;
+                }
+                self.release(slot);
+            }
+            (Against::Second, State::Free) | (Against::Nothing, _) => {}
+        }
+    }
+
+    fn release(&mut self, slot: usize) {
+        let kept = std::mem::replace(&mut self.flights.slot(slot).kept, NOTHING);
+        self.kept.remove(kept);
+    }
+}
+
+impl Kept {
+    /// Keeps an answer; [`NOTHING`] if there is no room for it.
+    fn add(&mut self, message: &[u8]) -> u32 {
+        if self.bytes + message.len() > KEPT_MAX {
+            return NOTHING;
+        }
+        self.bytes += message.len();
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.buffers.push(Vec::new());
+            // One for each query that waits.
+            self.buffers.len() as u32 - 1
+        });
+        self.buffers[at as usize].extend_from_slice(message);
+        at
+    }
+
+    fn remove(&mut self, at: u32) {
+        let Some(buffer) = self.buffers.get_mut(at as usize) else { return };
+        self.bytes -= buffer.len();
+        buffer.clear();
+        buffer.shrink_to(BUFFER_MAX);
+        self.free.push(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Class, Verdict};
+    use crate::tools::load::tally::Interval;
+    use crate::tools::replay::batch::Kind;
+    use crossbeam_channel::{Receiver, unbounded};
+
+    const TIMEOUT: TickDelta = TickDelta::from_ms(1_000);
+
+    fn ledger(targets: usize, against: Against) -> (Ledger, Vec<Receiver<Interval>>) {
+        let (sends, receives): (Vec<_>, Vec<_>) = (0..targets).map(|_| unbounded()).unzip();
+        let tallies = sends.into_iter().map(|send| Tally::new(0, Tick(0), send)).collect();
+        (Ledger::new(0, tallies, against, Aspects::default(), TIMEOUT), receives)
+    }
+
+    fn message(number: u8, code: u8, is_response: bool) -> Vec<u8> {
+        let flags = if is_response { 0x81 } else { 1 };
+        [&[0, 0, flags, code, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a' + number][..], b"\0\0\x01\0\x01"].concat()
+    }
+
+    /// Asks for a name at this time; returns the id.
+    fn ask(ledger: &mut Ledger, number: u8, recorded: Option<&[u8]>, at: u64) -> u16 {
+        let query = message(number, 0, false);
+        let mut batch = Batch::default();
+        let message = batch.keep(&query);
+        let job = Job {
+            kind: Kind::Query,
+            due: TickDelta(0),
+            client: ([192, 0, 2, 1], 4_000).into(),
+            connection: None,
+            by_stream: false,
+            header: 0..0,
+            message,
+            recorded: recorded.map(|answer| batch.keep(answer)),
+            question: hash(&query[header::LEN..]),
+            question_bytes: (query.len() - header::LEN) as u16,
+        };
+        assert_eq!(ledger.room(1), 1);
+        let (slot, id) = ledger.ask(&batch, &job, [3, 4], Tick(at), Tick(at));
+        (0..ledger.targets()).for_each(|target| ledger.sent(slot, target));
+        id
+    }
+
+    /// Answers for a target.
+    fn answer(ledger: &mut Ledger, target: usize, number: u8, code: u8, id: u16, now: u64) {
+        let mut bytes = message(number, code, true);
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        ledger.take(target, 3 + target as u32, &bytes, Tick(now));
+    }
+
+    #[test]
+    fn answers_are_compared_with_recorded_ones() {
+        let (mut ledger, _receives) = ledger(1, Against::Recorded);
+        let [good, failed] = [0, 2].map(|code| message(0, code, true));
+        let recorded = [Some(&good), Some(&failed), Some(&good), None, Some(&good), None];
+        let ids: Vec<u16> =
+            recorded.iter().map(|recorded| ask(&mut ledger, 0, recorded.map(Vec::as_slice), 0)).collect();
+        for (id, code) in ids.iter().zip([0, 0, 2, 0]) {
+            answer(&mut ledger, 0, 0, code, *id, 1_000);
+        }
+        ledger.expire(Tick(0) + TIMEOUT);
+        assert_eq!((ledger.waiting(), ledger.kept.bytes, ledger.counts(0).timed_out), (0, 0, 2));
+        let outcomes = ledger.end();
+        assert_eq!((outcomes.compared(), outcomes.of(Class::Rcode), outcomes.only_first), (3, 2, 1));
+        let verdicts = [Verdict::Same, Verdict::Better, Verdict::Worse].map(|v| outcomes.judged(v));
+        assert_eq!(verdicts, [1, 1, 1]);
+    }
+
+    #[test]
+    fn answers_of_two_targets_are_compared_whichever_is_first() {
+        let (mut ledger, receives) = ledger(2, Against::Second);
+        let ids: Vec<u16> = (0..6).map(|number| ask(&mut ledger, number, None, 0)).collect();
+        // The second is worse, whichever comes first.
+        answer(&mut ledger, 0, 0, 0, ids[0], 10_000);
+        answer(&mut ledger, 1, 0, 2, ids[0], 20_000);
+        answer(&mut ledger, 1, 1, 2, ids[1], 10_000);
+        answer(&mut ledger, 0, 1, 0, ids[1], 20_000);
+        // The same; only one, only the other, none.
+        answer(&mut ledger, 1, 2, 0, ids[2], 10_000);
+        answer(&mut ledger, 0, 2, 0, ids[2], 10_000);
+        answer(&mut ledger, 0, 3, 0, ids[3], 10_000);
+        answer(&mut ledger, 1, 4, 0, ids[4], 10_000);
+        assert_eq!(ledger.waiting(), 4);
+        ledger.expire(Tick(0) + TIMEOUT);
+        assert_eq!((ledger.waiting(), ledger.kept.bytes), (0, 0));
+        let outcomes = ledger.end();
+        assert_eq!(
+            (outcomes.compared(), outcomes.judged(Verdict::Worse), outcomes.judged(Verdict::Better)),
+            (3, 2, 0)
+        );
+        assert_eq!((outcomes.only_first, outcomes.only_second, outcomes.neither), (1, 1, 1));
+        let of = |target: usize| {
+            receives[target].try_iter().fold((0, 0), |sum: (u64, u64), interval| {
+                (sum.0 + interval.counts.answered, sum.1 + interval.counts.lost())
+            })
+        };
+        assert_eq!([of(0), of(1)], [(4, 2), (4, 2)]);
+    }
+
+    #[test]
+    fn what_comes_is_counted_by_its_kind() {
+        let (mut ledger, _receives) = ledger(1, Against::Nothing);
+        let ids: Vec<u16> = (0..3).map(|number| ask(&mut ledger, number, None, 0)).collect();
+        answer(&mut ledger, 0, 1, 0, ids[0], 5);
+        answer(&mut ledger, 0, 0, 0, ids[0], 5);
+        answer(&mut ledger, 0, 0, 0, ids[0], 5);
+        answer(&mut ledger, 0, 0, 0, 999, 5);
+        ledger.take(0, 3, b"", Tick(5));
+        ledger.take(0, 3, &message(0, 0, false), Tick(5));
+        // An error without the question.
+        let mut bare = vec![0; header::LEN];
+        bare[..2].copy_from_slice(&ids[1].to_be_bytes());
+        (bare[2], bare[3]) = (0x80, 1);
+        ledger.take(0, 3, &bare, Tick(5));
+        assert_eq!(ledger.closed(0, 3), 1);
+        answer(&mut ledger, 0, 2, 0, ids[2], 5);
+        let counts = ledger.counts(0).clone();
+        assert_eq!(
+            (counts.answered, counts.wrong_question, counts.duplicate, counts.unexpected),
+            (2, 1, 1, 1)
+        );
+        assert_eq!((counts.malformed, counts.closed, counts.late, counts.codes[1]), (2, 1, 1, 1));
+    }
+
+    #[test]
+    fn what_was_not_sent_leaves_nothing() {
+        let (mut ledger, _receives) = ledger(2, Against::Second);
+        let id = ask(&mut ledger, 0, None, 0);
+        answer(&mut ledger, 0, 0, 0, id, 5);
+        ledger.unsent(0, 1);
+        assert_eq!((ledger.waiting(), ledger.kept.bytes, ledger.counts(1).send_errors), (0, 0, 1));
+        assert_eq!(ledger.end().compared(), 0);
+    }
+
+    #[test]
+    fn answers_are_kept_within_a_limit() {
+        let mut kept = Kept::default();
+        let large = vec![0; 60_000];
+        let all: Vec<u32> = (0..KEPT_MAX / 60_000).map(|_| kept.add(&large)).collect();
+        assert_eq!((kept.add(&large), all.contains(&NOTHING)), (NOTHING, false));
+        all.into_iter().for_each(|at| kept.remove(at));
+        kept.remove(NOTHING);
+        assert_eq!(kept.bytes, 0);
+        assert!(kept.buffers.iter().all(|buffer| buffer.capacity() <= BUFFER_MAX));
+    }
+}

@@ -1,0 +1,471 @@
+//! `dnslob replay`: sends the queries of a capture to a server, or to two, when they had been sent, and
+//! compares the answers.
+//!
+//! ```text
+//!  capture ─► reader: feeder ─► batches ─► thread 0 … n: datagrams, sessions ─► server(s)
+//!                                             │   ▲ answers ─► ledger: measured, compared
+//!  main ◄── intervals, outcomes ──────────────┘
+//! ```
+//! Every client has its thread, which sends its queries in their order. The reader is ahead by a bounded
+//! number of batches, so that neither the size of a capture nor its rate takes memory.
+
+mod batch;
+mod datagrams;
+mod feeder;
+pub mod filter;
+mod flights;
+mod ledger;
+mod reader;
+mod schedule;
+mod sessions;
+mod stamp;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+
+use crate::base::time::{Tick, TickDelta};
+use crate::compare::Outcomes;
+use crate::config::criteria::Figures;
+use crate::config::replay::{Carrier, ReplayOptions, Timing};
+use crate::engine::clock;
+use crate::tls::client::{CaStores, ClientSpec, ClientTls};
+use crate::tools::bench::Outcome;
+use crate::tools::load::interrupt::Interrupt;
+use crate::tools::load::progress::Progress;
+use crate::tools::load::tally::{Interval, Tally};
+use crate::tools::load::totals::{Join, Totals};
+use crate::tools::load::waiter::Waiter;
+use crate::tools::load::{random, sockets, threads};
+use crate::tools::replay::filter::Left;
+use crate::tools::replay::ledger::{Against, Ledger};
+use crate::tools::replay::reader::{BATCHES, Read, Reader};
+use crate::tools::replay::sessions::Target;
+use crate::tools::replay::worker::{Control, Done, Setup, Worker};
+use crate::tools::report::hdr::HdrLog;
+use crate::tools::report::text::{grouped, milliseconds};
+use crate::tools::report::{self, Compared, Replayed, Report};
+
+/// Connections at a time where nothing is said.
+const CONNECTIONS: u64 = 10_000;
+/// Time for all threads to start.
+const START: TickDelta = TickDelta::from_ms(20);
+/// How often signals are looked for.
+const TURN: Duration = Duration::from_millis(50);
+/// A run whose last queries are later than this, nanoseconds, has not kept its times.
+const LATE_NS: u64 = 10_000_000;
+
+/// Replays a capture and prints its report.
+///
+/// # Errors
+/// When it cannot be started or its report cannot be written, or there was no answer at all.
+pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
+    let mut interrupt = Interrupt::take().context("signals")?;
+    let mut run = Run::start(options, &mut interrupt)?;
+    run.watch(&mut interrupt)?;
+    run.end(options)
+}
+
+/// What comes from the threads about one target.
+struct Measured {
+    intervals: Receiver<Interval>,
+    join: Join,
+    totals: Totals,
+}
+
+/// A run.
+struct Run {
+    reader: JoinHandle<Read>,
+    threads: Vec<JoinHandle<Done>>,
+    control: Arc<Control>,
+    begin: Tick,
+    begun: u64,
+    measured: Vec<Measured>,
+    progress: Progress,
+    log: Option<HdrLog>,
+    interrupted: bool,
+}
+
+impl Run {
+    fn start(options: &ReplayOptions, interrupt: &mut Interrupt) -> anyhow::Result<Self> {
+        let count = usize::from(options.threads);
+        let targets: Vec<SocketAddr> = [options.target].into_iter().chain(options.second).collect();
+        let plans = plans(options, &targets, count)?;
+        let log = options.report.hdr.as_ref().map(|path| {
+            let log = HdrLog::create(path, report::unix_time());
+            log.with_context(|| path.display().to_string())
+        });
+        let log = log.transpose()?;
+        let mut rng = random::seeded(None).context("random numbers")?;
+        let control = Arc::new(Control::default());
+        let (outputs, inputs): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(BATCHES)).unzip();
+        let (ready, begun) = bounded(1);
+        let reader = Reader::open(options, rng.u64(), outputs, Arc::clone(&control), ready)?;
+        let reader =
+            threads::start("replay-reader".to_owned(), None, move || reader.run()).context("a thread")?;
+        wait(&begun, interrupt)?;
+        let begin = clock::now() + START + Reader::delay(options);
+        let (sends, intervals): (Vec<_>, Vec<_>) = targets.iter().map(|_| unbounded()).unzip();
+        let cpus = threads::cpus(count, &options.cpus, threads::From::Last);
+        let against = match (options.second, options.ignore_recorded) {
+            (Some(_), _) => Against::Second,
+            (None, true) => Against::Nothing,
+            (None, false) => Against::Recorded,
+        };
+        let mut threads = Vec::new();
+        for (number, jobs) in inputs.into_iter().enumerate() {
+            let tallies = sends.iter().map(|send| Tally::new(number, begin, send.clone())).collect();
+            let first = rng.u64() as u32;
+            let setup = Setup {
+                ledger: Ledger::new(first, tallies, against, options.aspects, options.timeout),
+                datagrams: plans.0.clone(),
+                sessions: plans.1.clone(),
+                waiter: Waiter::new().context("a set of sockets")?,
+                control: Arc::clone(&control),
+                jobs,
+                begin,
+                is_timed: options.timing != Timing::Max,
+                timeout: options.timeout,
+            };
+            let started =
+                threads::start(format!("replay-{number}"), cpus[number], move || Worker::new(setup).run());
+            threads.push(started.context("a thread")?);
+        }
+        let measured = intervals.into_iter().map(|intervals| Measured {
+            intervals,
+            join: Join::new(count),
+            totals: Totals::new(),
+        });
+        Ok(Self {
+            reader,
+            threads,
+            control,
+            begin,
+            begun: report::unix_time(),
+            measured: measured.collect(),
+            progress: Progress::start_parts(),
+            log,
+            interrupted: false,
+        })
+    }
+
+    /// Follows the threads until they have ended.
+    fn watch(&mut self, interrupt: &mut Interrupt) -> anyhow::Result<()> {
+        loop {
+            let is_over = self.threads.iter().all(JoinHandle::is_finished);
+            for (number, of) in self.measured.iter_mut().enumerate() {
+                if number == 0
+                    && let Ok(interval) = of.intervals.recv_timeout(TURN)
+                {
+                    of.join.take(&interval);
+                }
+                while let Ok(interval) = of.intervals.try_recv() {
+                    of.join.take(&interval);
+                }
+                if is_over {
+                    of.join.end();
+                }
+            }
+            while let Some(interval) = self.measured[0].join.complete() {
+                self.take(&interval)?;
+            }
+            for of in &mut self.measured[1..] {
+                while let Some(interval) = of.join.complete() {
+                    of.totals.add(&interval, None);
+                }
+            }
+            if is_over {
+                return Ok(());
+            }
+            if interrupt.wait(Duration::ZERO) {
+                let already = std::mem::replace(&mut self.interrupted, true);
+                self.control.stopping.store(true, Relaxed);
+                self.control.cut.store(already, Relaxed);
+                if !already {
+                    self.progress.say("interrupted: waits for the answers that are outstanding");
+                }
+            }
+        }
+    }
+
+    /// Takes an interval of all threads about the first target.
+    fn take(&mut self, interval: &Interval) -> anyhow::Result<()> {
+        if let Some(log) = &mut self.log {
+            log.add(interval.number, &interval.latency).context("the log of histograms")?;
+        }
+        let row = self.measured[0].totals.add(interval, None);
+        if row.sent + row.answered + row.lost > 0 {
+            self.progress.show_part(row, self.control.read.load(Relaxed));
+        }
+        Ok(())
+    }
+
+    /// Says what was measured.
+    fn end(mut self, options: &ReplayOptions) -> anyhow::Result<Outcome> {
+        self.progress.end();
+        if let Some(log) = self.log.take() {
+            log.end().context("the log of histograms")?;
+        }
+        let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
+        let mut until = self.begin;
+        for thread in self.threads {
+            match thread.join() {
+                Ok(done) => {
+                    outcomes.join(done.outcomes);
+                    notes.extend(done.notes);
+                    until = until.max(done.sent_until);
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        let read = self.reader.join().ok().context("the thread that reads the capture failed")?;
+        if let Some(error) = &read.error {
+            notes.push(format!("the capture could not be read further: {error}"));
+        }
+        let seconds = until.since(self.begin).0 as f64 / 1e9;
+        let mut all = self.measured.into_iter().map(|of| of.totals);
+        let mut totals = all.next().unwrap_or_else(Totals::new);
+        let mut second = all.next();
+        for of in [Some(&mut totals), second.as_mut()].into_iter().flatten() {
+            of.seconds = seconds;
+            for row in &mut of.rows {
+                row.wanted = usize::try_from(row.second).ok().and_then(|n| read.fed.wanted.get(n)).copied();
+            }
+        }
+        let wanted = wanted(options, &read);
+        notes.extend(lateness(&totals, wanted, seconds));
+        let compares = options.second.is_some() || read.fed.paired > 0;
+        let judged = Judged { totals: second.as_ref().unwrap_or(&totals), outcomes: &outcomes };
+        let held = options.report.fail_if.that_hold(&judged);
+        let held: Vec<String> =
+            held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect();
+        let compared = compares.then(|| Compared {
+            with: options.second.map_or_else(|| "the capture".to_owned(), |_| options.target.to_string()),
+            aspects: options.aspects.to_string(),
+            outcomes,
+        });
+        let report = Report {
+            tool: "dnslob replay",
+            target: options.target.to_string(),
+            transport: options.carrier.label(),
+            load: in_words(options),
+            threads: usize::from(options.threads),
+            begun: self.begun,
+            rate_wanted: wanted,
+            interrupted: self.interrupted,
+            totals,
+            ramp: None,
+            failed: held,
+            notes,
+            replayed: Some(Replayed {
+                capture: capture(&read),
+                second: options.second.map(|s| s.to_string()).zip(second),
+                compared,
+            }),
+        };
+        report::publish(&report, &options.report)?;
+        ensure!(failed == 0, "{failed} threads failed");
+        if !report.failed.is_empty() {
+            return Ok(Outcome::Failed);
+        }
+        if read.fed.queries == 0 {
+            bail!("no query of {} was to be sent", options.capture.display());
+        }
+        ensure!(report.totals.counts.answered > 0, "no answer from {}", options.target);
+        Ok(Outcome::Measured)
+    }
+}
+
+/// What conditions are on: the figures of the target that is judged.
+struct Judged<'t> {
+    totals: &'t Totals,
+    outcomes: &'t Outcomes,
+}
+
+impl Figures for Judged<'_> {
+    fn percentile_ns(&self, percentile: f64) -> u64 {
+        self.totals.percentile_ns(percentile)
+    }
+    fn lag_ns(&self, percentile: f64) -> u64 {
+        self.totals.lag_ns(percentile)
+    }
+    fn mean_ns(&self) -> f64 {
+        self.totals.mean_ns()
+    }
+    fn max_ns(&self) -> u64 {
+        self.totals.max_ns()
+    }
+    fn sent(&self) -> u64 {
+        self.totals.sent()
+    }
+    fn lost(&self) -> u64 {
+        self.totals.lost()
+    }
+    fn wrong(&self) -> u64 {
+        self.totals.wrong()
+    }
+    fn with_code(&self, code: u16) -> u64 {
+        self.totals.with_code(code)
+    }
+    fn rate(&self) -> f64 {
+        self.totals.rate()
+    }
+    fn different(&self) -> u64 {
+        self.outcomes.different()
+    }
+    fn worse(&self) -> u64 {
+        self.outcomes.worse()
+    }
+}
+
+/// Waits until there is something to send, or nothing will come.
+fn wait(begun: &Receiver<()>, interrupt: &mut Interrupt) -> anyhow::Result<()> {
+    loop {
+        match begun.recv_timeout(TURN) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if interrupt.wait(Duration::ZERO) => {
+                bail!("interrupted before there was a query");
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Makes sure that there may be so many sockets, and says what each thread opens them for.
+fn plans(
+    options: &ReplayOptions,
+    targets: &[SocketAddr],
+    threads: usize,
+) -> anyhow::Result<(datagrams::Plan, sessions::Plan)> {
+    let by_datagrams = !matches!(options.carrier, Carrier::Tcp | Carrier::Tls);
+    if options.spoof {
+        for target in targets {
+            sockets::ask_transparently(*target).context(
+                "--spoof-sources: sending from other addresses needs CAP_NET_ADMIN: run it as root, or give the \
+                 program the right with 'setcap cap_net_admin+ep'",
+            )?;
+        }
+    }
+    let ports = sockets::ports();
+    if by_datagrams && u64::from(options.sockets) > ports {
+        bail!(
+            "{} sockets need a port each, and the system has {ports} for them: use --sockets {ports}, or widen \
+             net.ipv4.ip_local_port_range",
+            options.sockets
+        );
+    }
+    let servers = targets.len() as u64;
+    let flows = if by_datagrams { u64::from(options.sockets) } else { 0 };
+    let connections = match (options.carrier, options.connections) {
+        (Carrier::Udp, _) => 0,
+        (_, Some(connections)) => connections.into(),
+        (_, None) => {
+            let most = (sockets::limit()? / servers).saturating_sub(flows);
+            CONNECTIONS.min(most.max(threads as u64))
+        }
+    };
+    sockets::allow((flows + connections) * servers)
+        .context("too many sockets: lower --sockets or --connections, or allow more files")?;
+    // Both are limited to millions.
+    let per_thread = |all: u64| (all as usize).div_ceil(threads).max(1);
+    let streams =
+        targets.iter().map(|address| Ok(Target { address: *address, tls: client_tls(options, *address)? }));
+    let streams: anyhow::Result<Vec<Target>> = streams.collect();
+    let datagrams = datagrams::Plan {
+        targets: targets.to_vec(),
+        most: per_thread(options.sockets.into()),
+        spoof: options.spoof,
+    };
+    let sessions = sessions::Plan {
+        targets: streams.context("TLS")?,
+        most: per_thread(connections) * targets.len(),
+        idle: options.idle,
+        timeout: options.timeout,
+        spoof: options.spoof,
+    };
+    Ok((datagrams, sessions))
+}
+
+fn client_tls(options: &ReplayOptions, target: SocketAddr) -> anyhow::Result<Option<Arc<ClientTls>>> {
+    if options.carrier != Carrier::Tls {
+        return Ok(None);
+    }
+    let spec = ClientSpec {
+        subject_name: options.tls.name.clone(),
+        ca_store: options.tls.authorities.clone(),
+        validate: options.tls.authorities.is_some(),
+        ..ClientSpec::default()
+    };
+    Ok(Some(Arc::new(ClientTls::load(&spec, target.ip(), &mut CaStores::default())?)))
+}
+
+fn in_words(options: &ReplayOptions) -> String {
+    let capture = options.capture.display();
+    match options.timing {
+        Timing::Speed(speed) if (speed - 1.0).abs() < f64::EPSILON => {
+            format!("{capture} as recorded, open loop")
+        }
+        Timing::Speed(speed) => format!("{capture} at {speed} times its speed, open loop"),
+        Timing::Rate(rate) => {
+            format!("{capture} at {} queries per second, open loop", grouped(rate.into()))
+        }
+        Timing::Max => format!("{capture} as fast as possible"),
+    }
+}
+
+/// Returns the mean rate that was asked for.
+fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
+    match options.timing {
+        Timing::Rate(rate) => Some(rate),
+        // A capture of an instant has no rate.
+        Timing::Speed(_) if read.fed.last_due > TickDelta::from_ms(1) => {
+            let seconds = read.fed.last_due.0 as f64 / 1e9;
+            Some((read.fed.queries as f64 / seconds).round().min(f64::from(u32::MAX)) as u32)
+        }
+        Timing::Speed(_) | Timing::Max => None,
+    }
+}
+
+/// Says whether the times were kept.
+fn lateness(totals: &Totals, wanted: Option<u32>, seconds: f64) -> Option<String> {
+    let late_ns = totals.lag.value_at_quantile(0.99);
+    let wanted = wanted?;
+    if late_ns <= LATE_NS {
+        return None;
+    }
+    let sent = if seconds > 0.0 { totals.counts.sent as f64 / seconds } else { 0.0 };
+    Some(format!(
+        "this machine could not keep the times: 1 % of the queries were late by {} ms or more; {} per second were \
+         sent, {} wanted",
+        milliseconds(late_ns),
+        grouped(sent.round() as u64),
+        grouped(wanted.into())
+    ))
+}
+
+/// Says what the capture had.
+fn capture(read: &Read) -> Vec<(String, u64)> {
+    let counts = &read.counts;
+    let mut all = vec![
+        ("packets".to_owned(), counts.packets),
+        ("queries".to_owned(), counts.queries),
+        ("responses".to_owned(), counts.responses),
+        ("connections".to_owned(), counts.connections),
+        ("taken".to_owned(), read.fed.queries),
+        ("recorded answers".to_owned(), read.fed.paired),
+        ("clock set back".to_owned(), read.fed.steps),
+        ("without client subnet".to_owned(), read.fed.unstamped),
+    ];
+    all.extend(
+        Left::ALL.iter().map(|left| (format!("left out: {}", left.label()), read.fed.left[left.index()])),
+    );
+    all.extend(counts.reasons().map(|(label, _, n)| (format!("skipped: {label}"), n)));
+    all.retain(|(name, n)| *n > 0 || matches!(name.as_str(), "packets" | "queries" | "responses" | "taken"));
+    all
+}

@@ -1,0 +1,147 @@
+//! The thread that reads the capture, ahead of those that send.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::base::time::{Tick, TickDelta};
+use crate::config::replay::ReplayOptions;
+use crate::engine::clock;
+use crate::tools::capture::{Capture, CaptureError, CaptureOptions, Counts, Step};
+use crate::tools::replay::batch::Batch;
+use crate::tools::replay::feeder::{Fed, Feeder, WINDOW};
+use crate::tools::replay::worker::Control;
+
+/// Batches that a thread is ahead of one that sends.
+pub(crate) const BATCHES: usize = 32;
+/// The pause where all threads have enough: a fraction of what they have at a million a second.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) fed: Fed,
+    pub(crate) counts: Counts,
+    /// Why it was not read further.
+    pub(crate) error: Option<String>,
+}
+
+/// The reader.
+pub(crate) struct Reader {
+    capture: Capture,
+    feeder: Feeder,
+    outputs: Vec<Sender<Batch>>,
+    control: Arc<Control>,
+    /// Told once, when there is something to send or nothing will come.
+    begun: Option<Sender<()>>,
+    /// When something was read of a pipe.
+    heard: Tick,
+    error: Option<String>,
+}
+
+impl Reader {
+    /// Opens a capture for threads with these queues.
+    ///
+    /// # Errors
+    /// That it cannot be opened.
+    pub(crate) fn open(
+        options: &ReplayOptions,
+        seed: u64,
+        outputs: Vec<Sender<Batch>>,
+        control: Arc<Control>,
+        begun: Sender<()>,
+    ) -> Result<Self, CaptureError> {
+        let capture_options =
+            CaptureOptions { ports: options.ports.clone(), seed, ..CaptureOptions::default() };
+        let capture = Capture::open(std::slice::from_ref(&options.capture), &capture_options)?;
+        let feeder = Feeder::new(options, outputs.len());
+        let begun = Some(begun);
+        Ok(Self { capture, feeder, outputs, control, begun, heard: Tick(0), error: None })
+    }
+
+    /// Returns by how much sending has to be behind reading, for a pipe whose answers are wanted.
+    pub(crate) fn delay(options: &ReplayOptions) -> TickDelta {
+        let is_file = options.capture.metadata().is_ok_and(|m| m.is_file());
+        let pairs = options.second.is_none() && !options.ignore_recorded;
+        let delays = pairs && (!is_file || options.capture == Path::new("-"));
+        TickDelta(if delays { WINDOW } else { 0 })
+    }
+
+    /// Reads until the end, or until it is to stop.
+    pub(crate) fn run(mut self) -> Read {
+        while !self.control.stopping.load(Relaxed) && !self.feeder.is_done() {
+            let Self { capture, feeder, .. } = &mut self;
+            match capture.step(&mut |event| feeder.take(&event)) {
+                Ok(Step::More) => {}
+                Ok(Step::Idle) => self.idle(),
+                Ok(Step::End) => break,
+                Err(error) => self.error = Some(error.to_string()),
+            }
+            if !self.feeder.ready.is_empty() {
+                let (read, length) = self.capture.position();
+                let share = length.map_or(0, |length| read.saturating_mul(1_000) / length.max(1));
+                self.control.read.store(share, Relaxed);
+                self.hand_over();
+            }
+        }
+        // Connections that are open end here.
+        let Self { capture, feeder, .. } = &mut self;
+        capture.end(&mut |event| feeder.take(&event));
+        let Self { capture, feeder, outputs, control, begun, error, .. } = self;
+        let (ready, fed) = feeder.end();
+        send(ready, &outputs, &control);
+        drop((outputs, begun));
+        Read { fed, counts: capture.counts().clone(), error }
+    }
+
+    /// A pipe is silent: sends what it has, once that is due.
+    fn idle(&mut self) {
+        let now = clock::now();
+        if self.feeder.pending() > 0 {
+            if self.heard == Tick(0) {
+                self.heard = now;
+            }
+            // What was read first is due by then.
+            if now.since(self.heard).0 > WINDOW * 9 / 10 {
+                self.feeder.release(0);
+                self.heard = Tick(0);
+            }
+        }
+        self.feeder.flush();
+    }
+
+    fn hand_over(&mut self) {
+        // Whoever waits for it begins.
+        self.begun = None;
+        send(std::mem::take(&mut self.feeder.ready), &self.outputs, &self.control);
+    }
+}
+
+/// Passes batches to their threads; waits where one has enough, without keeping the others waiting.
+fn send(mut ready: Vec<(usize, Batch)>, outputs: &[Sender<Batch>], control: &Control) {
+    while !ready.is_empty() {
+        let mut is_full = vec![false; outputs.len()];
+        let mut left = Vec::new();
+        for (thread, batch) in ready {
+            if is_full[thread] {
+                left.push((thread, batch));
+                continue;
+            }
+            match outputs[thread].try_send(batch) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(batch)) => {
+                    is_full[thread] = true;
+                    left.push((thread, batch));
+                }
+            }
+        }
+        ready = left;
+        if ready.is_empty() || control.stopping.load(Relaxed) {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}

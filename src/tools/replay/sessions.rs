@@ -1,0 +1,314 @@
+//! The connections of one thread of `dnslob replay`, over TCP or TLS: one for each that was recorded,
+//! or for each client.
+//!
+//! ```text
+//!  recorded:  opened and closed when it had been; its queries wait in it while it is being made
+//!  a client:  opened by a query, closed when it has been idle for too long
+//! ```
+//! Whatever ends a connection, the next query of its client opens another.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ahash::AHashMap;
+
+use crate::base::time::{Tick, TickDelta};
+use crate::engine::clock;
+use crate::tls::client::ClientTls;
+use crate::tls::session::Session;
+use crate::tools::load::sockets;
+use crate::tools::load::stream::{Open, Stream};
+use crate::tools::load::waiter::Waiter;
+use crate::tools::replay::batch::{Batch, Job};
+use crate::tools::replay::datagrams::intended;
+use crate::tools::replay::ledger::Ledger;
+
+/// What lanes and events of connections have that those of UDP sockets do not.
+pub(crate) const STREAM: u32 = 1 << 31;
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Recorded(u64),
+    Client(SocketAddr),
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<Arc<ClientTls>>,
+}
+
+/// What connections are opened for.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) targets: Vec<Target>,
+    /// Most connections at a time.
+    pub(crate) most: usize,
+    /// How long one without a recorded end may be idle.
+    pub(crate) idle: TickDelta,
+    /// How long an answer is waited for.
+    pub(crate) timeout: TickDelta,
+    /// Whether they come from the recorded addresses.
+    pub(crate) spoof: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: Stream,
+    key: Key,
+    target: usize,
+    is_connected: bool,
+    /// Whether its recorded end has come.
+    is_ending: bool,
+    /// Whether it is waited until it can be written.
+    writable: bool,
+    /// Queries without an answer.
+    owed: usize,
+    used: Tick,
+}
+
+/// The connections.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    plan: Plan,
+    connections: Vec<Option<Connection>>,
+    free: Vec<u32>,
+    by_key: AHashMap<(Key, usize), u32>,
+    buffer: Vec<u8>,
+    message: Vec<u8>,
+    /// Connections that were closed before their time, because there were too many.
+    pub(crate) evicted: u64,
+}
+
+impl Sessions {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            connections: Vec::new(),
+            free: Vec::new(),
+            by_key: AHashMap::new(),
+            buffer: Vec::new(),
+            message: Vec::new(),
+            evicted: 0,
+        }
+    }
+
+    /// Opens the connections of a job.
+    pub(crate) fn open(&mut self, ledger: &mut Ledger, waiter: &Waiter, batch: &Batch, job: &Job) {
+        for target in 0..self.plan.targets.len() {
+            self.lane(ledger, waiter, batch, job, target);
+        }
+    }
+
+    /// Closes the connections of a job, as soon as they have their answers.
+    pub(crate) fn close(&mut self, ledger: &mut Ledger, job: &Job) {
+        for target in 0..self.plan.targets.len() {
+            let Some(at) = self.by_key.get(&(key(job), target)).copied() else { continue };
+            let Some(Some(connection)) = self.connections.get_mut(at as usize) else { continue };
+            connection.is_ending = true;
+            if connection.owed == 0 && connection.is_connected {
+                self.end(ledger, at);
+            }
+        }
+    }
+
+    /// Sends a query, for which the ledger has room. It was due from `begin` on; without it, at once.
+    pub(crate) fn send(
+        &mut self,
+        ledger: &mut Ledger,
+        waiter: &Waiter,
+        batch: &Batch,
+        job: &Job,
+        begin: Option<Tick>,
+    ) {
+        let mut lanes = [None; 2];
+        for (target, lane) in lanes.iter_mut().enumerate().take(self.plan.targets.len()) {
+            *lane = self.lane(ledger, waiter, batch, job, target);
+        }
+        let now = clock::now();
+        let numbers = lanes.map(|lane| lane.unwrap_or(0) | STREAM);
+        let (slot, id) = ledger.ask(batch, job, numbers, intended(job, begin, now), now);
+        self.message.clear();
+        self.message.extend_from_slice(batch.bytes(&job.message));
+        self.message[..2].copy_from_slice(&id.to_be_bytes());
+        for (target, lane) in lanes.into_iter().enumerate().take(self.plan.targets.len()) {
+            let place = lane.and_then(|at| self.connections.get_mut(at as usize));
+            let Some(Some(connection)) = place else {
+                ledger.unsent(slot, target);
+                continue;
+            };
+            if !connection.stream.push(&self.message) {
+                ledger.unsent(slot, target);
+                continue;
+            }
+            connection.owed += 1;
+            connection.used = now;
+            ledger.sent(slot, target);
+            if let Some(at) = lane {
+                self.write(ledger, waiter, at);
+            }
+        }
+    }
+
+    /// Looks after a connection that has something to read or can be written.
+    pub(crate) fn on_event(
+        &mut self,
+        ledger: &mut Ledger,
+        waiter: &Waiter,
+        at: u32,
+        readable: bool,
+        writable: bool,
+    ) {
+        let Some(Some(connection)) = self.connections.get_mut(at as usize) else { return };
+        let target = connection.target;
+        if !connection.is_connected {
+            match connection.stream.socket().take_error() {
+                Ok(None) if writable => {
+                    connection.is_connected = true;
+                    ledger.counts(target).connections += 1;
+                }
+                Ok(None) => return,
+                Ok(Some(_)) | Err(_) => {
+                    ledger.counts(target).connect_errors += 1;
+                    return self.end(ledger, at);
+                }
+            }
+        }
+        if readable {
+            let owed = &mut connection.owed;
+            let outcome = connection.stream.read(&mut self.buffer, &mut |message| {
+                *owed = owed.saturating_sub(1);
+                ledger.take(target, at | STREAM, message, clock::now());
+            });
+            match outcome {
+                Ok(Open::Yes) if connection.is_ending && connection.owed == 0 => return self.end(ledger, at),
+                Ok(Open::Yes) => {}
+                Ok(Open::Closed) => return self.end(ledger, at),
+                Err(_) => {
+                    ledger.counts(target).connect_errors += u64::from(connection.stream.is_handshaking());
+                    return self.end(ledger, at);
+                }
+            }
+        }
+        self.write(ledger, waiter, at);
+    }
+
+    /// Closes connections whose time is over.
+    pub(crate) fn sweep(&mut self, ledger: &mut Ledger, now: Tick) {
+        for at in 0..self.connections.len() as u32 {
+            let Some(Some(connection)) = self.connections.get(at as usize) else { continue };
+            let idle = now.since(connection.used);
+            let is_over = match connection.key {
+                Key::Recorded(_) => {
+                    connection.is_ending && (connection.owed == 0 || idle > self.plan.timeout)
+                }
+                Key::Client(_) => idle > self.plan.idle && (connection.owed == 0 || idle > self.plan.timeout),
+            };
+            if is_over && (connection.is_connected || idle > self.plan.timeout) {
+                self.end(ledger, at);
+            }
+        }
+    }
+
+    /// Returns the number of a job's connection to a target, which may be a new one.
+    fn lane(
+        &mut self,
+        ledger: &mut Ledger,
+        waiter: &Waiter,
+        batch: &Batch,
+        job: &Job,
+        target: usize,
+    ) -> Option<u32> {
+        let key = key(job);
+        if let Some(at) = self.by_key.get(&(key, target)) {
+            return Some(*at);
+        }
+        while self.by_key.len() >= self.plan.most {
+            self.evict(ledger);
+        }
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            // Limits are far below 2^31.
+            self.connections.len() as u32 - 1
+        });
+        let opened = connect(&self.plan, target, job.client.ip()).and_then(|mut stream| {
+            stream.preface(batch.bytes(&job.header));
+            waiter.add(stream.socket(), u64::from(at | STREAM), true)?;
+            Ok(stream)
+        });
+        let Ok(stream) = opened else {
+            ledger.counts(target).connect_errors += 1;
+            self.free.push(at);
+            return None;
+        };
+        let used = clock::now();
+        let connection = Connection {
+            stream,
+            key,
+            target,
+            is_connected: false,
+            is_ending: false,
+            writable: true,
+            owed: 0,
+            used,
+        };
+        self.connections[at as usize] = Some(connection);
+        self.by_key.insert((key, target), at);
+        Some(at)
+    }
+
+    /// Closes the connection that has been idle for longest.
+    fn evict(&mut self, ledger: &mut Ledger) {
+        let all = self.connections.iter().enumerate();
+        let oldest = all.filter_map(|(at, c)| c.as_ref().map(|c| (c.owed > 0, c.used, at))).min();
+        let Some((_, _, at)) = oldest else { return self.by_key.clear() };
+        self.evicted += 1;
+        self.end(ledger, at as u32);
+    }
+
+    /// Writes what a connection takes, and waits for the rest.
+    fn write(&mut self, ledger: &mut Ledger, waiter: &Waiter, at: u32) {
+        let Some(Some(connection)) = self.connections.get_mut(at as usize) else { return };
+        if !connection.is_connected {
+            return;
+        }
+        let Ok(pending) = connection.stream.write() else { return self.end(ledger, at) };
+        if pending != connection.writable {
+            connection.writable = pending;
+            if waiter.modify(connection.stream.socket(), u64::from(at | STREAM), pending).is_err() {
+                self.end(ledger, at);
+            }
+        }
+    }
+
+    fn end(&mut self, ledger: &mut Ledger, at: u32) {
+        let Some(connection) = self.connections.get_mut(at as usize).and_then(Option::take) else { return };
+        self.by_key.remove(&(connection.key, connection.target));
+        if connection.owed > 0 {
+            ledger.closed(connection.target, at | STREAM);
+        }
+        self.free.push(at);
+    }
+}
+
+const fn key(job: &Job) -> Key {
+    match job.connection {
+        Some(id) => Key::Recorded(id),
+        None => Key::Client(job.client),
+    }
+}
+
+fn connect(plan: &Plan, target: usize, client: IpAddr) -> io::Result<Stream> {
+    let Target { address, tls } = &plan.targets[target];
+    let session = tls.as_ref().map(|tls| Session::client(tls).map_err(|e| io::Error::other(e.to_string())));
+    let session = session.transpose()?;
+    let socket = if plan.spoof && client.is_ipv4() == address.is_ipv4() {
+        sockets::connect_transparently(*address, client)?
+    } else {
+        sockets::connect(*address, None)?
+    };
+    Ok(Stream::new(socket, session))
+}

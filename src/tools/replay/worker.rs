@@ -1,0 +1,221 @@
+//! The loop of one thread of `dnslob replay`: sends what is due, takes what has come, sleeps until the
+//! next query is due.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use crate::base::time::{Tick, TickDelta};
+use crate::compare::Outcomes;
+use crate::engine::clock;
+use crate::tools::load::waiter::Waiter;
+use crate::tools::replay::batch::{Batch, Kind};
+use crate::tools::replay::datagrams::{self, Datagrams};
+use crate::tools::replay::ledger::Ledger;
+use crate::tools::replay::sessions::{self, STREAM, Sessions};
+
+/// Longest sleep, so that signals and time-outs are noticed.
+const SLEEP: TickDelta = TickDelta::from_ms(20);
+/// The sleep where queries are due and cannot be sent, or are not there yet.
+const BLOCKED: TickDelta = TickDelta::from_us(500);
+/// Late answers are still counted for this part of the time-out.
+const SWEEPS: u64 = 20;
+
+/// What the threads tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Send no more, and wait for what is outstanding.
+    pub(crate) stopping: AtomicBool,
+    /// Do not wait either.
+    pub(crate) cut: AtomicBool,
+    /// How much of the capture is read, thousandths; 0 if that is not known.
+    pub(crate) read: AtomicU64,
+}
+
+/// What a thread is given.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) ledger: Ledger,
+    pub(crate) datagrams: datagrams::Plan,
+    pub(crate) sessions: sessions::Plan,
+    pub(crate) waiter: Waiter,
+    pub(crate) control: Arc<Control>,
+    pub(crate) jobs: Receiver<Batch>,
+    pub(crate) begin: Tick,
+    /// Whether jobs have times.
+    pub(crate) is_timed: bool,
+    /// How long an answer may take.
+    pub(crate) timeout: TickDelta,
+}
+
+/// What a thread has to say at its end.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) outcomes: Outcomes,
+    /// When it has sent its last query.
+    pub(crate) sent_until: Tick,
+    pub(crate) notes: Vec<String>,
+}
+
+/// A thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    ledger: Ledger,
+    datagrams: Datagrams,
+    sessions: Sessions,
+    waiter: Waiter,
+    control: Arc<Control>,
+    jobs: Receiver<Batch>,
+    begin: Tick,
+    is_timed: bool,
+    timeout: TickDelta,
+    batch: Batch,
+    /// The next job of the batch.
+    next: usize,
+    /// Whether there is no batch behind this one.
+    is_last: bool,
+    /// Jobs that are sent as datagrams in a turn.
+    turn: Vec<usize>,
+    sent_until: Tick,
+}
+
+impl Worker {
+    /// Prepares the thread that calls it.
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { ledger, datagrams, sessions, waiter, control, jobs, begin, is_timed, timeout } = setup;
+        Waiter::be_exact();
+        Self {
+            ledger,
+            datagrams: Datagrams::new(datagrams),
+            sessions: Sessions::new(sessions),
+            waiter,
+            control,
+            jobs,
+            begin,
+            is_timed,
+            timeout,
+            batch: Batch::default(),
+            next: 0,
+            is_last: false,
+            turn: Vec::new(),
+            sent_until: begin,
+        }
+    }
+
+    /// Sends until the end, and until everything is answered or lost.
+    pub(crate) fn run(mut self) -> Done {
+        let sweep = TickDelta((self.timeout.0 / SWEEPS).clamp(1_000_000, 100_000_000));
+        let mut sweep_at = self.begin + sweep;
+        loop {
+            let now = clock::now();
+            self.ledger.on_time(now);
+            if self.control.stopping.load(Relaxed) {
+                self.give_up(now);
+            }
+            let sleep = if self.fetch() { self.send(now) } else { BLOCKED };
+            let is_over = self.is_last && self.next == self.batch.jobs.len();
+            if is_over && self.ledger.waiting() == 0 || self.control.cut.load(Relaxed) {
+                break;
+            }
+            if now >= sweep_at {
+                sweep_at = now + sweep;
+                self.ledger.expire(now);
+                self.sessions.sweep(&mut self.ledger, now);
+            }
+            let sleep = if is_over { SLEEP } else { sleep };
+            let until = sleep.min(SLEEP).min(self.ledger.over_at().since(now)).min(sweep_at.since(now));
+            let events = self.waiter.wait(until);
+            self.receive(events);
+        }
+        self.ledger.cut_short();
+        let mut notes = Vec::new();
+        if let Some(error) = &self.datagrams.shortage {
+            notes.push(format!("clients share sockets, since no more could be opened: {error}"));
+        }
+        if self.sessions.evicted > 0 {
+            let evicted = self.sessions.evicted;
+            notes.push(format!("{evicted} connections were closed early, to stay within --connections"));
+        }
+        Done { outcomes: self.ledger.end(), sent_until: self.sent_until, notes }
+    }
+
+    /// Returns whether there is a job, if need be of another batch.
+    fn fetch(&mut self) -> bool {
+        while self.next == self.batch.jobs.len() && !self.is_last {
+            match self.jobs.try_recv() {
+                Ok(batch) => (self.batch, self.next) = (batch, 0),
+                Err(TryRecvError::Disconnected) => self.is_last = true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+        self.next < self.batch.jobs.len()
+    }
+
+    /// Sends what is due, and returns how long there is nothing more to do.
+    fn send(&mut self, now: Tick) -> TickDelta {
+        if now < self.begin {
+            return self.begin.since(now);
+        }
+        let passed = now.since(self.begin);
+        let due =
+            self.batch.jobs[self.next..].iter().take_while(|job| !self.is_timed || job.due <= passed).count();
+        let count = self.ledger.room(due);
+        if count == 0 && due > 0 {
+            return BLOCKED;
+        }
+        let begin = self.is_timed.then_some(self.begin);
+        self.turn.clear();
+        for number in self.next..self.next + count {
+            let job = &self.batch.jobs[number];
+            match job.kind {
+                Kind::Query if !job.by_stream => self.turn.push(number),
+                Kind::Query => self.sessions.send(&mut self.ledger, &self.waiter, &self.batch, job, begin),
+                Kind::Open => self.sessions.open(&mut self.ledger, &self.waiter, &self.batch, job),
+                Kind::Close => self.sessions.close(&mut self.ledger, job),
+            }
+        }
+        self.next += count;
+        if count > 0 {
+            self.datagrams.send(&mut self.ledger, &self.waiter, &self.batch, &self.turn, begin);
+            self.sent_until = clock::now();
+        }
+        match self.batch.jobs.get(self.next) {
+            Some(job) if self.is_timed => (self.begin + job.due).since(clock::now()),
+            Some(_) | None => TickDelta(0),
+        }
+    }
+
+    /// Leaves out what is not sent yet; what was due counts.
+    fn give_up(&mut self, now: Tick) {
+        let passed = now.since(self.begin);
+        while self.fetch() {
+            let left = self.batch.jobs[self.next..].iter();
+            let due = left.filter(|job| job.kind == Kind::Query && self.is_timed && job.due <= passed).count()
+                as u64;
+            for target in 0..self.ledger.targets() {
+                self.ledger.counts(target).not_sent += due;
+            }
+            self.next = self.batch.jobs.len();
+        }
+    }
+
+    fn receive(&mut self, events: usize) {
+        for event in 0..events {
+            let (number, readable, writable) = self.waiter.event(event);
+            // Numbers of connections have a bit that those of sockets do not reach.
+            match u32::try_from(number) {
+                Ok(number) if number & STREAM != 0 => {
+                    self.sessions.on_event(
+                        &mut self.ledger,
+                        &self.waiter,
+                        number & !STREAM,
+                        readable,
+                        writable,
+                    );
+                }
+                Ok(_) | Err(_) => self.datagrams.receive(&mut self.ledger, number),
+            }
+        }
+    }
+}

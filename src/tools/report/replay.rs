@@ -1,0 +1,271 @@
+//! What the report of a replayed capture has besides: the capture, the second server, what comparisons
+//! have found.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+use crate::base::printable::Printable;
+use crate::compare::{Class, Outcomes, Verdict};
+use crate::config::criteria::Figures;
+use crate::tools::load::totals::Totals;
+use crate::tools::report::page::escaped;
+use crate::tools::report::{Report, json, plot, text};
+
+/// What a replayed capture has besides.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    /// What was found in the capture.
+    pub(crate) capture: Vec<(String, u64)>,
+    /// The second server.
+    pub(crate) second: Option<(String, Totals)>,
+    pub(crate) compared: Option<Compared>,
+}
+
+/// Comparisons.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    /// What answers were compared with.
+    pub(crate) with: String,
+    /// What of them.
+    pub(crate) aspects: String,
+    pub(crate) outcomes: Outcomes,
+}
+
+impl Compared {
+    /// Returns every class with its number.
+    fn classes(&self) -> Vec<(&'static str, &'static str, u64)> {
+        Class::ALL.iter().map(|class| (class.label(), class.doc().trim(), self.outcomes.of(*class))).collect()
+    }
+
+    /// Returns what had no two answers.
+    const fn unpaired(&self) -> [(&'static str, &'static str, u64); 4] {
+        [
+            ("only-first", "Only the first has answered.", self.outcomes.only_first),
+            ("only-second", "Only the second has answered.", self.outcomes.only_second),
+            ("neither", "Neither has answered.", self.outcomes.neither),
+            ("skipped", "Not compared, since too many answers were waited for.", self.outcomes.skipped),
+        ]
+    }
+
+    fn verdicts(&self) -> Vec<(&'static str, u64)> {
+        Verdict::ALL.iter().map(|verdict| (verdict.label(), self.outcomes.judged(*verdict))).collect()
+    }
+}
+
+/// Writes it for a terminal.
+pub(super) fn text(out: &mut String, replayed: &Replayed) {
+    if let Some((name, totals)) = &replayed.second {
+        let counts = &totals.counts;
+        let _ = writeln!(
+            out,
+            "\nsecond      {name}\nanswered    {} ({}), {} per second\nlost        {} ({})\nwrong       {}",
+            text::grouped(counts.answered),
+            text::percent(counts.answered, counts.sent),
+            text::grouped(totals.rate().round() as u64),
+            text::grouped(counts.lost()),
+            text::percent(counts.lost(), counts.sent),
+            text::grouped(counts.wrong()),
+        );
+        text::latency_head(out);
+        for (name, histogram) in
+            [("from the intended time", &totals.latency), ("from the true time (naive)", &totals.naive)]
+        {
+            let _ = writeln!(out, "{name:<30}{}", text::row(histogram));
+        }
+    }
+    if let Some(compared) = &replayed.compared {
+        let outcomes = &compared.outcomes;
+        let all = outcomes.compared();
+        let _ = writeln!(
+            out,
+            "\ncompared    {} answers with those of {} ({})",
+            text::grouped(all),
+            compared.with,
+            compared.aspects
+        );
+        let verdicts = compared.verdicts();
+        let _ = writeln!(out, "judged      {}", text::list(&verdicts).trim_start_matches(": "));
+        for (label, doc, n) in compared.classes().into_iter().chain(compared.unpaired()) {
+            if n > 0 {
+                let share = text::percent(n, all);
+                let _ = writeln!(out, "{label:<12}{:>12}  {share:>10}  {doc}", text::grouped(n));
+            }
+        }
+        for example in &outcomes.examples {
+            let label = example.class.label();
+            let _ =
+                writeln!(out, "  {label}: {}: {}", Printable(&example.question), Printable(&example.words));
+        }
+    }
+    let _ = writeln!(out, "\ncapture");
+    for (name, n) in &replayed.capture {
+        let _ = writeln!(out, "  {name:<32}{:>14}", text::grouped(*n));
+    }
+}
+
+/// Writes it as JSON.
+pub(super) fn json(replayed: &Replayed) -> Value {
+    let capture: Map<String, Value> = replayed
+        .capture
+        .iter()
+        .map(|(name, n)| (name.replace([' ', '-'], "_").replace(':', ""), (*n).into()))
+        .collect();
+    let second = replayed.second.as_ref().map(|(name, totals)| {
+        serde_json::json!({
+            "target": name,
+            "rate_answered": totals.rate(),
+            "counts": json::counts(totals),
+            "lost": totals.counts.lost(),
+            "wrong": totals.counts.wrong(),
+            "rcodes": json::codes(totals),
+            "latency_ns": json::histogram(&totals.latency),
+            "latency_naive_ns": json::histogram(&totals.naive),
+        })
+    });
+    let compared = replayed.compared.as_ref().map(|compared| {
+        let classes: Map<String, Value> =
+            compared.classes().into_iter().map(|(label, _, n)| (label.to_owned(), n.into())).collect();
+        let verdicts: Map<String, Value> =
+            compared.verdicts().into_iter().map(|(label, n)| (label.to_owned(), n.into())).collect();
+        let unpaired: Map<String, Value> =
+            compared.unpaired().into_iter().map(|(label, _, n)| (label.replace('-', "_"), n.into())).collect();
+        let outcomes = &compared.outcomes;
+        let examples: Vec<Value> = outcomes
+            .examples
+            .iter()
+            .map(|e| serde_json::json!({ "class": e.class.label(), "question": e.question, "difference": e.words }))
+            .collect();
+        serde_json::json!({
+            "with": compared.with,
+            "parts": compared.aspects,
+            "answers": outcomes.compared(),
+            "different": outcomes.different(),
+            "worse": outcomes.worse(),
+            "classes": classes,
+            "verdicts": verdicts,
+            "unpaired": unpaired,
+            "examples": examples,
+        })
+    });
+    serde_json::json!({ "capture": capture, "second": second, "compared": compared })
+}
+
+/// Writes it for the page.
+pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
+    let mut out = String::new();
+    if let Some((name, totals)) = &replayed.second {
+        let _ = writeln!(out, "<h2>Latency of both, from the intended time</h2>");
+        out +=
+            &plot::percentiles(&[("first", "a", &report.totals.latency), ("second", "b", &totals.latency)]);
+        let _ = writeln!(out, "<p>first: {}, second: {}</p>", escaped(&report.target), escaped(name));
+        let head = "<table>\n<tr><th></th><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
+        out += head;
+        let (a, b) = (&report.totals, totals);
+        let ms = |of: &Totals, p: f64| text::milliseconds(of.percentile_ns(p));
+        let mut line = |what: &str, first: String, second: String| {
+            let _ = writeln!(
+                out,
+                "<tr><td>{what}</td><td class=\"n\">{first}</td><td class=\"n\">{second}</td></tr>"
+            );
+        };
+        for p in [50.0, 90.0, 99.0, 99.9] {
+            line(&format!("{}, ms", text::percentile(p)), ms(a, p), ms(b, p));
+        }
+        let lost = |of: &Totals| text::percent(of.counts.lost(), of.counts.sent);
+        line("lost", lost(a), lost(b));
+        line("answered", text::grouped(a.counts.answered), text::grouped(b.counts.answered));
+        out += "</table>\n";
+    }
+    if let Some(compared) = &replayed.compared {
+        let all = compared.outcomes.compared();
+        let _ = writeln!(
+            out,
+            "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th>Result</th><th \
+             class=\"n\">Answers</th><th class=\"n\">Share</th><th>Meaning</th></tr>",
+            escaped(&compared.with),
+            text::grouped(all),
+            escaped(&compared.aspects)
+        );
+        for (label, doc, n) in compared.classes().into_iter().chain(compared.unpaired()) {
+            if n > 0 {
+                let (number, share) = (text::grouped(n), text::percent(n, all));
+                let _ = writeln!(
+                    out,
+                    "<tr><td>{label}</td><td class=\"n\">{number}</td><td class=\"n\">{share}</td><td>{doc}</td></tr>"
+                );
+            }
+        }
+        out += "</table>\n";
+        if !compared.outcomes.examples.is_empty() {
+            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th>Class</th><th>Question</th><th>Difference</th></tr>\n";
+            for example in &compared.outcomes.examples {
+                let _ = writeln!(
+                    out,
+                    "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    example.class.label(),
+                    escaped(&example.question),
+                    escaped(&example.words)
+                );
+            }
+            out += "</table>\n";
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Aspects, Comparer};
+    use crate::tools::report::example;
+
+    fn replayed() -> Replayed {
+        let good = b"\0\0\x81\x80\0\x01\0\0\0\0\0\0\x03<b>\0\0\x01\0\x01".to_vec();
+        let mut failed = good.clone();
+        failed[3] = 0x82;
+        let mut outcomes = Outcomes::default();
+        let mut comparer = Comparer::new(Aspects::default());
+        for second in [&good, &failed] {
+            outcomes.add(&comparer.compare(&good, second), &good, second);
+        }
+        outcomes.only_first = 3;
+        Replayed {
+            capture: vec![("left out: opcode".to_owned(), 5)],
+            second: Some(("192.0.2.1:53".to_owned(), example().0.totals)),
+            compared: Some(Compared {
+                with: "127.0.0.1:53".to_owned(),
+                aspects: "rcode".to_owned(),
+                outcomes,
+            }),
+        }
+    }
+
+    #[test]
+    fn every_form_has_the_comparison() {
+        let (mut report, machine) = example();
+        report.replayed = Some(replayed());
+        report.notes.push("too <slow>".to_owned());
+        let text = text::text(&report, &machine);
+        for part in [
+            "note        too <slow>",
+            "second      192.0.2.1:53",
+            "compared    2 answers with those of 127.0.0.1:53 (rcode)",
+            "judged      same 1, worse 1",
+            "only-first             3",
+            "rcode: <b>. A: NOERROR, then SERVFAIL",
+            "left out: opcode",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+        let document: Value = serde_json::from_str(&json::json(&report, &machine)).expect("JSON");
+        let compared = &document["replay"]["compared"];
+        assert_eq!((&compared["classes"]["rcode"], &compared["different"]), (&1.into(), &4.into()));
+        assert_eq!(compared["unpaired"]["only_first"], 3);
+        assert_eq!(document["replay"]["capture"]["left_out_opcode"], 5);
+        assert!(document["replay"]["second"]["latency_ns"]["p99"].as_u64() > Some(0));
+        let page = crate::tools::report::page::page(&report, &machine);
+        assert!(page.contains("&lt;b&gt;. A") && !page.contains("<b>.") && page.contains("too &lt;slow&gt;"));
+        assert!(page.contains("Latency of both") && page.contains("Only the first has answered."));
+    }
+}
