@@ -378,6 +378,7 @@
 //!   reflect.rs          the command line of `dnslob reflect`
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
+//!   scope.rs            the command line of `dnslob scope`
 //!   slots.rs            stable slots over reloads
 //!   value.rs            values as people write them: addresses, spans, CPU lists
 //!   web.rs              the web server as it is asked for
@@ -488,6 +489,7 @@
 //!     fragments.rs        datagrams out of fragments
 //!     ip.rs               from an IP packet to what it carries
 //!     link.rs             from a link's frame to the IP packet
+//!     live.rs             packets of an interface
 //!     message.rs          messages, and connections that open and close
 //!     open.rs             opens files and pipes
 //!     pcap.rs             tcpdump's format
@@ -524,12 +526,19 @@
 //!     server.rs           one of its threads
 //!     tally.rs            what it has done
 //!   report/             what is said of a run at its end
+//!     findings.rs         what was found in traffic of others
 //!     hdr.rs              logs of HdrHistograms
 //!     json.rs             as JSON
 //!     machine.rs          machine, command line, version
 //!     page.rs             as a page
 //!     plot.rs             its plots
 //!     text.rs             as text
+//!   scope/              `dnslob scope`: what a capture or an interface shows
+//!     analysis.rs         what a message adds to the figures
+//!     pending.rs          queries that wait; late and repeated answers
+//!     seconds.rs          what happened over time
+//!     summary.rs          the figures in words
+//!     tops.rs             most frequent names and clients
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows:

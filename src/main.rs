@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         Ok(Invocation::Demo(options)) => demo(&options),
         Ok(Invocation::Console(options)) => console::run(&options),
         Ok(Invocation::Reflect(options)) => reflect(&options),
-        Ok(Invocation::Bench(options)) => bench(&options),
+        Ok(Invocation::Bench(options)) => measured(dnslob::tools::bench::run(&options)),
+        Ok(Invocation::Scope(options)) => measured(dnslob::tools::scope::run(&options)),
         Ok(Invocation::Generate(which)) => {
             let written = std::io::stdout().write_all(&documents::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -103,8 +104,8 @@ fn reflect(options: &config::reflect::ReflectOptions) -> ExitCode {
     }
 }
 
-fn bench(options: &config::bench::BenchOptions) -> ExitCode {
-    match dnslob::tools::bench::run(options) {
+fn measured(outcome: anyhow::Result<Outcome>) -> ExitCode {
+    match outcome {
         Ok(Outcome::Measured) => ExitCode::SUCCESS,
         // 1 and 2 mean that nothing was measured.
         Ok(Outcome::Failed) => ExitCode::from(3),

@@ -15,6 +15,7 @@ use crate::config::error::{ConfigError, Origin, Sited};
 use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::reflect::{self, ReflectOptions};
+use crate::config::scope::{self, ScopeOptions};
 use crate::config::value;
 use crate::model::console::ConsoleKey;
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
@@ -38,6 +39,8 @@ pub enum Invocation {
     Reflect(Box<ReflectOptions>),
     /// Measure a name server.
     Bench(Box<BenchOptions>),
+    /// Tell what a capture shows.
+    Scope(Box<ScopeOptions>),
 }
 
 /// The options of the console's client.
@@ -156,6 +159,7 @@ where
         Some(("console", m)) => Ok(Invocation::Console(console(m, "address"))),
         Some(("reflect", m)) => Ok(Invocation::Reflect(Box::new(reflect::options(m)))),
         Some(("bench", m)) => Ok(Invocation::Bench(Box::new(bench::options(m)))),
+        Some(("scope", m)) => Ok(Invocation::Scope(Box::new(scope::options(m)))),
         _ if matches.contains_id("client") || matches.contains_id("execute") => {
             Ok(Invocation::Console(console(&matches, "client")))
         }
@@ -258,7 +262,8 @@ pub fn command() -> Command {
         .override_usage(
             "dnslob [OPTIONS] LISTEN BACKEND...\n       dnslob [OPTIONS] -C FILE [BACKEND...]\n       \
              dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob console [OPTIONS] [ADDR:PORT]\n       dnslob demo [OPTIONS]\n       \
-             dnslob bench [OPTIONS] ADDR:PORT\n       dnslob reflect [OPTIONS]\n       dnslob generate DOCUMENT",
+             dnslob bench [OPTIONS] ADDR:PORT\n       dnslob reflect [OPTIONS]\n       \
+             dnslob scope [OPTIONS] CAPTURE...\n       dnslob generate DOCUMENT",
         )
         .args_conflicts_with_subcommands(true)
         .arg(
@@ -375,7 +380,7 @@ pub fn command() -> Command {
         }
         command = command.arg(arg);
     }
-    let measuring = [bench::command(), reflect::command()];
+    let measuring = [bench::command(), reflect::command(), scope::command()];
     command.subcommands(measuring).subcommand(demo()).subcommand(console_command()).subcommand(generate())
 }
 

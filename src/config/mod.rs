@@ -39,6 +39,7 @@ pub mod password;
 pub mod reflect;
 pub mod relays;
 pub mod ruleset;
+pub mod scope;
 pub mod slots;
 pub mod value;
 pub mod web;

@@ -9,3 +9,4 @@ pub mod documents;
 mod load;
 pub mod reflect;
 mod report;
+pub mod scope;

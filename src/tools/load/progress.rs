@@ -27,6 +27,33 @@ impl Progress {
         Self(Some(bar))
     }
 
+    /// Starts it for so many bytes, or for an unknown number.
+    pub(crate) fn of_bytes(bytes: Option<u64>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let (bar, template) = match bytes {
+            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:30} {percent} %, {eta} left  {msg}"),
+            None => (ProgressBar::no_length(), "{spinner} {elapsed}  {msg}"),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(Some(bar))
+    }
+
+    /// Shows how many bytes are done.
+    pub(crate) fn show_bytes(&self, done: u64, text: String) {
+        match &self.0 {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(text);
+                bar.tick();
+            }
+            None => drop(writeln!(io::stderr(), "{text}")),
+        }
+    }
+
     /// Shows a second.
     pub(crate) fn show(&self, row: &Row, note: &str) {
         let line = line(row, note);

@@ -76,7 +76,8 @@ pub(crate) fn json(report: &Report, machine: &Machine) -> String {
     format!("{document:#}\n")
 }
 
-fn histogram(of: &Histogram<u64>) -> Value {
+/// Writes the percentiles of a histogram.
+pub(super) fn histogram(of: &Histogram<u64>) -> Value {
     let mut figures = Map::new();
     figures.insert("count".to_owned(), of.len().into());
     figures.insert("mean".to_owned(), of.mean().into());

@@ -3,6 +3,7 @@
 //! It is made of [`Totals`] and of words on the run; it measures nothing. In every form stand the
 //! machine, the command line and the version, so that figures can be compared later.
 
+pub(crate) mod findings;
 pub(crate) mod hdr;
 mod json;
 mod machine;

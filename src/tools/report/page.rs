@@ -24,19 +24,17 @@ svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-s
 .grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
 .a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
 .w{stroke:var(--w);stroke-dasharray:2 4}\
-.failed{color:var(--c);font-weight:600}";
+.failed{color:var(--c);font-weight:600}\
+.lists{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1.5rem;align-items:start}\
+table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-weight:600;padding:.3rem 0}\
+th{text-align:left;font-weight:400;overflow-wrap:anywhere}td{text-align:right;padding-left:1rem;white-space:nowrap}\
+tr{border-top:1px solid var(--grid)}";
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine) -> String {
     let totals = &report.totals;
-    let title = format!("{} {}", report.tool, report.target);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<dl>\n",
-        escaped(&title),
-        escaped(&title)
-    );
+    let mut out = head(&format!("{} {}", report.tool, report.target));
+    out += "<dl>\n";
     for (name, value) in [
         ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),
         ("Command", machine.command.clone()),
@@ -50,17 +48,14 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
     for failed in &report.failed {
         let _ = writeln!(out, "<p class=\"failed\">Failed: {}</p>", escaped(failed));
     }
-    out += "<div class=\"cards\">\n";
-    for (figure, what) in [
+    out += &cards(&[
         (text::grouped(totals.rate().round() as u64), "answers per second"),
         (text::percent(totals.counts.lost(), totals.counts.sent), "lost"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(50.0))), "p50"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.0))), "p99"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.9))), "p99.9"),
-    ] {
-        let _ = writeln!(out, "<div><b>{figure}</b><span>{what}</span></div>");
-    }
-    out += "</div>\n<h2>Latency by percentile</h2>\n";
+    ]);
+    out += "<h2>Latency by percentile</h2>\n";
     out += &plot::percentiles(&[
         ("from the intended time", "a", &totals.latency),
         ("from the true time of sending", "b", &totals.naive),
@@ -75,8 +70,28 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
     out
 }
 
+/// Writes the begin of a page, up to its heading.
+pub(super) fn head(title: &str) -> String {
+    let title = escaped(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{title}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    )
+}
+
+/// Writes the figures that are seen first, each with what it is.
+pub(super) fn cards(of: &[(String, &str)]) -> String {
+    let mut out = "<div class=\"cards\">\n".to_owned();
+    for (figure, what) in of {
+        let _ = writeln!(out, "<div><b>{figure}</b><span>{what}</span></div>");
+    }
+    out += "</div>\n";
+    out
+}
+
 /// Writes text of others so that it stays text.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -168,13 +168,14 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
 }
 
 /// Writes what is not 0, behind a colon.
-fn list(kinds: &[(&str, u64)]) -> String {
+pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
     let said: Vec<String> =
         kinds.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
     if said.is_empty() { String::new() } else { format!(": {}", said.join(", ")) }
 }
 
-fn row(histogram: &Histogram<u64>) -> String {
+/// Writes the percentiles of a histogram, milliseconds.
+pub(super) fn row(histogram: &Histogram<u64>) -> String {
     let mut out = String::new();
     for p in PERCENTILES {
         let _ = write!(out, "{:>10}", milliseconds(histogram.value_at_quantile(p / 100.0)));
