@@ -52,6 +52,7 @@ mod renewal;
 mod rules;
 mod runaway;
 mod scale;
+mod scope;
 mod signals;
 mod silence;
 mod stop;

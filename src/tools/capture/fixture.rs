@@ -50,7 +50,7 @@ pub(crate) fn ip(
         packet.extend((20 + payload.len() as u16).to_be_bytes());
         let (id, offset, more) = fragment.unwrap_or_default();
         packet.extend(id.to_be_bytes());
-        packet.extend((offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet.extend(((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         packet.extend([64, protocol, 0, 0]);
     } else {
         let extra = if fragment.is_some() { 8 } else { 0 };

@@ -57,9 +57,8 @@ impl Live {
         }
         let every = i32::from((libc::ETH_P_ALL as u16).to_be());
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(every)));
-        let socket = socket.map_err(|e| match e.kind() {
-            ErrorKind::PermissionDenied => Fault::Rights,
-            _ => Fault::Open(e),
+        let socket = socket.map_err(|e| {
+            if e.kind() == ErrorKind::PermissionDenied { Fault::Rights } else { Fault::Open(e) }
         })?;
         if let Some(address) = address {
             bind(socket.as_raw_fd(), &address).map_err(|e| Fault::Open(e.into()))?;
@@ -97,11 +96,9 @@ impl Live {
                 Err(error) => return Err(Fault::Read(error.into())),
             };
         let at = received.cmsgs().ok().and_then(|mut all| {
-            all.find_map(|message| match message {
-                ControlMessageOwned::ScmTimestampns(time) => {
-                    Some(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
-                }
-                _ => None,
+            all.find_map(|message| {
+                let ControlMessageOwned::ScmTimestampns(time) = message else { return None };
+                Some(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
             })
         });
         let Some(address) = received.address else { return Ok(Step::More) };

@@ -49,7 +49,8 @@ fn every_link_is_read() {
     let null = |packet: &[u8]| [&family(packet).to_le_bytes()[..], packet].concat();
     let swapped = |packet: &[u8]| [&family(packet).to_be_bytes()[..], packet].concat();
     let plain = |packet: &[u8]| packet.to_vec();
-    let links: &[(u16, &dyn Fn(&[u8]) -> Vec<u8>)] = &[
+    type Frame<'f> = &'f dyn Fn(&[u8]) -> Vec<u8>;
+    let links: &[(u16, Frame<'_>)] = &[
         (1, &|packet| ethernet(&[], packet)),
         (1, &|packet| ethernet(&[0x8100], packet)),
         (1, &|packet| ethernet(&[0x88a8, 0x8100], packet)),
@@ -128,7 +129,7 @@ fn pcapng_has_several_sections_and_older_packets() {
     let length = packet.len() as u32;
     // The number of the interface and that of dropped packets are shorter than today's.
     let mut older =
-        [0, (AT / 1_000 >> 32) as u32, (AT / 1_000) as u32, length, length].map(u32::to_be_bytes).concat();
+        [0, ((AT / 1_000) >> 32) as u32, (AT / 1_000) as u32, length, length].map(u32::to_be_bytes).concat();
     older.extend(&packet);
     file.extend(block(Order::Big, 2, &older));
     file.extend(block(Order::Big, 3, &[&length.to_be_bytes()[..], &packet].concat()));
@@ -235,6 +236,14 @@ fn what_yields_no_message_is_counted() {
     }
     let arp = [&[0xff; 12][..], &[8, 6], &[0; 28]].concat();
     assert_eq!(read(pcap(Order::Little, true, 1, &[(AT, arp)])).counts.skipped(Skip::NotIp), 1);
+}
+
+#[test]
+fn every_reason_is_in_the_documents() {
+    let document = include_str!("../../../docs/how-to/captures.md");
+    for (label, doc, _) in Counts::default().reasons() {
+        assert!(document.contains(&format!("| `{label}` | {doc} |")), "{label}");
+    }
 }
 
 #[test]
@@ -469,7 +478,7 @@ fn bytes_field(number: u8, bytes: &[u8]) -> Vec<u8> {
 
 /// A dnstap message of this type over this protocol.
 fn tap(kind: u8, protocol: u8, dns: &[u8]) -> Vec<u8> {
-    let is_response = kind % 2 == 0;
+    let is_response = kind.is_multiple_of(2);
     let mut message = vec![1 << 3, kind, 2 << 3, 1, 3 << 3, protocol];
     message.extend(bytes_field(4, &[192, 0, 2, 7]));
     message.extend(bytes_field(5, &[198, 51, 100, 1]));

@@ -195,7 +195,7 @@ impl Run<'_> {
         ];
         numbers.extend(protocols);
         let top = options.top;
-        let types = (0..).zip(types.iter().copied()).filter(|(_, n)| *n > 0);
+        let types = (0..=u16::MAX).zip(types.iter().copied()).filter(|(_, n)| *n > 0);
         let types = types.map(|(number, n)| (codes::type_name(number), n));
         let tables = vec![
             kinds("rcodes", "Response codes", codes),
@@ -243,8 +243,15 @@ fn target(from: &From) -> String {
     match from {
         From::Interface { name, .. } => format!("interface {name}"),
         From::Captures(paths) => {
-            let names: Vec<_> =
-                paths.iter().map(|path| Printable(path.to_string_lossy()).to_string()).collect();
+            let name = |path: &PathBuf| {
+                let is_input = path.as_os_str() == "-";
+                if is_input {
+                    "standard input".to_owned()
+                } else {
+                    Printable(path.to_string_lossy()).to_string()
+                }
+            };
+            let names: Vec<String> = paths.iter().map(name).collect();
             match names.as_slice() {
                 [first, _, _, _, ..] => format!("{first} and {} others", names.len() - 1),
                 _ => names.join(", "),
