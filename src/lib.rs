@@ -387,6 +387,7 @@
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   replay.rs           the command line of `dnslob replay`
 //!   ruleset.rs          the rules of a draft
+//!   scope.rs            the command line of `dnslob scope`
 //!   slots.rs            stable slots over reloads
 //!   value.rs            values as people write them: addresses, spans, CPU lists
 //!   web.rs              the web server as it is asked for
@@ -497,6 +498,7 @@
 //!     fragments.rs        datagrams out of fragments
 //!     ip.rs               from an IP packet to what it carries
 //!     link.rs             from a link's frame to the IP packet
+//!     live.rs             packets of an interface
 //!     message.rs          messages, and connections that open and close
 //!     open.rs             opens files and pipes
 //!     pcap.rs             tcpdump's format
@@ -545,6 +547,7 @@
 //!     stamp.rs            the client's address in its query
 //!     worker.rs           the loop of a thread that sends
 //!   report/             what is said of a run at its end
+//!     findings.rs         what was found in traffic of others
 //!     hdr.rs              logs of HdrHistograms
 //!     json.rs             as JSON
 //!     machine.rs          machine, command line, version
@@ -552,6 +555,12 @@
 //!     plot.rs             its plots
 //!     replay.rs           what a replayed capture has besides
 //!     text.rs             as text
+//!   scope/              `dnslob scope`: what a capture or an interface shows
+//!     analysis.rs         what a message adds to the figures
+//!     pending.rs          queries that wait; late and repeated answers
+//!     seconds.rs          what happened over time
+//!     summary.rs          the figures in words
+//!     tops.rs             most frequent names and clients
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows:

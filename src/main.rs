@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Reflect(options)) => reflect(&options),
         Ok(Invocation::Bench(options)) => measured(dnslob::tools::bench::run(&options)),
         Ok(Invocation::Replay(options)) => measured(dnslob::tools::replay::run(&options)),
+        Ok(Invocation::Scope(options)) => measured(dnslob::tools::scope::run(&options)),
         Ok(Invocation::Generate(which)) => {
             let written = std::io::stdout().write_all(&documents::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -8,6 +8,8 @@
 mod cache_key;
 #[path = "fuzz/targets/cache_snapshot.rs"]
 mod cache_snapshot;
+#[path = "fuzz/targets/capture.rs"]
+mod capture;
 #[path = "fuzz/targets/certificate.rs"]
 mod certificate;
 #[path = "fuzz/targets/compare.rs"]
@@ -259,9 +261,10 @@ fn seeds_of(name: &str, corpus: &[&[u8]]) {
 #[test]
 fn seeds() {
     let (edited, certificates, compared) = (edited(), certificates(), compared());
-    let (cached, snapshots) = (cached(), snapshots());
+    let (cached, snapshots, captures) = (cached(), snapshots(), captures());
     for (name, corpus) in [
         ("records", &parts(&edited)[..]),
+        ("capture", &parts(&captures)),
         ("certificate", &parts(&certificates)),
         ("compare", &parts(&compared)),
         ("cache_key", &parts(&cached)),
@@ -341,6 +344,83 @@ fn wire() {
 #[test]
 fn records() {
     smoke("records", &parts(&edited()), 600, 50_000, records::target);
+}
+
+/// Captures of each format: datagrams, a connection, a fragment.
+fn captures() -> Vec<Vec<u8>> {
+    let query = MESSAGES[2];
+    let mut response = query.to_vec();
+    response[2] = 0x81;
+    let framed = |message: &[u8]| [&(message.len() as u16).to_be_bytes(), message].concat();
+    let ip = |protocol: u8, part: [u8; 2], from_client: bool, payload: &[u8]| {
+        let length = (20 + payload.len() as u16).to_be_bytes();
+        let mut packet = [&[0x45, 0][..], &length, &[0, 1], &part, &[64, protocol, 0, 0]].concat();
+        let ends = [[192, 0, 2, 7], [198, 51, 100, 1]];
+        packet.extend(if from_client { ends.concat() } else { [ends[1], ends[0]].concat() });
+        packet.extend(payload);
+        packet
+    };
+    let ports = |from_client: bool| if from_client { b"\x9c\x40\0\x35" } else { b"\0\x35\x9c\x40" };
+    let udp = |from_client: bool, message: &[u8]| {
+        let length = (8 + message.len() as u16).to_be_bytes();
+        [&ports(from_client)[..], &length, &[0, 0], message].concat()
+    };
+    let tcp = |from_client: bool, flags: u8, sequence: u8, message: &[u8]| {
+        let header = [0, 0, 0, sequence, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0];
+        ip(6, [0, 0], from_client, &[&ports(from_client)[..], &header, message].concat())
+    };
+    let packets = [
+        ip(17, [0, 0], true, &udp(true, query)),
+        ip(17, [0, 0], false, &udp(false, &response)),
+        ip(17, [0x20, 0], false, &udp(false, &response)[..24]),
+        ip(17, [0, 3], false, &udp(false, &response)[24..]),
+        tcp(true, 2, 0, b""),
+        tcp(false, 18, 0, b""),
+        tcp(true, 16, 11, &framed(query)[10..]),
+        tcp(true, 16, 1, &framed(query)),
+        tcp(false, 16, 1, &framed(&response)),
+        tcp(true, 17, 1 + 2 + query.len() as u8, b""),
+        tcp(false, 4, 60, b""),
+    ];
+    let mut pcap = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x65\0\0\0".to_vec();
+    let mut pcapng =
+        b"\n\r\r\n\0\0\0\x1c\x1a\x2b\x3c\x4d\0\x01\0\0\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x1c\
+                       \0\0\0\x01\0\0\0\x20\0\x65\0\0\0\0\0\0\0\x09\0\x01\x09\0\0\0\0\0\0\0\0\0\0\x20"
+            .to_vec();
+    for packet in &packets {
+        let length = packet.len() as u32;
+        pcap.extend([1_700_000_000, 5, length, length].map(u32::to_le_bytes).concat());
+        pcap.extend(packet);
+        let padded = length.next_multiple_of(4);
+        pcapng.extend([6, 32 + padded, 0, 1, 5, length, length].map(u32::to_be_bytes).concat());
+        pcapng.extend(packet);
+        pcapng.resize(pcapng.len() + (padded - length) as usize, 0);
+        pcapng.extend((32 + padded).to_be_bytes());
+    }
+    let mut dnstap = b"\0\0\0\0\0\0\0\x22\0\0\0\x02\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap".to_vec();
+    for (kind, message) in [(5, query), (6, &response)] {
+        let (seconds, field) = if kind == 5 { (8, 10) } else { (12, 14) };
+        let mut inner = vec![8, kind, 24, 1, 0x22, 4, 192, 0, 2, 7, 0x30, 80, seconds << 3, 99];
+        inner.extend([field << 3 | 2, message.len() as u8]);
+        inner.extend(message);
+        let frame = [&[0x72, inner.len() as u8], &inner[..], &[0x78, 1]].concat();
+        dnstap.extend((frame.len() as u32).to_be_bytes());
+        dnstap.extend(frame);
+    }
+    dnstap.extend(b"\0\0\0\0\0\0\0\x04\0\0\0\x03");
+    vec![pcap, pcapng, dnstap]
+}
+
+#[test]
+fn captures_are_good_seeds() {
+    for seed in captures() {
+        assert!(capture::messages(&seed) >= 2);
+    }
+}
+
+#[test]
+fn capture() {
+    smoke("capture", &parts(&captures()), 600, 30_000, capture::target);
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Message {
         self.flags = [message[2] & 0x7f, message[3] & 0xf0];
         debug_assert_eq!(u16::from(header.rcode()), self.rcode & 0x0f);
         let mut all = Records::of(message);
-        while let Some(record) = all.next() {
+        for record in all.by_ref() {
             let is_apart =
                 record.section == Section::Additional && matches!(record.rtype, rtype::OPT | rtype::TSIG);
             if !is_apart && self.add(message, &record).is_none() {

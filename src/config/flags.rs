@@ -16,6 +16,7 @@ use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::reflect::{self, ReflectOptions};
 use crate::config::replay::{self, ReplayOptions};
+use crate::config::scope::{self, ScopeOptions};
 use crate::config::value;
 use crate::model::console::ConsoleKey;
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
@@ -41,6 +42,8 @@ pub enum Invocation {
     Bench(Box<BenchOptions>),
     /// Send the queries of a capture.
     Replay(Box<ReplayOptions>),
+    /// Tell what a capture shows.
+    Scope(Box<ScopeOptions>),
 }
 
 /// The options of the console's client.
@@ -160,6 +163,7 @@ where
         Some(("reflect", m)) => Ok(Invocation::Reflect(Box::new(reflect::options(m)))),
         Some(("bench", m)) => Ok(Invocation::Bench(Box::new(bench::options(m)))),
         Some(("replay", m)) => Ok(Invocation::Replay(Box::new(replay::options(m)))),
+        Some(("scope", m)) => Ok(Invocation::Scope(Box::new(scope::options(m)))),
         _ if matches.contains_id("client") || matches.contains_id("execute") => {
             Ok(Invocation::Console(console(&matches, "client")))
         }
@@ -263,7 +267,7 @@ pub fn command() -> Command {
             "dnslob [OPTIONS] LISTEN BACKEND...\n       dnslob [OPTIONS] -C FILE [BACKEND...]\n       \
              dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob console [OPTIONS] [ADDR:PORT]\n       dnslob demo [OPTIONS]\n       \
              dnslob bench [OPTIONS] ADDR:PORT\n       dnslob reflect [OPTIONS]\n       \
-             dnslob replay [OPTIONS] CAPTURE TARGET [TARGET2]\n       dnslob generate DOCUMENT",
+             dnslob replay [OPTIONS] CAPTURE TARGET [TARGET2]\n       dnslob scope [OPTIONS] CAPTURE...\n       dnslob generate DOCUMENT",
         )
         .args_conflicts_with_subcommands(true)
         .arg(
@@ -380,7 +384,7 @@ pub fn command() -> Command {
         }
         command = command.arg(arg);
     }
-    let measuring = [bench::command(), reflect::command(), replay::command()];
+    let measuring = [bench::command(), reflect::command(), replay::command(), scope::command()];
     command.subcommands(measuring).subcommand(demo()).subcommand(console_command()).subcommand(generate())
 }
 

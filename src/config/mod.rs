@@ -40,6 +40,7 @@ pub mod reflect;
 pub mod relays;
 pub mod replay;
 pub mod ruleset;
+pub mod scope;
 pub mod slots;
 pub mod value;
 pub mod web;

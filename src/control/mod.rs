@@ -92,7 +92,7 @@ mod spoofing;
 pub mod stats;
 mod stop;
 pub mod systemd;
-mod traffic;
+pub(crate) mod traffic;
 mod view;
 mod watchdog;
 mod web;

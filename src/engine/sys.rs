@@ -21,9 +21,7 @@ use libc::{
 
 use crate::base::addr::Endpoint;
 use crate::base::packet::Packet;
-#[cfg(test)]
-pub use crate::engine::sys::options::bytes_of;
-pub use crate::engine::sys::options::{set_bytes, set_option, set_reuseport_program};
+pub use crate::engine::sys::options::{bytes_of, set_bytes, set_option, set_reuseport_program};
 pub use crate::engine::sys::process::{
     StackBounds, at_exit, can_make_code, ignore_signals, inherited_socket, lua_with_ffi, unblock_signals,
 };

@@ -10,3 +10,4 @@ mod load;
 pub mod reflect;
 pub mod replay;
 mod report;
+pub mod scope;

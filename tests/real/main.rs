@@ -53,6 +53,7 @@ mod replay;
 mod rules;
 mod runaway;
 mod scale;
+mod scope;
 mod signals;
 mod silence;
 mod stop;

@@ -17,7 +17,7 @@
 pub(super) mod fixture;
 mod pools;
 mod recent;
-mod sketch;
+pub(crate) mod sketch;
 mod windows;
 
 use std::collections::BTreeMap;

@@ -46,7 +46,6 @@ pub fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]
 ///
 /// # Errors
 /// The kernel's.
-#[cfg(test)]
 pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
     let mut length = u32::try_from(value.len()).unwrap_or(u32::MAX);
     // SAFETY: the kernel writes at most `length` bytes into a live slice of that length.

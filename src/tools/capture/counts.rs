@@ -55,6 +55,8 @@ pub struct Counts {
     pub repeated_segments: u64,
     /// Segments of TCP that came before earlier ones.
     pub early_segments: u64,
+    /// Packets of an interface that came faster than they were read.
+    pub dropped: u64,
     /// Packets with an earlier time than the one before them.
     pub backwards: u64,
     skipped: [u64; Skip::ALL.len()],

@@ -78,14 +78,29 @@ impl Decoder {
     #[inline]
     pub(super) fn packet(&mut self, packet: &Packet<'_>, visit: &mut impl FnMut(Event<'_>)) {
         self.begin(packet.at);
-        if let Err(why) = self.try_packet(packet, visit) {
+        let inner = link::packet(packet.link, packet.bytes);
+        if let Err(why) = self.try_packet(packet, inner, visit) {
+            self.counts.skip(why);
+        }
+    }
+
+    /// Does the same for a packet without its link's header, of this type.
+    pub(super) fn cooked(&mut self, packet: &Packet<'_>, kind: u16, visit: &mut impl FnMut(Event<'_>)) {
+        self.begin(packet.at);
+        let inner = link::behind_tags(kind, packet.bytes);
+        if let Err(why) = self.try_packet(packet, inner, visit) {
             self.counts.skip(why);
         }
     }
 
     #[inline]
-    fn try_packet(&mut self, packet: &Packet<'_>, visit: &mut impl FnMut(Event<'_>)) -> Result<(), Skip> {
-        let bytes = match link::packet(packet.link, packet.bytes) {
+    fn try_packet(
+        &mut self,
+        packet: &Packet<'_>,
+        inner: Result<&[u8], Skip>,
+        visit: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Skip> {
+        let bytes = match inner {
             Err(Skip::Malformed) if packet.is_cut => return Err(Skip::Cut),
             other => other?,
         };

@@ -26,6 +26,10 @@ pub enum Fault {
     Open(io::Error),
     /// It cannot be read, or not be decompressed.
     Read(io::Error),
+    /// There is no such interface; these there are.
+    NoInterface(Vec<String>),
+    /// The process may not look at interfaces.
+    Rights,
     /// There is nothing in it.
     Empty,
     /// It is neither pcap nor pcapng nor dnstap.
@@ -57,7 +61,9 @@ impl fmt::Display for CaptureError {
         } else {
             write!(f, "{}", Printable(self.file.to_string_lossy()))?;
         }
-        if !matches!(self.fault, Fault::Open(_) | Fault::Empty) {
+        let is_whole =
+            matches!(self.fault, Fault::Open(_) | Fault::NoInterface(_) | Fault::Rights | Fault::Empty);
+        if !is_whole {
             let unpacked = if self.compressed { " of its decompressed content" } else { "" };
             write!(f, ": at byte {}{unpacked}", self.offset)?;
         }
@@ -69,6 +75,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(error) | Self::Read(error) => error.fmt(f),
+            Self::NoInterface(names) => {
+                write!(f, "there is no such interface; there are: any, {}", names.join(", "))
+            }
+            Self::Rights => f.write_str(
+                "looking at an interface needs root or the capability CAP_NET_RAW. \
+                 Or: tcpdump -i INTERFACE -w - port 53 | dnslob scope -",
+            ),
             Self::Empty => f.write_str("it is empty"),
             Self::Unknown([a, b, c, d]) => {
                 write!(
@@ -89,7 +102,9 @@ impl std::error::Error for CaptureError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.fault {
             Fault::Open(error) | Fault::Read(error) => Some(error),
-            Fault::Empty
+            Fault::NoInterface(_)
+            | Fault::Rights
+            | Fault::Empty
             | Fault::Unknown(_)
             | Fault::Cut { .. }
             | Fault::Length { .. }

@@ -56,8 +56,9 @@ fn of_type(frame: &[u8], at: usize) -> Result<&[u8], Skip> {
     behind_tags(u16::from_be_bytes(*kind), packet)
 }
 
+/// Returns the packet of a type, which may stand behind tags.
 #[inline]
-fn behind_tags(mut kind: u16, mut packet: &[u8]) -> Result<&[u8], Skip> {
+pub(super) fn behind_tags(mut kind: u16, mut packet: &[u8]) -> Result<&[u8], Skip> {
     for _ in 0..=TAGS_MAX {
         if kind == ETHERTYPE_IPV4 || kind == ETHERTYPE_IPV6 {
             return Ok(packet);

@@ -13,9 +13,12 @@ mod counts;
 mod decode;
 mod dnstap;
 mod error;
+#[cfg(test)]
+pub(super) mod fixture;
 mod fragments;
 mod ip;
 mod link;
+mod live;
 mod message;
 mod open;
 mod pcap;
@@ -23,6 +26,8 @@ mod pcapng;
 mod record;
 mod stream;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 use std::collections::VecDeque;
@@ -35,6 +40,7 @@ pub use crate::tools::capture::counts::{Counts, Skip};
 use crate::tools::capture::decode::{Decoder, Packet};
 use crate::tools::capture::dnstap::Dnstap;
 pub use crate::tools::capture::error::{CaptureError, Fault};
+use crate::tools::capture::live::Live;
 pub use crate::tools::capture::message::{Connection, End, Event, Message, Protocol};
 use crate::tools::capture::open::Source;
 use crate::tools::capture::pcap::Pcap;
@@ -75,6 +81,7 @@ pub enum Step {
 pub struct Capture {
     waiting: VecDeque<PathBuf>,
     file: Option<Open>,
+    live: Option<(PathBuf, Live)>,
     decoder: Decoder,
     is_ended: bool,
     /// Bytes of files that are done, and of all files if that is known.
@@ -119,6 +126,18 @@ impl Capture {
         Ok(capture)
     }
 
+    /// Looks at an interface, or at all of them (`any`), as if it were a capture without end.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the process may not look at it.
+    pub fn live(interface: &str, options: &CaptureOptions) -> Result<Self, CaptureError> {
+        let path = PathBuf::from(interface);
+        let live = Live::open(interface).map_err(|fault| CaptureError::at_begin(&path, fault))?;
+        let mut capture = Self::of(options);
+        capture.live = Some((path, live));
+        Ok(capture)
+    }
+
     /// Reads bytes as if they were a file.
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>, options: &CaptureOptions) -> Self {
@@ -134,7 +153,7 @@ impl Capture {
         let hasher = RandomState::with_seeds(*seed, !seed, seed.rotate_left(32), 1);
         let decoder = Decoder::new(ports, hasher, *connections_max);
         let (waiting, length) = (VecDeque::new(), None);
-        Self { waiting, file: None, decoder, is_ended: false, read: 0, length }
+        Self { waiting, file: None, live: None, decoder, is_ended: false, read: 0, length }
     }
 
     /// Returns what was read.
@@ -176,12 +195,26 @@ impl Capture {
     pub fn end(&mut self, visit: &mut impl FnMut(Event<'_>)) {
         if !self.is_ended {
             self.is_ended = true;
+            if let Some((_, live)) = &self.live {
+                self.decoder.counts.dropped += live.dropped();
+            }
             self.decoder.end(visit);
         }
     }
 
     #[cold]
     fn next_file(&mut self, visit: &mut impl FnMut(Event<'_>)) -> Result<Step, CaptureError> {
+        if let Some((name, live)) = &mut self.live {
+            let fault = match live.step(&mut self.decoder, visit) {
+                Ok(step) => return Ok(step),
+                Err(fault) => fault,
+            };
+            let error = CaptureError::at_begin(name, fault);
+            self.decoder.counts.dropped += live.dropped();
+            // What the kernel says once of an interface, it says again.
+            self.live = None;
+            return Err(error);
+        }
         let Some(path) = self.waiting.pop_front() else {
             self.end(visit);
             return Ok(Step::End);

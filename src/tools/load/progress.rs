@@ -9,9 +9,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::tools::load::totals::Row;
 use crate::tools::report::text::{grouped, milliseconds};
 
-/// Parts of a run whose length is not known.
-const PARTS: u64 = 1_000;
-
 /// The display.
 #[derive(Debug)]
 pub(crate) struct Progress(Option<ProgressBar>);
@@ -30,24 +27,38 @@ impl Progress {
         Self(Some(bar))
     }
 
-    /// Starts it for a run whose length is not known; what is known is which part is done.
-    pub(crate) fn start_parts() -> Self {
+    /// Starts it for so many bytes, or for an unknown number.
+    pub(crate) fn of_bytes(bytes: Option<u64>) -> Self {
         if !io::stderr().is_terminal() {
             return Self(None);
         }
-        let bar = ProgressBar::new(PARTS);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left  {msg}") {
+        let (bar, template) = match bytes {
+            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:30} {percent} %, {eta} left  {msg}"),
+            None => (ProgressBar::no_length(), "{spinner} {elapsed}  {msg}"),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.enable_steady_tick(Duration::from_millis(500));
         Self(Some(bar))
     }
 
-    /// Shows a second, and how many thousandths of the whole are done.
-    pub(crate) fn show_part(&self, row: &Row, done: u64) {
-        self.show(row, "");
-        if let Some(bar) = &self.0 {
-            bar.set_position(done.min(PARTS));
+    /// Shows a second, and how many bytes are done.
+    pub(crate) fn show_second(&self, row: &Row, done: u64) {
+        match &self.0 {
+            Some(_) => self.show_bytes(done, line(row, "")),
+            None => self.show(row, ""),
+        }
+    }
+
+    /// Shows how many bytes are done.
+    pub(crate) fn show_bytes(&self, done: u64, text: String) {
+        match &self.0 {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(text);
+                bar.tick();
+            }
+            None => drop(writeln!(io::stderr(), "{text}")),
         }
     }
 

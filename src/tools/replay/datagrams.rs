@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use socket2::Socket;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) most: usize,
     /// Whether datagrams come from the recorded addresses.
     pub(crate) spoof: bool,
+    /// What tables are hashed with.
+    pub(crate) hasher: RandomState,
 }
 
 /// The sockets, and the buffers that they share.
@@ -70,9 +72,8 @@ impl Datagrams {
         // Segments of one message have one source.
         let segment = if plan.spoof { Segment::Never } else { Segment::Runs };
         Self {
-            plan,
             flows: Vec::new(),
-            clients: AHashMap::new(),
+            clients: AHashMap::with_hasher(plan.hasher.clone()),
             shortage: None,
             order: Vec::new(),
             received: ReceiveBuffers::with_message_max(RECEIVE_BATCH, usize::from(u16::MAX)),
@@ -82,6 +83,7 @@ impl Datagrams {
             failed: Vec::new(),
             send: SendBuffers::new(BATCH),
             segment,
+            plan,
         }
     }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::time::TickDelta;
@@ -114,8 +114,8 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    /// Prepares jobs for so many threads.
-    pub(crate) fn new(options: &ReplayOptions, threads: usize) -> Self {
+    /// Prepares jobs for so many threads; tables are hashed with `hasher`.
+    pub(crate) fn new(options: &ReplayOptions, threads: usize, hasher: RandomState) -> Self {
         Self {
             carrier: options.carrier,
             filter: options.filter.clone(),
@@ -127,7 +127,7 @@ impl Feeder {
             schedule: Schedule::new(options.timing),
             pending: VecDeque::new(),
             first: 0,
-            by_key: AHashMap::new(),
+            by_key: AHashMap::with_hasher(hasher),
             pending_bytes: 0,
             batches: (0..threads).map(|_| Batch::default()).collect(),
             ready: Vec::new(),
@@ -420,7 +420,14 @@ mod tests {
         }));
     }
 
-    fn jobs(feeder: Feeder) -> (Vec<(Job, Vec<u8>, Option<Vec<u8>>)>, Fed) {
+    fn fresh(arguments: &[&str], threads: usize) -> Feeder {
+        Feeder::new(&options(arguments), threads, RandomState::with_seeds(1, 2, 3, 4))
+    }
+
+    /// A job with its query and the recorded answer.
+    type Taken = (Job, Vec<u8>, Option<Vec<u8>>);
+
+    fn jobs(feeder: Feeder) -> (Vec<Taken>, Fed) {
         let (ready, fed) = feeder.end();
         let all = ready.iter().flat_map(|(_, batch)| {
             batch.jobs.iter().map(|job| {
@@ -435,7 +442,7 @@ mod tests {
 
     #[test]
     fn queries_get_their_recorded_answers_and_keep_their_order() {
-        let mut feeder = Feeder::new(&options(&[]), 1);
+        let mut feeder = fresh(&[], 1);
         for (at, id, from) in [(10, 0, 1), (11, 1, 2), (12, 2, 1)] {
             take(&mut feeder, at * SECOND, from, Protocol::Udp, &message(id, false));
         }
@@ -455,7 +462,7 @@ mod tests {
 
     #[test]
     fn answers_are_not_waited_for_without_end() {
-        let mut feeder = Feeder::new(&options(&[]), 1);
+        let mut feeder = fresh(&[], 1);
         take(&mut feeder, 0, 1, Protocol::Udp, &message(0, false));
         take(&mut feeder, WINDOW, 1, Protocol::Udp, &message(1, false));
         assert_eq!(feeder.pending(), 2);
@@ -468,14 +475,14 @@ mod tests {
             feeder.ready.clear();
         }
         assert!(feeder.pending() * ENTRY_BYTES <= PENDING_BYTES && feeder.by_key.len() <= 21);
-        let mut alone = Feeder::new(&options(&["--ignore-recorded"]), 1);
+        let mut alone = fresh(&["--ignore-recorded"], 1);
         take(&mut alone, 0, 1, Protocol::Udp, &message(0, false));
         assert_eq!((alone.pairs, alone.pending()), (false, 0));
     }
 
     #[test]
     fn each_client_has_its_thread() {
-        let mut feeder = Feeder::new(&options(&["--max"]), 3);
+        let mut feeder = fresh(&["--max"], 3);
         for n in 0..200 {
             take(&mut feeder, 0, n % 40, Protocol::Udp, &message(n % 7, false));
         }
@@ -498,7 +505,7 @@ mod tests {
             (&["--transport", "tcp"], 2, 2),
             (&["--type", "A"], 1, 1),
         ] {
-            let mut feeder = Feeder::new(&options(arguments), 1);
+            let mut feeder = fresh(arguments, 1);
             let connection = Connection {
                 id: 7,
                 at: 0,
@@ -521,7 +528,7 @@ mod tests {
     #[test]
     fn queries_are_counted_filtered_and_stamped() {
         let arguments = ["--count", "2", "--client", "192.0.2.0/31", "--ecs-stamp=24,56", "--proxy"];
-        let mut feeder = Feeder::new(&options(&arguments), 1);
+        let mut feeder = fresh(&arguments, 1);
         for n in [0, 1, 2, 0, 1] {
             take(&mut feeder, 0, n, Protocol::Udp, &message(n, false));
         }
@@ -542,7 +549,7 @@ mod tests {
         long[11] = 1;
         long.extend([0, 0, 41, 4, 0, 0, 0, 0, 0, 8, 0, 0, 12, 7, 252]);
         long.resize(long.len() + 2_044, 0);
-        let mut feeder = Feeder::new(&options(&[]), 1);
+        let mut feeder = fresh(&[], 1);
         take(&mut feeder, 0, 1, Protocol::Udp, &long);
         let (jobs, fed) = jobs(feeder);
         assert_eq!((jobs.len(), fed.left[Left::TooLong.index()]), (0, 1));

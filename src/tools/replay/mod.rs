@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ahash::RandomState;
 use anyhow::{Context, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 
@@ -96,13 +97,14 @@ impl Run {
     fn start(options: &ReplayOptions, interrupt: &mut Interrupt) -> anyhow::Result<Self> {
         let count = usize::from(options.threads);
         let targets: Vec<SocketAddr> = [options.target].into_iter().chain(options.second).collect();
-        let plans = plans(options, &targets, count)?;
+        let mut rng = random::seeded(None).context("random numbers")?;
+        let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
+        let plans = plans(options, &targets, count, &hasher)?;
         let log = options.report.hdr.as_ref().map(|path| {
             let log = HdrLog::create(path, report::unix_time());
             log.with_context(|| path.display().to_string())
         });
         let log = log.transpose()?;
-        let mut rng = random::seeded(None).context("random numbers")?;
         let control = Arc::new(Control::default());
         let (outputs, inputs): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(BATCHES)).unzip();
         let (ready, begun) = bounded(1);
@@ -149,7 +151,9 @@ impl Run {
             begin,
             begun: report::unix_time(),
             measured: measured.collect(),
-            progress: Progress::start_parts(),
+            progress: Progress::of_bytes(
+                options.capture.metadata().ok().filter(|m| m.is_file()).map(|m| m.len()),
+            ),
             log,
             interrupted: false,
         })
@@ -201,7 +205,7 @@ impl Run {
         }
         let row = self.measured[0].totals.add(interval, None);
         if row.sent + row.answered + row.lost > 0 {
-            self.progress.show_part(row, self.control.read.load(Relaxed));
+            self.progress.show_second(row, self.control.read.load(Relaxed));
         }
         Ok(())
     }
@@ -342,6 +346,7 @@ fn plans(
     options: &ReplayOptions,
     targets: &[SocketAddr],
     threads: usize,
+    hasher: &RandomState,
 ) -> anyhow::Result<(datagrams::Plan, sessions::Plan)> {
     let by_datagrams = !matches!(options.carrier, Carrier::Tcp | Carrier::Tls);
     if options.spoof {
@@ -381,6 +386,7 @@ fn plans(
         targets: targets.to_vec(),
         most: per_thread(options.sockets.into()),
         spoof: options.spoof,
+        hasher: hasher.clone(),
     };
     let sessions = sessions::Plan {
         targets: streams.context("TLS")?,
@@ -388,6 +394,7 @@ fn plans(
         idle: options.idle,
         timeout: options.timeout,
         spoof: options.spoof,
+        hasher: hasher.clone(),
     };
     Ok((datagrams, sessions))
 }

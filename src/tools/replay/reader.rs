@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
+use ahash::RandomState;
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::replay::ReplayOptions;
@@ -17,7 +18,7 @@ use crate::tools::replay::worker::Control;
 
 /// Batches that a thread is ahead of one that sends.
 pub(crate) const BATCHES: usize = 32;
-/// The pause where all threads have enough: a fraction of what they have at a million a second.
+/// How long it is waited for a thread that has enough, until others may need some.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What was read.
@@ -57,7 +58,8 @@ impl Reader {
         let capture_options =
             CaptureOptions { ports: options.ports.clone(), seed, ..CaptureOptions::default() };
         let capture = Capture::open(std::slice::from_ref(&options.capture), &capture_options)?;
-        let feeder = Feeder::new(options, outputs.len());
+        let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 2);
+        let feeder = Feeder::new(options, outputs.len(), hasher);
         let begun = Some(begun);
         Ok(Self { capture, feeder, outputs, control, begun, heard: Tick(0), error: None })
     }
@@ -81,9 +83,7 @@ impl Reader {
                 Err(error) => self.error = Some(error.to_string()),
             }
             if !self.feeder.ready.is_empty() {
-                let (read, length) = self.capture.position();
-                let share = length.map_or(0, |length| read.saturating_mul(1_000) / length.max(1));
-                self.control.read.store(share, Relaxed);
+                self.control.read.store(self.capture.position().0, Relaxed);
                 self.hand_over();
             }
         }
@@ -142,6 +142,10 @@ fn send(mut ready: Vec<(usize, Batch)>, outputs: &[Sender<Batch>], control: &Con
         if ready.is_empty() || control.stopping.load(Relaxed) {
             return;
         }
-        std::thread::sleep(PAUSE);
+        let (thread, batch) = ready.remove(0);
+        match outputs[thread].send_timeout(batch, PAUSE) {
+            Ok(()) | Err(SendTimeoutError::Disconnected(_)) => {}
+            Err(SendTimeoutError::Timeout(batch)) => ready.insert(0, (thread, batch)),
+        }
     }
 }

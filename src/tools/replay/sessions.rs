@@ -11,7 +11,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: TickDelta,
     /// Whether they come from the recorded addresses.
     pub(crate) spoof: bool,
+    /// What tables are hashed with.
+    pub(crate) hasher: RandomState,
 }
 
 #[derive(Debug)]
@@ -86,13 +88,13 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(plan: Plan) -> Self {
         Self {
-            plan,
             connections: Vec::new(),
             free: Vec::new(),
-            by_key: AHashMap::new(),
+            by_key: AHashMap::with_hasher(plan.hasher.clone()),
             buffer: Vec::new(),
             message: Vec::new(),
             evicted: 0,
+            plan,
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Control {
     pub(crate) stopping: AtomicBool,
     /// Do not wait either.
     pub(crate) cut: AtomicBool,
-    /// How much of the capture is read, thousandths; 0 if that is not known.
+    /// How much of the capture is read, bytes.
     pub(crate) read: AtomicU64,
 }
 

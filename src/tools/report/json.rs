@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 use crate::config::criteria::Figures;
 use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, Report, replay, text};
+use crate::tools::report::{PERCENTILES, Report, text};
 use crate::wire::codes;
 
 /// The format of the document.
 const FORMAT: u32 = 1;
 
 /// Writes the report.
-pub(crate) fn json(report: &Report, machine: &Machine) -> String {
+pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) -> String {
     let totals = &report.totals;
     let (counts, codes) = (counts(totals), codes(totals));
     let seconds: Vec<Value> = totals
@@ -70,25 +70,25 @@ pub(crate) fn json(report: &Report, machine: &Machine) -> String {
         "failed": report.failed,
         "notes": report.notes,
     });
-    if let Some(replayed) = &report.replayed {
-        document["replay"] = replay::json(replayed);
+    if let Some(replay) = replay {
+        document["replay"] = replay;
     }
     format!("{document:#}\n")
 }
 
 /// Writes what was counted.
-pub(crate) fn counts(totals: &Totals) -> Map<String, Value> {
+pub(super) fn counts(totals: &Totals) -> Map<String, Value> {
     totals.counts.named().into_iter().map(|(name, n)| (name.replace('-', "_"), n.into())).collect()
 }
 
 /// Writes the answers by their response codes.
-pub(crate) fn codes(totals: &Totals) -> Map<String, Value> {
+pub(super) fn codes(totals: &Totals) -> Map<String, Value> {
     let all = (0..16).filter(|code| totals.with_code(*code) > 0);
     all.map(|code| (codes::rcode_name(code), totals.with_code(code).into())).collect()
 }
 
 /// Writes the percentiles of a histogram.
-pub(crate) fn histogram(of: &Histogram<u64>) -> Value {
+pub(super) fn histogram(of: &Histogram<u64>) -> Value {
     let mut figures = Map::new();
     figures.insert("count".to_owned(), of.len().into());
     figures.insert("mean".to_owned(), of.mean().into());
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn the_document_has_its_members() {
         let (report, machine) = example();
-        let document: Value = serde_json::from_str(&json(&report, &machine)).expect("JSON");
+        let document: Value = serde_json::from_str(&json(&report, &machine, None)).expect("JSON");
         assert_eq!(document["format"], 1);
         assert_eq!(document["counts"]["sent"], 5_015);
         assert_eq!(document["counts"]["timed_out"], 15);

@@ -3,6 +3,7 @@
 //! It is made of [`Totals`] and of words on the run; it measures nothing. In every form stand the
 //! machine, the command line and the version, so that figures can be compared later.
 
+pub(crate) mod findings;
 pub(crate) mod hdr;
 mod json;
 mod machine;
@@ -86,11 +87,25 @@ pub(crate) fn unix_time() -> u64 {
 /// When it cannot be written.
 pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Result<()> {
     let machine = Machine::read();
-    let printed = if options.json { json::json(report, &machine) } else { text::text(report, &machine) };
+    let printed = if options.json { as_json(report, &machine) } else { as_text(report, &machine) };
     if let Some(path) = &options.page {
-        fs::write(path, page::page(report, &machine)).with_context(|| path.display().to_string())?;
+        fs::write(path, as_page(report, &machine)).with_context(|| path.display().to_string())?;
     }
     io::stdout().write_all(printed.as_bytes()).context("standard output")
+}
+
+fn as_text(report: &Report, machine: &Machine) -> String {
+    let more = report.replayed.as_ref().map(replay::text).unwrap_or_default();
+    text::text(report, machine, &more)
+}
+
+fn as_json(report: &Report, machine: &Machine) -> String {
+    json::json(report, machine, report.replayed.as_ref().map(replay::json))
+}
+
+fn as_page(report: &Report, machine: &Machine) -> String {
+    let more = report.replayed.as_ref().map(|replayed| replay::page(report, replayed)).unwrap_or_default();
+    page::page(report, machine, &as_text(report, machine), &more)
 }
 
 /// A report for tests.

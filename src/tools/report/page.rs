@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::config::criteria::Figures;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{Report, plot, replay, text};
+use crate::tools::report::{Report, plot, text};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ground:#fff;--text:#1c2126;--faint:#5d6771;--grid:#dde2e7;--a:#0b66c3;--b:#c2590a;\
@@ -25,21 +25,17 @@ svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-s
 .a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
 .w{stroke:var(--w);stroke-dasharray:2 4}\
 .failed{color:var(--c);font-weight:600}\
-table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;padding:.25rem .8rem .25rem 0;\
-border-bottom:1px solid var(--grid);overflow-wrap:anywhere}td.n,th.n{text-align:right;\
-font-variant-numeric:tabular-nums}";
+.lists{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1.5rem;align-items:start}\
+table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-weight:600;padding:.3rem 0}\
+th{text-align:left;font-weight:400;overflow-wrap:anywhere}td{text-align:right;padding-left:1rem;white-space:nowrap}\
+tr{border-top:1px solid var(--grid)}td.t{text-align:left;white-space:normal;overflow-wrap:anywhere}\
+th.n{text-align:right;padding-left:1rem}.wide{width:100%}";
 
 /// Writes the page.
-pub(crate) fn page(report: &Report, machine: &Machine) -> String {
+pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -> String {
     let totals = &report.totals;
-    let title = format!("{} {}", report.tool, report.target);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<dl>\n",
-        escaped(&title),
-        escaped(&title)
-    );
+    let mut out = head(&format!("{} {}", report.tool, report.target));
+    out += "<dl>\n";
     for (name, value) in [
         ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),
         ("Command", machine.command.clone()),
@@ -56,36 +52,47 @@ pub(crate) fn page(report: &Report, machine: &Machine) -> String {
     for note in &report.notes {
         let _ = writeln!(out, "<p class=\"failed\">{}</p>", escaped(note));
     }
-    out += "<div class=\"cards\">\n";
-    for (figure, what) in [
+    out += &cards(&[
         (text::grouped(totals.rate().round() as u64), "answers per second"),
         (text::percent(totals.counts.lost(), totals.counts.sent), "lost"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(50.0))), "p50"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.0))), "p99"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.9))), "p99.9"),
-    ] {
-        let _ = writeln!(out, "<div><b>{figure}</b><span>{what}</span></div>");
-    }
-    out += "</div>\n<h2>Latency by percentile</h2>\n";
+    ]);
+    out += "<h2>Latency by percentile</h2>\n";
     out += &plot::percentiles(&[
         ("from the intended time", "a", &totals.latency),
         ("from the true time of sending", "b", &totals.naive),
     ]);
-    if let Some(replayed) = &report.replayed {
-        out += &replay::page(report, replayed);
-    }
+    out += more;
     out += "<h2>Rate over time</h2>\n";
     out += &plot::rates(&totals.rows);
-    let _ = write!(
-        out,
-        "<h2>All figures</h2>\n<pre>{}</pre>\n</body>\n</html>\n",
-        escaped(&text::text(report, machine))
-    );
+    let _ = write!(out, "<h2>All figures</h2>\n<pre>{}</pre>\n</body>\n</html>\n", escaped(text));
+    out
+}
+
+/// Writes the begin of a page, up to its heading.
+pub(super) fn head(title: &str) -> String {
+    let title = escaped(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{title}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    )
+}
+
+/// Writes the figures that are seen first, each with what it is.
+pub(super) fn cards(of: &[(String, &str)]) -> String {
+    let mut out = "<div class=\"cards\">\n".to_owned();
+    for (figure, what) in of {
+        let _ = writeln!(out, "<div><b>{figure}</b><span>{what}</span></div>");
+    }
+    out += "</div>\n";
     out
 }
 
 /// Writes text of others so that it stays text.
-pub(crate) fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -97,12 +104,12 @@ mod tests {
     #[test]
     fn a_page_needs_nothing_else() {
         let (report, machine) = example();
-        let page = page(&report, &machine);
+        let page = page(&report, &machine, &machine.command, "<p>more</p>");
         assert!(page.contains("<svg") && page.contains("prefers-color-scheme:dark"));
         for foreign in ["http://", "https://", "<script", "<img", "<link", "url("] {
             assert!(!page.contains(foreign), "{foreign}");
         }
         assert!(page.contains("dnslob bench '&lt;b&gt;'") && !page.contains("<b>'"), "escaped");
-        assert!(page.contains("A &lt;CPU&gt; &amp; more"));
+        assert!(page.contains("A &lt;CPU&gt; &amp; more") && page.contains("<p>more</p>"));
     }
 }

@@ -72,17 +72,25 @@ pub(crate) fn percentiles(of: &[(&str, &str, &Histogram<u64>)]) -> String {
 
 /// Plots what was sent and answered in each second.
 pub(crate) fn rates(rows: &[Row]) -> String {
+    rates_of(rows, 1, ["sent", "answered", "lost or wrong"])
+}
+
+/// Plots the same of rows of several seconds, with these names for what was sent, answered, and lost or
+/// wrong.
+pub(crate) fn rates_of(rows: &[Row], row_seconds: u64, names: [&'static str; 3]) -> String {
     let highest = rows.iter().map(|r| r.sent.max(r.answered).max(r.wanted.unwrap_or(0))).max().unwrap_or(0);
     let (Some(last), 1..) = (rows.last(), highest) else { return empty("nothing was sent") };
-    let step = nice(highest as f64 / 5.0);
-    let top = (highest as f64 / step).ceil() * step;
-    let seconds = (last.second + 1) as f64;
+    let width = row_seconds as f64;
+    let highest = highest as f64 / width;
+    let step = nice(highest / 5.0);
+    let top = (highest / step).ceil() * step;
+    let seconds = (last.second + row_seconds) as f64;
     let x = |second: f64| LEFT + second / seconds * (WIDTH - LEFT - RIGHT);
-    let y = |n: u64| HEIGHT - BOTTOM - n as f64 / top * (HEIGHT - TOP - BOTTOM);
+    let y = |rate: f64| HEIGHT - BOTTOM - rate / top * (HEIGHT - TOP - BOTTOM);
     let mut out = open("Queries per second over time");
     let mut at = 0.0;
     while at <= top {
-        horizontal(&mut out, y(at as u64), &grouped(at as u64));
+        horizontal(&mut out, y(at), &grouped(at as u64));
         at += step;
     }
     let step = nice(seconds / 8.0).max(1.0);
@@ -91,18 +99,25 @@ pub(crate) fn rates(rows: &[Row]) -> String {
         vertical(&mut out, x(at), &format!("{at:.0} s"));
         at += step;
     }
-    // Steps: a figure is that of its whole second.
+    // Steps: a figure is that of its whole row.
     let line = |name: &'static str, class: &'static str, of: &dyn Fn(&Row) -> Option<u64>| {
-        let steps = rows.iter().filter_map(|r| {
-            let (begin, y) = (r.second as f64, y(of(r)?));
-            Some([(x(begin), y), (x(begin + 1.0), y)])
-        });
-        Line { name, class, points: steps.flatten().collect() }
+        let (mut points, mut end) = (Vec::new(), 0);
+        for row in rows {
+            let Some(n) = of(row) else { continue };
+            if row.second > end {
+                // Nothing happened in between.
+                points.extend([(x(end as f64), y(0.0)), (x(row.second as f64), y(0.0))]);
+            }
+            end = row.second + row_seconds;
+            let rate = y(n as f64 / width);
+            points.extend([(x(row.second as f64), rate), (x(end as f64), rate)]);
+        }
+        Line { name, class, points }
     };
     let mut lines = vec![
-        line("sent", "b", &|r| Some(r.sent)),
-        line("answered", "a", &|r| Some(r.answered)),
-        line("lost or wrong", "c", &|r| Some(r.lost + r.wrong)),
+        line(names[0], "b", &|r| Some(r.sent)),
+        line(names[1], "a", &|r| Some(r.answered)),
+        line(names[2], "c", &|r| Some(r.lost + r.wrong)),
     ];
     if rows.iter().any(|r| r.wanted.is_some()) {
         lines.insert(0, line("wanted", "w", &|r| r.wanted));
@@ -117,7 +132,7 @@ fn nice(step: f64) -> f64 {
 }
 
 /// Writes a time in its unit.
-fn span(ns: f64) -> String {
+pub(super) fn span(ns: f64) -> String {
     if ns < 999_500.0 {
         format!("{:.0} us", ns / 1e3)
     } else if ns < 999_500_000.0 {

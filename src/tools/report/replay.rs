@@ -54,7 +54,8 @@ impl Compared {
 }
 
 /// Writes it for a terminal.
-pub(super) fn text(out: &mut String, replayed: &Replayed) {
+pub(super) fn text(replayed: &Replayed) -> String {
+    let mut out = String::new();
     if let Some((name, totals)) = &replayed.second {
         let counts = &totals.counts;
         let _ = writeln!(
@@ -67,7 +68,7 @@ pub(super) fn text(out: &mut String, replayed: &Replayed) {
             text::percent(counts.lost(), counts.sent),
             text::grouped(counts.wrong()),
         );
-        text::latency_head(out);
+        text::latency_head(&mut out);
         for (name, histogram) in
             [("from the intended time", &totals.latency), ("from the true time (naive)", &totals.naive)]
         {
@@ -102,6 +103,7 @@ pub(super) fn text(out: &mut String, replayed: &Replayed) {
     for (name, n) in &replayed.capture {
         let _ = writeln!(out, "  {name:<32}{:>14}", text::grouped(*n));
     }
+    out
 }
 
 /// Writes it as JSON.
@@ -164,10 +166,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let (a, b) = (&report.totals, totals);
         let ms = |of: &Totals, p: f64| text::milliseconds(of.percentile_ns(p));
         let mut line = |what: &str, first: String, second: String| {
-            let _ = writeln!(
-                out,
-                "<tr><td>{what}</td><td class=\"n\">{first}</td><td class=\"n\">{second}</td></tr>"
-            );
+            let _ = writeln!(out, "<tr><th scope=\"row\">{what}</th><td>{first}</td><td>{second}</td></tr>");
         };
         for p in [50.0, 90.0, 99.0, 99.9] {
             line(&format!("{}, ms", text::percentile(p)), ms(a, p), ms(b, p));
@@ -192,7 +191,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
                 let (number, share) = (text::grouped(n), text::percent(n, all));
                 let _ = writeln!(
                     out,
-                    "<tr><td>{label}</td><td class=\"n\">{number}</td><td class=\"n\">{share}</td><td>{doc}</td></tr>"
+                    "<tr><th scope=\"row\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"
                 );
             }
         }
@@ -202,7 +201,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
             for example in &compared.outcomes.examples {
                 let _ = writeln!(
                     out,
-                    "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    "<tr><th scope=\"row\">{}</th><td class=\"t\">{}</td><td class=\"t\">{}</td></tr>",
                     example.class.label(),
                     escaped(&example.question),
                     escaped(&example.words)
@@ -246,7 +245,7 @@ mod tests {
         let (mut report, machine) = example();
         report.replayed = Some(replayed());
         report.notes.push("too <slow>".to_owned());
-        let text = text::text(&report, &machine);
+        let text = super::super::as_text(&report, &machine);
         for part in [
             "note        too <slow>",
             "second      192.0.2.1:53",
@@ -258,13 +257,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
-        let document: Value = serde_json::from_str(&json::json(&report, &machine)).expect("JSON");
+        let document: Value = serde_json::from_str(&super::super::as_json(&report, &machine)).expect("JSON");
         let compared = &document["replay"]["compared"];
         assert_eq!((&compared["classes"]["rcode"], &compared["different"]), (&1.into(), &4.into()));
         assert_eq!(compared["unpaired"]["only_first"], 3);
         assert_eq!(document["replay"]["capture"]["left_out_opcode"], 5);
         assert!(document["replay"]["second"]["latency_ns"]["p99"].as_u64() > Some(0));
-        let page = crate::tools::report::page::page(&report, &machine);
+        let page = super::super::as_page(&report, &machine);
         assert!(page.contains("&lt;b&gt;. A") && !page.contains("<b>.") && page.contains("too &lt;slow&gt;"));
         assert!(page.contains("Latency of both") && page.contains("Only the first has answered."));
     }

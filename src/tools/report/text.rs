@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, Report, replay};
+use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
 
 /// Writes a number with a comma before each three digits.
@@ -50,8 +50,8 @@ pub(crate) fn percentile(p: f64) -> String {
     format!("p{p}")
 }
 
-/// Writes the report.
-pub(crate) fn text(report: &Report, machine: &Machine) -> String {
+/// Writes the report, with what only one tool has.
+pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
     let (totals, counts) = (&report.totals, &report.totals.counts);
     let mut out = String::new();
     let mut line = |name: &str, text: &str| {
@@ -160,9 +160,7 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
         let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
         let _ = writeln!(out, "highest good rate: {best} ({})", ramp.end);
     }
-    if let Some(replayed) = &report.replayed {
-        replay::text(&mut out, replayed);
-    }
+    out += more;
     for failed in &report.failed {
         let _ = writeln!(out, "failed: {failed}");
     }
@@ -170,7 +168,7 @@ pub(crate) fn text(report: &Report, machine: &Machine) -> String {
 }
 
 /// Writes the head of a table of latencies.
-pub(crate) fn latency_head(out: &mut String) {
+pub(super) fn latency_head(out: &mut String) {
     let mut head = format!("{:<30}", "latency, ms");
     PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", percentile(*p)));
     let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
@@ -183,8 +181,8 @@ pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
     if said.is_empty() { String::new() } else { format!(": {}", said.join(", ")) }
 }
 
-/// Writes the percentiles of a histogram.
-pub(crate) fn row(histogram: &Histogram<u64>) -> String {
+/// Writes the percentiles of a histogram, milliseconds.
+pub(super) fn row(histogram: &Histogram<u64>) -> String {
     let mut out = String::new();
     for p in PERCENTILES {
         let _ = write!(out, "{:>10}", milliseconds(histogram.value_at_quantile(p / 100.0)));
@@ -202,7 +200,7 @@ mod tests {
     fn a_report_has_everything() {
         let (mut report, machine) = example();
         report.failed.push("p99>1ms: 2.000ms".to_owned());
-        let text = text(&report, &machine);
+        let text = text(&report, &machine, "\nmore\n");
         for part in [
             "target      127.0.0.1:5300 over udp",
             "5,015 in 5.00 s, 1,003 per second of 1,003 wanted",
@@ -213,7 +211,7 @@ mod tests {
             "dnslob bench '<b>'",
             "begun       2023-11-14 22:13:20 UTC",
             "2 CPUs, A <CPU> & more, 4096 MB, Linux 6.1",
-            "failed: p99>1ms: 2.000ms",
+            "\nmore\nfailed: p99>1ms: 2.000ms",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }

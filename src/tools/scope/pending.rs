@@ -1,0 +1,217 @@
+//! Queries that wait for an answer, and those of the last seconds, by which answers are known as late or
+//! repeated. Their number has a bound.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use ahash::{AHashMap, RandomState};
+
+use crate::stats::traffic_ring::ShortName;
+
+/// Most queries that are remembered, 60 MB of them: the last four seconds of 130,000 per second.
+pub(super) const REMEMBERED_MAX: usize = 1 << 19;
+
+/// A query.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Query {
+    /// What is alike in its answer: client, port, id, question.
+    pub(super) key: u64,
+    /// When it was asked, nanoseconds.
+    pub(super) at: u64,
+    pub(super) name: ShortName,
+    pub(super) client: IpAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    TimedOut,
+    Answered,
+}
+
+/// What a query is to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing like it waits.
+    New,
+    /// The same again, before the time-out of the first: it is not counted as one of its own.
+    Again,
+    /// The same again behind that time-out.
+    AgainLate,
+}
+
+/// What an answer is to the queries before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The first one to a query of this time.
+    First(u64),
+    /// The first one, behind the time-out of the query.
+    Late,
+    /// Another one.
+    Again,
+    /// No query is known that it answers.
+    Unknown,
+}
+
+/// How a query ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// By its time-out.
+    TimedOut,
+    /// There were too many to follow all of them.
+    Forgotten,
+}
+
+/// The queries.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// In the order in which they were asked; each has a number, counted from `first`.
+    ring: VecDeque<(Query, State)>,
+    first: u64,
+    /// The first one that has not been looked at for its time-out.
+    unjudged: u64,
+    numbers: AHashMap<u64, u64>,
+    timeout: u64,
+    max: usize,
+}
+
+impl Pending {
+    pub(super) fn new(hasher: RandomState, timeout: u64, max: usize) -> Self {
+        let (ring, numbers) = (VecDeque::new(), AHashMap::with_hasher(hasher));
+        Self { ring, first: 0, unjudged: 0, numbers, timeout, max: max.max(1) }
+    }
+
+    fn entry(&mut self, number: u64) -> Option<&mut (Query, State)> {
+        self.ring.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Ends what is too old at this time: a query by its time-out, and the memory of it after another one.
+    /// A clock that steps makes all of them old, in either direction.
+    #[inline]
+    pub(super) fn advance(&mut self, now: u64, lost: &mut impl FnMut(&Query, Lost)) {
+        let timeout = self.timeout;
+        let is_old = |query: &Query, age: u64| now.abs_diff(query.at) > age;
+        while let Some((query, state)) = self.entry(self.unjudged) {
+            if !is_old(query, timeout) {
+                break;
+            }
+            if *state == State::Open {
+                *state = State::TimedOut;
+                lost(query, Lost::TimedOut);
+            }
+            self.unjudged += 1;
+        }
+        while self.ring.front().is_some_and(|(query, _)| is_old(query, timeout.saturating_mul(2))) {
+            self.drop_first(lost);
+        }
+    }
+
+    fn drop_first(&mut self, lost: &mut impl FnMut(&Query, Lost)) {
+        let Some((query, state)) = self.ring.pop_front() else { return };
+        if state == State::Open {
+            lost(&query, Lost::Forgotten);
+        }
+        if self.numbers.get(&query.key) == Some(&self.first) {
+            self.numbers.remove(&query.key);
+        }
+        self.first += 1;
+        self.unjudged = self.unjudged.max(self.first);
+    }
+
+    /// Takes a query.
+    pub(super) fn ask(&mut self, query: Query, lost: &mut impl FnMut(&Query, Lost)) -> Asked {
+        let earlier = self.numbers.get(&query.key).copied();
+        let asked = match earlier.and_then(|number| self.entry(number)).map(|(_, state)| *state) {
+            Some(State::Open) => return Asked::Again,
+            Some(State::TimedOut) => Asked::AgainLate,
+            Some(State::Answered) | None => Asked::New,
+        };
+        if self.ring.len() == self.max {
+            self.drop_first(lost);
+        }
+        self.numbers.insert(query.key, self.first + self.ring.len() as u64);
+        self.ring.push_back((query, State::Open));
+        asked
+    }
+
+    /// Takes an answer.
+    pub(super) fn answer(&mut self, key: u64) -> Answer {
+        let Some(number) = self.numbers.get(&key).copied() else { return Answer::Unknown };
+        let Some((query, state)) = self.entry(number) else { return Answer::Unknown };
+        match std::mem::replace(state, State::Answered) {
+            State::Open => Answer::First(query.at),
+            State::TimedOut => Answer::Late,
+            State::Answered => Answer::Again,
+        }
+    }
+
+    /// Returns how many wait.
+    pub(super) fn open(&self) -> u64 {
+        self.ring.iter().filter(|(_, state)| *state == State::Open).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const MS: u64 = 1_000_000;
+
+    fn pending(max: usize) -> Pending {
+        Pending::new(RandomState::with_seeds(1, 2, 3, 4), 100 * MS, max)
+    }
+
+    fn query(key: u64, at: u64) -> Query {
+        Query { key, at, name: ShortName::UNKNOWN, client: Ipv4Addr::LOCALHOST.into() }
+    }
+
+    /// Asks, and returns what was lost by it.
+    fn ask(pending: &mut Pending, key: u64, at: u64) -> (Asked, Vec<(u64, Lost)>) {
+        let mut lost = Vec::new();
+        let mut note = |query: &Query, how| lost.push((query.key, how));
+        pending.advance(at, &mut note);
+        (pending.ask(query(key, at), &mut note), lost)
+    }
+
+    #[test]
+    fn answers_are_first_late_or_repeated() {
+        let mut pending = pending(100);
+        assert_eq!(ask(&mut pending, 1, 0), (Asked::New, vec![]));
+        assert_eq!(ask(&mut pending, 1, 50 * MS), (Asked::Again, vec![]));
+        assert_eq!(pending.answer(1), Answer::First(0), "latency counts from the first");
+        assert_eq!([pending.answer(1), pending.answer(2)], [Answer::Again, Answer::Unknown]);
+        assert_eq!(ask(&mut pending, 1, 60 * MS), (Asked::New, vec![]), "the same id once more");
+        assert_eq!(ask(&mut pending, 3, 161 * MS), (Asked::New, vec![(1, Lost::TimedOut)]));
+        assert_eq!(ask(&mut pending, 1, 170 * MS), (Asked::AgainLate, vec![]));
+        assert_eq!(pending.answer(1), Answer::First(170 * MS));
+        assert_eq!(ask(&mut pending, 4, 265 * MS), (Asked::New, vec![(3, Lost::TimedOut)]));
+        assert_eq!([pending.answer(3), pending.answer(3)], [Answer::Late, Answer::Again]);
+        assert_eq!(pending.open(), 1);
+        assert_eq!(ask(&mut pending, 5, 10_000 * MS), (Asked::New, vec![(4, Lost::TimedOut)]));
+        assert_eq!((pending.answer(4), pending.ring.len(), pending.numbers.len()), (Answer::Unknown, 1, 1));
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let mut pending = pending(3);
+        for key in 0..3 {
+            assert_eq!(ask(&mut pending, key, key), (Asked::New, vec![]));
+        }
+        assert_eq!(pending.answer(0), Answer::First(0));
+        assert_eq!(ask(&mut pending, 3, 3), (Asked::New, vec![]), "an answered one makes room");
+        assert_eq!(ask(&mut pending, 4, 4), (Asked::New, vec![(1, Lost::Forgotten)]));
+        assert_eq!((pending.answer(1), pending.answer(2)), (Answer::Unknown, Answer::First(2)));
+    }
+
+    #[test]
+    fn a_clock_that_steps_ends_everything() {
+        for now in [1_000_000 * MS, 0] {
+            let mut pending = pending(10);
+            ask(&mut pending, 1, 5_000 * MS);
+            ask(&mut pending, 2, 5_001 * MS);
+            let (asked, lost) = ask(&mut pending, 3, now);
+            assert_eq!((asked, lost.len(), pending.ring.len()), (Asked::New, 2, 1));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What happened over time: a row for each second, and for several where there are too many of them.
+
+use std::io;
+use std::path::PathBuf;
+
+use hdrhistogram::Histogram;
+
+use crate::tools::load::tally::histogram;
+use crate::tools::load::totals::Row;
+use crate::tools::report::hdr::HdrLog;
+
+const SECOND: u64 = 1_000_000_000;
+/// Most rows: two hours of seconds.
+const ROWS_MAX: usize = 7_200;
+
+/// The seconds of a capture.
+pub(super) struct Seconds {
+    /// When the first began, nanoseconds since 1970.
+    begin: Option<u64>,
+    end: u64,
+    current: Row,
+    /// Latencies of this second.
+    latency: Histogram<u64>,
+    /// All latencies of the seconds before.
+    all: Histogram<u64>,
+    rows: Vec<Row>,
+    /// Seconds of a row.
+    width: u64,
+    hdr: Option<PathBuf>,
+    log: Option<HdrLog>,
+    failure: Option<io::Error>,
+}
+
+impl Seconds {
+    /// Begins; a log of histograms goes to this file.
+    pub(super) fn new(hdr: Option<PathBuf>) -> Self {
+        Self {
+            begin: None,
+            end: 0,
+            current: Row::default(),
+            latency: histogram(),
+            all: histogram(),
+            rows: Vec::new(),
+            width: 1,
+            hdr,
+            log: None,
+            failure: None,
+        }
+    }
+
+    /// Goes to this time, nanoseconds since 1970. What is from before belongs to the second that is.
+    #[inline]
+    pub(super) fn advance(&mut self, at: u64) {
+        let begin = *self.begin.get_or_insert(at);
+        self.end = self.end.max(at);
+        let second = at.saturating_sub(begin) / SECOND;
+        if second > self.current.second {
+            self.close(second);
+        }
+    }
+
+    /// Returns the counts of this second.
+    pub(super) const fn row(&mut self) -> &mut Row {
+        &mut self.current
+    }
+
+    /// Notes a latency.
+    #[inline]
+    pub(super) fn latency(&mut self, ns: u64) {
+        self.latency.saturating_record(ns);
+    }
+
+    fn close(&mut self, next: u64) {
+        let mut row = std::mem::replace(&mut self.current, Row { second: next, ..Row::default() });
+        if row.sent + row.answered + row.lost == 0 {
+            return;
+        }
+        if !self.latency.is_empty() {
+            row.p50_ns = self.latency.value_at_quantile(0.5);
+            row.p99_ns = self.latency.value_at_quantile(0.99);
+            row.max_ns = self.latency.max();
+            // Both have the same bounds.
+            let _ = self.all.add(&self.latency);
+        }
+        if let Err(error) = self.write(row.second) {
+            self.failure.get_or_insert(error);
+        }
+        self.latency.reset();
+        let number = row.second / self.width;
+        match self.rows.last_mut().filter(|last| last.second / self.width == number) {
+            Some(last) => join(last, &row),
+            None => self.rows.push(Row { second: number * self.width, ..row }),
+        }
+        if self.rows.len() > ROWS_MAX {
+            self.width *= 2;
+            let mut wider: Vec<Row> = Vec::with_capacity(ROWS_MAX);
+            for row in &self.rows {
+                let second = row.second / self.width * self.width;
+                match wider.last_mut().filter(|last| last.second == second) {
+                    Some(last) => join(last, row),
+                    None => wider.push(Row { second, ..row.clone() }),
+                }
+            }
+            self.rows = wider;
+        }
+    }
+
+    fn write(&mut self, second: u64) -> io::Result<()> {
+        if let Some(path) = self.hdr.take() {
+            self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND)?);
+        }
+        self.log.as_mut().map_or(Ok(()), |log| log.add(second, &self.latency))
+    }
+
+    /// Ends the last second.
+    ///
+    /// # Errors
+    /// When the log of histograms could not be written.
+    pub(super) fn end(mut self) -> io::Result<Ended> {
+        self.close(self.current.second + 1);
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        self.log.take().map_or(Ok(()), HdrLog::end)?;
+        let begin = self.begin.unwrap_or(0);
+        Ok(Ended {
+            begin,
+            span: self.end.saturating_sub(begin),
+            latency: self.all,
+            rows: self.rows,
+            width: self.width,
+        })
+    }
+}
+
+/// The seconds that were.
+pub(super) struct Ended {
+    /// When they began, nanoseconds since 1970.
+    pub(super) begin: u64,
+    /// From the first to the last message, nanoseconds.
+    pub(super) span: u64,
+    pub(super) latency: Histogram<u64>,
+    pub(super) rows: Vec<Row>,
+    /// Seconds of a row.
+    pub(super) width: u64,
+}
+
+/// Adds a row to an earlier one. Percentiles do not add up: the higher one stays.
+fn join(into: &mut Row, row: &Row) {
+    into.sent += row.sent;
+    into.answered += row.answered;
+    into.lost += row.lost;
+    into.wrong += row.wrong;
+    into.p50_ns = into.p50_ns.max(row.p50_ns);
+    into.p99_ns = into.p99_ns.max(row.p99_ns);
+    into.max_ns = into.max_ns.max(row.max_ns);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_wider_when_there_are_too_many() {
+        let mut seconds = Seconds::new(None);
+        let (begin, count) = (7_000_000_000_000, 2 * ROWS_MAX as u64 + 10);
+        for second in 0..count {
+            seconds.advance(begin + second * SECOND + 5);
+            seconds.row().sent += 1;
+            seconds.latency(1_000_000 * (1 + second % 2));
+        }
+        let ended = seconds.end().expect("no log");
+        assert_eq!((ended.begin, ended.span), (begin + 5, (count - 1) * SECOND));
+        assert_eq!(ended.width, 4);
+        assert!(ended.rows.len() <= ROWS_MAX && ended.rows.windows(2).all(|w| w[0].second < w[1].second));
+        assert_eq!(ended.rows.iter().map(|row| row.sent).sum::<u64>(), count);
+        assert_eq!((ended.rows[1].second, ended.rows[1].sent, ended.latency.len()), (4, 4, count));
+        assert!(ended.rows[1].p50_ns >= 1_999_000, "the higher one");
+    }
+
+    #[test]
+    fn a_time_before_the_begin_belongs_to_the_second_that_is() {
+        let mut seconds = Seconds::new(None);
+        for at in [5 * SECOND, 7 * SECOND, 2 * SECOND] {
+            seconds.advance(at);
+            seconds.row().sent += 1;
+        }
+        let ended = seconds.end().expect("no log");
+        let rows: Vec<_> = ended.rows.iter().map(|row| (row.second, row.sent)).collect();
+        assert_eq!((rows, ended.span), (vec![(0, 1), (2, 2)], 2 * SECOND));
+    }
+}

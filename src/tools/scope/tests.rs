@@ -1,0 +1,261 @@
+//! Figures of traffic that is made here, against exact ones.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::base::rng::ShardRng;
+use crate::config::scope::{self, ScopeOptions};
+use crate::tools::capture::fixture::{CLIENT, SERVER, address, dns, frames, udp};
+use crate::tools::capture::{Capture, CaptureOptions, Event, Message, Protocol, Step};
+use crate::tools::report::findings::{self, Findings};
+use crate::tools::scope::analysis::Analysis;
+use crate::tools::scope::summary::Run;
+
+const MS: u64 = 1_000_000;
+const AT: u64 = 1_700_000_000_000_000_000;
+
+fn options(arguments: &[&str]) -> ScopeOptions {
+    let command = scope::command().try_get_matches_from(["scope", "-"].iter().chain(arguments));
+    scope::options(&command.expect("options"))
+}
+
+struct Traffic {
+    options: ScopeOptions,
+    analysis: Analysis,
+}
+
+impl Traffic {
+    fn new(arguments: &[&str]) -> Self {
+        let options = options(arguments);
+        let analysis = Analysis::new(&options.only, options.timeout.0, 1, None);
+        Self { options, analysis }
+    }
+
+    fn message(&mut self, at: u64, client: SocketAddr, payload: &[u8]) {
+        self.analysis.event(&Event::Message(Message {
+            at: AT + at,
+            client,
+            server: address(SERVER),
+            protocol: Protocol::Udp,
+            connection: None,
+            is_response: payload[2] & 0x80 != 0,
+            payload,
+        }));
+    }
+
+    fn query(&mut self, at: u64, id: u16, label: &str) {
+        self.message(at, address(CLIENT), &dns(id, false, label));
+    }
+
+    fn response(&mut self, at: u64, id: u16, label: &str, rcode: u8) {
+        let mut payload = dns(id, true, label);
+        payload[3] |= rcode;
+        self.message(at, address(CLIENT), &payload);
+    }
+
+    fn end(mut self) -> (Findings, Value) {
+        self.analysis.end();
+        let capture = Capture::from_bytes(Vec::new(), &CaptureOptions::default());
+        let timeout = self.options.timeout;
+        let run =
+            Run { capture: &capture, analysis: self.analysis, errors: &[], interrupted: false, timeout };
+        let findings = run.findings(&self.options).expect("no file");
+        let document = serde_json::from_str(&findings::forms(&findings)[1]).expect("JSON");
+        (findings, document)
+    }
+}
+
+fn rows(document: &Value, table: &str) -> Vec<(String, u64)> {
+    let rows = document["tables"][table]["rows"].as_array().expect("rows");
+    let row = |row: &Value| {
+        (row["label"].as_str().expect("a label").to_owned(), row["count"].as_u64().expect("a number"))
+    };
+    rows.iter().map(row).collect()
+}
+
+#[test]
+fn percentiles_are_those_of_the_sorted_values() {
+    let (mut traffic, mut rng) = (Traffic::new(&[]), ShardRng::from_seed(4));
+    let mut exact = Vec::new();
+    for n in 0..20_000_u64 {
+        let (at, id) = (n * 500_000, n as u16);
+        // From 20 us to 320 ms, as latencies are spread; each query is answered before the next one.
+        let latency = (20_000_u64 << rng.below(14)) + u64::from(rng.below(10_000));
+        let label = format!("n{n}");
+        traffic.query(at, id, &label);
+        traffic.response(at + latency, id, &label, 0);
+        exact.push(latency);
+    }
+    exact.sort_unstable();
+    let (findings, document) = traffic.end();
+    for percentile in [0.0_f64, 1.0, 50.0, 90.0, 99.0, 99.9, 99.99, 100.0] {
+        let rank = (percentile / 100.0 * exact.len() as f64).ceil().max(1.0) as usize;
+        let (exact, told) = (exact[rank - 1], findings.latency.value_at_quantile(percentile / 100.0));
+        // Three digits: within a thousandth, or the least unit of the histogram.
+        assert!(
+            (exact - 512..=exact + exact / 1_000 + 512).contains(&told),
+            "p{percentile}: {told}, not {exact}"
+        );
+    }
+    // The steps of the distribution have all of them, each where it belongs.
+    let steps = document["distribution"].as_array().expect("steps");
+    let of = |step: &Value, member: &str| step[member].as_u64().expect("a number");
+    assert_eq!(steps.iter().map(|step| of(step, "count")).sum::<u64>(), 20_000);
+    for step in steps {
+        let below = of(step, "below_ns");
+        let true_total = exact.partition_point(|ns| *ns < below) as u64;
+        // Those within a unit of the bound may be on either side.
+        assert!(of(step, "total").abs_diff(true_total) <= 20, "{below}: {step} {true_total}");
+    }
+    assert_eq!(document["counts"]["answered"], 20_000);
+    assert_eq!(document["rows"].as_array().map(Vec::len), Some(11));
+}
+
+#[test]
+fn every_query_has_one_end() {
+    let mut traffic = Traffic::new(&["--timeout", "100ms"]);
+    traffic.query(0, 1, "answered");
+    traffic.response(5 * MS, 1, "answered", 0);
+    traffic.response(6 * MS, 1, "answered", 0);
+    traffic.query(10 * MS, 2, "again");
+    traffic.query(40 * MS, 2, "AGAIN");
+    traffic.response(50 * MS, 2, "Again", 2);
+    traffic.query(60 * MS, 3, "late");
+    traffic.response(190 * MS, 3, "late", 3);
+    traffic.query(200 * MS, 4, "never");
+    traffic.query(310 * MS, 5, "open");
+    traffic.response(320 * MS, 6, "unknown", 2);
+    traffic.response(321 * MS, 5, "another", 5);
+    // A clock that steps back within the time-out.
+    traffic.query(340 * MS, 7, "backwards");
+    traffic.response(339 * MS, 7, "backwards", 0);
+    traffic.message(350 * MS, address(CLIENT), &[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let (findings, document) = traffic.end();
+    let counts = &document["counts"];
+    for (name, n) in [
+        ("queries", 8),
+        ("responses", 7),
+        ("sent", 6),
+        ("answered", 3),
+        ("unanswered", 2),
+        ("open", 1),
+        ("retransmitted", 1),
+        ("late", 1),
+        ("duplicate", 1),
+        ("unmatched", 2),
+        ("backwards", 1),
+        ("without_question", 1),
+        ("udp", 8),
+    ] {
+        assert_eq!(counts[name], n, "{name}: {counts:#}");
+    }
+    assert_eq!(findings.latency.len(), 2);
+    assert!((39_900_000..40_100_000).contains(&findings.latency.max()), "from the first of two queries");
+    let codes = [("NOERROR", 3), ("SERVFAIL", 2), ("NXDOMAIN", 1), ("REFUSED", 1)];
+    assert_eq!(rows(&document, "rcodes"), codes.map(|(name, n)| (name.to_owned(), n)));
+    assert_eq!(rows(&document, "unanswered_names").len(), 2);
+    assert_eq!(rows(&document, "servfail_names").len(), 2);
+    assert_eq!(rows(&document, "nxdomain_names"), [("late.example".to_owned(), 1)]);
+    assert_eq!(rows(&document, "clients"), [("192.0.2.7".to_owned(), 7)]);
+    assert_eq!(rows(&document, "domains").len(), 6);
+    assert_eq!(rows(&document, "retransmitting_clients"), [("192.0.2.7".to_owned(), 1)]);
+}
+
+#[test]
+fn conditions_choose_messages() {
+    let ends = |arguments: &[&str]| {
+        let mut traffic = Traffic::new(arguments);
+        for (n, client) in (0..).zip(["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:3"]) {
+            let mut query = dns(n, false, &format!("n{n}"));
+            query[2] = if n == 2 { 0 } else { 1 };
+            traffic.message(u64::from(n) * MS, address(client), &query);
+            query[2] |= 0x80;
+            traffic.message(u64::from(n) * MS + MS, address(client), &query);
+        }
+        let (_, document) = traffic.end();
+        (document["counts"]["answered"].as_u64(), document["counts"]["filtered"].as_u64())
+    };
+    for (arguments, answered) in [
+        (&[][..], 3),
+        (&["--client", "192.0.2.0/24"], 2),
+        (&["--client", "192.0.2.0/24", "--client", "2001:db8::/32"], 3),
+        (&["--name", "example"], 3),
+        (&["--name", "N1.example."], 1),
+        (&["--name", "1.example"], 0),
+        (&["--name", "n1.example", "--name", "n2.example"], 2),
+        (&["--type", "A"], 3),
+        (&["--type", "AAAA"], 0),
+        (&["--rd", "yes"], 2),
+        (&["--rd", "no", "--client", "192.0.2.0/24"], 0),
+    ] {
+        assert_eq!(ends(arguments), (Some(answered), Some(6 - 2 * answered)), "{arguments:?}");
+    }
+}
+
+#[test]
+fn reports_say_the_same_in_each_form() {
+    let mut traffic = Traffic::new(&["--fail-if", "servfail>=50%,loss>0,p99<1s"]);
+    for n in 0..10 {
+        traffic.query(u64::from(n) * 300 * MS, n, "<b>");
+        traffic.response(u64::from(n) * 300 * MS + 2 * MS, n, "<b>", if n < 5 { 2 } else { 0 });
+    }
+    let (findings, document) = traffic.end();
+    assert_eq!(findings.failed, ["servfail>=50%: 50.0000%", "p99<1s: 2.001ms"]);
+    let [text, _, page] = findings::forms(&findings);
+    for part in [
+        "capture     standard input",
+        "queries     10, 4 per second: udp 10",
+        "answered    10 (100.000 %)",
+        "SERVFAIL: names (5)",
+        "<b>.example",
+        "failed: servfail>=50%",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(page.contains("&lt;b&gt;.example") && !page.contains("<b>.example"), "escaped");
+    assert!(page.contains("<svg") && page.contains("SERVFAIL: names (5)") && !page.contains("NaN"));
+    for foreign in ["http://", "https://", "<script", "<img", "<link", "url("] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    assert_eq!(
+        (&document["target"], &document["rows"][2]["answered"]),
+        (&"standard input".into(), &3.into())
+    );
+}
+
+#[test]
+fn a_capture_without_messages_has_a_report() {
+    let (findings, _) = Traffic::new(&[]).end();
+    let [text, _, page] = findings::forms(&findings);
+    assert!(text.contains("queries     0, - per second") && page.contains("No plot"), "{text}");
+}
+
+#[test]
+fn more_queries_than_can_be_followed_are_said() {
+    let mut traffic = Traffic::new(&[]);
+    let query = dns(0, false, "www");
+    for n in 0..600_000_u32 {
+        let client = SocketAddr::from(([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 1));
+        traffic.message(u64::from(n), client, &query);
+    }
+    let (_, document) = traffic.end();
+    let of = |name: &str| document["counts"][name].as_u64().expect("a number");
+    assert_eq!(["sent", "forgotten", "open"].map(of), [600_000, 600_000 - (1 << 19), 1 << 19]);
+}
+
+#[test]
+fn a_capture_is_followed_to_its_end() {
+    let packets: Vec<_> = (0..3_u16)
+        .flat_map(|n| {
+            let at = AT + u64::from(n) * 10 * MS;
+            let (query, response) = (dns(n, false, "www"), dns(n, true, "www"));
+            [(at, udp(CLIENT, SERVER, &query)), (at + MS, udp(SERVER, CLIENT, &response))]
+        })
+        .collect();
+    let mut capture = Capture::from_bytes(frames(&packets), &CaptureOptions::default());
+    let mut traffic = Traffic::new(&[]);
+    while capture.step(&mut |event| traffic.analysis.event(&event)).expect("good") != Step::End {}
+    let (findings, document) = traffic.end();
+    assert_eq!((document["counts"]["answered"].as_u64(), findings.seconds), (Some(3), 0.021));
+}
