@@ -34,6 +34,12 @@ _dnslob() {
             dnslob,reflect)
                 cmd="dnslob__subcmd__reflect"
                 ;;
+            dnslob,replay)
+                cmd="dnslob__subcmd__replay"
+                ;;
+            dnslob,scope)
+                cmd="dnslob__subcmd__scope"
+                ;;
             dnslob__subcmd__generate,completions)
                 cmd="dnslob__subcmd__generate__subcmd__completions"
                 ;;
@@ -82,6 +88,12 @@ _dnslob() {
             dnslob__subcmd__help,reflect)
                 cmd="dnslob__subcmd__help__subcmd__reflect"
                 ;;
+            dnslob__subcmd__help,replay)
+                cmd="dnslob__subcmd__help__subcmd__replay"
+                ;;
+            dnslob__subcmd__help,scope)
+                cmd="dnslob__subcmd__help__subcmd__scope"
+                ;;
             dnslob__subcmd__help__subcmd__generate,completions)
                 cmd="dnslob__subcmd__help__subcmd__generate__subcmd__completions"
                 ;;
@@ -101,7 +113,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --log-clients --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --traffic-ring --help --version bench reflect demo console generate help"
+            opts="-C -l -a -c -e -k -v -u -g -h -V --config --check-config --local --acl --client --execute --setkey --disable-syslog --structured-logging --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --metrics-prefix --log-format --log-time --log-level-name --log-clients --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --traffic-ring --help --version bench reflect replay scope demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -603,7 +615,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__help)
-            opts="bench reflect demo console generate help"
+            opts="bench reflect replay scope demo console generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -756,6 +768,34 @@ _dnslob() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        dnslob__subcmd__help__subcmd__replay)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__help__subcmd__scope)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         dnslob__subcmd__reflect)
             opts="-h --listen --threads --cpus --latency --loss --truncate --rcode --ttl --records --tls --certificate --key --seed --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -812,6 +852,174 @@ _dnslob() {
                     return 0
                     ;;
                 --seed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__replay)
+            opts="-h --speed --rate --max --port --count --rd --name --type --client --transport --sockets --connections --spoof-sources --idle --ecs-stamp --proxy --timeout --ca --tls-name --threads --cpus --compare --ignore-recorded --json --report --hdr --fail-if --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --speed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rd)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --type)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --transport)
+                    COMPREPLY=($(compgen -W "udp tcp tls" -- "${cur}"))
+                    return 0
+                    ;;
+                --sockets)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --idle)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ecs-stamp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --compare)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hdr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fail-if)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__scope)
+            opts="-i -h --interface --duration --ports --timeout --client --name --type --rd --top --json --report --hdr --fail-if --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interface)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ports)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --type)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --top)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hdr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fail-if)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

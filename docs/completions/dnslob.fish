@@ -84,6 +84,8 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s h -l help -d 'Print help 
 complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print version'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "bench" -d 'Ask a name server as often as wanted or as it can, check the answers and measure them'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "reflect" -d 'A fast name server for measurements: its answers are a function of the query'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "replay" -d 'Send the queries of a capture to a name server, or to two and compare their answers'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "scope" -d 'Tell what a capture of DNS traffic, or an interface, shows: latency, rates, codes, names, clients'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "console" -d 'Connects to the console of a running process'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
@@ -133,6 +135,51 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l certificate -d
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l key -d 'PEM: the key of the certificate' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l seed -d 'Begin randomness here: the same each time' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -s h -l help -d 'Print help'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l speed -d 'Send as recorded, N times as fast: 0.1 to 1000 [default: 1]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l rate -d 'Send so many queries per second, evenly, in the recorded order' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l port -d 'The ports of servers in the capture [default: 53]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l count -d 'Send the first N of the queries only' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l rd -d 'Only queries with RD, or only those without' -r -f -a "yes\t''
+no\t''"
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l name -d 'Only queries for these names and those below' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l type -d 'Only queries of these types' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l client -d 'Only queries of clients in these networks' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l transport -d 'How to ask [default: as recorded, UDP or TCP]' -r -f -a "udp\t''
+tcp\t''
+tls\t''"
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l sockets -d 'A UDP socket for each client, N at most; then clients share them [default: 1024, or 16 for --max]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l connections -d 'Connections at a time at most; a client beyond that takes the one that has been idle for longest [default: 10000, if there may be so many]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l idle -d 'Close a connection whose end was not recorded after so long without a query [default: 10s]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l ecs-stamp -d 'Add a client subnet option with so many bits of the client\'s address [default: 32,128]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l timeout -d 'How long an answer may take until the query is lost [default: 2s]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l ca -d 'PEM: verify the server\'s certificate by these authorities' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l tls-name -d 'The name to send over TLS, and to verify' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l threads -d 'Threads, each on a CPU of its own [default: 1]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l compare -d 'What of the answers is compared: rcode,flags,answer,authority,additional,ttl,order,edns [default: all but ttl, order and edns]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l max -d 'Send as fast as this machine can'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l spoof-sources -d 'Send datagrams from the recorded addresses, which needs CAP_NET_ADMIN (IP_TRANSPARENT)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l proxy -d 'Send a PROXY header (version 2) with the client\'s address'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l ignore-recorded -d 'Do not compare with the answers of the capture'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l json -d 'Print the report as JSON'
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -s h -l help -d 'Print help'
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -s i -l interface -d 'Look at this interface, or at any of them (any), until a signal' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l duration -d 'Look at the interface for so long' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l ports -d 'The ports of servers, as 53,5300-5310 [default: 53]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l timeout -d 'How long an answer may take until the query counts as unanswered [default: 2s]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l client -d 'Only messages from or to clients of this network; may be given several times' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l name -d 'Only messages about this name and names below it; may be given several times' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l type -d 'Only messages about this type; may be given several times' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l rd -d 'Only messages with, or without, the bit RD' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l top -d 'Rows of each list, up to 1000 [default: 10]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l json -d 'Print the report as JSON'
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l rate -d 'Offered load, queries per second' -r
@@ -156,12 +203,14 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "reference" -d 'The reference of the configuration, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "metrics" -d 'The statistics, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "bench" -d 'Ask a name server as often as wanted or as it can, check the answers and measure them'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "reflect" -d 'A fast name server for measurements: its answers are a function of the query'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "console" -d 'Connects to the console of a running process'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect demo console generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "bench" -d 'Ask a name server as often as wanted or as it can, check the answers and measure them'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "reflect" -d 'A fast name server for measurements: its answers are a function of the query'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "replay" -d 'Send the queries of a capture to a name server, or to two and compare their answers'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "scope" -d 'Tell what a capture of DNS traffic, or an interface, shows: latency, rates, codes, names, clients'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "console" -d 'Connects to the console of a running process'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from bench reflect replay scope demo console generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "man" -d 'The manual page'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "completions" -d 'Completions for a shell'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "reference" -d 'The reference of the configuration, Markdown'
