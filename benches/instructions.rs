@@ -92,6 +92,9 @@ enum Transport {
 /// The case without records of finished queries.
 const UNWATCHED: &str = "udp-unwatched";
 
+/// The case in which all answers are in the packet cache, after the first.
+const CACHE_HIT: &str = "udp-cache-hit";
+
 const CASES: &[Case] = &[
     Case {
         name: "udp",
@@ -120,6 +123,12 @@ const CASES: &[Case] = &[
     Case {
         name: "udp-own-answer",
         text: own_answer,
+        query: "1234 RD www.example.com/A OPT=1232",
+        transport: Transport::Udp,
+    },
+    Case {
+        name: CACHE_HIT,
+        text: || "getPool(''):setCache(newPacketCache(1000))\n".to_owned(),
         query: "1234 RD www.example.com/A OPT=1232",
         transport: Transport::Udp,
     },
@@ -203,7 +212,27 @@ impl World {
             pipelined: None,
         };
         world.pass();
+        if case.name == CACHE_HIT {
+            world.fill_cache();
+        }
         world
+    }
+
+    /// Puts the response to the query into the packet cache.
+    fn fill_cache(&mut self) {
+        let buffer = &mut self.buffers[0];
+        buffer[..self.query.len()].copy_from_slice(&self.query);
+        let mut packet = Packet::new(buffer, 0, self.query.len());
+        let Verdict::Forward(route) = self.shard.on_query(self.clients[0], &mut packet) else {
+            panic!("a query for a server");
+        };
+        let id = header::Header::parse(packet.bytes()).expect("a query").id();
+        let mut response = message("0 QR RD RA www.example.com/A A=192.0.2.1,3600 OPT=1232");
+        response[..2].copy_from_slice(&id.to_be_bytes());
+        self.buffers[0][..response.len()].copy_from_slice(&response);
+        let mut packet = Packet::new(&mut self.buffers[0], 0, response.len());
+        let verdict = self.shard.on_response(route, &mut packet);
+        assert!(matches!(verdict, Verdict::Deliver(_)), "the response is delivered");
     }
 
     fn pass(&mut self) {

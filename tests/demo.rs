@@ -43,6 +43,19 @@ fn the_demo_adds_up() {
 }
 
 #[test]
+fn with_a_cache_backends_get_fewer_queries_and_the_sum_is_right() {
+    let run = Command::new(env!("CARGO_BIN_EXE_dnslob"))
+        .args(["demo", "--seconds", "3", "--rate", "3000", "--cache"])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{:?}\n{text}", run.status);
+    let cached = number(field(&text, "cache"));
+    assert!(cached > number(field(&text, "answered")) / 10, "popular names are asked again: {text}");
+    assert!(text.contains("packet cache"), "{text}");
+}
+
+#[test]
 fn a_duration_too_short_for_an_outage_is_refused() {
     let run = Command::new(env!("CARGO_BIN_EXE_dnslob"))
         .args(["demo", "--seconds", "1"])

@@ -85,6 +85,8 @@ pub struct DemoOptions {
     pub backends: u16,
     /// Offered load, queries per second.
     pub rate: u32,
+    /// A packet cache is before them.
+    pub cache: bool,
 }
 
 /// A document generated from the tables.
@@ -150,6 +152,7 @@ where
             seconds: m.get_one("seconds").copied().unwrap_or(DEMO.seconds),
             backends: m.get_one("backends").copied().unwrap_or(DEMO.backends),
             rate: m.get_one("rate").copied().unwrap_or(DEMO.rate),
+            cache: m.get_flag("cache"),
         })),
         Some(("generate", m)) => Ok(Invocation::Generate(match m.subcommand() {
             Some(("completions", m)) => {
@@ -254,7 +257,7 @@ fn serve(matches: &ArgMatches, default: &Path) -> Result<Flags, clap::Error> {
 /// The configuration that is read where neither one nor a server is named.
 pub const DEFAULT_FILE: &str = "/etc/dnslob/dnslob.lua";
 
-const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
+const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000, cache: false };
 
 /// Builds the command, for parsing, help, man page and completions.
 #[must_use]
@@ -422,6 +425,12 @@ fn demo() -> Command {
         .arg(seconds.value_parser(value_parser!(u32).range(3..=seconds_max)))
         .arg(backends.value_parser(value_parser!(u16).range(2..=backends_max)))
         .arg(rate.value_parser(value_parser!(u32).range(1..=rate_max)))
+        .arg(
+            Arg::new("cache")
+                .long("cache")
+                .action(ArgAction::SetTrue)
+                .help("Answer from a packet cache before the backends"),
+        )
 }
 
 fn generate() -> Command {

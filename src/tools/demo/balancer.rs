@@ -58,6 +58,9 @@ local function server(name, address)
 end
 ";
 
+/// What a packet cache adds to it: room for all names.
+const CACHE: &str = "getPool(''):setCache(newPacketCache(100000))\n";
+
 /// A running balancer.
 #[derive(Debug)]
 pub(crate) struct Balancer {
@@ -76,10 +79,11 @@ impl Balancer {
     ///
     /// # Errors
     /// When it does not start, or a backend fails its first check.
-    pub(crate) fn start(backends: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub(crate) fn start(backends: &[SocketAddr], cache: bool) -> anyhow::Result<Self> {
         let (address, placeholder) = free_port().context("a port on loopback")?;
         let shards = std::thread::available_parallelism().map_or(1, |n| n.get().min(SHARDS_MAX));
-        let file = File::write(&configuration(address, shards, backends)).context("the configuration")?;
+        let file =
+            File::write(&configuration(address, shards, backends, cache)).context("the configuration")?;
         let (live_states, live_state) = crossbeam_channel::bounded(1);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -161,11 +165,14 @@ pub(crate) fn name(n: usize) -> String {
     format!("b{}", n + 1)
 }
 
-fn configuration(listen: SocketAddr, shards: usize, backends: &[SocketAddr]) -> String {
+fn configuration(listen: SocketAddr, shards: usize, backends: &[SocketAddr], cache: bool) -> String {
     let mut text =
         format!("setLocal(\"{listen}\", {{reusePort=true}})\nsetShards({shards})\n{CONFIGURATION}");
     for (n, address) in backends.iter().enumerate() {
         let _ = writeln!(text, "server(\"{}\", \"{address}\")", name(n));
+    }
+    if cache {
+        text.push_str(CACHE);
     }
     text
 }
@@ -213,6 +220,7 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], 5300)),
             2,
             &[SocketAddr::from(([127, 0, 0, 1], 5301)), SocketAddr::from(([127, 0, 0, 1], 5302))],
+            true,
         ))
         .expect("a file");
         let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
@@ -225,6 +233,7 @@ mod tests {
             assert_eq!(backend.timeout, TickDelta::from_ms(TIMEOUT_MS));
             assert_eq!(backend.health.slow_start, TickDelta::from_ms(SLOW_START_S * 1_000));
         }
+        assert!(compiled.snapshot.pools[0].cache.is_some());
         let retry = compiled.snapshot.pools[0].retry.expect("retries");
         assert_eq!(retry.after, TickDelta::from_ms(RETRY_AFTER_MS));
         assert!(CONFIGURATION.contains(&format!("setServerPolicy({POLICY})")));

@@ -61,7 +61,7 @@ const OUTAGE_PERCENT: [u64; 2] = [40, 65];
 /// When something does not start, when the options are out of range, and when the counters do not
 /// add up: a query sent that was neither answered nor lost for a known reason.
 pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
-    let DemoOptions { seconds, backends, rate } = *options;
+    let DemoOptions { seconds, backends, rate, cache } = *options;
     ensure!(seconds >= SECONDS_MIN, "the demo needs {SECONDS_MIN} seconds or more");
     ensure!((2..=64).contains(&backends), "the demo has 2 to 64 backends");
     ensure!((1..=load::RATE_MAX).contains(&rate), "the demo asks 1 to {} queries per second", load::RATE_MAX);
@@ -72,7 +72,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
         .collect::<io::Result<Vec<_>>>()
         .context("an embedded backend")?;
     let addresses: Vec<_> = embedded.iter().map(Embedded::address).collect();
-    let balancer = Balancer::start(&addresses)?;
+    let balancer = Balancer::start(&addresses, cache)?;
     let load = Load::start(balancer.address, rate, rng).context("the load")?;
     let mut show = Show::new(options, embedded, balancer, load);
     show.play()?;
@@ -124,14 +124,19 @@ struct Show {
 
 impl Show {
     fn new(options: &DemoOptions, embedded: Vec<Embedded>, balancer: Balancer, load: Load) -> Self {
-        let DemoOptions { backends, rate, .. } = *options;
+        let DemoOptions { backends, rate, cache, .. } = *options;
+        let cached = if cache { ", packet cache" } else { "" };
         let mut gatherer = Gatherer::default();
         let now = clock::now();
         let last = sample(&mut gatherer, &balancer, &embedded, load.tally(), now);
         let screen = Screen::detect();
         Self {
             options: *options,
-            title: format!("{backends} backends, {} q/s offered, {}", grouped(rate.into()), balancer::POLICY),
+            title: format!(
+                "{backends} backends, {} q/s offered, {}{cached}",
+                grouped(rate.into()),
+                balancer::POLICY
+            ),
             embedded,
             balancer,
             load,
@@ -299,6 +304,7 @@ impl Show {
             latency: quantiles(&counts(tally)),
             unexpected: tally.unexpected.get(),
             shares: shares(&totals),
+            cached: self.options.cache.then_some(totals.shards.cache_hits),
             outage: self.outage,
         };
         drop(self.load);
@@ -387,7 +393,7 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused() {
-        let good = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
+        let good = DemoOptions { seconds: 10, backends: 4, rate: 20_000, cache: false };
         for bad in [
             DemoOptions { seconds: 2, ..good },
             DemoOptions { backends: 1, ..good },

@@ -28,6 +28,8 @@ pub(crate) struct Summary {
     pub(crate) unexpected: u64,
     /// Part of all queries by backend.
     pub(crate) shares: Vec<(String, f64)>,
+    /// Answers of the packet cache, if there is one.
+    pub(crate) cached: Option<u64>,
     /// The course of the outage.
     pub(crate) outage: Outage,
 }
@@ -101,6 +103,10 @@ impl Summary {
                 "latency",
                 &format!("p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999} ms, at the clients"),
             );
+        }
+        if let Some(cached) = self.cached {
+            let part = format!("{} ({})", grouped(cached), percent(cached, answered));
+            line(&mut out, "cache", &format!("{part} of the answers, without a backend"));
         }
         let shares: Vec<_> = self.shares.iter().map(|(n, s)| format!("{n} {:.1} %", s * 100.0)).collect();
         for (n, part) in shares.chunks(5).enumerate() {
@@ -185,6 +191,7 @@ mod tests {
             latency: Some([50_000, 60_000, 70_000, 80_000]),
             unexpected: 0,
             shares: vec![("b1".into(), 0.5), ("b2".into(), 0.5)],
+            cached: None,
             outage: Outage::default(),
         }
     }
@@ -196,6 +203,9 @@ mod tests {
         assert!(text.contains("lost       7: timeout 7\n"), "{text}");
         assert!(text.contains("29,993 (99.976 %)"), "{text}");
         assert!(text.ends_with(" adds up: 30,000 sent = 29,993 answered + 7 lost\n"), "{text}");
+        assert!(!text.contains("cache"), "{text}");
+        let text = Summary { cached: Some(14_995), ..summary(29_990, 7) }.text();
+        assert!(text.contains(" cache      14,995 (50.000 %) of the answers, without a backend\n"), "{text}");
         let text = summary(29_990, 7).text();
         assert!(!text.contains("offered"), "{text}");
         let text = Summary { offered: 20_000, ..summary(29_990, 7) }.text();
