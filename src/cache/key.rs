@@ -10,7 +10,7 @@
 //! OPT, signatures among them.
 
 use crate::base::narrow::to_u16;
-use crate::cache::{CacheOptions, PacketCache, folded};
+use crate::cache::{CacheOptions, PacketCache};
 use crate::wire::ecs::Ecs;
 use crate::wire::edns::{code, options};
 use crate::wire::header::Header;
@@ -175,7 +175,9 @@ impl Key {
         marks |= if about.by_stream { STREAM } else { 0 };
         self.bytes.extend_from_slice(&[marks, flags[0], flags[1]]);
         self.bytes.extend_from_slice(&question.qtype.to_be_bytes());
-        self.bytes.extend(folded(question.qname));
+        self.bytes.extend_from_slice(question.qname);
+        // Lengths of labels are below 64, and no letters.
+        self.bytes[NAME_AT..].make_ascii_lowercase();
         if header.arcount() == 0 {
             // Bytes behind the message are the client's own.
             (question.end == query.len()).then_some(())?;

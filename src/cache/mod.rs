@@ -152,6 +152,11 @@ impl PacketCache {
         self.store.table.claim_refresh(key.hash(), key.bytes())
     }
 
+    /// The entry of a key was asked for anew in vain: somebody may ask again.
+    pub fn release_refresh(&self, key: &Key) {
+        self.store.table.release_refresh(key.hash(), key.bytes());
+    }
+
     /// Returns its options.
     #[must_use]
     pub const fn options(&self) -> &CacheOptions {
@@ -336,12 +341,6 @@ impl PacketCache {
     pub fn evicted(&self) -> u64 {
         self.store.table.evicted()
     }
-}
-
-/// Folds a name to lower case.
-pub(crate) fn folded(qname: &[u8]) -> impl Iterator<Item = u8> {
-    // Lengths of labels are below 64, and no letters.
-    qname.iter().map(u8::to_ascii_lowercase)
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub enum Insert {
 /// The table.
 pub struct Table {
     words: Box<[AtomicU64]>,
-    /// The first word of the first set, which begins a cache line.
+    /// The first word of the first set, which begins a page.
     first: usize,
     sets: usize,
     /// Sets that have had an entry, one in each bit: the memory of the others is not there yet.
@@ -126,21 +126,21 @@ impl Table {
     pub fn new(entries: usize, bytes: Option<usize>, largest: usize) -> Self {
         let (entries, largest) = (entries.max(1), largest.min(LARGEST_MAX));
         let stripes: Box<[Stripe]> = (0..STRIPES).map(|_| Stripe::default()).collect();
-        let overhead = size_of::<Self>() + size_of_val(&*stripes) + size_of::<[u64; 8]>();
+        let overhead = size_of::<Self>() + size_of_val(&*stripes) + SET_BYTES;
         let enough = entries.saturating_mul(largest.div_ceil(ENTRY_BYTES) + 1).saturating_add(SETS_MIN);
         let mut sets = match bytes {
             Some(bytes) => (bytes.saturating_sub(overhead) / SET_BYTES).min(enough).max(1),
             None => (entries / average_per_set(entries)).max(SETS_MIN + largest / ENTRY_BYTES),
         };
         let words = loop {
-            match <[AtomicU64]>::new_box_zeroed_with_elems(sets * SET_WORDS + 8) {
+            match <[AtomicU64]>::new_box_zeroed_with_elems((sets + 1) * SET_WORDS) {
                 Ok(words) => break words,
                 Err(_) if sets == 1 => break Box::default(),
                 Err(_) => sets /= 2,
             }
         };
         let sets = if words.is_empty() { 0 } else { sets };
-        let first = words.as_ptr().align_offset(64).min(8) % 8;
+        let first = words.as_ptr().align_offset(SET_BYTES).min(SET_WORDS) % SET_WORDS;
         Self {
             words,
             first,
@@ -422,7 +422,17 @@ impl Table {
         let place = self.place(hash);
         let wanted = Wanted { key, check: place.check, is_part: false };
         let Some(locked) = self.set(place.set).and_then(Set::try_lock) else { return false };
-        locked.find(place.tag, wanted).is_some_and(|way| locked.mark_refreshed(way))
+        locked.find(place.tag, wanted).is_some_and(|way| locked.mark_refreshed(way, true))
+    }
+
+    /// Notes that nobody refreshes the entry of a key.
+    pub fn release_refresh(&self, hash: u64, key: &[u8]) {
+        let place = self.place(hash);
+        let wanted = Wanted { key, check: place.check, is_part: false };
+        let Some(locked) = self.set(place.set).and_then(Set::try_lock) else { return };
+        if let Some(way) = locked.find(place.tag, wanted) {
+            locked.mark_refreshed(way, false);
+        }
     }
 
     /// Removes the entry of a key; returns whether there was one.

@@ -4,7 +4,7 @@ use crate::base::reasons::reasons;
 
 reasons! {
     /// What an answer has otherwise than another one; the most important first.
-    Class {
+    Class as "difference" {
         /// There is no difference.
         Same = "same",
         /// One of the messages cannot be parsed.

@@ -141,7 +141,7 @@ impl<'p> Targets<'p> {
     }
 
     fn action(&self, action: &mut Action) {
-        if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = action {
+        if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) | Action::Shadow(pool) = action {
             self.pool(pool);
         } else if let Action::Tee(tee, slot) = action {
             *slot = self.copies.get(&**tee).copied().unwrap_or(*slot);

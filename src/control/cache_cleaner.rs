@@ -47,6 +47,7 @@ impl CacheCleaner {
 
     /// Cleans what is due.
     pub(super) fn turn(&mut self, snapshot: &Snapshot, is_up: impl Fn(BackendSlot) -> bool, now: Tick) {
+        report_warm_ups(snapshot);
         if self.left.is_empty() {
             let Some(begun) = self.begun else {
                 // New entries have not expired.
@@ -66,6 +67,27 @@ impl CacheCleaner {
         match part.cache.clean(part.from, SETS, part.most, now) {
             Some(next) => part.from = next,
             None => _ = self.left.pop_front(),
+        }
+    }
+}
+
+/// Says what has come of lists of names that caches have begun with.
+fn report_warm_ups(snapshot: &Snapshot) {
+    for pool in &snapshot.pools {
+        let Some((asked, failed)) = pool.cache.as_ref().and_then(|c| c.warm_up()).and_then(|w| w.report())
+        else {
+            continue;
+        };
+        let pool = &pool.name;
+        if failed == 0 {
+            tracing::info!(pool, queries = asked, "the packet cache is warmed up");
+        } else {
+            tracing::warn!(
+                pool,
+                queries = asked,
+                failed,
+                "the packet cache is warmed up, but for what has failed twice"
+            );
         }
     }
 }

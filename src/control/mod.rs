@@ -85,6 +85,7 @@ mod rates;
 pub mod reload;
 mod report;
 pub mod request;
+mod shadows;
 pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
@@ -378,6 +379,7 @@ impl<S: Source> Control<S> {
             }
         }
         let live_state = self.feed.live_state();
+        self.monitor.shadows().turn(&self.feed.current(), live_state, now);
         let is_up = |slot| live_state.backend(slot).state() == State::Up;
         self.cache_cleaner.turn(&self.feed.current(), is_up, now);
         let warnings = self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds());

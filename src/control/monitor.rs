@@ -28,6 +28,7 @@ use crate::control::notes::{Note, Notes};
 use crate::control::process;
 use crate::control::publisher::Feed;
 use crate::control::rates::Rates;
+use crate::control::shadows::Shadows;
 use crate::control::stats::figures::{self, Figures};
 use crate::control::stats::text::{Standing, line};
 use crate::control::traffic::Traffic;
@@ -45,6 +46,7 @@ pub struct Monitor {
     cell: Arc<ArcSwap<Snapshot>>,
     live_state: Arc<LiveState>,
     rates: Mutex<Rates>,
+    shadows: Mutex<Shadows>,
     query_log_lines_lost: Arc<AtomicU64>,
     web: WebStats,
     notes: Notes,
@@ -69,6 +71,7 @@ impl Monitor {
             cell: feed.cell(),
             live_state: Arc::clone(feed.live_state()),
             rates: Mutex::new(Rates::new(started)),
+            shadows: Mutex::default(),
             query_log_lines_lost,
             web: WebStats::default(),
             notes: Notes::default(),
@@ -133,6 +136,12 @@ impl Monitor {
     pub(super) fn traffic(&self) -> Result<&Traffic, String> {
         let off = || "the traffic is not counted: the setting traffic-ring is 0".to_owned();
         self.traffic.get().ok_or_else(off)
+    }
+
+    /// What was compared of queries that shadow pools get too.
+    pub(super) fn shadows(&self) -> MutexGuard<'_, Shadows> {
+        // After a panic it is what it was.
+        self.shadows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the control loop has to say.
@@ -241,9 +250,11 @@ impl Monitor {
         let live_state = Arc::clone(&self.live_state);
         let unix = unix_seconds();
         let (network, machine) = (process::network(), process::machine());
+        let shadows = self.shadows().readings();
         Figures {
             snapshot,
             live_state,
+            shadows,
             total,
             recent,
             span,

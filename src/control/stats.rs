@@ -20,7 +20,7 @@ pub mod dump;
 pub mod figures;
 pub(in crate::control) mod latency;
 pub(in crate::control) mod rules;
-mod servers;
+pub(in crate::control) mod servers;
 pub(crate) mod tables;
 pub mod text;
 

@@ -24,6 +24,7 @@ impl View for Monitor {
             Table::TlsErrors => tables::tls_errors(&figures),
             Table::TlsListeners => tables::tls_listeners(&figures),
             Table::Latency => tables::latencies(&figures),
+            Table::Shadows => self.shadows().text(),
             Table::Metrics => tables::metrics(&figures),
         }
     }

@@ -45,6 +45,8 @@ pub enum Action {
     Delay(TickDelta),
     /// Sends a copy to a server and ignores its response.
     Tee(Arc<Tee>, BackendSlot),
+    /// Sends a copy to a pool, and compares both answers.
+    Shadow(PoolRef),
     /// Logs one line per query.
     Log(Arc<LogTarget>),
     /// Does nothing.
@@ -105,6 +107,11 @@ impl Action {
         match self {
             Self::Continue(inner) => inner.traits(),
             Self::Pool(pool, _) | Self::QpsPool(_, pool, _) => ActionTraits { pool: Some(pool), ..none },
+            Self::Shadow(pool) => ActionTraits {
+                needs: ActionNeeds { shadows: true, ..ActionNeeds::NONE },
+                pool: Some(pool),
+                ..none
+            },
             Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, ..ActionNeeds::NONE }, ..none },
             Self::Tee(tee, _) => ActionTraits { tee: Some(tee), ..none },
             Self::Log(target) => ActionTraits { log: Some(target), ..none },
@@ -163,11 +170,13 @@ pub struct ActionNeeds {
     pub restarts: bool,
     /// It may make a server's response longer than the client can take.
     pub grows: bool,
+    /// It sends queries to a second pool.
+    pub shadows: bool,
 }
 
 impl ActionNeeds {
     /// What an action needs that does none of these.
-    pub const NONE: Self = Self { delays: false, restarts: false, grows: false };
+    pub const NONE: Self = Self { delays: false, restarts: false, grows: false, shadows: false };
 }
 
 impl std::ops::BitOr for ActionNeeds {
@@ -178,6 +187,7 @@ impl std::ops::BitOr for ActionNeeds {
             delays: self.delays || other.delays,
             restarts: self.restarts || other.restarts,
             grows: self.grows || other.grows,
+            shadows: self.shadows || other.shadows,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::base::addr::{Client, Endpoint, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
+use crate::stats::shadow_queue::ShadowId;
 use crate::wire::ecs::Ecs;
 use crate::wire::{ecs, header, proxy, signature};
 
@@ -222,6 +223,18 @@ impl EcsSettings {
     }
 }
 
+/// Whether a second pool gets a query too, whose client gets nothing of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shadow {
+    /// It does not.
+    #[default]
+    No,
+    /// It will, when the query goes to a server.
+    Wanted(PoolSlot),
+    /// It does.
+    Asked(ShadowId),
+}
+
 /// What is known of a query besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryState {
@@ -276,6 +289,8 @@ pub struct QueryState {
     /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
     /// rules takes it.
     pub failed: bool,
+    /// The pool that gets it too, so that both answers are compared.
+    pub shadow: Shadow,
     /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
     /// How often it was restarted.
@@ -324,6 +339,13 @@ impl QueryState {
         is_first
     }
 
+    /// Returns its number if a second pool gets it too; once.
+    pub fn take_shadow(&mut self) -> Option<ShadowId> {
+        let Shadow::Asked(id) = self.shadow else { return None };
+        self.shadow = Shadow::No;
+        Some(id)
+    }
+
     /// Sets the Extended DNS Error of the answer.
     pub fn set_error(&mut self, code: u16, text: &[u8]) {
         self.error = Some(code);
@@ -349,6 +371,7 @@ impl QueryState {
             && self.original.is_empty()
             && self.proxied.is_none()
             && self.proxy.is_empty()
+            && self.shadow == Shadow::No
             && !self.restartable
     }
 }

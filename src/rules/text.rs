@@ -146,6 +146,7 @@ pub fn action(a: &Action) -> String {
         Action::SpoofPacket(message) => format!("spoof raw packet of {} bytes", message.len()),
         Action::Delay(span) => format!("delay by {} msec", span.0 / 1_000_000),
         Action::Tee(tee, _) => tee_text(tee),
+        Action::Shadow(pool) => format!("also to pool {}, answers compared", pool.name),
         Action::Log(target) => log_text(target),
         Action::None => "no op".to_owned(),
         Action::Continue(inner) => format!("continue after: {}", action(inner)),

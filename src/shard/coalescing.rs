@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
-use crate::stats::claims::Claims;
+use crate::stats::claims::{self, Claim, Claims};
 use crate::stats::drop_reason::DropReason;
 
 /// How long it takes to notice that another shard's query has ended, at most.
@@ -49,6 +49,8 @@ struct Leader {
 struct Parked {
     hash: u64,
     entry: EntryId,
+    /// What it waits for.
+    claim: Claim,
     /// When it is looked at.
     at: Tick,
 }
@@ -85,19 +87,26 @@ impl Coalescing {
     }
 
     /// A query no longer leads them.
-    pub(crate) fn end(&mut self, hash: u64, entry: EntryId, claims: &Claims, shard: usize) {
+    pub(crate) fn end(
+        &mut self,
+        hash: u64,
+        entry: EntryId,
+        (claims, shard): (&Claims, usize),
+        outcome: claims::Outcome,
+        now: Tick,
+    ) {
         if self.leader(hash) == Some(entry)
             && let Some(leader) = self.leaders.remove(&hash)
             && leader.has_claim
         {
-            claims.release(hash, shard);
+            claims.release(hash, shard, outcome, now);
         }
     }
 
     /// A query leads those that wait for a query of another shard, and is one that waits.
-    pub(crate) fn park(&mut self, hash: u64, entry: EntryId, now: Tick) {
+    pub(crate) fn park(&mut self, hash: u64, entry: EntryId, claim: Claim, now: Tick) {
         self.leaders.insert(hash, Leader { entry, has_claim: false });
-        self.parked.push_back(Parked { hash, entry, at: now + LOOK_EVERY });
+        self.parked.push_back(Parked { hash, entry, claim, at: now + LOOK_EVERY });
     }
 
     /// Releases the lists whose query another shard has ended, looking at no more than `most`.
@@ -107,12 +116,22 @@ impl Coalescing {
                 break;
             }
             let Some(parked) = self.parked.pop_front() else { break };
-            if claims.is_held_by_other(parked.hash, shard, now) {
+            let Some(outcome) = claims.outcome(parked.hash, parked.claim, now) else {
                 self.parked.push_back(Parked { at: now + LOOK_EVERY, ..parked });
                 continue;
-            }
-            self.end(parked.hash, parked.entry, claims, shard);
-            self.release(parked.entry, Fate::Stored);
+            };
+            // A list waits for one claim only: if another shard asks by this time, its turn might never
+            // come.
+            self.end(parked.hash, parked.entry, (claims, shard), outcome, now);
+            self.release(
+                parked.entry,
+                match outcome {
+                    claims::Outcome::Stored => Fate::Stored,
+                    claims::Outcome::Separate => Fate::Again,
+                    claims::Outcome::Stale => Fate::Stale,
+                    claims::Outcome::Failed => Fate::Dropped(DropReason::Timeout),
+                },
+            );
         }
     }
 

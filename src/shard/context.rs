@@ -68,6 +68,8 @@ pub(crate) struct Needs {
     pub(crate) cache: bool,
     /// Some packet cache has names left to begin with.
     pub(crate) warm_up: bool,
+    /// Some queries go to a second pool too.
+    pub(crate) shadows: bool,
     /// Answers may come long after a server's timeout: they are delayed, or the query is restarted.
     pub(crate) late_answers: bool,
 }
@@ -76,8 +78,8 @@ impl Needs {
     /// Returns what this configuration needs.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let chains = &snapshot.chains;
-        let queries =
-            chains.query.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs);
+        let queries = chains.query.rules().iter().chain(chains.cache_miss.rules());
+        let queries = queries.fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs);
         let of = |chain: &crate::rules::Chain<crate::rules::action::ResponseAction>| {
             chain.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs)
         };
@@ -109,6 +111,7 @@ impl Needs {
                 .iter()
                 .filter_map(|pool| pool.cache.as_ref()?.warm_up())
                 .any(|w| !w.is_over()),
+            shadows: queries.shadows,
             late_answers: snapshot.script.is_some()
                 || !chains.timeout.is_empty()
                 || (queries | responses | self_answered).delays

@@ -42,6 +42,7 @@ mod recency;
 mod refreshes;
 pub mod relay;
 mod scratch;
+mod shadows;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -65,9 +66,11 @@ use crate::shard::dispatch::outstanding::{InFlight, Key};
 use crate::shard::evaluator::Evaluator;
 use crate::shard::messages::{PendingWork, WorkKind};
 use crate::shard::pipeline::Out;
+use crate::shard::prefetch::Prefetch;
 use crate::shard::refreshes::Refreshes;
 use crate::shard::relay::{Attempt, Direction, Relay, RelayInterest};
 use crate::shard::scratch::Scratch;
+use crate::shard::shadows::Shadows;
 use crate::shard::verdict::Verdict;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, ConnectFailure, RelayCloseReason};
 use crate::stats::drop_reason::DropReason;
@@ -96,6 +99,8 @@ pub struct Shard {
     cache: CacheBuffers,
     coalescing: Coalescing,
     refreshes: Refreshes,
+    prefetch: Prefetch,
+    shadows: Shadows,
     /// Buffer for messages that are not in a receive buffer.
     scratch: Scratch,
     /// Buffer for the queries of a connection that has ended.
@@ -127,6 +132,8 @@ impl Shard {
             evaluator: Evaluator::new(shards, &mut cx),
             coalescing: Coalescing::default(),
             refreshes: Refreshes::default(),
+            prefetch: Prefetch::default(),
+            shadows: Shadows::default(),
             cx,
             dispatcher,
             connections,
@@ -187,6 +194,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.expire(&mut scratch, DUE_PER_TICK, out);
         self.send_copies(&mut scratch, out);
+        self.send_shadows(&mut scratch, out);
         self.warm_up();
         self.look_for_stored(DUE_PER_TICK);
         self.release_coalesced(&mut scratch, DUE_PER_TICK, out);
@@ -222,8 +230,9 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         let connections = &self.connections;
-        let of_cache = [self.coalescing.next_deadline(), self.refreshes.next_deadline()];
-        let of_dispatcher = self.dispatcher.next_deadline();
+        let of_cache = [self.coalescing.next_deadline(), self.refreshes.next_deadline(self.warm_up_max())];
+        let of_dispatcher =
+            if self.shadows.is_empty() { self.dispatcher.next_deadline() } else { Some(Tick(0)) };
         let of_connections = [connections.clients.next_deadline(), connections.backends.next_deadline()];
         of_connections
             .into_iter()
@@ -233,10 +242,16 @@ impl Shard {
             .min()
     }
 
+    /// The shard is to end: it asks for nothing itself.
+    pub fn stop_own_queries(&mut self) {
+        self.refreshes.stop();
+    }
+
     /// Returns the number of queries whose client waits for an answer.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.dispatcher.awaited() + self.coalescing.waiting()
+        // Nobody waits for the shard's own.
+        (self.dispatcher.awaited() + self.coalescing.waiting()).saturating_sub(self.refreshes.outstanding())
     }
 
     /// Returns an upper bound of how long a query can be outstanding: two attempts, and the

@@ -39,6 +39,8 @@ reasons! {
         TeeFull = "tee-full",
         /// The response to such a copy.
         TeeResponse = "tee-response",
+        /// A copy of a query for a shadow pool that could not be sent: no server, or too many are under way.
+        ShadowNotSent = "shadow-not-sent",
         /// A line of a query log that is not written fast enough.
         LogFull = "log-full",
         /// No usable server in the pool.

@@ -31,6 +31,7 @@ use crate::stats::registry::{
     ListenerStats, PoolReading, PoolStats, RuleStats, ShardCounters,
 };
 use crate::stats::response_code::ResponseCode;
+use crate::stats::shadow_queue::ShadowQueue;
 use crate::stats::traffic_ring::TrafficRing;
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
@@ -344,6 +345,8 @@ pub struct ShardStats {
     pub heartbeat: AtomicU64,
     /// Lines of log actions and of relays that wait to be written.
     pub log_queue: LogQueue,
+    /// The answers to queries that shadow pools get too.
+    pub shadow_queue: ShadowQueue,
     /// Records of finished queries.
     pub traffic: TrafficRing,
     counters: ShardCounters,
@@ -367,6 +370,7 @@ impl ShardStats {
             generation: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
             log_queue: LogQueue::default(),
+            shadow_queue: ShadowQueue::default(),
             traffic: TrafficRing::default(),
             counters: ShardCounters::default(),
             rules: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),

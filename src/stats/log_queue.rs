@@ -133,7 +133,7 @@ impl LogQueue {
 
 /// A bounded queue that allocates memory with its first entry.
 #[derive(Debug)]
-struct Queue<T>(OnceLock<(Sender<T>, Receiver<T>)>);
+pub(super) struct Queue<T>(OnceLock<(Sender<T>, Receiver<T>)>);
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
@@ -142,12 +142,12 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn file(&self, entry: T) -> bool {
+    pub(super) fn file(&self, entry: T) -> bool {
         let (sender, _) = self.0.get_or_init(|| bounded(LINES_MAX));
         !matches!(sender.try_send(entry), Err(TrySendError::Full(_)))
     }
 
-    fn drain(&self) -> impl Iterator<Item = T> {
+    pub(super) fn drain(&self) -> impl Iterator<Item = T> {
         self.0.get().into_iter().flat_map(|(_, receiver)| receiver.try_iter().take(LINES_MAX))
     }
 }

@@ -11,6 +11,7 @@
 //! server, listener or rule; the labels are named in brackets behind the set's name. A metric that
 //! is counted by reasons has a value for each of them.
 
+use crate::compare::Class;
 use crate::stats::carbon_failure::CarbonFailure;
 use crate::stats::check_failure::Failure;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
@@ -20,6 +21,7 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::{
     Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
 };
+use crate::stats::metric_sets::{meters, reading, registry};
 use crate::stats::not_cached::NotCached;
 use crate::stats::query_type::QueryType;
 use crate::stats::response_code::{ResponseCode, RuleAnswer};
@@ -132,99 +134,6 @@ impl Set {
         let rest = metric.name.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('-'));
         rest.unwrap_or(metric.name)
     }
-}
-
-macro_rules! registry {
-    ($(
-        #[doc = $title:literal]
-        $reading:ident $(from $stats:ident)? = $name:literal $labels:tt $metrics:tt
-    )*) => {
-        /// Every set of metrics.
-        pub const METRIC_SETS: &[&Set] = &[$(&$reading::SET),*];
-
-        $(
-            reading! { $title $reading $name $labels $metrics }
-            $(meters! { $title $stats $reading $metrics })?
-        )*
-    };
-}
-
-macro_rules! reading {
-    ($title:literal $reading:ident $name:literal [$($label:literal),*] {
-        $($(#[doc = $help:literal])+ $field:ident: $meter:ty = $metric:literal, $unit:ident;)*
-        $(parts { $($(#[doc = $about:literal])+ $part:ident: $part_stats:ty => $part_reading:ty;)* })?
-    }) => {
-        #[doc = concat!($title, " What was read at one moment, or happened in a span.")]
-        #[derive(Clone, Debug, Default, PartialEq)]
-        pub struct $reading {
-            $($(#[doc = $help])+ pub $field: <$meter as Meter>::Reading,)*
-            $($($(#[doc = $about])+ pub $part: $part_reading,)*)?
-        }
-
-        impl $reading {
-            /// The set and its metrics.
-            pub const SET: Set = Set {
-                name: $name,
-                labels: &[$($label),*],
-                metrics: &[$(Metric {
-                    name: $metric,
-                    kind: <$meter as Meter>::KIND,
-                    unit: Unit::$unit,
-                    help: concat!($($help),+).trim_ascii(),
-                    reasons: <$meter as Meter>::REASONS,
-                    label: <$meter as Meter>::LABEL,
-                }),*],
-            };
-
-            /// Each metric with its value, without those of the sets inside.
-            pub fn values(&self) -> impl Iterator<Item = (&'static Metric, Value<'_>)> {
-                Self::SET.metrics.iter().zip([$(<$meter as Meter>::value(&self.$field)),*])
-            }
-
-            /// What happened after `earlier`; levels stay as they are.
-            #[must_use]
-            pub fn since(&self, earlier: &Self) -> Self {
-                Self {
-                    $($field: <$meter as Meter>::since(&self.$field, &earlier.$field),)*
-                    $($($part: self.$part.since(&earlier.$part),)*)?
-                }
-            }
-
-            /// Puts what happened in a span at its end; levels become the span's.
-            pub fn grow(&mut self, span: &Self) {
-                $(<$meter as Meter>::grow(&mut self.$field, &span.$field);)*
-                $($(self.$part.grow(&span.$part);)*)?
-            }
-
-            /// Adds the reading of another such set.
-            pub fn add(&mut self, part: &Self) {
-                $(<$meter as Meter>::add(&mut self.$field, &part.$field);)*
-                $($(self.$part.add(&part.$part);)*)?
-            }
-        }
-    };
-}
-
-macro_rules! meters {
-    ($title:literal $stats:ident $reading:ident {
-        $($(#[doc = $help:literal])+ $field:ident: $meter:ty = $metric:literal, $unit:ident;)*
-        $(parts { $($(#[doc = $about:literal])+ $part:ident: $part_stats:ty => $part_reading:ty;)* })?
-    }) => {
-        #[doc = concat!($title, " What one shard has counted.")]
-        #[derive(Debug, Default)]
-        pub struct $stats {
-            $($(#[doc = $help])+ pub $field: $meter,)*
-            $($($(#[doc = $about])+ pub $part: $part_stats,)*)?
-        }
-
-        impl $stats {
-            /// Adds what this shard has counted.
-            pub fn read(&self, sum: &mut $reading) {
-                $(self.$field.read(&mut sum.$field);)*
-                $($(self.$part.read(&mut sum.$part);)*)?
-            }
-        }
-    };
 }
 
 registry! {
@@ -418,6 +327,32 @@ registry! {
         cache_inserted: Counter = "pool-cache-inserted", Responses;
         /// Responses that were not, by reason.
         cache_not_stored: CounterBy<NotCached> = "pool-cache-not-stored", Responses;
+    }
+
+    /// Queries that a shadow pool gets too; both answers are compared.
+    ShadowReading from ShadowStats = "shadow" ["pool"] {
+        /// Queries that were sent to the pool as well as to their own server.
+        queries: Counter = "shadow-queries", Queries;
+        /// Pairs of answers, by their most important difference.
+        answers: CounterBy<Class> = "shadow-answers", Number;
+        /// Of the pairs that differ, those in which the shadow pool's answer is of more use.
+        better: Counter = "shadow-better", Number;
+        /// Of the pairs that differ, those in which the shadow pool's answer is of less use.
+        worse: Counter = "shadow-worse", Number;
+        /// Queries that only their own server has answered.
+        only_live: Counter = "shadow-only-own", Queries;
+        /// Queries that only the shadow pool has answered.
+        only_shadow: Counter = "shadow-only-shadow", Queries;
+        /// Queries that nobody has answered.
+        no_response: Counter = "shadow-neither", Queries;
+        /// Queries with an answer of more than 8,192 bytes, which is not compared.
+        too_long: Counter = "shadow-too-long", Queries;
+        /// Queries that were not compared because there were too many at once.
+        incomplete: Counter = "shadow-incomplete", Queries;
+        /// The latency of their own servers.
+        live_latency: Histogram = "shadow-own-latency", Milliseconds;
+        /// The latency of the shadow pool's servers.
+        latency: Histogram = "shadow-latency", Milliseconds;
     }
 
     /// The packet cache of a pool; pools that share one have the same figures.

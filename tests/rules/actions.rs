@@ -191,6 +191,51 @@ const ROWS: &[Row] = &[
          wait 5000",
     ),
     (
+        "ShadowAction: another pool gets the query too, and the client nothing of that",
+        r#"addAction("a", ShadowAction("two"))"#,
+        "q 1234 RD a/A OPT=1232
+         > 1 * RD a/A OPT=1232
+         wait 0
+         > 2 * RD a/A OPT=1232
+         a2 * QR RD SERVFAIL a/A
+         hold
+         a1 * QR RD a/A A=192.0.2.1
+         < 1234 QR RD a/A A=192.0.2.1
+         q 2 b/A
+         > 1 * b/A
+         wait 0
+         a1 * QR b/A
+         < 0002 QR b/A
+         wait 5000",
+    ),
+    (
+        "ShadowAction: a silent server affects no query; a late response is counted",
+        r#"addAction(AllRule(), ShadowAction("two")) addAction("b", DropAction())"#,
+        "q 1 a/A
+         > 1 * a/A
+         wait 0
+         > 2 * a/A
+         a1 * QR a/A
+         < 0001 QR a/A
+         wait 2000
+         wait 2000
+         a2 * QR a/A
+         ! response-late
+         q 2 b/A
+         ! rule
+         wait 0",
+    ),
+    (
+        "ShadowAction: a pool without a server",
+        r#"addAction(AllRule(), ShadowAction("none"))"#,
+        "q 1 a/A
+         > 1 * a/A
+         ! shadow-not-sent
+         wait 0
+         a1 * QR a/A
+         < 0001 QR a/A",
+    ),
+    (
         "TeeAction: a silent server affects no query",
         r#"addAction(AllRule(), TeeAction("127.0.1.9:53")) addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))"#,
         "q 1 a/A

@@ -406,6 +406,59 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR a/A A=192.0.2.1,0",
     ),
     (
+        "two shards: while it is known that an answer cannot be stored, nobody waits for another shard",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,0
+         < 1 QR a/A A=192.0.2.1,0
+         q 2 a/A
+         > 2 * a/A
+         swap
+         q 3 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,0
+         < 3 QR a/A A=192.0.2.1,0",
+    ),
+    (
+        "two shards: an expired answer that is good enough for one is for the other one too, at once",
+        "getPool(''):setCache(newPacketCache(100)) setStaleCacheEntriesTTL(3600) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,5
+         < 1 QR a/A A=192.0.2.1,5
+         wait 6000
+         swap
+         wait 6000
+         swap
+         q 2 a/A
+         > 2 * a/A
+         swap
+         q 3 a/A
+         hold
+         swap
+         a * QR SERVFAIL a/A
+         < 2 QR a/A A=192.0.2.1
+         swap
+         wait 1
+         < 3 QR a/A A=192.0.2.1
+         q 4 a/A
+         < 4 QR a/A A=192.0.2.1",
+    ),
+    (
+        "an expired answer stands in for every failure (RFC 8767, 5)",
+        "getPool(''):setCache(newPacketCache(100)) setStaleCacheEntriesTTL(3600) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,5
+         < 1 QR a/A A=192.0.2.1,5
+         wait 6000
+         q 2 a/A
+         > 2 * a/A
+         a * QR REFUSED a/A
+         < 2 QR a/A A=192.0.2.1",
+    ),
+    (
         "two shards: who has waited for nothing is not forgotten",
         CACHE,
         "q 1 a/A
@@ -829,6 +882,8 @@ fn names_of_a_list_are_resolved_when_the_cache_begins() {
         "a hit",
         "q 1 RD B.example/AAAA OPT=1232\n< 1 QR RD B.example/AAAA AAAA=2001:db8::1,60 OPT=1232",
     );
+    let failed = lines.lines().take(5).collect::<Vec<_>>().join("\n");
+    bench.play("what has failed is asked for once more", &format!("wait 3000\n{failed}"));
     bench.play("nobody gets the time-outs", "wait 3000\nq 2 RD a/A\n> 2 * RD a/A");
     bench.reload(&format!("{SERVER}{cache}addAction('never', DropAction())"));
     bench.play("once", "wait 0");

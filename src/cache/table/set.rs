@@ -313,10 +313,15 @@ impl<'t> Locked<'t> {
         self.set.ways_of(tag).find(|&way| self.entry(way).is_some_and(|(kind, entry)| entry.is(wanted, kind)))
     }
 
-    /// Notes that an entry is being refreshed; returns false if that was noted before.
-    pub(super) fn mark_refreshed(&self, way: usize) -> bool {
-        let bit = 1 << (REFRESHED + way);
-        self.set.0[STATE].fetch_or(bit, Ordering::Relaxed) & bit == 0
+    /// Notes whether an entry is being refreshed; returns false if that was noted before.
+    pub(super) fn mark_refreshed(&self, way: usize, is: bool) -> bool {
+        let (state, bit) = (&self.set.0[STATE], 1 << (REFRESHED + way));
+        let before = if is {
+            state.fetch_or(bit, Ordering::Relaxed)
+        } else {
+            state.fetch_and(!bit, Ordering::Relaxed)
+        };
+        (before & bit != 0) != is
     }
 
     /// Removes the head of a family; returns whether it was there.

@@ -46,6 +46,11 @@ pub static INSPECTION: &[Entry] = &[
     entry("showTLSFrontends", "", "Prints the listeners with TLS and their certificates."),
     entry("showTLSContexts", "", "The same as showTLSFrontends."),
     entry("showResponseLatency", "", "Draws how many responses took how long."),
+    entry(
+        "showShadows",
+        "",
+        "Prints what was compared of queries that ShadowAction has sent to a second pool: differences by class, examples, latencies.",
+    ),
     entry("showVersion", "", "Prints the version."),
     entry("dumpStats", "", "Prints every metric."),
     entry("getStatisticsCounters", "", "Returns the metrics of the whole process as a table, by name."),

@@ -153,6 +153,7 @@ const GOOD_ACTIONS: &[(&str, &str)] = &[
         "SpoofPacket([1, 2, 129, 128, 0, 1, 0, 0, 0, 0, 0, 0])",
     ),
     ("DelayAction(100)", "Delay(TickDelta(100000000))"),
+    ("ShadowAction('two')", "Shadow(PoolRef { name: \"two\", slot: PoolSlot(1) })"),
     (
         "TeeAction('192.0.2.9')",
         "Tee(Tee { address: 192.0.2.9:53, add_ecs: false, source: None }, BackendSlot(0))",

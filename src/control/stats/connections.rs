@@ -6,7 +6,7 @@ use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{
     AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CertificateReading,
-    HandshakeReading, ListenerReading, PoolReading,
+    HandshakeReading, ListenerReading, PoolReading, ShadowReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -17,6 +17,7 @@ pub(super) fn dump(
     total: &Reading,
     snapshot: &Snapshot,
     live_state: &LiveState,
+    shadows: &[(String, ShadowReading)],
     unix: u64,
 ) {
     for listener in snapshot.listeners.iter().filter(|l| l.service.relay().is_none()) {
@@ -33,6 +34,9 @@ pub(super) fn dump(
         if reading.latency.count() > 0 || reading.cache_hits + reading.cache_misses > 0 {
             labelled(out, &PoolReading::SET, &format!("\"{name}\""), reading.values());
         }
+    }
+    for (pool, reading) in shadows {
+        labelled(out, &ShadowReading::SET, &format!("\"{pool}\""), reading.values());
     }
     for cache in caches::of_pools(snapshot, live_state) {
         labelled(out, &CacheReading::SET, &format!("\"{}\"", cache.label()), cache.reading.values());

@@ -22,7 +22,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, figures.web.values());
     lines(&mut out, figures.traffic.values());
     lines(&mut out, figures.carbon.values());
-    connections::dump(&mut out, total, snapshot, live_state, figures.unix);
+    connections::dump(&mut out, total, snapshot, live_state, &figures.shadows, figures.unix);
     lines(&mut out, shards.values());
     lines(&mut out, total.latency(snapshot).values());
     if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || shards.relays.opened > 0 {
@@ -66,11 +66,12 @@ mod tests {
     use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
     use crate::stats::drop_reason::DropReason;
     use crate::stats::live::{LiveState, State};
+    use crate::stats::meter::Counts;
     use crate::stats::meter::Kind;
     use crate::stats::not_cached::NotCached;
     use crate::stats::registry::{
-        CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, TrafficReading,
-        WebReading,
+        CarbonReading, METRIC_SETS, MachineReading, NetworkReading, ProcessReading, ShadowReading,
+        TrafficReading, WebReading,
     };
     use crate::stats::response_code::ResponseCode;
     use crate::tls::fixture::{Authority, Directory};
@@ -117,6 +118,10 @@ mod tests {
             network: Some(NetworkReading { udp_recvbuf_errors: 6, ..NetworkReading::default() }),
             machine: Some(MachineReading { cpu_steal: 5, ..MachineReading::default() }),
             traffic: TrafficReading::default(),
+            shadows: vec![(
+                "candidate".to_owned(),
+                ShadowReading { answers: Counts::of(|_| 1), ..ShadowReading::default() },
+            )],
             unix: UNTIL - 60,
         })
     }

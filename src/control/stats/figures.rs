@@ -12,8 +12,8 @@ use crate::stats::descriptors::Descriptors;
 use crate::stats::live::LiveState;
 use crate::stats::meter::Counts;
 use crate::stats::registry::{
-    CarbonReading, DescriptorReading, MachineReading, NetworkReading, ProcessReading, TrafficReading,
-    WebReading,
+    CarbonReading, DescriptorReading, MachineReading, NetworkReading, ProcessReading, ShadowReading,
+    TrafficReading, WebReading,
 };
 
 /// What there is to say of the process at one moment.
@@ -43,6 +43,8 @@ pub struct Figures {
     pub traffic: TrafficReading,
     /// Reports to Carbon.
     pub carbon: CarbonReading,
+    /// Queries that shadow pools get too, by pool.
+    pub shadows: Vec<(String, ShadowReading)>,
     /// Seconds since 1970.
     pub unix: u64,
 }

@@ -109,7 +109,7 @@ fn per_second(count: u64, span: TickDelta) -> String {
 const CELL_CHARS: usize = 64;
 
 /// Columns as wide as their widest cell, two spaces apart, nothing behind the last.
-pub(super) fn aligned(rows: &[Vec<String>]) -> String {
+pub(in crate::control) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

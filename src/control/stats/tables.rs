@@ -191,7 +191,7 @@ pub(crate) fn connections(f: &Figures) -> String {
     out.push('\n');
     lines(&mut out, f.total.shards.clients.values());
     lines(&mut out, f.descriptors.values());
-    connection_lines::dump(&mut out, &f.total, &f.snapshot, &f.live_state, f.unix);
+    connection_lines::dump(&mut out, &f.total, &f.snapshot, &f.live_state, &f.shadows, f.unix);
     out
 }
 

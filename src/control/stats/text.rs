@@ -166,7 +166,7 @@ pub(in crate::control) fn rate(count: u64, span: TickDelta) -> f64 {
 }
 
 /// Milliseconds with the digits that mean something (a bucket is 3 % wide).
-pub(super) fn ms(ns: u64) -> String {
+pub(in crate::control) fn ms(ns: u64) -> String {
     let ms = ns as f64 / MS;
     if ms < 1.0 {
         format!("{ms:.3}")

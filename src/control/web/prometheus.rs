@@ -16,7 +16,7 @@ use crate::stats::registry::{
     AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CarbonReading, CertificateReading,
     CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading,
     ListenerReading, MachineReading, Metric, NetworkReading, PoolReading, ProcessReading, RelayReading,
-    RuleReading, Set, ShardReading, TrafficReading, WebReading,
+    RuleReading, Set, ShadowReading, ShardReading, TrafficReading, WebReading,
 };
 use crate::stats::response_code::ResponseCode;
 
@@ -201,6 +201,9 @@ fn latencies(page: &mut Page, figures: &Figures) {
         .collect();
     rows(page, &CacheReading::SET, &of_caches);
     rows(page, &AnswerReading::SET, &of_answers);
+    let of_shadows: Vec<Row<'_>> =
+        figures.shadows.iter().map(|(name, r)| (labels("pool", name), r.values().collect())).collect();
+    rows(page, &ShadowReading::SET, &of_shadows);
 }
 
 /// Handshakes and certificates, of listeners and servers.
@@ -365,7 +368,8 @@ mod tests {
         }
         live_state.set_state(BackendSlot(0), State::Up);
         let feed = Feed::new(Arc::new(snapshot), live_state);
-        Monitor::new(&feed, Arc::default()).figures()
+        let shadows = vec![("candidate".to_owned(), ShadowReading::default())];
+        Figures { shadows, ..Monitor::new(&feed, Arc::default()).figures() }
     }
 
     fn own_text(figures: &Figures) -> String {

@@ -54,6 +54,7 @@ impl Engine {
                         self.close_tcp_listener(slot);
                     }
                     self.connections.shorten_draining();
+                    self.shard.stop_own_queries();
                     self.stopping = true;
                 }
                 Message::Abort => {

@@ -77,6 +77,12 @@ static ACTIONS: &[Declared<Action>] = &[
         tee,
     ),
     declared(
+        "ShadowAction",
+        "pool",
+        "Sends a query that goes to a server to a server of this pool too. The client gets nothing of that; both answers are compared: `showShadows()`.",
+        |_, a| Ok(Action::Shadow(pool(a, 0)?)),
+    ),
+    declared(
         "LogAction",
         "[path [, binary=true [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false [, oneIn=1]]]]]]]",
         "Logs each query to a file, or to the log without a path; with `oneIn`, one of so many, at random.",

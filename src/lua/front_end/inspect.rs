@@ -19,7 +19,7 @@ use crate::lua::front_end::view::Table;
 use crate::lua::front_end::{every_function, server, server_object};
 
 /// Functions that print a table of the running process.
-const TABLES: [(&str, Table); 9] = [
+const TABLES: [(&str, Table); 10] = [
     ("showServers", Table::Servers),
     ("showPools", Table::Pools),
     ("showBinds", Table::Listeners),
@@ -28,6 +28,7 @@ const TABLES: [(&str, Table); 9] = [
     ("showTLSFrontends", Table::TlsListeners),
     ("showTLSContexts", Table::TlsListeners),
     ("showResponseLatency", Table::Latency),
+    ("showShadows", Table::Shadows),
     ("dumpStats", Table::Metrics),
 ];
 

@@ -26,6 +26,8 @@ pub enum Table {
     TlsListeners,
     /// How many responses took how long.
     Latency,
+    /// Queries that shadow pools get too.
+    Shadows,
     /// Every metric.
     Metrics,
 }

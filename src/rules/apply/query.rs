@@ -3,6 +3,7 @@
 use crate::base::addr::mapped;
 use crate::rules::action::{Action, NegativeSoa};
 use crate::rules::context::{Environment, EvaluationContext};
+use crate::rules::query_state::Shadow;
 use crate::stats::drop_reason::DropReason;
 use crate::wire::answer::Soa;
 use crate::wire::ecs::Ecs;
@@ -66,6 +67,10 @@ pub(super) fn perform(
         }
         Action::Tee(tee, backend) => {
             copy_to(*backend, tee.add_ecs, context, effects);
+            Step::Next
+        }
+        Action::Shadow(pool) => {
+            context.query_state.shadow = Shadow::Wanted(pool.slot);
             Step::Next
         }
         Action::Log(target) => {

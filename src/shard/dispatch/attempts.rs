@@ -315,6 +315,20 @@ impl Dispatcher {
         Some((sent, packet))
     }
 
+    /// Sends a copy of a query whose response is compared; none if it cannot be sent.
+    pub(crate) fn send_shadow(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Option<Sent> {
+        let sent = self.send(cx, connections, backend, AttemptKind::Copy.at_once(), pending, packet).ok()?;
+        self.unawaited += 1;
+        Some(sent)
+    }
+
     /// Sends a query to the server that was selected for it. Where that needs a descriptor and there
     /// is none, another one may have a connection; if not, the query waits for the selected one.
     #[inline]

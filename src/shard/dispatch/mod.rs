@@ -36,9 +36,10 @@ use crate::shard::dispatch::outstanding::{InFlight, Key, Outstanding, PendingQue
 pub(crate) use crate::shard::dispatch::proxy_header::ConnectionKey;
 use crate::shard::dispatch::query_table::QueryTable;
 use crate::shard::dispatch::spoofing::SpoofingWatch;
-use crate::shard::{Connections, LATE_MAX};
+use crate::shard::{Connections, LATE_MAX, shadows};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::{LiveState, PPM};
+use crate::stats::shadow_queue::{End, Side};
 use crate::wire::header::rcode;
 
 /// Second attempts that a pool may save up.
@@ -356,6 +357,7 @@ impl Dispatcher {
             Waiter::Copy => {
                 cx.drop(DropReason::TeeFull);
             }
+            Waiter::Shadow(id) => shadows::ended(cx, id, Side::Shadow, End::None),
             Waiter::Nobody => {}
         }
         self.unawaited -= 1;

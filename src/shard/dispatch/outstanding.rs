@@ -26,6 +26,7 @@ use crate::base::addr::{
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
+use crate::stats::shadow_queue::ShadowId;
 
 pub use crate::shard::dispatch::key::Key;
 use crate::shard::dispatch::outstanding::repeats::Repeats;
@@ -48,6 +49,8 @@ pub enum Waiter {
     Nobody,
     /// Nobody: the query is a copy.
     Copy,
+    /// Nobody: the response is compared with the one that the client gets.
+    Shadow(ShadowId),
 }
 
 impl Waiter {
@@ -56,7 +59,7 @@ impl Waiter {
     pub const fn entry(self) -> Option<EntryId> {
         match self {
             Self::Client(entry) => entry,
-            Self::Nobody | Self::Copy => None,
+            Self::Nobody | Self::Copy | Self::Shadow(_) => None,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::base::time::Tick;
 use crate::cache::key::Key as CacheKey;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::key::Key;
+use crate::stats::shadow_queue::ShadowId;
 use crate::wire::transfer::Transfer;
 
 /// Bytes of a query whose memory an entry keeps for the next one. Queries are nearly always shorter:
@@ -60,13 +61,24 @@ pub(crate) struct CacheTicket {
     /// The first query that waits for this one's response; of one that waits, the next one.
     pub(crate) next: Option<EntryId>,
     /// It is the shard's own: its response is stored, and nobody gets it.
-    pub(crate) is_refresh: bool,
+    pub(crate) own: Option<Own>,
+    /// Its response was stored.
+    pub(crate) is_stored: bool,
+}
+
+/// Why a shard asks for something itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// It is popular, and expires soon.
+    Popular,
+    /// It has this number in the list with which the cache begins.
+    WarmUp(u32),
 }
 
 impl CacheTicket {
     fn clear(&mut self) {
         self.key.clear();
-        (self.waiting, self.next, self.is_refresh) = (None, None, false);
+        (self.waiting, self.next, self.own, self.is_stored) = (None, None, None, false);
     }
 }
 
@@ -80,6 +92,18 @@ pub struct EntryId {
 impl EntryId {
     /// The first generation of the first entry, for slots without an entry.
     pub(super) const FIRST: Self = Self { index: 0, generation: 0 };
+
+    /// Packs a number into the place of an entry, for a slot that has none.
+    pub(super) const fn of_number(number: u32) -> Self {
+        let [a, b, c, d] = number.to_le_bytes();
+        Self { index: u16::from_le_bytes([a, b]), generation: u16::from_le_bytes([c, d]) }
+    }
+
+    /// Returns that number.
+    pub(super) const fn number(self) -> u32 {
+        let ([a, b], [c, d]) = (self.index.to_le_bytes(), self.generation.to_le_bytes());
+        u32::from_le_bytes([a, b, c, d])
+    }
 }
 
 #[derive(Debug, Default)]
@@ -197,7 +221,7 @@ impl QueryTable {
     /// Returns whether the query is the shard's own, so that nobody waits for an answer.
     #[inline]
     pub(crate) fn is_refresh(&self, id: Option<EntryId>) -> bool {
-        self.entry(id).is_some_and(|entry| entry.cached.is_refresh)
+        self.entry(id).is_some_and(|entry| entry.cached.own.is_some())
     }
 
     /// Returns when the query arrived.
@@ -226,6 +250,11 @@ impl QueryTable {
             None => Some(state),
         };
         self.spare.extend(unused);
+    }
+
+    /// Returns the number of a query that a second pool gets too; once.
+    pub(crate) fn take_shadow(&mut self, id: Option<EntryId>) -> Option<ShadowId> {
+        self.entry_mut(id)?.state.as_mut()?.take_shadow()
     }
 
     /// Takes the query state out of an entry until it is put back or recycled.

@@ -59,7 +59,7 @@ impl Shard {
         }
         let seconds = self.cx.snapshot.globals.stale_cache_seconds;
         if seconds > 0
-            && self.cache.failing.contains(self.cache.key.hash(), self.cx.now)
+            && self.has_failed_lately(slot)
             && let Some(outcome) = self.answer_cached(Wanted::Stale(seconds), query, packet)
         {
             return Some(outcome);
@@ -82,6 +82,17 @@ impl Shard {
                 Some(Outcome::Dropped(reason))
             }
         }
+    }
+
+    /// Returns whether servers have failed to answer the query with the key at hand so lately that they
+    /// are not asked again, as far as any shard knows.
+    fn has_failed_lately(&self, pool: PoolSlot) -> bool {
+        let (hash, cx) = (self.cache.key.hash(), &self.cx);
+        let cache = cx.snapshot.pool(pool).cache.as_ref();
+        let pause = cache.map_or(0, |cache| u64::from(cache.options().failure_ttl));
+        let pause = pause.min(RECHECK_MAX.0 / 1_000_000_000);
+        self.cache.failing.contains(hash, cx.now)
+            || cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now))
     }
 
     /// The cache has no answer to a query: it waits for another one like it, or asks a server.
@@ -249,7 +260,7 @@ impl Shard {
         let id = pool.cache.as_ref().map(|cache| cache.id());
         let Some(ticket) = ticket.filter(|ticket| id == Some(ticket.key.store())) else { return false };
         // What is there is better than a failure.
-        if ticket.is_refresh && is_failure(response.bytes()) {
+        if ticket.own.is_some() && is_failure(response.bytes()) {
             return false;
         }
         self.cache.take(&ticket.key, response.bytes(), pool.zero_scope);
@@ -272,11 +283,14 @@ impl Shard {
         match stored {
             Ok(_) => {
                 page.cache_inserted.add(1);
-                page.cache_refreshed.add(u64::from(self.dispatcher.queries.is_refresh(entry)));
+                if let Some(ticket) = self.dispatcher.queries.ticket_mut(entry) {
+                    ticket.is_stored = true;
+                    page.cache_refreshed.add(u64::from(ticket.own.is_some()));
+                }
             }
             Err(reason) => page.cache_not_stored[reason].add(1),
         }
-        self.share_response(entry, response, is_for_all(stored.err(), response));
+        self.share_response(entry, response, (stored.is_ok(), is_for_all(stored.err(), response)));
         stored.is_ok()
     }
 
@@ -284,9 +298,9 @@ impl Shard {
     /// replaced the cache, or a rule has restarted the query in another pool.
     pub(super) fn share_unstored(&mut self, entry: Option<EntryId>, response: &[u8]) {
         let queries = &self.dispatcher.queries;
-        if queries.ticket(entry).is_some_and(|ticket| ticket.next.is_some() && !ticket.is_refresh) {
+        if queries.ticket(entry).is_some_and(|ticket| ticket.next.is_some() && ticket.own.is_none()) {
             let reason = lifetime(response, &CacheOptions::new(1), None).err();
-            self.share_response(entry, response, is_for_all(reason, response));
+            self.share_response(entry, response, (false, is_for_all(reason, response)));
         }
     }
 
@@ -306,7 +320,7 @@ impl Shard {
             let pool = query.pending.pool;
             if skips {
                 self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(u64::from(stores));
-                self.share_response(query.pending.waiter.entry(), packet.bytes(), false);
+                self.share_response(query.pending.waiter.entry(), packet.bytes(), (false, false));
             } else if !stores {
                 self.share_unstored(query.pending.waiter.entry(), packet.bytes());
             } else if self.store(query.pending.waiter.entry(), pool, failure_ttl, packet.bytes())
@@ -323,14 +337,16 @@ impl Shard {
         decision
     }
 
-    /// Returns whether a server's response is a SERVFAIL in whose place an expired answer may be given.
+    /// Returns whether a server's response is a failure in whose place an expired answer may be given:
+    /// every code but NOERROR and NXDOMAIN (RFC 8767, 5).
     pub(super) fn is_stale_wanted(&mut self, in_flight: &InFlight, packet: &Packet<'_>) -> bool {
         self.cx.needs.cache
-            && Header::parse(packet.bytes()).is_some_and(|header| header.rcode() == rcode::SERVFAIL)
+            && Header::parse(packet.bytes())
+                .is_some_and(|header| !matches!(header.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
             && self.wanted_stale(in_flight, in_flight.pending.waiter.entry()).is_some()
     }
 
-    /// Puts an expired answer in the place of a server's SERVFAIL, if there is one.
+    /// Puts an expired answer in the place of a server's failure, if there is one.
     pub(super) fn answer_stale_instead(
         &mut self,
         in_flight: &InFlight,
@@ -374,8 +390,13 @@ impl Shard {
     /// there is nothing.
     pub(super) fn answer_stored_waiting(&mut self, entry: EntryId, pending: &PendingQuery) -> bool {
         let in_flight = self.waiting_in_flight(entry, pending);
-        self.take_key(pending.pool, Some(entry))
-            && self.answer_late(Wanted::Fresh, &in_flight, Ending::of_pending(pending))
+        let ending = Ending::of_pending(pending);
+        let is_known = self.take_key(pending.pool, Some(entry));
+        let outcome = if is_known { self.answer_late(Wanted::Fresh, &in_flight, ending) } else { None };
+        outcome.is_some_and(|outcome| {
+            self.count_coalesced(pending, outcome);
+            true
+        })
     }
 
     fn waiting_in_flight(&self, entry: EntryId, pending: &PendingQuery) -> InFlight {
@@ -385,19 +406,20 @@ impl Shard {
 
     fn answer_stale_for(&mut self, in_flight: &InFlight, ending: Ending) -> bool {
         self.wanted_stale(in_flight, in_flight.pending.waiter.entry())
-            .is_some_and(|wanted| self.answer_late(wanted, in_flight, ending))
+            .is_some_and(|wanted| self.answer_late(wanted, in_flight, ending).is_some())
     }
 
     /// Answers an outstanding query with the key at hand, whose packet is gone.
-    fn answer_late(&mut self, wanted: Wanted, in_flight: &InFlight, ending: Ending) -> bool {
+    fn answer_late(&mut self, wanted: Wanted, in_flight: &InFlight, ending: Ending) -> Option<Outcome> {
         let pending = &in_flight.pending;
         let entry = pending.waiter.entry();
-        let Some(ticket) = self.dispatcher.queries.ticket(entry) else { return false };
-        let Some(asked) = question(ticket.key.bytes()) else { return false };
+        let ticket = self.dispatcher.queries.ticket(entry)?;
+        let asked = question(ticket.key.bytes())?;
         let limit = usize::from(ticket.limit).max(DATAGRAM_MIN);
         let (mut message, question_end) = self.cache.message(pending.client_id, &ticket.qname, asked.qtype);
         let mut packet = Packet::new(&mut message, 0, question_end);
         let hit = self.find(pending.pool, wanted, &mut packet, question_end);
+        let mut given = None;
         if let Some(hit) = hit {
             if hit.is_stale {
                 self.note_timeout(pending.pool);
@@ -405,10 +427,11 @@ impl Shard {
             let mut query = self.restore_query(in_flight, &packet);
             let limit = pending.client.connection.is_none().then_some(limit);
             let outcome = self.deliver_hit(hit, limit, &mut query, &mut packet);
+            given = Some(outcome);
             self.finish(Ending { state: query.state, is_late: true, ..ending }, outcome, &mut packet);
         }
         self.cache.give(message);
-        hit.is_some()
+        given
     }
 
     /// The servers of a pool have not answered the query with the key at hand.

@@ -14,6 +14,7 @@ use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::{EntryId, Waiting};
 use crate::shard::scratch::Scratch;
 use crate::shard::verdict::Verdict;
+use crate::stats::claims;
 use crate::stats::drop_reason::DropReason;
 use crate::wire::edit;
 
@@ -32,29 +33,30 @@ impl Shard {
         }
         let (hash, cx) = (self.cache.key.hash(), &self.cx);
         let leader = self.coalescing.leader(hash);
-        let is_asked = match leader {
-            Some(_) => self.dispatcher.queries.ticket(leader).is_some_and(|t| t.key == self.cache.key),
-            None => cx.claims().is_some_and(|claims| claims.is_held_by_other(hash, cx.index(), cx.now)),
+        let claim = match leader {
+            Some(_) if self.dispatcher.queries.ticket(leader).is_none_or(|t| t.key != self.cache.key) => {
+                return false;
+            }
+            Some(_) => None,
+            None => match cx.claims().and_then(|claims| claims.of_other(hash, cx.index(), cx.now)) {
+                Some(claim) => Some(claim),
+                None => return false,
+            },
         };
-        if !is_asked {
-            return false;
-        }
         let qname = query.facts.qname(packet.bytes());
         let Some(entry) = self.open_waiting(&mut query.pending, qname, packet.bytes()) else { return false };
         let queries = &mut self.dispatcher.queries;
-        match queries.ticket_mut(leader) {
-            Some(leader) => {
-                let next = leader.next.replace(entry);
-                if let Some(ticket) = queries.ticket_mut(Some(entry)) {
-                    ticket.next = next;
-                }
+        if let Some(claim) = claim {
+            self.coalescing.park(hash, entry, claim, self.cx.now);
+        } else if let Some(leader) = queries.ticket_mut(leader) {
+            let next = leader.next.replace(entry);
+            if let Some(ticket) = queries.ticket_mut(Some(entry)) {
+                ticket.next = next;
             }
-            None => self.coalescing.park(hash, entry, self.cx.now),
         }
         if let Some(state) = query.state.take() {
             queries.put(Some(entry), state);
         }
-        self.cx.stats().pool(query.pending.pool).cache_coalesced.add(1);
         true
     }
 
@@ -103,14 +105,21 @@ impl Shard {
     }
 
     /// A query that may lead others has ended, or its response has come: those go their way.
-    pub(super) fn release_waiting(&mut self, entry: Option<EntryId>, fate: impl FnOnce() -> Fate) {
+    /// `outcome`: what the other shards are told.
+    pub(super) fn release_waiting(
+        &mut self,
+        entry: Option<EntryId>,
+        outcome: claims::Outcome,
+        fate: impl FnOnce() -> Fate,
+    ) {
         let Some(leader) = entry else { return };
         let Some(ticket) = self.dispatcher.queries.ticket_mut(entry).filter(|t| t.waiting.is_none()) else {
             return;
         };
         let first = ticket.next.take();
         let hash = ticket.key.hash();
-        self.coalescing.end(hash, leader, self.cx.live_state().claims(), self.cx.index());
+        let claims = (self.cx.live_state().claims(), self.cx.index());
+        self.coalescing.end(hash, leader, claims, outcome, self.cx.now);
         if let Some(first) = first {
             self.coalescing.release(first, fate());
         }
@@ -118,8 +127,14 @@ impl Shard {
 
     /// The response to a query has come: those that wait for it get it too, unless it is for one client
     /// alone.
-    pub(super) fn share_response(&mut self, entry: Option<EntryId>, response: &[u8], is_shared: bool) {
-        self.release_waiting(entry, || {
+    pub(super) fn share_response(
+        &mut self,
+        entry: Option<EntryId>,
+        response: &[u8],
+        (is_stored, is_shared): (bool, bool),
+    ) {
+        let outcome = if is_stored { claims::Outcome::Stored } else { claims::Outcome::Separate };
+        self.release_waiting(entry, outcome, || {
             let mut packed = Vec::new();
             if is_shared && pack(response, &mut packed).is_some() {
                 Fate::Answered(packed)
@@ -141,12 +156,9 @@ impl Shard {
                 match &fate {
                     Fate::Answered(stored) => self.answer_waiting(entry, &pending, stored),
                     Fate::Stored if self.answer_stored_waiting(entry, &pending) => {}
-                    Fate::Stored => {
-                        self.fail_waiting(entry, pending, DropReason::Timeout, scratch, out);
-                    }
                     Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
-                    Fate::Again if self.rejoin(entry, &pending) => {}
-                    Fate::Stale | Fate::Again | Fate::Separate => {
+                    Fate::Stored | Fate::Again if self.rejoin(entry, &pending) => {}
+                    Fate::Stored | Fate::Stale | Fate::Again | Fate::Separate => {
                         self.send_waiting(entry, pending, scratch, out);
                     }
                     Fate::Dropped(reason) => self.fail_waiting(entry, pending, *reason, scratch, out),
@@ -184,8 +196,16 @@ impl Shard {
         outcome: Outcome,
         packet: &mut Packet<'_>,
     ) {
+        self.count_coalesced(pending, outcome);
         let ending = Ending { state, is_late: true, ..Ending::of_pending(pending) };
         self.finish(ending, outcome, packet);
+    }
+
+    /// Counts a query that has waited if that has answered it.
+    pub(super) fn count_coalesced(&self, pending: &PendingQuery, outcome: Outcome) {
+        if outcome == Outcome::Cached {
+            self.cx.stats().pool(pending.pool).cache_coalesced.add(1);
+        }
     }
 
     /// Sends a query that has waited in vain to a server.
@@ -196,7 +216,7 @@ impl Shard {
         let state = self.dispatcher.queries.take_state(Some(entry));
         let mut query = Query { pending, facts: Facts::of(packet.bytes()), state };
         if let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) {
-            let is_own = ticket.is_refresh;
+            let is_own = ticket.own.is_some();
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
             if !is_own {

@@ -9,9 +9,11 @@ use crate::shard::Shard;
 use crate::shard::dispatch::attempts::AttemptEnd;
 use crate::shard::dispatch::outstanding::{InFlight, Key, PendingQuery, Waiter};
 use crate::shard::scratch::Scratch;
+use crate::shard::shadows;
 use crate::shard::verdict::Verdict;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::drop_reason::DropReason;
+use crate::stats::shadow_queue::{End, Side};
 
 use crate::wire::edit;
 
@@ -69,6 +71,10 @@ impl Shard {
             let Some((key, in_flight)) = self.dispatcher.outstanding.due(self.cx.now) else { break };
             match in_flight.pending.waiter {
                 Waiter::Nobody | Waiter::Copy => self.dispatcher.expire_unawaited(&self.cx, key),
+                Waiter::Shadow(id) => {
+                    self.dispatcher.expire_unawaited(&self.cx, key);
+                    shadows::ended(&self.cx, id, Side::Shadow, End::None);
+                }
                 Waiter::Client(entry) => {
                     let asks_second = self.dispatcher.queries.take_retry(entry)
                         && self.dispatcher.rearm_first(&self.cx, key, &in_flight);
@@ -220,6 +226,10 @@ impl Shard {
             }
             match pending.waiter {
                 Waiter::Nobody | Waiter::Copy => self.dispatcher.forget_unawaited(),
+                Waiter::Shadow(id) => {
+                    self.dispatcher.forget_unawaited();
+                    shadows::ended(&self.cx, id, Side::Shadow, End::None);
+                }
                 Waiter::Client(entry) => {
                     // In the middle of a zone transfer, which cannot be repeated.
                     let is_cut = past.transferring;

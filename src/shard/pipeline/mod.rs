@@ -18,6 +18,7 @@ mod failure;
 mod refresh;
 mod response;
 mod rules;
+mod shadow;
 mod traffic;
 mod transfer;
 mod unmatched;
@@ -30,7 +31,7 @@ use crate::model::policy::Kind;
 use crate::rules::apply;
 use crate::rules::apply::{Decision, Effects};
 use crate::rules::context::{Environment, EvaluationContext, Facts};
-use crate::rules::query_state::QueryState;
+use crate::rules::query_state::{QueryState, Shadow};
 use crate::rules::script::FunctionId;
 use crate::shard::Shard;
 use crate::shard::coalescing::Fate;
@@ -42,6 +43,7 @@ use crate::shard::dispatch::send::Sent;
 use crate::shard::pipeline::traffic::Asked;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
+use crate::stats::claims;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::response_code::RuleAnswer;
 use crate::stats::traffic_ring::End;
@@ -194,6 +196,9 @@ impl Shard {
                 None => self.no_server(query, packet),
             };
         };
+        if self.cx.needs.shadows {
+            self.begin_shadow(query, packet);
+        }
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.cx.needs;
@@ -305,13 +310,16 @@ impl Shard {
         let Ending { client, entry, state, limit, block, asked, is_late } = ending;
         let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
         let proxied = state.as_ref().and_then(|s| s.proxied).map(|p| p.source);
+        if self.cx.needs.shadows && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+            self.end_live_side(entry, state.as_ref().map_or(Shadow::No, |state| state.shadow));
+        }
         if let Some(state) = state {
             self.dispatcher.queries.recycle(state);
         }
         // The caches may have gone by a reload while queries wait.
         if !self.coalescing.is_idle() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
             let is_own = self.is_refresh(entry);
-            self.release_waiting(entry, || match outcome {
+            let (told, fate) = match outcome {
                 Outcome::Dropped(
                     reason @ (DropReason::Timeout
                     | DropReason::BackendConnectionFailed
@@ -319,22 +327,23 @@ impl Shard {
                     | DropReason::OutstandingFull
                     | DropReason::Descriptors
                     | DropReason::QuerySendError),
-                ) => Fate::Dropped(reason),
-                Outcome::Cached => Fate::Stale,
-                Outcome::Dropped(DropReason::ClientGone) => Fate::Again,
-                Outcome::Responded if is_own => Fate::Again,
+                ) => (claims::Outcome::Failed, Fate::Dropped(reason)),
+                Outcome::Cached => (claims::Outcome::Stale, Fate::Stale),
+                Outcome::Dropped(DropReason::ClientGone) => (claims::Outcome::Stored, Fate::Again),
+                Outcome::Responded if is_own => (claims::Outcome::Stored, Fate::Again),
                 // One after the other they would wait too long.
                 Outcome::Dropped(_)
                 | Outcome::Answered
                 | Outcome::Responded
                 | Outcome::Sent(_)
-                | Outcome::Waits => Fate::Separate,
-            });
+                | Outcome::Waits => (claims::Outcome::Separate, Fate::Separate),
+            };
+            self.release_waiting(entry, told, || fate);
         }
         let (verdict, counter, end) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
             Outcome::Sent(Sent::Connection) | Outcome::Waits => return Verdict::Hold,
-            _ if self.is_refresh(entry) => return self.finish_refresh(entry),
+            _ if self.is_refresh(entry) => return self.finish_refresh(entry, asked.pool),
             Outcome::Dropped(reason) => {
                 self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
                 return self.finish_dropped(client, entry, reason);

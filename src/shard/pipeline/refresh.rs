@@ -12,9 +12,9 @@ use crate::rules::query_state;
 use crate::shard::Shard;
 use crate::shard::coalescing::Fate;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
-use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::query_table::{EntryId, Own};
 use crate::shard::pipeline::Query;
-use crate::shard::refreshes::WARM_UP_MAX;
+use crate::shard::refreshes::Refreshes;
 use crate::shard::verdict::Verdict;
 use crate::wire::query::Question;
 
@@ -24,7 +24,7 @@ impl Shard {
     pub(super) fn prefetch_popular(&mut self, hit: Hit, query: &Query) {
         let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return };
         let hits = cache.options().prefetch_hits;
-        let is_wanted = self.refreshes.is_popular(self.cache.key.hash(), hit.expires, hits)
+        let is_wanted = self.refreshes.is_popular(self.cache.key.hash(), hit.expires, hits, self.cx.now)
             && self.refreshes.may_begin()
             && cache.claim_refresh(&self.cache.key);
         if !is_wanted {
@@ -33,7 +33,7 @@ impl Shard {
         let bytes = std::mem::take(&mut self.refreshes.query);
         let client = Client { connection: None, ..query.pending.client };
         let pending = PendingQuery { client, ..query.pending };
-        let entry = self.begin_refresh(pending, &bytes);
+        let entry = self.begin_refresh(pending, &bytes, Own::Popular);
         if entry.is_some()
             && let Some(state) = &query.state
         {
@@ -44,30 +44,36 @@ impl Shard {
 
     /// Asks for names with which caches begin, as many as may be outstanding.
     pub(in crate::shard) fn warm_up(&mut self) {
-        if !self.refreshes.may_warm_up(self.cx.now) {
+        let most = self.warm_up_max();
+        if !self.refreshes.may_warm_up(most, self.cx.now) {
             return;
         }
         let snapshot = std::sync::Arc::clone(&self.cx.snapshot);
         let mut bytes = std::mem::take(&mut self.refreshes.query);
-        let (mut is_over, mut lacks_server) = (true, false);
+        let mut is_over = true;
         // Those that cannot be kept end this turn as well.
-        let mut left = WARM_UP_MAX;
+        let mut left = most;
         for (at, pool) in snapshot.pools.iter().enumerate() {
             let Some(cache) = pool.cache.as_deref() else { continue };
-            let Some(names) = cache.warm_up().filter(|names| !names.is_over()) else { continue };
+            // Where servers get the clients' subnets, entries without one are found by nobody.
+            let names = cache.warm_up().filter(|names| !names.is_over() && !pool.sends_subnet);
+            let Some(names) = names else { continue };
             let slot = PoolSlot(to_u16(at));
             if !self.has_server(slot) {
-                (is_over, lacks_server) = (false, true);
+                is_over = false;
                 continue;
             }
             while left > 0
-                && self.refreshes.may_warm_up(self.cx.now)
-                && let Some(_) = names.next(&mut bytes)
+                && self.refreshes.may_warm_up(most, self.cx.now)
+                && let Some(number) = names.next(&mut bytes)
             {
                 left -= 1;
                 self.cache.key.clear();
                 let is_known = self.cache.key.read(&bytes, About::default(), cache);
-                let Some(question) = Question::parse(&bytes).filter(|_| is_known) else { continue };
+                let Some(question) = Question::parse(&bytes).filter(|_| is_known) else {
+                    names.ended(number, true);
+                    continue;
+                };
                 let pending = PendingQuery {
                     client: nobody(),
                     client_id: 0,
@@ -76,11 +82,14 @@ impl Shard {
                     pool: slot,
                     flags: query_state::packed(query_state::flags_of(&bytes)),
                 };
-                self.begin_refresh(pending, &bytes);
+                if self.begin_refresh(pending, &bytes, Own::WarmUp(number)).is_none() {
+                    names.ended(number, true);
+                }
             }
             is_over &= names.is_over();
         }
-        if lacks_server && left == WARM_UP_MAX {
+        // There is no server, or the rest is outstanding.
+        if left == most && !is_over {
             self.refreshes.pause(self.cx.now);
         }
         self.cache.key.clear();
@@ -89,7 +98,7 @@ impl Shard {
     }
 
     /// Makes an own query with the key at hand wait for the next tick.
-    fn begin_refresh(&mut self, mut pending: PendingQuery, bytes: &[u8]) -> Option<EntryId> {
+    fn begin_refresh(&mut self, mut pending: PendingQuery, bytes: &[u8], own: Own) -> Option<EntryId> {
         let asked = question(self.cache.key.bytes())?;
         let (by_stream, qname) = (asked.by_stream, Question::parse(bytes)?.qname);
         let entry = self.open_waiting(&mut pending, qname, bytes)?;
@@ -98,7 +107,7 @@ impl Shard {
             queries.require_connection(Some(entry));
         }
         if let Some(ticket) = queries.ticket_mut(Some(entry)) {
-            ticket.is_refresh = true;
+            ticket.own = Some(own);
         }
         self.refreshes.begun();
         self.coalescing.release(entry, Fate::Separate);
@@ -111,9 +120,28 @@ impl Shard {
         !self.refreshes.is_idle() && self.dispatcher.queries.is_refresh(entry)
     }
 
-    /// Ends an own query: whatever has come of it, nobody gets it.
-    pub(super) fn finish_refresh(&mut self, entry: Option<EntryId>) -> Verdict {
+    /// Returns how many names this shard resolves at a time that nobody has asked for.
+    pub(in crate::shard) fn warm_up_max(&self) -> u32 {
+        Refreshes::warm_up_max(self.cx.live_state().shards().len())
+    }
+
+    /// Ends an own query for a pool: whatever has come of it, nobody gets it.
+    pub(super) fn finish_refresh(&mut self, entry: Option<EntryId>, pool: PoolSlot) -> Verdict {
         self.refreshes.ended();
+        let cache = self.cx.snapshot.pools.get(pool.index()).and_then(|pool| pool.cache.as_deref());
+        if let Some((ticket, cache)) = self.dispatcher.queries.ticket(entry).zip(cache)
+            && cache.id() == ticket.key.store()
+        {
+            let is_stored = ticket.is_stored;
+            match (ticket.own, cache.warm_up()) {
+                (Some(Own::Popular), _) if !is_stored => {
+                    cache.release_refresh(&ticket.key);
+                    self.refreshes.failed(ticket.key.hash(), self.cx.now);
+                }
+                (Some(Own::WarmUp(number)), Some(names)) => names.ended(number, !is_stored),
+                (Some(Own::Popular | Own::WarmUp(_)) | None, _) => {}
+            }
+        }
         self.dispatcher.queries.close(entry);
         Verdict::Hold
     }

@@ -8,8 +8,10 @@ use crate::rules::context::{Answered, Facts};
 use crate::rules::{apply, query_state};
 use crate::shard::Shard;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
+use crate::shard::shadows;
 use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
+use crate::stats::shadow_queue::Side;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
@@ -64,6 +66,11 @@ impl Shard {
             Waiter::Client(_) => None,
             Waiter::Nobody => Some(DropReason::ResponseDuplicate),
             Waiter::Copy => Some(DropReason::TeeResponse),
+            Waiter::Shadow(id) => {
+                self.dispatcher.settle_unawaited(cx, &self.connections, key, &in_flight, code);
+                shadows::responded(cx, id, Side::Shadow, from.backend, in_flight.claimed_at, message);
+                return Verdict::Hold;
+            }
         };
         if let Some(reason) = unawaited {
             self.dispatcher.settle_unawaited(cx, &self.connections, key, &in_flight, code);
@@ -83,6 +90,12 @@ impl Shard {
                 let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
                 return self.finish(Ending::of_pending(pending), outcome, packet);
             }
+        }
+        if self.cx.needs.shadows
+            && let Some(id) = self.dispatcher.queries.take_shadow(pending.waiter.entry())
+        {
+            let (cx, message) = (&self.cx, packet.bytes());
+            shadows::responded(cx, id, Side::Live, from.backend, in_flight.claimed_at, message);
         }
         restore_header(pending, from, packet);
         // A client that sent a datagram may not be able to take what a connection can carry.

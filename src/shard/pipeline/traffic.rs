@@ -22,7 +22,7 @@ pub(super) struct Asked {
     question: u64,
     id: u16,
     flags: u8,
-    pool: PoolSlot,
+    pub(super) pool: PoolSlot,
     /// The server that was asked last, and when.
     last: Option<(BackendSlot, Tick)>,
 }

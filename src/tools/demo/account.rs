@@ -135,9 +135,10 @@ mod tests {
     fn every_reason_ends_a_query_or_concerns_an_answer() {
         for reason in DropReason::ALL {
             // A copy, a log line and an unexpected answer end no query.
-            let other =
-                ["response-", "tee-", "log-", "oversized"].iter().any(|p| reason.label().starts_with(p))
-                    && reason != DropReason::ResponseRule;
+            let other = ["response-", "tee-", "shadow-", "log-", "oversized"]
+                .iter()
+                .any(|p| reason.label().starts_with(p))
+                && reason != DropReason::ResponseRule;
             assert_ne!(QUERY_ENDS.contains(&reason), other, "{reason:?}");
         }
     }

@@ -109,6 +109,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         | Id::Server
         | Id::Pools
         | Id::Pool
+        | Id::Shadows
         | Id::Listeners
         | Id::Chains
         | Id::Rules

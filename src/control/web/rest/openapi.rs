@@ -174,6 +174,28 @@ fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
+/// What was compared of the queries of a shadow pool.
+fn shadow() -> Value {
+    let text = || json!({"type": "string"});
+    whole(json!({
+        "pool": text(), "queries": count(),
+        "answers": {"type": "object", "additionalProperties": count()},
+        "better": count(), "worse": count(), "onlyOwn": count(), "onlyShadow": count(), "neither": count(), "tooLong": count(),
+        "incomplete": count(),
+        "ownLatencyMs": percentiles(), "shadowLatencyMs": percentiles(),
+        "examples": {"type": "array", "items": whole(json!({
+            "difference": text(), "question": text(), "text": text(), "server": text(),
+            "shadowServer": text(),
+        }))},
+    }))
+}
+
+/// Percentiles of latencies, milliseconds; null without one.
+fn percentiles() -> Value {
+    let times = ["p50", "p90", "p99", "p99.9"].map(|name| (name.to_owned(), json!({"type": "number"})));
+    json!({"oneOf": [{"type": "null"}, whole(Value::Object(times.into_iter().collect()))]})
+}
+
 /// An object with these members, all of them.
 fn whole(members: Value) -> Value {
     let required: Vec<String> =
@@ -214,7 +236,7 @@ fn schemas() -> Value {
     if let Some(members) = grouped.as_object_mut() {
         members.retain(|name, _| !["group", "top"].contains(&name.as_str()));
     }
-    json!({
+    let mut schemas = json!({
         "Problem": {
             "type": "object",
             "properties": {
@@ -312,7 +334,11 @@ fn schemas() -> Value {
             "properties": {"name": {"const": "allow-from"}, "type": text(), "value": texts()},
             "required": ["value"],
         },
-    })
+    });
+    // More members than the macro can take.
+    schemas["Shadows"] = list("shadows", "Shadow");
+    schemas["Shadow"] = shadow();
+    schemas
 }
 
 /// Whether an operation is answered with the document.

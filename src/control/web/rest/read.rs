@@ -66,6 +66,7 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
             let found = found.ok_or_else(|| Problem::not_found("pool"))?;
             pool(site, snapshot, &caches::of_pools(snapshot, live), found)
         }
+        Id::Shadows => site.monitor.shadows().json(),
         Id::Listeners => {
             let listed = snapshot.listeners.iter().map(|one| listener(one, live));
             json!({"listeners": listed.collect::<Vec<_>>()})

@@ -6,6 +6,7 @@ use crate::shard::dispatch::outstanding::repeats::{At, Repeats};
 use crate::shard::dispatch::outstanding::timers::Queue;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
+use crate::stats::shadow_queue::ShadowId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,6 +25,7 @@ pub(super) enum WaiterKind {
     ClientWithEntry,
     Nobody,
     Copy,
+    Shadow,
 }
 
 /// An outstanding query.
@@ -100,6 +102,7 @@ impl Slot {
             Waiter::Client(Some(_)) => WaiterKind::ClientWithEntry,
             Waiter::Nobody => WaiterKind::Nobody,
             Waiter::Copy => WaiterKind::Copy,
+            Waiter::Shadow(_) => WaiterKind::Shadow,
         };
         Self {
             question: pending.question,
@@ -110,7 +113,11 @@ impl Slot {
             place: connection.map_or(local.0.into(), |connection| connection.0),
             listener,
             bucket,
-            entry: pending.waiter.entry().unwrap_or(EntryId::FIRST),
+            entry: match pending.waiter {
+                Waiter::Shadow(id) => EntryId::of_number(id.0),
+                Waiter::Client(entry) => entry.unwrap_or(EntryId::FIRST),
+                Waiter::Nobody | Waiter::Copy => EntryId::FIRST,
+            },
             waiter,
             client_id: pending.client_id,
             id,
@@ -147,6 +154,7 @@ impl Slot {
             WaiterKind::ClientWithEntry => Waiter::Client(Some(self.entry)),
             WaiterKind::Nobody => Waiter::Nobody,
             WaiterKind::Copy => Waiter::Copy,
+            WaiterKind::Shadow => Waiter::Shadow(ShadowId(self.entry.number())),
         }
     }
 
