@@ -435,7 +435,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__demo)
-            opts="-h --seconds --backends --rate --help"
+            opts="-h --seconds --backends --rate --cache --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -183,6 +183,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -s h -l help -d 'Pr
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l rate -d 'Offered load, queries per second' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l cache -d 'Answer from a packet cache before the backends'
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s C -l config -d 'The configuration of the running process [default: /etc/dnslob/dnslob.lua]' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand console" -s e -l execute -d 'Run this command on the console of a running process; the exit code tells whether it worked' -r

@@ -8,7 +8,7 @@ use crate::cache::seconds;
 /// Entries that are watched at a time: those that are hit in the last part of their time.
 const WATCHED: usize = 1 << 16;
 /// Places that an entry may have.
-const WAYS: usize = 4;
+const WAYS: usize = 8;
 /// Own queries that are outstanding at a time.
 const OUTSTANDING_MAX: u32 = 1_024;
 /// Of those of all shards, how many while names are resolved that nobody waits for.
