@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -32,6 +32,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// all later ones, without end.
 const WRITER_MAX: Duration = Duration::from_secs(60);
 
+/// How many symbolic links are followed, one after the other; the kernel's own limit.
+const LINKS_MAX: usize = 40;
 /// Bytes that are written to a file at once.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -123,6 +125,35 @@ impl Writer {
     }
 }
 
+/// Returns the directory that a path's file is in.
+#[must_use]
+pub fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns the one path of a file, by whichever it is named: absolute, without links, `.` and `..`. The
+/// file need not be there, its directory has to.
+///
+/// # Errors
+/// Those of the operating system; that the path has no file's name at its end.
+pub fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let name = path.file_name().ok_or_else(|| io::Error::other("it has no name"))?;
+        let directory = directory(&path).canonicalize()?;
+        let whole = directory.join(name);
+        match fs::read_link(&whole) {
+            Ok(target) => path = directory.join(target),
+            // It is no link, or nothing at all.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+                return Ok(whole);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::ELOOP.into())
+}
+
 /// Replaces a file by what `write` writes: whoever opens the path gets the old file or the whole new
 /// one, also after a crash. Only the process's user may read it. What is not finished is removed.
 ///
@@ -165,10 +196,9 @@ pub fn replace<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::R
         }
         return written;
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The new name survives a crash of the machine; where directories cannot be synchronised, the old
     // file may be there.
-    let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    let _ = File::open(directory(path)).and_then(|parent| parent.sync_all());
     written
 }
 
@@ -264,6 +294,45 @@ mod tests {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
         assert_eq!(read(Path::new(&path), 8).expect("its text"), b"text");
     }
+
+    #[test]
+    fn a_file_has_one_path_however_it_is_named() {
+        use std::os::unix::fs::symlink;
+
+        let place = Place::new("resolved");
+        let _ = fs::remove_dir_all(&place.0);
+        fs::create_dir_all(place.0.join("disk")).expect("directories");
+        let root = place.0.canonicalize().expect("a directory");
+        for (target, link) in [
+            ("disk", "link"),
+            ("link/../one", "chain"),
+            ("disk/none", "one"),
+            ("loop", "loop"),
+            ("no/x", "to-nothing"),
+        ] {
+            symlink(target, root.join(link)).expect("a link");
+        }
+        symlink(root.join("disk/file"), root.join("absolute")).expect("a link");
+        let of = |path: &str| resolved(&root.join(path)).map_err(|error| error.to_string());
+        for (path, expected) in [
+            ("file", "file"),
+            (".//disk/../file", "file"),
+            ("link/file", "disk/file"),
+            ("absolute", "disk/file"),
+            ("one", "disk/none"),
+            ("chain", "disk/none"),
+            ("link", "disk"),
+        ] {
+            assert_eq!(of(path), Ok(root.join(expected)), "{path}");
+        }
+        assert!(of("loop").is_err_and(|why| why.contains("symbolic links")));
+        assert!(of("to-nothing").is_err_and(|why| why.contains("No such file")));
+        assert!(of("disk/..").is_err_and(|why| why == "it has no name"));
+        let here = std::env::current_dir().and_then(|here| here.canonicalize()).expect("a directory");
+        assert_eq!(resolved(Path::new("x")).expect("a path"), here.join("x"));
+        fs::remove_dir_all(&place.0).expect("removed");
+    }
+
     #[test]
     fn a_file_is_replaced_as_a_whole_or_not_at_all() {
         let directory = Place::new("replaced");

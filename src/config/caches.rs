@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::files;
 use crate::cache::PacketCache;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
@@ -22,7 +23,7 @@ pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<P
     // Keys that nobody can guess; the standard library draws them from the system.
     let seed = |number: u64| RandomState::new().hash_one(number);
     let mut built = BTreeMap::new();
-    let mut snapshots: BTreeMap<&Path, &Origin> = BTreeMap::new();
+    let mut snapshots: BTreeMap<PathBuf, &Origin> = BTreeMap::new();
     let mut entries = 0_usize;
     for pool in &draft.pools {
         let Some((at, written)) = pool.cache.and_then(|at| Some((at, draft.caches.get(at)?))) else {
@@ -43,10 +44,12 @@ pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<P
             return built;
         }
         if let Some(path) = &written.value.snapshot
-            && let Some(other) = snapshots.insert(Path::new(path), &written.origin)
+            && let file = file_of(path)
+            && let Some(other) = snapshots.insert(file.clone(), &written.origin)
         {
+            let also = if file == Path::new(path) { String::new() } else { format!(", which is {file:?},") };
             let fault = Fault::Conflict {
-                wrong: format!("the snapshot {path:?} is that of the cache at {other} too"),
+                wrong: format!("the snapshot {path:?}{also} is that of the cache at {other} too"),
                 expected: "a file for each cache".to_owned(),
             };
             errors.push(ConfigError::new(&written.origin, "newPacketCache", fault));
@@ -54,6 +57,12 @@ pub(crate) fn build(draft: &Draft, errors: &mut Errors) -> BTreeMap<usize, Arc<P
         built.insert(at, Arc::new(PacketCache::new(written.value.clone(), [0, 1, 2, 3].map(seed))));
     }
     built
+}
+
+/// Returns the one path of a snapshot's file. In a directory that is missing it is as it was written.
+fn file_of(path: &str) -> PathBuf {
+    let path = Path::new(path);
+    files::resolved(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Warns of packet caches that no pool uses, and of options that have no effect by a setting.

@@ -125,6 +125,31 @@ fn each_cache_has_a_snapshot_of_its_own() {
           for each cache"
         ]
     );
+    // The same file by other paths.
+    let place = std::env::temp_dir().join(format!("dnslob-one-snapshot-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::create_dir_all(place.join("disk")).expect("directories");
+    std::os::unix::fs::symlink("disk", place.join("link")).expect("a link");
+    std::os::unix::fs::symlink("disk/a", place.join("b")).expect("a link");
+    let root = place.canonicalize().expect("the directory");
+    let text = |first: &str, second: &str| {
+        format!(
+            "getPool('a'):setCache(newPacketCache(5, {{snapshot='{0}/{first}'}}))\n\
+             getPool('b'):setCache(newPacketCache(5, {{snapshot='{0}/{second}'}}))",
+            root.display()
+        )
+    };
+    for (first, second) in
+        [("disk/a", "disk/../disk/a"), ("disk/a", "link/a"), ("b", "link/a"), ("disk/a", "b")]
+    {
+        let messages = broken(&text(first, second));
+        let is_said = |message: &String| message.contains("is that of the cache at FILE:1 too");
+        assert!(messages.len() == 1 && messages.iter().all(is_said), "{first} {second} {messages:?}");
+    }
+    let also = format!("{:?}, which is {:?}, is that of", root.join("b"), root.join("disk/a"));
+    assert!(broken(&text("disk/a", "b"))[0].contains(&also), "{also}");
+    snapshot(&text("disk/a", "a"));
+    std::fs::remove_dir_all(&place).expect("removed");
     // One that pools share is one; and what no pool uses is never written.
     snapshot(
         "local c = newPacketCache(5, {snapshot='/tmp/a'}) getPool('a'):setCache(c) getPool('b'):setCache(c)\n\
