@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::wire::codes::type_from_name;
 use crate::wire::name::from_text;
 
-/// The most names of a list.
-pub const NAMES_MAX: usize = 1_000_000;
+/// The most questions of a list: a million names with their addresses of both families.
+pub const QUESTIONS_MAX: usize = 2_000_000;
 /// The payload size that clients offer since 2020 (DNS flag day).
 const PAYLOAD: u16 = 1_232;
 /// In how many forms each question is asked.
 const FORMS: usize = 2;
+/// What some editors write before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Types of a name without types.
 const DEFAULT_TYPES: [u16; 2] = [1, 28];
 
@@ -28,30 +30,22 @@ pub struct WarmUpList {
 }
 
 impl WarmUpList {
-    /// Reads a list: a name in each line, and the types that are asked for, A and AAAA if there is
-    /// none. What follows a `#` is a comment.
+    /// Reads a list: a name in each line, and the types that are asked for, by name or number, A and
+    /// AAAA if there is none. What follows a `#` is a comment, in any encoding; all else is ASCII.
     ///
     /// # Errors
     /// The number of the line that is wrong, and what is wrong with it.
-    pub fn parse(path: &str, text: &str) -> Result<Self, (usize, String)> {
+    pub fn parse(path: &str, text: &(impl AsRef<[u8]> + ?Sized)) -> Result<Self, (usize, String)> {
+        Self::parse_within(path, text.as_ref(), QUESTIONS_MAX)
+    }
+
+    fn parse_within(path: &str, text: &[u8], most: usize) -> Result<Self, (usize, String)> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let mut questions = Vec::new();
-        for (number, line) in (1..).zip(text.lines()) {
-            let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-            let Some(name) = words.next() else { continue };
-            let wire: Box<[u8]> = from_text(name).map_err(|why| (number, format!("{name}: {why}")))?.into();
-            let before = questions.len();
-            for word in words {
-                let qtype = type_from_name(word).filter(|qtype| !matches!(qtype, 0 | 41 | 128..=255));
-                let qtype =
-                    qtype.ok_or_else(|| (number, format!("{word} is no type whose answers are kept")))?;
-                questions.push((wire.clone(), qtype));
-            }
-            if questions.len() == before {
-                questions.extend(DEFAULT_TYPES.map(|qtype| (wire.clone(), qtype)));
-            }
-            if questions.len() > NAMES_MAX * DEFAULT_TYPES.len() {
-                return Err((number, format!("more than {NAMES_MAX} names")));
-            }
+        for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+            let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+            let parsed = parse_line(&String::from_utf8_lossy(line), &mut questions, most);
+            parsed.map_err(|why| (number, why))?;
         }
         Ok(Self { path: path.to_owned(), questions })
     }
@@ -67,6 +61,39 @@ impl WarmUpList {
     pub const fn is_empty(&self) -> bool {
         self.questions.is_empty()
     }
+}
+
+/// Adds the questions of a line, up to `most` in all.
+fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) -> Result<(), String> {
+    let mut words = line.split_whitespace();
+    let Some(name) = words.next() else { return Ok(()) };
+    let is_semicolon = |(at, _): (usize, &str)| !line[..at].ends_with('\\');
+    if line.match_indices(';').any(is_semicolon) {
+        return Err(format!("{name}: a comment begins with #; within a name, ; is written \\;"));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "{name:?} is no name in ASCII: an international one has a form with \"xn--\" (IDNA), and other \
+             bytes are written as \\DDD"
+        ));
+    }
+    let wire: Box<[u8]> = from_text(name).map_err(|why| format!("{name}: {why}"))?.into();
+    let mut add = |qtype| {
+        if questions.len() == most {
+            return Err(format!("more than {most} questions, a name with a type each"));
+        }
+        questions.push((wire.clone(), qtype));
+        Ok(())
+    };
+    let mut words = words.peekable();
+    if words.peek().is_none() {
+        return DEFAULT_TYPES.into_iter().try_for_each(add);
+    }
+    words.try_for_each(|word| match type_from_name(word).or_else(|| word.parse().ok()) {
+        None => Err(format!("{word:?} is no type; it is a name, as HTTPS, or a number")),
+        Some(0 | 41 | 128..=255) => Err(format!("{word} is no type whose answers are kept")),
+        Some(qtype) => add(qtype),
+    })
 }
 
 /// How far the shards are with a list, which they share.
@@ -232,11 +259,39 @@ mod tests {
             ("a\nb..c", 2, "b..c"),
             ("a A\n\na ANY", 3, "ANY"),
             ("a AXFR", 1, "AXFR"),
-            ("a NOTYPE", 1, "NOTYPE"),
+            ("a NOTYPE", 1, "\"NOTYPE\" is no type; it is a name"),
+            ("a 255", 1, "255 is no type whose answers are kept"),
+            ("a 65536", 1, "65536"),
+            ("a\nb;c", 2, "b;c: a comment begins with #"),
+            ("a ; b", 1, "a comment begins with #"),
+            ("a\nm\u{fc}nchen.example", 2, "xn--"),
+            ("a\0", 1, "\"a\\0\" is no name in ASCII"),
         ] {
             let (number, why) = list(text).expect_err(text);
             assert!(number == line && why.contains(what), "{number} {why}");
         }
         assert!(list("").is_ok_and(|list| list.is_empty()));
+        let (number, why) = WarmUpList::parse("list", b"a\nb\nm\xfcnchen A\n").expect_err("Latin 1");
+        assert!(number == 3 && why.contains("xn--"), "{number} {why}");
+    }
+
+    #[test]
+    fn types_are_names_or_numbers_and_comments_in_any_encoding() {
+        let text = b"\xef\xbb\xbfa 65 TYPE65 https # gr\xfc\xdfe\nb\\;c MX\n";
+        let read = WarmUpList::parse("list", text).expect("a list");
+        let of = |name: &[u8], qtype| (Box::from(name), qtype);
+        let https = of(b"\x01a\0", 65);
+        assert_eq!(read.questions, [https.clone(), https.clone(), https, of(b"\x03b;c\0", 15)]);
+    }
+
+    #[test]
+    fn the_limit_is_one_of_questions() {
+        for (text, line) in
+            [("a\nb\n", None), ("a\nb\nc A\n", Some(3)), ("a A A A A\n", None), ("a A A A A A\n", Some(1))]
+        {
+            let refused = WarmUpList::parse_within("list", text.as_bytes(), 4).err();
+            assert_eq!(refused.as_ref().map(|(line, _)| *line), line, "{text}");
+            assert!(refused.is_none_or(|(_, why)| why.starts_with("more than 4 questions")), "{text}");
+        }
     }
 }

@@ -158,6 +158,29 @@ fn each_cache_has_a_snapshot_of_its_own() {
 }
 
 #[test]
+fn a_list_of_names_is_refused_with_its_line() {
+    let path = std::env::temp_dir().join(format!("dnslob-warm-up-{}", std::process::id()));
+    let text = format!("getPool(''):setCache(newPacketCache(5, {{warmUp={path:?}}}))");
+    let refusal = || broken(&text).concat().replace(&path.display().to_string(), "LIST");
+    let _ = std::fs::remove_file(&path);
+    assert_eq!(
+        refusal(),
+        "FILE:1: newPacketCache: warmUp \"LIST\": No such file or directory (os error 2); expected the path of a \
+         file with a name in each line"
+    );
+    for (list, why) in [
+        (&b"a\nb..c\n"[..], "line 2: b..c: has an empty label"),
+        (b"a\nb\nm\xfcnchen\n", "line 3: \"m\u{fffd}nchen\" is no name in ASCII"),
+    ] {
+        std::fs::write(&path, list).expect("a file");
+        let said = refusal();
+        assert!(said.starts_with(&format!("FILE:1: newPacketCache: cannot read \"LIST\": {why}")), "{said}");
+        assert!(!said.contains("expected the path"), "{said}");
+    }
+    std::fs::remove_file(&path).expect("the file");
+}
+
+#[test]
 fn what_is_odd_is_a_warning() {
     for (arguments, expected) in [
         ("200000000", "the number of entries is 200000000, which is taken as 100000000"),

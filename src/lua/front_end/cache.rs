@@ -162,21 +162,22 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
 /// Reads the file of names that a cache begins with.
 fn names(name: &str, v: &Value) -> Result<WarmUpList, Fault> {
     let path = text(name, v, "a path")?;
-    let unread = |wrong: String| Fault::Conflict {
+    let no_list = |wrong: String| Fault::Conflict {
         wrong: format!("{name} \"{path}\": {wrong}"),
         expected: "the path of a file with a name in each line".to_owned(),
     };
+    let unread = |reason| Fault::Unreadable { path: path.clone(), reason };
     // Opening a pipe would wait for who writes to it.
-    let about = std::fs::metadata(&path).map_err(|e| unread(e.to_string()))?;
+    let about = std::fs::metadata(&path).map_err(|e| no_list(e.to_string()))?;
     if !about.is_file() {
-        return Err(unread("not a regular file".to_owned()));
+        return Err(no_list("not a regular file".to_owned()));
     }
     if about.len() > NAMES_BYTES_MAX {
         return Err(unread(format!("larger than {NAMES_BYTES_MAX} bytes")));
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     let file = File::open(&path).map_err(|e| unread(e.to_string()))?;
-    file.take(NAMES_BYTES_MAX).read_to_string(&mut text).map_err(|e| unread(e.to_string()))?;
+    file.take(NAMES_BYTES_MAX).read_to_end(&mut text).map_err(|e| unread(e.to_string()))?;
     WarmUpList::parse(&path, &text).map_err(|(line, why)| unread(format!("line {line}: {why}")))
 }
 
