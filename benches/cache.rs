@@ -278,7 +278,7 @@ fn snapshot(c: &mut Criterion) {
     };
     rate(&cache, names * 2);
     let before = rate(&cache, names / 10);
-    let clocks = Clocks { now: Tick(5_000_000_000_000), unix: 1_700_000_000 };
+    let clocks = Clocks { now: Tick(5_000_000_000_000), unix_ms: 1_700_000_000_000 };
     let path = std::env::temp_dir().join(format!("dnslob-bench-{}.bin", std::process::id()));
     let write = || files::replace(&path, |file| cache.write_snapshot(file, clocks, &|| true)).unwrap_or(0);
     let read = |cache: &PacketCache| {

@@ -224,7 +224,7 @@ fn snapshots() -> Vec<Vec<u8>> {
             let stored = cache.store(&key, &response, None, 3_600, Tick(1_000_000_000), &mut Vec::new());
             assert_eq!(stored, Ok(true));
         }
-        let clocks = Clocks { now: Tick(30_000_000_000), unix: 1_999_999_990 };
+        let clocks = Clocks { now: Tick(30_000_000_000), unix_ms: 1_999_999_990_000 };
         let mut bytes = Vec::new();
         cache.write_snapshot(&mut bytes, clocks, &|| true).expect("memory");
         bytes

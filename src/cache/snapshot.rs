@@ -1,15 +1,16 @@
 //! The entries of a cache as bytes that outlive the process: a restart is no cold start.
 //!
 //! ```text
-//!  ┌───────┬─────────┬──────────────────┬────────────────────────┬─────────┬───┬────────┬──────────┐
-//!  │ magic │ version │ second of writing│ what keys depend on    │ entries │ 0 │ number │ checksum │
-//!  │ 8     │ u32     │ u64              │ its length u16, bytes  │         │u16│ u64    │ u64      │
-//!  └───────┴─────────┴──────────────────┴────────────────────────┴─────────┴───┴────────┴──────────┘
-//!  entry: | key's length u16 | value's length u16 | age u32 | fresh for u32 | kept for u32 | key | value |
+//!  ┌───────┬─────────┬─────────────────┬────────────────────────┬─────────┬───┬────────┬──────────┐
+//!  │ magic │ version │ time of writing │ what keys depend on    │ entries │ 0 │ number │ checksum │
+//!  │ 8     │ u32     │ u64             │ its length u16, bytes  │         │u16│ u64    │ u64      │
+//!  └───────┴─────────┴─────────────────┴────────────────────────┴─────────┴───┴────────┴──────────┘
+//!  entry: | key's length u16 | value's length u16 | age u64 | fresh for u32 | kept for u32 | key | value |
 //! ```
 //!
-//! Numbers are little-endian, times are seconds; `fresh for` and `kept for` count from when an entry
-//! was stored. Hashes are not in it, as they differ from process to process. The checksum is XXH3 of
+//! Numbers are little-endian. The time of writing and ages are milliseconds, so that one restart after
+//! the other lengthens no TTL; `fresh for` and `kept for` are seconds from when an entry was stored.
+//! Hashes are not in it, as they differ from process to process. The checksum is XXH3 of
 //! everything before it.
 //!
 //! It has no file and no clock: both are handed in. Nothing of a snapshot is inserted before all of
@@ -23,17 +24,18 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::base::narrow::to_u16;
 use crate::base::time::Tick;
 use crate::cache::table::{Insert, KEY_MAX, Meta};
-use crate::cache::{CacheOptions, ENTRY_BYTES_MAX, PacketCache, entry, key, seconds};
+use crate::cache::{CacheOptions, ENTRY_BYTES_MAX, PacketCache, entry, key, milliseconds, seconds};
+use crate::stats::not_cached::NotCached;
 
 /// How a snapshot begins; no text does.
 pub const MAGIC: [u8; 8] = *b"\x89dnslob\n";
 /// The version of the format, and of the form of keys and values: to be raised when any of them
 /// changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of what keys depend on, at most: two lists of 258 numbers and two switches.
 const KEYED_BY_MAX: usize = 2 * 2 * 258 + 6;
 /// Bytes before an entry's key.
-const HEAD: usize = 16;
+const HEAD: usize = 20;
 /// Sets that are copied at once; each call takes memory for the largest value.
 const SETS: usize = 64;
 /// Entries after which it is asked whether to go on: less than a millisecond.
@@ -46,6 +48,12 @@ const BYTES_MIN: u64 = 64 << 20;
 /// A snapshot has at most so many times the bytes of the table: twice is more than one has, and
 /// another two for a table that was made smaller.
 const TABLES_MAX: u64 = 4;
+/// Milliseconds by which a snapshot may come from the future: clocks are set by as much while a machine
+/// starts. How old the entries of a later one are cannot be known.
+const AHEAD_MAX: u64 = 60_000;
+/// Milliseconds that are added to what has passed, so that no TTL becomes longer: the clock is cut to
+/// milliseconds, for the entries and for the file.
+const CUT: u64 = 2;
 /// How often an entry is inserted whose set another thread is changing.
 const TRIES: usize = 8;
 
@@ -54,8 +62,8 @@ const TRIES: usize = 8;
 pub struct Clocks {
     /// That of entries.
     pub now: Tick,
-    /// Seconds since 1970: what two processes have in common.
-    pub unix: u64,
+    /// Milliseconds since 1970: what two processes have in common.
+    pub unix_ms: u64,
 }
 
 /// What became of a snapshot that was read.
@@ -65,9 +73,9 @@ pub struct Loaded {
     pub entries: u64,
     /// Entries whose time was over.
     pub expired: u64,
-    /// Entries that the cache did not take: it had newer ones, or they are too large for it.
+    /// Entries that the cache did not take: it had newer ones, or its options keep no such answer.
     pub others: u64,
-    /// Seconds since it was written; 0 if the clock was set back.
+    /// Seconds since it was written; 0 if the clock was set back by less than a minute.
     pub age: u32,
 }
 
@@ -80,6 +88,8 @@ pub enum Refused {
     Version(u32),
     /// Keys were made in another way.
     Options,
+    /// It was written so many seconds later than it is.
+    Future(u64),
     /// It is larger than a snapshot of this cache: its bytes, and the most that are read.
     Huge(u64, u64),
     /// It ends too early.
@@ -103,6 +113,11 @@ impl fmt::Display for Refused {
             Self::Version(version) => write!(f, "its format is {version}; expected {VERSION}"),
             Self::Options => f.write_str(
                 "parseECS, cookieHashing, skipOptions or payloadRanks were others when it was written",
+            ),
+            Self::Future(seconds) => write!(
+                f,
+                "it was written {seconds} s later than the clock says it is, so that nobody knows how old its \
+                 entries are"
             ),
             Self::Huge(bytes, most) => {
                 write!(f, "it has {bytes} bytes; expected at most {most} for a cache of this size")
@@ -137,11 +152,12 @@ impl PacketCache {
         clocks: Clocks,
         goes_on: &dyn Fn() -> bool,
     ) -> io::Result<u64> {
-        let (now, keyed_by) = (seconds(clocks.now), keyed_by(&self.options));
+        let (now, now_ms) = (seconds(clocks.now), milliseconds(clocks.now));
+        let keyed_by = keyed_by(&self.options);
         let mut out = Summed { inner: out, sum: Xxh3::new() };
         out.put(&MAGIC)?;
         out.put(&VERSION.to_le_bytes())?;
-        out.put(&clocks.unix.to_le_bytes())?;
+        out.put(&clocks.unix_ms.to_le_bytes())?;
         out.put(&to_u16(keyed_by.len()).to_le_bytes())?;
         out.put(&keyed_by)?;
         let (mut count, mut outcome) = (0_u64, Ok(()));
@@ -153,7 +169,7 @@ impl PacketCache {
             table.visit(from..from + SETS, |key, value, meta| {
                 let is_one = meta.gone > now && is_entry(key.len(), value.len());
                 if is_one && outcome.is_ok() {
-                    outcome = out.put_entry(key, value, meta, now);
+                    outcome = out.put_entry(key, value, meta, now_ms);
                     count += 1;
                 }
                 true
@@ -189,10 +205,19 @@ impl PacketCache {
         }
         let written = self.scan(&mut *input, goes_on, &mut |_| ())?;
         input.rewind()?;
-        let age = u32::try_from(clocks.unix.saturating_sub(written)).unwrap_or(u32::MAX);
-        let mut loaded = Loaded { age, ..Loaded::default() };
-        let mut restore =
-            Restore { cache: self, age, now: seconds(clocks.now), found: vec![0; ENTRY_BYTES_MAX] };
+        let ahead = written.saturating_sub(clocks.unix_ms);
+        if ahead > AHEAD_MAX {
+            return Err(Refused::Future(ahead.div_ceil(1_000)));
+        }
+        let passed = clocks.unix_ms.saturating_sub(written);
+        let mut loaded =
+            Loaded { age: u32::try_from(passed / 1_000).unwrap_or(u32::MAX), ..Loaded::default() };
+        let mut restore = Restore {
+            cache: self,
+            passed: passed.saturating_add(CUT),
+            now: milliseconds(clocks.now),
+            found: vec![0; ENTRY_BYTES_MAX],
+        };
         self.scan(input, goes_on, &mut |saved| match restore.insert(saved) {
             Some(true) => loaded.entries += 1,
             Some(false) => loaded.others += 1,
@@ -201,7 +226,7 @@ impl PacketCache {
         Ok(loaded)
     }
 
-    /// Checks a snapshot, calls `each` with its entries, and returns the second of writing.
+    /// Checks a snapshot, calls `each` with its entries, and returns the time of writing.
     fn scan(
         &self,
         input: impl Read,
@@ -242,7 +267,7 @@ impl PacketCache {
             input.fill(key)?;
             input.fill(value)?;
             let length = key::question(key).and_then(|asked| entry::length(&asked, value, &mut message));
-            let saved = length.and_then(|length| Saved::of(&rest, key, value, length));
+            let saved = length.and_then(|_| Saved::of(&rest, key, value, &message));
             each(saved.ok_or(Refused::Malformed(count))?);
             count += 1;
             if count.is_multiple_of(ENTRIES) && !goes_on() {
@@ -286,10 +311,10 @@ fn keyed_by(options: &CacheOptions) -> Vec<u8> {
 struct Saved<'e> {
     key: &'e [u8],
     value: &'e mut [u8],
-    /// Bytes of the response.
-    length: usize,
-    /// Seconds between its being stored and the snapshot's being written.
-    age: u32,
+    /// The response.
+    message: &'e [u8],
+    /// Milliseconds between its being stored and the snapshot's being written.
+    age: u64,
     /// Seconds for which it is fresh, from when it was stored on.
     fresh: u32,
     /// Seconds until it is of no use even as a stale answer, from when it was stored on.
@@ -298,20 +323,21 @@ struct Saved<'e> {
 
 impl<'e> Saved<'e> {
     /// Reads its times; none when it is kept for less time than it is fresh.
-    fn of(times: &[u8; HEAD - 4], key: &'e [u8], value: &'e mut [u8], length: usize) -> Option<Self> {
-        let (numbers, _) = times.as_chunks::<4>();
-        let [age, fresh, kept] = numbers.first_chunk::<3>()?.map(u32::from_le_bytes);
-        (fresh <= kept).then_some(Self { key, value, length, age, fresh, kept })
+    fn of(times: &[u8; HEAD - 4], key: &'e [u8], value: &'e mut [u8], message: &'e [u8]) -> Option<Self> {
+        let (age, spans) = times.split_first_chunk()?;
+        let (fresh, kept) = spans.split_first_chunk()?;
+        let (fresh, kept) = (u32::from_le_bytes(*fresh), u32::from_le_bytes(*kept.first_chunk()?));
+        (fresh <= kept).then_some(Self { key, value, message, age: u64::from_le_bytes(*age), fresh, kept })
     }
 }
 
 /// Puts entries of a snapshot into a cache.
 struct Restore<'c> {
     cache: &'c PacketCache,
-    /// Seconds since the snapshot was written.
-    age: u32,
-    /// The second of the cache's clock.
-    now: u32,
+    /// Milliseconds since the snapshot was written.
+    passed: u64,
+    /// The millisecond of the cache's clock.
+    now: u64,
     /// Memory for an entry that the cache has already.
     found: Vec<u8>,
 }
@@ -320,25 +346,39 @@ impl Restore<'_> {
     /// Inserts an entry; none when its time is over, and false when the cache does not take it.
     fn insert(&mut self, saved: Saved<'_>) -> Option<bool> {
         let Saved { key, value, .. } = saved;
-        let (options, now) = (&self.cache.options, self.now);
-        let age = saved.age.saturating_add(self.age);
-        // The limit may be a lower one than when it was stored.
-        let fresh = saved.fresh.min(options.ttl_max);
-        let kept = saved.kept - (saved.fresh - fresh);
-        if kept <= age {
+        let options = &self.cache.options;
+        let age = saved.age.saturating_add(self.passed);
+        if whole(saved.kept) <= age {
             return None;
         }
-        if saved.length > options.entry_bytes_max {
+        // The options may be others than when it was stored.
+        if saved.message.len() > options.entry_bytes_max {
             return Some(false);
         }
-        // The clock begins with the machine. What lies before that is taken off at once.
-        let stored = now.saturating_sub(age);
-        let before = age - (now - stored);
+        let fresh = match entry::lifetime(saved.message, options, None) {
+            Ok(most) => saved.fresh.min(most),
+            // It has expired before the clock began, and is of use as a stale one.
+            Err(NotCached::TtlTooShort) if saved.fresh == 0 => 0,
+            Err(_) => return Some(false),
+        };
+        let kept = saved.kept - (saved.fresh - fresh);
+        if whole(kept) <= age {
+            return None;
+        }
+        // The clock begins with the machine. The seconds that lie before that are taken off at once.
+        let before = u32::try_from(age.saturating_sub(self.now).div_ceil(1_000)).unwrap_or(u32::MAX);
         if before > 0 && !options.dont_age {
             entry::age(value, before);
         }
-        let at = |span: u32| stored.saturating_add(span).saturating_sub(before);
-        let meta = Meta { stored, expires: at(fresh), gone: at(kept), extra: 0 };
+        let stored_ms = self.now.saturating_add(whole(before)).saturating_sub(age);
+        let stored = u32::try_from(stored_ms / 1_000).unwrap_or(u32::MAX);
+        let extra = u32::try_from(stored_ms % 1_000).unwrap_or(0);
+        let at = |span: u32| stored.saturating_add(span.saturating_sub(before));
+        let gone = at(kept).saturating_add(u32::from(extra > 0));
+        // What expired before the clock began has no part of its first second.
+        let extra = if fresh < before { 0 } else { extra };
+        let meta = Meta { stored, expires: at(fresh), gone, extra };
+        let now = u32::try_from(self.now / 1_000).unwrap_or(u32::MAX);
         let (hash, table) = (self.cache.hash(key), &self.cache.store.table);
         // What has come since the start is newer.
         if table.get(hash, key, now, &mut self.found).is_some() {
@@ -347,6 +387,11 @@ impl Restore<'_> {
         let mut tries = (0..TRIES).map(|_| table.insert(hash, key, value, meta, now));
         Some(tries.any(|outcome| matches!(outcome, Insert::New | Insert::Replaced)))
     }
+}
+
+/// Returns seconds in milliseconds.
+const fn whole(seconds: u32) -> u64 {
+    seconds as u64 * 1_000
 }
 
 /// What is written or read, and its checksum so far.
@@ -361,14 +406,18 @@ impl<T: Write> Summed<T> {
         self.inner.write_all(bytes)
     }
 
-    fn put_entry(&mut self, key: &[u8], value: &[u8], meta: Meta, now: u32) -> io::Result<()> {
-        let since = |time: u32| time.saturating_sub(meta.stored).to_le_bytes();
+    fn put_entry(&mut self, key: &[u8], value: &[u8], meta: Meta, now_ms: u64) -> io::Result<()> {
+        let Meta { stored, expires, gone, extra } = meta;
+        let age = now_ms.saturating_sub(whole(stored) + u64::from(extra));
+        let fresh = expires.saturating_sub(stored);
+        // The second in which it is gone is one more if it was stored within a second.
+        let kept = gone.saturating_sub(stored).saturating_sub(u32::from(extra > 0)).max(fresh);
         let mut head = [0; HEAD];
         head[..2].copy_from_slice(&to_u16(key.len()).to_le_bytes());
         head[2..4].copy_from_slice(&to_u16(value.len()).to_le_bytes());
-        head[4..8].copy_from_slice(&since(now));
-        head[8..12].copy_from_slice(&since(meta.expires));
-        head[12..].copy_from_slice(&since(meta.gone));
+        head[4..12].copy_from_slice(&age.to_le_bytes());
+        head[12..16].copy_from_slice(&fresh.to_le_bytes());
+        head[16..].copy_from_slice(&kept.to_le_bytes());
         self.put(&head)?;
         self.put(key)?;
         self.put(value)

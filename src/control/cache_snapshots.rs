@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::base::{files, panics};
 use crate::cache::PacketCache;
 use crate::cache::snapshot::{Clocks, MAGIC, Refused};
-use crate::control::certificate_monitor::unix_seconds;
+use crate::control::certificate_monitor::unix_time;
 use crate::control::privileges;
 use crate::control::signals::Signals;
 use crate::control::systemd::Notifier;
@@ -199,7 +199,8 @@ fn run(queue: &Receiver<Job>, orders: &Orders) {
 }
 
 fn clocks() -> Clocks {
-    Clocks { now: clock::now(), unix: unix_seconds() }
+    let (seconds, milliseconds) = unix_time();
+    Clocks { now: clock::now(), unix_ms: seconds * 1_000 + u64::from(milliseconds) }
 }
 
 /// Reads a file into a cache; false if it was stopped.

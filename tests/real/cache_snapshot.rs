@@ -58,7 +58,7 @@ fn age(path: &Path, seconds: u64) {
     let mut bytes = fs::read(path).expect("the snapshot");
     // Magic and version are before it, the checksum is at the end.
     let written = u64::from_le_bytes(bytes[12..20].try_into().expect("eight bytes"));
-    bytes[12..20].copy_from_slice(&(written - seconds).to_le_bytes());
+    bytes[12..20].copy_from_slice(&(written - seconds * 1_000).to_le_bytes());
     let end = bytes.len() - 8;
     let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
@@ -116,7 +116,7 @@ fn a_file_that_is_refused_keeps_nothing_from_starting() {
     flipped[whole.len() / 2] ^= 4;
     for (content, why, is_replaced) in [
         (whole[..whole.len() - 1].to_vec(), "its end is missing", true),
-        (newer, "its format is 99; expected 1", true),
+        (newer, "its format is 99; expected 2", true),
         (flipped, "", true),
         (b"-- somebody's configuration\n".to_vec(), "it is not a snapshot of a packet cache", false),
     ] {
@@ -189,9 +189,10 @@ fn write_large(path: &Path, count: u64) {
         let answer = message::answer(&query, 96).expect("an answer");
         assert_eq!(cache.store(&key, &answer, None, 86_400, Tick(0), &mut buffer), Ok(true));
     }
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let unix_ms = u64::try_from(unix.as_millis()).expect("a time");
     let mut bytes = Vec::new();
-    let written = cache.write_snapshot(&mut bytes, Clocks { now: Tick(0), unix }, &|| true);
+    let written = cache.write_snapshot(&mut bytes, Clocks { now: Tick(0), unix_ms }, &|| true);
     assert_eq!(written.expect("memory"), count);
     fs::write(path, bytes).expect("the snapshot");
 }

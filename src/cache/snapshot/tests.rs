@@ -13,8 +13,12 @@ use crate::cache::tests::{SECOND, cache, key_of, look_up, query, response};
 const OPTIONS: fn() -> CacheOptions = || CacheOptions::new(1_000);
 
 fn at(second: u64) -> Clocks {
+    at_ms(second * 1_000)
+}
+
+fn at_ms(ms: u64) -> Clocks {
     // The machine was started in the second 1,000,000 of the other clock.
-    Clocks { now: Tick(second * SECOND), unix: 1_000_000 + second }
+    Clocks { now: Tick(ms * 1_000_000), unix_ms: 1_000_000_000 + ms }
 }
 
 fn store(cache: &PacketCache, name: &str, ttl: u32, stale: u32, value: u8, second: u64) {
@@ -90,8 +94,8 @@ fn time_that_has_passed_ages_them_also_on_a_clock_that_has_just_begun() {
     let bytes = three();
     for (dont_age, ttl, later) in [(false, 200, 100), (true, 300, 300)] {
         let cache = cache(CacheOptions { dont_age, ..OPTIONS() });
-        let loaded =
-            read(&cache, &bytes, Clocks { now: Tick(7 * SECOND), unix: 1_000_200 }).expect("a snapshot");
+        let loaded = read(&cache, &bytes, Clocks { now: Tick(7 * SECOND), unix_ms: 1_000_200_000 })
+            .expect("a snapshot");
         assert_eq!(loaded, Loaded { entries: 3, expired: 0, others: 0, age: 70 });
         assert_eq!((fresh(&cache, "a", 7), fresh(&cache, "a", 107)), (Some((1, ttl)), Some((1, later))));
         assert_eq!((fresh(&cache, "a", 206).is_some(), fresh(&cache, "a", 207)), (true, None));
@@ -100,7 +104,7 @@ fn time_that_has_passed_ages_them_also_on_a_clock_that_has_just_begun() {
         assert_eq!((stale(476), stale(477)), (true, false));
         // Its end on this clock was before the first second, which can be written all the same.
         let again = PacketCache::new(OPTIONS(), [9; 4]);
-        let clocks = Clocks { now: Tick(8 * SECOND), unix: 1_000_201 };
+        let clocks = Clocks { now: Tick(8 * SECOND), unix_ms: 1_000_201_000 };
         assert_eq!(read(&again, &written(&cache, clocks), clocks).expect("a snapshot").entries, 3);
     }
 }
@@ -116,13 +120,62 @@ fn what_is_over_stays_away_and_what_is_newer_stays() {
     assert_eq!(fresh(&cache, "a", 1_000), Some((9, 900)));
     let loaded = read(&cache, &bytes, at(131)).expect("a snapshot");
     assert_eq!((loaded.others, fresh(&cache, "a", 1_000)), (2, Some((9, 900))));
-    // A clock that was set back.
-    let other = PacketCache::new(OPTIONS(), [1; 4]);
-    let loaded = read(&other, &bytes, Clocks { unix: 5, ..at(130) }).expect("a snapshot");
-    assert_eq!((loaded.age, fresh(&other, "a", 130)), (0, Some((1, 270))));
     // Gone entries are not even written.
-    let gone = written(&other, at(5_000));
+    let gone = written(&cache, at(5_000));
     assert_eq!(gone.len(), written(&PacketCache::new(OPTIONS(), [0; 4]), at(0)).len());
+}
+
+#[test]
+fn one_of_the_future_is_refused() {
+    // The clock was set back by a minute, more than that, and to its beginning.
+    let bytes = three();
+    let clocks = |unix_ms| Clocks { unix_ms, ..at(130) };
+    let cache = cache(OPTIONS());
+    for (unix_ms, seconds) in [(1_000_069_999, 61), (1_000_000_000, 130), (0, 1_000_130)] {
+        let refused = read(&cache, &bytes, clocks(unix_ms)).expect_err("a refusal");
+        assert!(
+            matches!(refused, Refused::Future(ahead) if ahead == seconds) && cache.is_empty(),
+            "{refused}"
+        );
+    }
+    let mut never = bytes.clone();
+    never[12..20].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(refused(&sealed(never)), Refused::Future(_)));
+    let loaded = read(&cache, &bytes, clocks(1_000_070_000)).expect("a snapshot");
+    assert_eq!((loaded.age, fresh(&cache, "a", 130)), (0, Some((1, 270))));
+}
+
+#[test]
+fn quick_restarts_lengthen_no_ttl_and_hardly_shorten_one() {
+    // Stored within a millisecond of a second; read and written again after odd times.
+    let asked = query("a", 1);
+    let mut cache = cache(OPTIONS());
+    let key = key_of(&cache, &asked, About::default()).expect("a key");
+    let stored = Tick(100 * SECOND + 999_900_000);
+    assert!(cache.store(&key, &response(&asked, 100, 1), None, 0, stored, &mut Vec::new()).is_ok());
+    let mut now = stored.0;
+    for (restart, boots) in (1..=45_u64).zip([false, false, true].into_iter().cycle()) {
+        // Each takes 1.2999 s; some of them are starts of the machine, whose clock begins anew.
+        let clock = |ns: u64| Clocks { now: Tick(ns), unix_ms: 1_000_000_000 + ns / 1_000_000 };
+        let bytes = written(&cache, clock(now + 399_900_000));
+        now += 1_299_900_000;
+        let next = PacketCache::new(OPTIONS(), [restart; 4]);
+        let own = if boots { 40 * SECOND + 500_000_000 } else { now };
+        read(&next, &bytes, Clocks { now: Tick(own), ..clock(now) }).expect("a snapshot");
+        let exact = 100_000 - (now - stored.0) / 1_000_000;
+        let is_there = |ns: u64| {
+            let mut buffer = [&asked[..], &[0; 100]].concat();
+            let mut packet = crate::base::packet::Packet::new(&mut buffer, 0, asked.len());
+            let key = key_of(&next, &asked, About::default()).expect("a key");
+            let mut scratch = vec![0; ENTRY_BYTES_MAX];
+            next.answer(&key, &mut packet, asked.len(), Wanted::Fresh, Tick(ns), &mut scratch).is_some()
+        };
+        assert!(!is_there(own + exact * 1_000_000), "longer after {restart}");
+        assert!(is_there(own + (exact - 5 * restart) * 1_000_000), "shorter after {restart}");
+        if !boots {
+            cache = next;
+        }
+    }
 }
 
 #[test]
@@ -134,6 +187,41 @@ fn limits_of_the_cache_that_reads_hold() {
         (loaded.entries, fresh(&shorter, "a", 149).is_some(), fresh(&shorter, "a", 150)),
         (3, true, None)
     );
+    // Each of them holds for those whose answers it is for: a positive one, NXDOMAIN, SERVFAIL, truncated.
+    let all = cache(CacheOptions { truncated_ttl: 100, ..OPTIONS() });
+    for (name, ttl, flags) in
+        [("p", 300, [0x81, 0x80]), ("n", 200, [0x81, 0x83]), ("s", 1, [0x81, 0x82]), ("t", 1, [0x83, 0x80])]
+    {
+        let asked = query(name, 1);
+        let mut answer = response(&asked, ttl, 1);
+        answer[2..4].copy_from_slice(&flags);
+        let key = key_of(&all, &asked, About::default()).expect("a key");
+        assert!(all.store(&key, &answer, None, 0, Tick(100 * SECOND), &mut Vec::new()).is_ok());
+    }
+    let mixed = written(&all, at(110));
+    // Until which second they are fresh; none: not at all.
+    let (p, n, s, t) = (Some(400), Some(300), Some(160), Some(200));
+    for (options, ends) in [
+        (all.options().clone(), [p, n, s, t]),
+        (CacheOptions { truncated_ttl: 100, ttl_min: 250, ..OPTIONS() }, [p, None, s, t]),
+        (CacheOptions { truncated_ttl: 100, ttl_max: 50, ..OPTIONS() }, [Some(150), Some(150), Some(150), t]),
+        (CacheOptions { truncated_ttl: 40, negative_ttl_max: 30, ..OPTIONS() }, [p, Some(130), s, Some(140)]),
+        (CacheOptions { failure_ttl: 20, ..OPTIONS() }, [p, n, Some(120), None]),
+        (CacheOptions { failure_ttl: 0, negative_ttl_max: 0, ..OPTIONS() }, [p, None, None, None]),
+    ] {
+        let other = cache(options);
+        read(&other, &mixed, at(110)).expect("a snapshot");
+        for (name, end) in ["p", "n", "s", "t"].into_iter().zip(ends) {
+            let last = end.unwrap_or(110) - 1;
+            assert_eq!(
+                fresh(&other, name, last.max(110)).is_some(),
+                end.is_some(),
+                "{name} {}",
+                other.options()
+            );
+            assert_eq!(fresh(&other, name, last + 1), None, "{name} {}", other.options());
+        }
+    }
     let smaller = cache(CacheOptions { entry_bytes_max: 34, ..OPTIONS() });
     let loaded = read(&smaller, &bytes, at(140)).expect("a snapshot");
     assert_eq!((loaded.entries, loaded.others), (0, 3));
@@ -172,7 +260,7 @@ fn others_are_refused_by_name() {
     assert!(matches!(refused(b"-- a configuration\n"), Refused::Foreign));
     let mut newer = bytes.clone();
     newer[8] = 7;
-    assert_eq!(refused(&sealed(newer)).to_string(), "its format is 7; expected 1");
+    assert_eq!(refused(&sealed(newer)).to_string(), "its format is 7; expected 2");
     for options in [
         CacheOptions { parse_ecs: true, ..OPTIONS() },
         CacheOptions { hash_cookies: true, ..OPTIONS() },
@@ -207,7 +295,7 @@ fn lengths_that_cannot_be_are_refused_though_the_checksum_fits() {
     assert!(matches!(change(begin, &[1, 2, 0xff, 0xff]), Refused::Malformed(0)));
     assert!(matches!(change(begin + 2, &[0, 0]), Refused::Malformed(0) | Refused::Cut));
     assert!(matches!(change(begin + 2, &[0xff, 0xfe]), Refused::Cut | Refused::Malformed(0)));
-    assert!(matches!(change(begin + 12, &[1, 0, 0, 0]), Refused::Malformed(0)));
+    assert!(matches!(change(begin + 16, &[1, 0, 0, 0]), Refused::Malformed(0)));
     // The number of entries.
     assert!(matches!(change(bytes.len() - 16, &[4]), Refused::Malformed(3)));
     // Part of a key's name; its value's header, TTL and number of TTLs.
@@ -317,17 +405,17 @@ fn errors_of_the_file_are_told() {
 }
 
 #[test]
-fn the_format_is_that_of_version_1() {
+fn the_format_is_that_of_version_2() {
     // Where this has to be changed, VERSION has to be raised.
-    assert_eq!(VERSION, 1);
+    assert_eq!(VERSION, 2);
     let cache = cache(OPTIONS());
     store(&cache, "a", 300, 50, 1, 100);
-    let expected = b"\x89dnslob\n\x01\0\0\0\xa6\x42\x0f\0\0\0\0\0\x0a\0\0\0\x02\0\x0a\0\x0c\0\0\0\
-        \x08\0\x1e\0\x02\0\0\0\x2c\x01\0\0\x5e\x01\0\0\
+    let expected = b"\x89dnslob\n\x02\0\0\0\x3f\x59\x9c\x3b\0\0\0\0\x0a\0\0\0\x02\0\x0a\0\x0c\0\0\0\
+        \x08\0\x1e\0\x9f\x08\0\0\0\0\0\0\x2c\x01\0\0\x5e\x01\0\0\
         \0\x01\0\0\x01\x01a\0\
         \xc0\x0c\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02\x01\0\x06\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\
         \0\0\x01\0\0\0\0\0\0\0";
-    let bytes = written(&cache, at(102));
+    let bytes = written(&cache, at_ms(102_207));
     assert_eq!(bytes[..bytes.len() - 8].escape_ascii().to_string(), expected.escape_ascii().to_string());
 }
 
@@ -348,7 +436,7 @@ proptest! {
         let other = PacketCache::new(options(), [8; 4]);
         // The second on the clock of who reads: the same clock, or one that has begun anew.
         let second = begun.unwrap_or(1_000 + gap);
-        let clocks = Clocks { now: Tick(second * SECOND), unix: 1_000_000 + 1_000 + gap };
+        let clocks = Clocks { now: Tick(second * SECOND), ..at(1_000 + gap) };
         let loaded = read(&other, &bytes, clocks).expect("a snapshot");
         prop_assert_eq!(loaded.entries, other.len() as u64);
         for later in [0, 1, 500, 3_000] {
