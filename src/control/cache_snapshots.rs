@@ -6,8 +6,9 @@
 //!  a reload has removed it ─► it is written
 //! ```
 //!
-//! The jobs run one after the other, so that a file is read before it is written. A cache whose file
-//! was not read to its end is not written: the file has more. A file that is no snapshot stays.
+//! The jobs run one after the other, so that a file is read before it is written. For a cache that a
+//! reload has removed meanwhile nothing is read. A cache whose file was not read to its end is not
+//! written: the file has more. A file that is no snapshot stays.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -42,8 +43,16 @@ const ENDING_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct CacheSnapshots {
     /// Each once, those without a file as well.
-    caches: Vec<Arc<PacketCache>>,
+    caches: Vec<Adopted>,
     thread: Option<Thread>,
+}
+
+/// A cache, and what the thread has to know of it.
+#[derive(Clone, Debug)]
+struct Adopted {
+    cache: Arc<PacketCache>,
+    /// A reload has removed it.
+    is_removed: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -56,8 +65,8 @@ struct Thread {
 /// What the thread is asked for.
 #[derive(Debug)]
 enum Job {
-    Read(Arc<PacketCache>),
-    Write(Arc<PacketCache>),
+    Read(Adopted),
+    Write(Adopted),
 }
 
 /// What it asks between two pieces of work.
@@ -80,23 +89,25 @@ impl CacheSnapshots {
     /// Takes the caches of a configuration: reads the files of those that are new, and writes those
     /// of the ones that are removed.
     pub(super) fn adopt(&mut self, snapshot: &Snapshot) {
-        let mut caches: Vec<Arc<PacketCache>> = Vec::new();
+        let before = std::mem::take(&mut self.caches);
         for cache in snapshot.pools.iter().filter_map(|pool| pool.cache.as_ref()) {
-            if !has(&caches, cache) {
-                caches.push(Arc::clone(cache));
+            if of(&self.caches, cache).is_none() {
+                let is_removed = of(&before, cache).map(|same| Arc::clone(&same.is_removed));
+                let is_removed = is_removed.unwrap_or_default();
+                self.caches.push(Adopted { cache: Arc::clone(cache), is_removed });
             }
         }
-        let before = std::mem::replace(&mut self.caches, caches);
-        let removed = before.iter().filter(|cache| !has(&self.caches, cache)).map(Arc::clone).map(Job::Write);
-        let new = self.caches.iter().filter(|cache| !has(&before, cache)).map(Arc::clone).map(Job::Read);
+        let removed = before.iter().filter(|one| of(&self.caches, &one.cache).is_none());
+        removed.clone().for_each(|one| one.is_removed.store(true, Relaxed));
+        let new = self.caches.iter().filter(|one| of(&before, &one.cache).is_none());
         // First the removed ones: a cache of another size takes over the file.
-        let jobs: Vec<Job> = removed.chain(new).collect();
+        let jobs: Vec<Job> = removed.cloned().map(Job::Write).chain(new.cloned().map(Job::Read)).collect();
         self.order(jobs);
     }
 
     /// Hands jobs to the thread, which is started by the first cache with a file.
     fn order(&mut self, jobs: Vec<Job>) {
-        for job in jobs.into_iter().filter(|job| job.cache().options().snapshot.is_some()) {
+        for job in jobs.into_iter().filter(|job| job.adopted().cache.options().snapshot.is_some()) {
             if self.thread.is_none() {
                 match Thread::start() {
                     Ok(thread) => self.thread = Some(thread),
@@ -145,15 +156,16 @@ impl CacheSnapshots {
 }
 
 impl Job {
-    const fn cache(&self) -> &Arc<PacketCache> {
+    const fn adopted(&self) -> &Adopted {
         match self {
-            Self::Read(cache) | Self::Write(cache) => cache,
+            Self::Read(adopted) | Self::Write(adopted) => adopted,
         }
     }
 }
 
-fn has(caches: &[Arc<PacketCache>], cache: &PacketCache) -> bool {
-    caches.iter().any(|other| other.shares_entries(cache))
+/// Returns the one that has the entries of a cache.
+fn of<'a>(caches: &'a [Adopted], cache: &PacketCache) -> Option<&'a Adopted> {
+    caches.iter().find(|other| other.cache.shares_entries(cache))
 }
 
 impl Thread {
@@ -176,46 +188,47 @@ impl Thread {
 fn run(queue: &Receiver<Job>, orders: &Orders) {
     // Files are those of the user alone.
     let _ = privileges::follow();
-    // Stores whose file was not read to its end.
+    // Stores whose file was not read to its end, each with this file: a reload may have given it another.
     let mut incomplete = BTreeSet::new();
     for job in queue {
-        let cache = job.cache();
+        let Adopted { cache, is_removed } = job.adopted();
         let Some(path) = &cache.options().snapshot else { continue };
-        let is_whole = match job {
-            Job::Read(_) => read(path, cache, orders),
-            Job::Write(_) if incomplete.contains(&cache.id()) => {
+        match job {
+            Job::Read(_) => {
+                if !read(path, cache, orders, is_removed) {
+                    incomplete.insert((cache.id(), path.clone()));
+                }
+            }
+            // It is the last that is asked for it.
+            Job::Write(_) if incomplete.remove(&(cache.id(), path.clone())) => {
                 tracing::info!("the cache snapshot {path:?} stays as it is: it was not read to its end");
-                true
             }
-            Job::Write(_) => {
-                write(path, cache, orders);
-                true
-            }
-        };
-        if !is_whole {
-            incomplete.insert(cache.id());
+            Job::Write(_) => write(path, cache, orders),
         }
     }
 }
 
-fn clocks() -> Clocks {
+/// Returns milliseconds since 1970.
+fn unix_ms() -> u64 {
     let (seconds, milliseconds) = unix_time();
-    Clocks { now: clock::now(), unix_ms: seconds * 1_000 + u64::from(milliseconds) }
+    seconds * 1_000 + u64::from(milliseconds)
 }
 
-/// Reads a file into a cache; false if it was stopped.
-fn read(path: &str, cache: &PacketCache, orders: &Orders) -> bool {
-    let goes_on = || !orders.stops_reading.load(Relaxed);
-    if let Some(why) = unwritable(Path::new(path)) {
+/// Reads a file into a cache; false if there is one, and it was stopped or not begun.
+fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBool) -> bool {
+    let goes_on = || !orders.stops_reading.load(Relaxed) && !is_removed.load(Relaxed);
+    if goes_on()
+        && let Some(why) = unwritable(Path::new(path))
+    {
         tracing::warn!("the cache snapshot {path:?} cannot be written at a stop: {why}");
     }
-    if !goes_on() {
-        return false;
-    }
     let begun = clock::now();
+    // What passes between the two clocks is counted as passed, here and when it is written.
+    let clocks = Clocks { now: begun, unix_ms: unix_ms() };
     let read = open(path)
         .map_err(Refused::Unreadable)
-        .and_then(|mut file| cache.read_snapshot(&mut file, clocks(), &goes_on));
+        .and_then(|file| if goes_on() { Ok(file) } else { Err(Refused::Stopped) })
+        .and_then(|mut file| cache.read_snapshot(&mut file, clocks, &goes_on));
     let took_ms = clock::now().since(begun).as_ms_ceil();
     match read {
         Ok(loaded) => tracing::info!(
@@ -230,7 +243,9 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders) -> bool {
             tracing::info!("the cache snapshot {path:?} is not there yet: the cache begins empty");
         }
         Err(Refused::Stopped) => {
-            tracing::info!("the cache snapshot {path:?} is not read to its end: the process stops");
+            let why =
+                if is_removed.load(Relaxed) { "a reload has removed the cache" } else { "the process stops" };
+            tracing::info!("the cache snapshot {path:?} is not read to its end: {why}");
             return false;
         }
         Err(why) => tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}"),
@@ -247,12 +262,16 @@ fn open(path: &str) -> io::Result<File> {
 
 fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     let goes_on = || !orders.stops.load(Relaxed);
-    if !is_replaceable(path) {
-        tracing::warn!("the cache snapshot {path:?} is not written: there is something else");
+    if let Some(why) = irreplaceable(path) {
+        tracing::warn!("the cache snapshot {path:?} is not written: {why}");
         return;
     }
+    let unix_ms = unix_ms();
     let begun = clock::now();
-    let written = files::replace(Path::new(path), |file| cache.write_snapshot(file, clocks(), &goes_on));
+    let clocks = Clocks { now: begun, unix_ms };
+    // A link stays one: the file that it leads to is replaced.
+    let written = files::resolved(Path::new(path))
+        .and_then(|file| files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on)));
     let took_ms = clock::now().since(begun).as_ms_ceil();
     match written {
         Ok(entries) => tracing::info!(entries, took_ms, "wrote the cache snapshot {path:?}"),
@@ -260,24 +279,32 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     }
 }
 
-/// Returns whether nothing is lost with a file: it is not there, is empty, or begins as a snapshot.
-fn is_replaceable(path: &str) -> bool {
+/// Returns why a file may not be replaced; none if nothing is lost with it: it is not there, is empty, or
+/// begins as a snapshot.
+fn irreplaceable(path: &str) -> Option<String> {
     let mut begin = Vec::new();
     match open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)) {
-        Ok(_) => begin.is_empty() || begin == MAGIC,
+        Ok(_) if begin.is_empty() || begin == MAGIC => None,
+        Ok(_) => Some("there is another file, which is no snapshot".to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         // What cannot be read may be anything.
-        Err(error) => error.kind() == ErrorKind::NotFound,
+        Err(error) => Some(error.to_string()),
     }
 }
 
 /// Returns why there can be no file at a path.
 fn unwritable(path: &Path) -> Option<String> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = files::directory(path);
     match fs::metadata(parent) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Some(format!("{parent:?} is no directory")),
         Err(error) => return Some(format!("{parent:?}: {error}")),
     }
+    let file = match files::resolved(path) {
+        Ok(file) => file,
+        Err(error) => return Some(error.to_string()),
+    };
+    let parent = files::directory(&file);
     let checked = eaccess(parent, AccessFlags::W_OK | AccessFlags::X_OK);
     Some(format!("{parent:?}: {}", checked.err()?.desc()))
 }

@@ -1,6 +1,6 @@
 //! Jobs of the thread: which files are read, written, and left alone.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::*;
@@ -119,13 +119,105 @@ fn a_file_that_was_not_read_to_its_end_is_not_written() {
     let before = fs::read(&path).expect("the file");
     let new = cache(1_000, &path);
     let (jobs, queue) = unbounded();
-    jobs.send(Job::Read(Arc::clone(&new))).expect("a queue");
-    jobs.send(Job::Write(Arc::clone(&new))).expect("a queue");
+    let adopted = Adopted { cache: Arc::clone(&new), is_removed: Arc::default() };
+    jobs.send(Job::Read(adopted.clone())).expect("a queue");
+    jobs.send(Job::Write(adopted)).expect("a queue");
+    // A reload has given the entries another file, which nothing is missing from.
+    let other = place.file("other.bin");
+    let options = CacheOptions { snapshot: Some(other.clone()), ..CacheOptions::new(1_000) };
+    let mut inherited = PacketCache::new(options, [9; 4]);
+    assert!(inherited.inherit(&new));
+    let adopted = Adopted { cache: Arc::new(inherited), is_removed: Arc::default() };
+    jobs.send(Job::Read(Adopted { cache: Arc::clone(&new), is_removed: Arc::default() })).expect("a queue");
+    jobs.send(Job::Write(adopted)).expect("a queue");
     drop(jobs);
     let orders = Orders::default();
     orders.stops_reading.store(true, Relaxed);
     run(&queue, &orders);
     assert!(new.is_empty() && fs::read(&path).expect("the file") == before);
+    assert!(Path::new(&other).exists());
+}
+
+#[test]
+fn caches_that_reloads_have_removed_meanwhile_hold_up_no_other() {
+    let place = Place::new("removed");
+    let path = place.file("cache.bin");
+    finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
+    let before = fs::metadata(&path).expect("the file");
+    // Reloads come faster than the thread works: it has not begun with anything.
+    let (jobs, queue) = unbounded();
+    let (_, ended) = oneshot::channel();
+    let orders = Arc::<Orders>::default();
+    let thread = Thread { jobs, orders: Arc::clone(&orders), ended };
+    let mut snapshots = CacheSnapshots { caches: Vec::new(), thread: Some(thread) };
+    let all: Vec<Arc<PacketCache>> = (1..=4).map(|n| cache(n * 1_000, &path)).collect();
+    all.iter().for_each(|cache| snapshots.adopt(&configuration(&[cache])));
+    // The last one is in two configurations, of which the second has another path for it.
+    let mut inherited = PacketCache::clone(&all[3]);
+    assert!(inherited.inherit(&all[3]));
+    snapshots.adopt(&configuration(&[&Arc::new(inherited)]));
+    drop(snapshots);
+    run(&queue, &orders);
+    assert_eq!(all.iter().map(|cache| cache.len()).collect::<Vec<_>>(), [0, 0, 0, 9]);
+    let after = fs::metadata(&path).expect("the file");
+    assert_eq!((before.ino(), before.dev()), (after.ino(), after.dev()), "it is not even written");
+}
+
+#[test]
+fn reading_ends_when_a_reload_removes_the_cache() {
+    let place = Place::new("ended");
+    let path = place.file("cache.bin");
+    finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
+    let new = cache(1_000, &path);
+    assert!(!read(&path, &new, &Orders::default(), &AtomicBool::new(true)));
+    assert!(new.is_empty());
+    let (gone, none) = (AtomicBool::new(true), place.file("none.bin"));
+    assert!(read(&none, &new, &Orders::default(), &gone), "nothing is missing where there is no file");
+    assert!(read(&path, &new, &Orders::default(), &AtomicBool::new(false)));
+    assert_eq!(new.len(), 9);
+}
+
+#[test]
+fn a_link_stays_one_and_its_file_is_replaced() {
+    let (place, disk) = (Place::new("link"), Place::new("disk"));
+    let (link, file) = (place.file("cache.bin"), disk.file("real.bin"));
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    // First it leads to nothing, then to a snapshot.
+    for count in [4, 5] {
+        write(&link, &filled(count, &link), &Orders::default());
+        assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
+        let new = cache(1_000, &file);
+        assert!(read(&file, &new, &Orders::default(), &AtomicBool::default()));
+        assert_eq!(new.len(), usize::from(count));
+    }
+    assert_eq!((place.names(), disk.names()), (vec!["cache.bin".to_owned()], vec!["real.bin".to_owned()]));
+    // What is no snapshot stays behind a link, too.
+    fs::write(&file, "text").expect("a file");
+    write(&link, &filled(3, &link), &Orders::default());
+    assert_eq!(fs::read(&file).expect("the file"), b"text");
+    // Only the file's own directory has to be there.
+    assert_eq!(unwritable(Path::new(&link)), None);
+    let nowhere = place.file("nowhere");
+    std::os::unix::fs::symlink("/nonexistent/x", &nowhere).expect("a link");
+    assert_eq!(unwritable(Path::new(&nowhere)).as_deref(), Some("No such file or directory (os error 2)"));
+}
+
+#[test]
+fn the_true_reason_is_said_for_a_file_that_is_not_replaced() {
+    let place = Place::new("reasons");
+    let file = place.file("file");
+    fs::write(&file, "text").expect("a file");
+    let looped = place.file("loop");
+    std::os::unix::fs::symlink("loop", &looped).expect("a link");
+    for (path, why) in [
+        (file, "there is another file, which is no snapshot"),
+        (looped, "Too many levels of symbolic links (os error 40)"),
+        (place.file(&"x".repeat(256)), "File name too long (os error 36)"),
+        (place.0.display().to_string(), "it is no regular file"),
+    ] {
+        assert_eq!(irreplaceable(&path).as_deref(), Some(why), "{path}");
+    }
+    assert_eq!(irreplaceable(&place.file("none")), None);
 }
 
 #[test]
@@ -147,13 +239,13 @@ fn what_is_no_snapshot_is_neither_read_nor_replaced() {
     fs::write(&path, "newServer('192.0.2.1')\n").expect("a file");
     let cache = filled(3, &path);
     let orders = Orders::default();
-    assert!(read(&path, &cache, &orders));
+    assert!(read(&path, &cache, &orders, &AtomicBool::default()));
     write(&path, &cache, &orders);
     assert_eq!(fs::read(&path).expect("the file"), b"newServer('192.0.2.1')\n");
     for (name, begin) in [("empty", &b""[..]), ("cut", &MAGIC), ("newer", b"\x89dnslob\n\xff\0\0\0\0")] {
         let path = place.file(name);
         fs::write(&path, begin).expect("a file");
-        assert!(read(&path, &cache, &orders));
+        assert!(read(&path, &cache, &orders, &AtomicBool::default()));
         write(&path, &cache, &orders);
         assert!(fs::read(&path).expect("the file").len() > 100, "{name} is replaced");
     }
@@ -161,7 +253,7 @@ fn what_is_no_snapshot_is_neither_read_nor_replaced() {
     let fifo = place.file("fifo");
     nix::unistd::mkfifo(&*fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
     for path in [place.0.display().to_string(), fifo, "/dev/zero".to_owned(), "/dev/null".to_owned()] {
-        assert!(read(&path, &cache, &orders));
+        assert!(read(&path, &cache, &orders, &AtomicBool::default()));
         write(&path, &cache, &orders);
         assert!(!fs::metadata(&path).expect("it is there").is_file());
     }
@@ -180,6 +272,6 @@ fn a_directory_that_cannot_be_written_is_named() {
     let cache = cache(10, "/nonexistent/x");
     fixture::store(&cache, 1, 60, Tick(0));
     // Both say so in the log, and go on.
-    assert!(read("/nonexistent/x", &cache, &Orders::default()));
+    assert!(read("/nonexistent/x", &cache, &Orders::default(), &AtomicBool::default()));
     write("/nonexistent/x", &cache, &Orders::default());
 }
