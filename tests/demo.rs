@@ -52,7 +52,6 @@ fn with_a_cache_backends_get_fewer_queries_and_the_sum_is_right() {
     assert!(run.status.success(), "{:?}\n{text}", run.status);
     let cached = number(field(&text, "cache"));
     assert!(cached > number(field(&text, "answered")) / 10, "popular names are asked again: {text}");
-    assert!(text.contains("packet cache"), "{text}");
 }
 
 #[test]

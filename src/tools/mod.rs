@@ -14,6 +14,7 @@
 //!   decode.rs           from packets to messages
 //!   dnstap.rs           files of dnstap
 //!   error.rs            what can be wrong with a capture, and where
+//!   fixture.rs          captures for tests
 //!   fragments.rs        datagrams out of fragments
 //!   ip.rs               from an IP packet to what it carries
 //!   link.rs             from a link's frame to the IP packet
