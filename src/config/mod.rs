@@ -41,6 +41,7 @@ pub mod relays;
 pub mod ruleset;
 pub mod slots;
 pub mod value;
+pub(crate) mod warnings;
 pub mod web;
 
 pub use crate::config::compile::{Boot, Compiled, compile};

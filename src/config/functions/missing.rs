@@ -77,7 +77,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "showTLSCertificates",
             "requestTCPStatesDump",
             "getBind",
-            "statNodeRespRing",
             "clearConsoleHistory",
         ],
     },
@@ -85,6 +84,11 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         family: "lists of the traffic",
         meanwhile: "use topResponses, topBandwidth, topSlow or getRespRing",
         names: &["getTopResponses", "getTopBandwidth", "getSlowResponses", "getResponseRing"],
+    },
+    Missing {
+        family: "names of the traffic as a tree",
+        meanwhile: "use topQueries(10, 2), top(\"servfail-domains\"), top(\"nxdomain-domains\") or getRespRing",
+        names: &["statNodeRespRing"],
     },
     Missing {
         family: "counts",

@@ -128,10 +128,10 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "getServer",
         "number | id",
-        "Returns a server by number, from 0 in order of creation, or by id or name; nil if there is \
-         none.",
+        "Returns a server by its number in `showServers()`, or by id or name; nil if there is none. They are \
+         numbered from 0 by their order, and of the same order as they were written.",
     ),
-    entry("getServers", "", "All servers, as a list."),
+    entry("getServers", "", "All servers, as a list in that order."),
     entry(
         "addLocal",
         "address [, {...}] or address, doTCP [, reusePort [, tcpFastOpenQueueSize]]",

@@ -174,7 +174,7 @@ impl Dashboard {
                 "order": backend.order,
             })
         };
-        snapshot.backends.iter().flatten().map(|backend| server(backend)).collect()
+        snapshot.listed().map(server).collect()
     }
 
     fn pools(&self, figures: &Figures) -> Value {

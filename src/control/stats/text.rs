@@ -158,7 +158,7 @@ pub(super) fn with_readings<'a>(
     reading: &'a Reading,
     snapshot: &'a Snapshot,
 ) -> impl Iterator<Item = (&'a Backend, &'a BackendReading)> {
-    snapshot.backends.iter().flatten().filter_map(|b| Some((&**b, reading.backends.get(&b.slot)?)))
+    snapshot.listed().filter_map(|b| Some((b, reading.backends.get(&b.slot)?)))
 }
 
 pub(in crate::control) fn rate(count: u64, span: TickDelta) -> f64 {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::base::time::TickDelta;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
 use crate::control::stats::caches::{self, CacheOfPool};
@@ -54,7 +55,7 @@ pub(super) fn statistic_items(figures: &Figures) -> Value {
 pub(super) fn localhost(figures: &Figures) -> Value {
     let snapshot = &figures.snapshot;
     let live = &figures.live_state;
-    let servers = snapshot.backends.iter().flatten().filter(|b| is_shown(b));
+    let servers = snapshot.listed().filter(|b| is_shown(b));
     let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
     let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
     let caches = caches::of_pools(snapshot, live);
@@ -129,20 +130,29 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
 /// /api/v1/servers/localhost/config
 pub(super) fn settings(figures: &Figures) -> Value {
     let snapshot = &figures.snapshot;
-    let globals = &snapshot.globals;
+    let (globals, shown) = (&snapshot.globals, &snapshot.shown);
+    // A whole number, as in dnsdist, unless there is a fraction.
+    let seconds = |span: TickDelta| number(span.0 as f64 / 1e9);
     let setting = |name: &str, value: Value| json!({"name": name, "type": "ConfigSetting", "value": value});
     let longest = snapshot.backends.iter().flatten().filter(|b| is_shown(b)).map(|b| b.timeout.0).max();
     json!([
         setting("acl", json!(snapshot.acl.texts().join(", "))),
+        setting("control-socket", json!(shown.console.map(|at| at.to_string()).unwrap_or_default())),
         setting("generation", json!(snapshot.generation)),
         setting("server-policy", json!(policy(snapshot))),
         setting("ecs-override", json!(globals.ecs_override)),
         setting("ecs-source-prefix-v4", json!(globals.ecs_v4)),
         setting("ecs-source-prefix-v6", json!(globals.ecs_v6)),
         setting("fixup-case", json!(globals.fixup_case)),
+        setting("max-outstanding", json!(shown.outstanding_max)),
+        setting("stale-cache-entries-ttl", json!(globals.stale_cache_seconds)),
+        setting("tcp-recv-timeout", seconds(globals.client_connections.receive_timeout)),
+        setting("tcp-send-timeout", seconds(globals.client_connections.send_timeout)),
         setting("truncate-tc", json!(globals.truncate_tc)),
         setting("servfail-on-no-policy", json!(globals.servfail_when_no_server)),
         setting("udp-timeout", json!(longest.unwrap_or_default() / 1_000_000_000)),
+        setting("verbose", json!(shown.verbose)),
+        setting("verbose-health-checks", json!(shown.verbose_checks)),
     ])
 }
 
@@ -271,6 +281,34 @@ fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::web::prometheus::tests::figures;
+
+    /// What dnsdist's clients look for.
+    #[test]
+    fn settings_have_the_names_of_dnsdist() {
+        let Value::Array(all) = settings(&figures()) else { panic!("a list") };
+        let value =
+            |name: &str| all.iter().find(|item| item["name"] == name).map(|item| item["value"].clone());
+        for name in [
+            "acl",
+            "control-socket",
+            "ecs-override",
+            "ecs-source-prefix-v4",
+            "ecs-source-prefix-v6",
+            "fixup-case",
+            "max-outstanding",
+            "server-policy",
+            "stale-cache-entries-ttl",
+            "tcp-recv-timeout",
+            "tcp-send-timeout",
+            "truncate-tc",
+            "verbose",
+            "verbose-health-checks",
+        ] {
+            assert!(value(name).is_some(), "{name}");
+        }
+        assert_eq!(value("tcp-recv-timeout"), Some(json!(10)));
+    }
 
     #[test]
     fn statistics_of_connections_are_there() {
