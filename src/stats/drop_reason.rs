@@ -39,6 +39,8 @@ reasons! {
         TeeFull = "tee-full",
         /// The response to such a copy.
         TeeResponse = "tee-response",
+        /// A query to be copied that is such a copy of our own: a loop of servers that copy to each other.
+        TeeLoop = "tee-loop",
         /// A line of a query log that is not written fast enough.
         LogFull = "log-full",
         /// No usable server in the pool.
