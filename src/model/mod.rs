@@ -148,6 +148,12 @@ impl Snapshot {
         self.listing.iter().filter_map(|slot| self.backend(*slot)).chain(unnumbered).map(AsRef::as_ref)
     }
 
+    /// Returns the pools that a configuration has: the default one, and those with names. Others are
+    /// slots of pools that are gone.
+    pub fn standing_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty()).map(|(_, p)| p)
+    }
+
     /// Returns the pool in a slot; the default pool for an unknown slot.
     #[must_use]
     pub fn pool(&self, slot: PoolSlot) -> &Pool {

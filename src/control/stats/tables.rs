@@ -85,7 +85,7 @@ pub(crate) fn servers(f: &Figures) -> String {
 /// The pools, with their policies and their servers.
 pub(crate) fn pools(f: &Figures) -> String {
     let mut rows = vec![row(["Name", "Cache", "Policy", "Up", "Servers"].map(String::from))];
-    for pool in &f.snapshot.pools {
+    for pool in f.snapshot.standing_pools() {
         let members: Vec<&Backend> =
             pool.members.iter().filter_map(|slot| f.snapshot.backend(*slot)).map(|b| &**b).collect();
         let up = members.iter().filter(|b| f.standing(b.slot).state == State::Up).count();
@@ -406,6 +406,8 @@ mod tests {
         let mut figures = figures();
         let mut snapshot = (*figures.snapshot).clone();
         snapshot.pools[0].cache = Some(Arc::new(PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4])));
+        // The slot of one that a reload has removed is none.
+        snapshot.pools.push(crate::model::Pool::default());
         snapshot.pools.push(crate::model::Pool { name: "bare".to_owned(), ..crate::model::Pool::default() });
         figures.snapshot = Arc::new(snapshot);
         let text = pools(&figures);
