@@ -196,10 +196,11 @@ impl Shard {
         self.release_delayed(DUE_PER_TICK, out);
         let (cx, connections) = (&mut self.cx, &mut self.connections);
         connections.clients.sweep(cx.client_limits(), cx.now);
-        let outstanding = &self.dispatcher.outstanding;
+        let (outstanding, balancer) = (&self.dispatcher.outstanding, &self.dispatcher.balancer);
         connections.backends.sweep(
             cx.now,
             |route| outstanding.live_on(route),
+            |backend| balancer.has_other(&cx.snapshot, backend),
             |backend| cx.snapshot.backend(backend).map(|b| &b.connections),
         );
         self.relay.on_tick(cx, &mut self.dispatcher.balancer);
