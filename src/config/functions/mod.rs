@@ -80,10 +80,8 @@ impl Entry {
 }
 
 /// What to write instead of further arguments that dnsdist took.
-const FORMER_ARGUMENTS: [(&str, &str); 2] = [
-    ("newServer", "a second argument of dnsdist is newServer{address=, qps=}"),
-    ("webserver", "further arguments of dnsdist are setWebserverConfig{password=, apiKey=}"),
-];
+const FORMER_ARGUMENTS: [(&str, &str); 1] =
+    [("newServer", "a second argument of dnsdist is newServer{address=, qps=}")];
 
 const fn entry(name: &'static str, arguments: &'static str, doc: &'static str) -> Entry {
     Entry { name, arguments, doc }

@@ -274,6 +274,10 @@ const WARNED: &[(&str, &str)] = &[
         "setProxyProtocolApplyACLToProxiedClients(true)",
         "setProxyProtocolApplyACLToProxiedClients: has no effect without setProxyProtocolACL",
     ),
+    (
+        "webserver('127.0.0.1:8083', 'secret', '', {['X-A']='b'}, '192.0.2.0/24')",
+        "webserver: the arguments behind the address are of older versions of dnsdist; write setWebserverConfig{",
+    ),
     ("addAnyTCRule()", "addAnyTCRule: is of an older version of dnsdist; write addAction(AndRule("),
 ];
 

@@ -15,6 +15,8 @@ use crate::rules::text;
 use crate::rules::{Chain, Rule};
 use crate::stats::custom_metrics;
 use crate::stats::live::LiveState;
+use crate::stats::top::Found;
+use crate::wire::{codes, header};
 
 /// Rules of a chain that are listed.
 const RULES_MAX: usize = 1_000;
@@ -125,6 +127,40 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
     });
     add_cache(&mut stats, &caches::of_pools(snapshot, &figures.live_state), &snapshot.pools[at]);
     Some(json!({"stats": stats, "servers": members}))
+}
+
+/// /api/v1/servers/localhost/rings: the last queries, and the last responses.
+pub(super) fn rings(found: &[Found], queries: usize, responses: usize) -> Value {
+    let entry = |one: &Found, age_us: u64| {
+        let f = &one.record.finished;
+        json!({
+            "age": number(age_us as f64 / 1e6),
+            "id": f.id,
+            "name": one.record.qname.dotted(),
+            "requestor": f.client().to_string(),
+            "qtype": codes::type_name(f.qtype).to_string(),
+            "protocol": one.protocol,
+            "rd": f.flags[0] & header::RD != 0,
+        })
+    };
+    let last =
+        |list: Vec<Value>, most: usize| Value::Array(list.into_iter().rev().take(most).rev().collect());
+    let asked = found.iter().map(|one| {
+        let waited = u64::from(one.record.finished.latency_us);
+        entry(one, one.ago_us + waited)
+    });
+    let answered = found.iter().filter(|one| one.record.finished.rcode().is_some()).map(|one| {
+        let f = &one.record.finished;
+        let mut entry = entry(one, one.ago_us);
+        entry["latency"] = number(f64::from(f.latency_us) / 1e3);
+        entry["rcode"] = json!(f.rcode().map(|code| codes::rcode_name(code.into()).to_string()));
+        entry["size"] = json!(f.answer_bytes);
+        entry["tc"] = json!(f.flags[0] & header::TC != 0);
+        entry["aa"] = json!(f.flags[0] & header::AA != 0);
+        entry["backend"] = json!(one.server);
+        entry
+    });
+    json!({"queries": last(asked.collect(), queries), "responses": last(answered.collect(), responses)})
 }
 
 /// /api/v1/servers/localhost/config
@@ -281,7 +317,49 @@ fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::traffic::fixture::record;
     use crate::control::web::prometheus::tests::figures;
+    use crate::stats::drop_reason::DropReason;
+    use crate::stats::traffic_ring::End;
+
+    #[test]
+    fn rings_have_the_last_queries_and_responses() {
+        let found = |end, qname: &str, ago_us| {
+            let mut record = record(qname, 5);
+            record.finished.end = end;
+            Found {
+                record,
+                ago_us,
+                protocol: "DoUDP",
+                server: "192.0.2.9:53".to_owned(),
+                pool: String::new(),
+            }
+        };
+        let list = [
+            found(End::Response, "a.example", 3_000_000),
+            found(End::Dropped(DropReason::Timeout), "b.example", 2_000_000),
+            found(End::OwnAnswer, "c.example", 999_000),
+        ];
+        let rings = |queries, responses| rings(&list, queries, responses);
+        let names = |ring: &Value| -> Vec<String> {
+            ring.as_array().expect("a list").iter().map(|one| one["name"].to_string()).collect()
+        };
+        let all = rings(9, 9);
+        assert_eq!(names(&all["queries"]), ["\"a.example.\"", "\"b.example.\"", "\"c.example.\""]);
+        assert_eq!(names(&all["responses"]), ["\"a.example.\"", "\"c.example.\""]);
+        assert_eq!((&all["queries"][2]["age"], &all["responses"][1]["age"]), (&json!(1), &json!(0.999)));
+        let first = &all["responses"][0];
+        assert_eq!(
+            (&first["rcode"], &first["qtype"], &first["rd"]),
+            (&json!("NOERROR"), &json!("A"), &json!(true))
+        );
+        assert_eq!((&first["size"], &first["requestor"]), (&json!(100), &json!("192.0.2.1:4000")));
+        let few = rings(1, 0);
+        assert_eq!(
+            (names(&few["queries"]), names(&few["responses"])),
+            (vec!["\"c.example.\"".to_owned()], vec![])
+        );
+    }
 
     /// What dnsdist's clients look for.
     #[test]

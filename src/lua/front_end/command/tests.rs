@@ -245,6 +245,7 @@ fn a_failed_command_leaves_everything_as_it_was() {
         ("addAction(AllRule(), LuaAction(function(dq) foo() end))", "\"foo\""),
         ("addAction(AllRule(), 5)", "expected an action"),
         ("getServer(9):setUp()", "attempt to index"),
+        ("getCurrentTime()", "(a nil value); it works only in functions of rules and policies"),
     ] {
         let found = console.error(command);
         assert!(found.contains(error), "{command}: {found}");
