@@ -101,11 +101,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         names: &["snmpAgent", "sendCustomTrap", "SNMPTrapAction", "SNMPTrapResponseAction"],
     },
     Missing {
-        family: "names and logs of the process",
-        meanwhile: "remove it: the log has all lines, and metrics are named by who collects them",
-        names: &["setServerID", "setVerboseLogDestination"],
-    },
-    Missing {
         family: "limits and dynamic blocks",
         meanwhile: "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a function blocks \
                     for a time",
@@ -259,6 +254,11 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "capabilities",
         meanwhile: "those that sockets may need are kept, and no other",
         names: &["addCapabilitiesToRetain"],
+    },
+    Missing {
+        family: "names and logs of the process",
+        meanwhile: "the log has all lines, and metrics are named by who collects them",
+        names: &["setServerID", "setVerboseLogDestination"],
     },
     Missing {
         family: "advisories",

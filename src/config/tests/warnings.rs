@@ -278,6 +278,7 @@ const WARNED: &[(&str, &str)] = &[
         "webserver('127.0.0.1:8083', 'secret', '', {['X-A']='b'}, '192.0.2.0/24')",
         "webserver: the arguments behind the address are of older versions of dnsdist; write setWebserverConfig{",
     ),
+    ("setServerID('here')", "setServerID: has no effect: the log has all lines"),
     ("addAnyTCRule()", "addAnyTCRule: is of an older version of dnsdist; write addAction(AndRule("),
 ];
 

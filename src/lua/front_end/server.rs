@@ -373,7 +373,7 @@ fn apply(
         "reconnectOnUp" | "ipBindAddrNoPort" => {
             switch(name, v)?;
         }
-        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
+        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(call, tls, v)?,
         _ => return unusable(call, name, v).map_or(Ok(()), Err),
     }
     Ok(())
