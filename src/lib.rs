@@ -34,6 +34,7 @@
 //! wire/                 DNS bytes; no I/O, no clock, no allocation per packet
 //!   answer.rs           answers of our own: the query becomes its answer; TC=1
 //!   codes.rs            types and response codes by name
+//!   copied.rs           the option of copied queries: which instances have copied them
 //!   ecs.rs              the client subnet option
 //!   edit.rs             edits in place: the id
 //!   edns.rs             the OPT record and its options
@@ -380,10 +381,10 @@
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
 //!     traffic.rs          what shows clients and names
+//!     web.rs              the web server, Carbon, and metrics of a configuration
 //!   globals.rs          settings of the data path that belong to nothing smaller
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
-//!     web.rs              the web server, Carbon, and metrics of a configuration
 //!   loops.rs            refuses what would send queries or connections to itself
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
@@ -394,6 +395,7 @@
 //!   scope.rs            the command line of `dnslob scope`
 //!   slots.rs            stable slots over reloads
 //!   value.rs            values as people write them: addresses, spans, CPU lists
+//!   warnings.rs         warns of what has no effect, or is open to all
 //!   web.rs              the web server as it is asked for
 //!
 //! control/              CONTROL PLANE: one slow thread; may block, lock, allocate

@@ -9,6 +9,7 @@ use crate::balance::table::Table;
 use crate::balance::tally::Tally;
 use crate::balance::{Subject, choose, table};
 use crate::base::addr::{BackendSlot, PoolSlot};
+use crate::base::narrow::to_u16;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
@@ -109,6 +110,14 @@ impl Balancer {
     #[must_use]
     pub fn usable(&self, pool: PoolSlot) -> usize {
         self.tables.get(pool.index()).map_or(0, |t| t.usable.len())
+    }
+
+    /// Returns whether every pool that a backend is in has another usable one, and there is such a pool.
+    #[must_use]
+    pub fn has_other(&self, snapshot: &Snapshot, backend: BackendSlot) -> bool {
+        let pools = snapshot.pools.iter().enumerate().filter(|(_, pool)| pool.members.contains(&backend));
+        let mut others = pools.map(|(at, _)| self.usable(PoolSlot(to_u16(at))) > 1).peekable();
+        others.peek().is_some() && others.all(|has_other| has_other)
     }
 
     /// Fills `to` with the servers of a pool that may get queries, by order.

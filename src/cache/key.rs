@@ -15,7 +15,7 @@ use crate::wire::ecs::Ecs;
 use crate::wire::edns::{code, options};
 use crate::wire::header::Header;
 use crate::wire::query::Question;
-use crate::wire::{edns, name};
+use crate::wire::{copied, edns, name};
 
 /// EDNS option: cookie (RFC 7873).
 pub(crate) const COOKIE: u16 = 10;
@@ -211,6 +211,8 @@ impl Key {
                 }
                 // What a server adds to the answer must fit the client.
                 code::CLIENT_SUBNET => false,
+                // A copy of a query is answered as the query.
+                copied::CODE => true,
                 other => cache.skip_options.contains(&other),
             };
             if option == PADDING {

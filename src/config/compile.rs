@@ -24,7 +24,7 @@ use crate::model::console::Console;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, BackendConnectionOptions, ConnectionOptions, Health, HealthMode, Listener, Pool, ProxyHeader,
-    Service, Snapshot, SocketOptions,
+    Service, Shown, Snapshot, SocketOptions,
 };
 use crate::rules::action::Tee;
 use crate::stats::live::RULES_MAX;
@@ -176,8 +176,10 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let hidden = backends[standing.len()..].iter().map(|b| b.slot);
     let targets = chains::Targets::new(&pools, copies.into_iter().zip(hidden));
     let chains = chains::compile(draft, &identities, &rule_slots, &targets);
+    backends[..standing.len()].sort_by_key(|b| b.order);
     let snapshot = Snapshot {
         generation,
+        listing: backends.iter().map(|b| b.slot).collect(),
         listeners: listeners.into_iter().map(Arc::new).collect(),
         backends: by_slot(backends),
         pools,
@@ -187,6 +189,12 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         limits: chains::limits(draft),
         script: draft.script.clone(),
         globals: globals::globals(draft),
+        shown: Shown {
+            console: draft.console.address,
+            outstanding_max: draft.settings.number(Key::OutstandingMax).unwrap_or_default(),
+            verbose: boot.verbose,
+            verbose_checks: boot.verbose_health,
+        },
     };
     Ok(Compiled { boot, snapshot, slots })
 }

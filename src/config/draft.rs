@@ -194,7 +194,8 @@ impl Draft {
     pub fn add_server(&mut self, server: DraftServer) -> usize {
         let at = self.servers.len();
         if !server.removed {
-            self.server_index.add(at, &server.identity(), server.name.as_deref());
+            let is_last = self.servers.last().is_none_or(|last| last.order <= server.order);
+            self.server_index.add(at, is_last, &server.identity(), server.name.as_deref());
         }
         self.servers.push(server);
         at
@@ -206,15 +207,25 @@ impl Draft {
         self.server_index.called(text, |at| self.servers[at].removed)
     }
 
-    /// Returns the index of a server by its number among those that were not removed, from 0.
-    pub fn server_by_number(&mut self, number: usize) -> Option<usize> {
-        self.server_index.by_number(number, |at| self.servers[at].removed)
+    /// Returns the indexes of the servers as `showServers()` numbers them, from 0: by their order, and
+    /// of the same order as they were written.
+    pub fn servers_in_order(&mut self) -> &[usize] {
+        let servers = &self.servers;
+        self.server_index.in_order(|at| servers.get(at).filter(|s| !s.removed).map(|s| s.order))
+    }
+
+    /// Changes the order of a server.
+    pub fn set_order(&mut self, at: usize, order: i32) {
+        if let Some(server) = self.servers.get_mut(at) {
+            server.order = order;
+        }
+        self.server_index.have_changed();
     }
 
     /// Removes the server with this index in `servers`.
     pub fn remove_server(&mut self, at: usize) {
         self.servers[at].removed = true;
-        self.server_index.some_are_gone();
+        self.server_index.have_changed();
     }
 
     /// Replaces the ACL, the default one too.
@@ -254,33 +265,6 @@ impl Draft {
             self.warnings.push(ConfigError::new(&listener.origin, function, Fault::Note(text)));
         }
         self.listeners = kept;
-    }
-
-    /// Warns of options of servers that have no effect by their `healthCheckMode`.
-    pub fn warn_of_modes(&mut self) {
-        for server in self.servers.iter().filter(|s| !s.removed) {
-            let mode = server.mode_name();
-            for (name, need) in server.by_mode.iter().filter(|(_, need)| !need.is_met(Some(mode))) {
-                self.warnings.push(ConfigError::new(&server.origin, "newServer", need.fault(name)));
-            }
-        }
-    }
-
-    /// Warns of a web server that others than this machine reach without a password.
-    pub fn warn_of_open_web(&mut self) {
-        let Some(origin) = &self.web_origin else { return };
-        let web = &self.web;
-        let Some(address) = web.address.filter(|address| !address.ip().to_canonical().is_loopback()) else {
-            return;
-        };
-        if web.password.is_some() || web.api_key.is_some() {
-            return;
-        }
-        let open = [web.stats_protected, web.api_protected, web.dashboard_protected];
-        let what =
-            if open.contains(&false) { "whoever may connect reads it" } else { "it shows next to nothing" };
-        let text = format!("{address} is no loopback address, and there is no password: {what}");
-        self.warnings.push(ConfigError::new(origin, "webserver", Fault::Note(text)));
     }
 
     /// Makes the warnings errors where the configuration asks for it.

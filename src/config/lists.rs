@@ -43,15 +43,17 @@ impl FromIterator<String> for PoolNames {
 pub struct ServerIndex {
     by_identity: HashMap<String, Vec<usize>>,
     by_name: HashMap<String, Vec<usize>>,
-    /// In order, with removed ones until the next search by number.
+    /// By order, and of the same order as written; with removed ones, and not sorted, until the next
+    /// search by number.
     in_order: Vec<usize>,
-    gone: bool,
+    is_stale: bool,
 }
 
 impl ServerIndex {
-    /// Adds a server by its index.
-    pub fn add(&mut self, at: usize, identity: &str, name: Option<&str>) {
+    /// Adds a server by its index; `is_last`: its order is not below that of the one before it.
+    pub fn add(&mut self, at: usize, is_last: bool, identity: &str, name: Option<&str>) {
         self.in_order.push(at);
+        self.is_stale |= !is_last;
         self.by_identity.entry(identity.to_owned()).or_default().push(at);
         if let Some(name) = name {
             self.by_name.entry(name.to_owned()).or_default().push(at);
@@ -67,17 +69,18 @@ impl ServerIndex {
         })
     }
 
-    /// Returns the one with this number.
-    pub fn by_number(&mut self, number: usize, removed: impl Fn(usize) -> bool) -> Option<usize> {
-        if std::mem::take(&mut self.gone) {
-            self.in_order.retain(|at| !removed(*at));
+    /// Returns the servers by their order, which is none of those that were removed.
+    pub fn in_order(&mut self, order: impl Fn(usize) -> Option<i32>) -> &[usize] {
+        if std::mem::take(&mut self.is_stale) {
+            self.in_order.retain(|at| order(*at).is_some());
+            self.in_order.sort_by_key(|at| (order(*at), *at));
         }
-        self.in_order.get(number).copied()
+        &self.in_order
     }
 
-    /// Notes that servers were removed.
-    pub const fn some_are_gone(&mut self) {
-        self.gone = true;
+    /// Notes that servers were removed, or have another order.
+    pub const fn have_changed(&mut self) {
+        self.is_stale = true;
     }
 }
 
@@ -88,12 +91,23 @@ mod tests {
     #[test]
     fn an_identity_is_found_before_a_name() {
         let mut index = ServerIndex::default();
-        index.add(0, "b", Some("192.0.2.1:53"));
-        index.add(1, "192.0.2.1:53", Some("a"));
+        index.add(0, true, "b", Some("192.0.2.1:53"));
+        index.add(1, true, "192.0.2.1:53", Some("a"));
         assert_eq!(
             ["192.0.2.1:53", "a", "b", "c"].map(|t| index.called(t, |_| false)),
             [Some(1), Some(1), Some(0), None]
         );
         assert_eq!(index.called("192.0.2.1:53", |at| at == 1), Some(0), "the other is removed");
+    }
+
+    #[test]
+    fn servers_are_numbered_by_their_order() {
+        let (mut index, orders) = (ServerIndex::default(), [5, 1, 5, 0]);
+        for (at, order) in orders.iter().enumerate() {
+            index.add(at, at == 0 || orders[at - 1] <= *order, "", None);
+        }
+        assert_eq!(index.in_order(|at| Some(orders[at])), [3, 1, 0, 2]);
+        index.have_changed();
+        assert_eq!(index.in_order(|at| [None, Some(9), Some(5), Some(5)][at]), [2, 3, 1]);
     }
 }

@@ -43,6 +43,7 @@ pub mod ruleset;
 pub mod scope;
 pub mod slots;
 pub mod value;
+pub(crate) mod warnings;
 pub mod web;
 
 pub use crate::config::compile::{Boot, Compiled, compile};

@@ -464,7 +464,7 @@ fn a_server_object_reads_and_changes_its_server() {
         a:setAuto(); a:setLazyAuto(); a:setActiveAuto(); a:setUp(); a:drain()
         b.order = 9; b.weight = 8; b.qps = 7
         assert(b.order == 9 and b.weight == 8 and b.qps == 7)
-        newServer('192.0.2.3'); rmServer('192.0.2.3:53'); newServer('192.0.2.4'); rmServer(2)
+        newServer('192.0.2.3'); rmServer('192.0.2.3:53'); newServer('192.0.2.4'); rmServer(0)
         local c = newServer('192.0.2.5'); rmServer(c)
         assert(#getServers() == 2)
     "#;
@@ -477,6 +477,30 @@ fn a_server_object_reads_and_changes_its_server() {
     let pools: Vec<(&str, usize)> =
         snapshot.pools.iter().map(|p| (p.name.as_str(), p.members.len())).collect();
     assert_eq!(pools, [("", 1), ("y", 1), ("z", 1)]);
+}
+
+/// As dnsdist: `showServers()` lists what `getServer()` numbers.
+#[test]
+fn servers_are_numbered_by_their_order() {
+    let text = r#"
+        newServer{address='192.0.2.1', name='a', order=3} newServer{address='192.0.2.2', name='b'}
+        local c = newServer{address='192.0.2.3', name='c', order=3} newServer{address='192.0.2.4', name='d', order=2}
+        local function numbered(names)
+          local list = getServers()
+          for at = 1, #names do
+            local name = names:sub(at, at)
+            assert(getServer(at - 1):getName() == name and list[at].name == name, names)
+          end
+          assert(getServer(#names) == nil and #list == #names)
+        end
+        numbered('bdac') c:setOrder(0) numbered('cbda') rmServer(1) numbered('cda')
+        newServer{address='192.0.2.5', name='e', order=1} numbered('ceda')
+        addAction('x', TeeAction('192.0.2.9'))
+    "#;
+    let snapshot = snapshot(text);
+    let names: Vec<&str> = snapshot.listed().map(|b| b.name.as_str()).collect();
+    assert_eq!(names[..4], ["c", "e", "d", "a"]);
+    assert_eq!((names.len(), snapshot.listed().filter(|b| b.tee).count()), (5, 1));
 }
 
 #[test]

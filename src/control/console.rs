@@ -274,7 +274,8 @@ async fn converse(
         within(RECEIVE, stream.read_exact(&mut sealed)).await?;
         let opened = channel.open(&sealed);
         let opened = opened.map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
-        let mut share = replies.share(console.output_max);
+        // dnsdist's client counts the tag among what it takes.
+        let mut share = replies.share(console.output_max.saturating_sub(TAG_BYTES));
         let reply = match String::from_utf8(opened) {
             Ok(text) if text.is_empty() => Vec::new(),
             Ok(text) => {

@@ -327,7 +327,7 @@ impl Sum {
         Self {
             span: elapsed,
             queries: span.shards.queries,
-            answers: span.shards.responses + span.shards.self_answered,
+            answers: span.answers(),
             drops: drops(span),
             errors: errors(span, snapshot),
             latency: span.latency(snapshot).latency,
@@ -423,7 +423,8 @@ mod tests {
     fn a_second_holds_what_happened_in_it() {
         let mut fed = Fed::new();
         let shard = &fed.live_state.shards()[0];
-        shard.responses.add(70);
+        shard.responses.add(60);
+        shard.cache_hits.add(10);
         shard.self_answered.add(5);
         shard.dropped(DropReason::Acl).add(3);
         shard.backend(A).timeouts.add(2);

@@ -167,12 +167,14 @@ async fn serve(
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let divided = means.divide(None, &first.snapshot)?;
     let mut listener_sockets = SocketOpener::new(fixed, inherited);
+    // Before anything is opened that they would be in the way of.
+    listener_sockets.close_unfit(&first.snapshot.listeners);
     let mut web = WebServer::default();
     web.prepare(&first.settings.web, false)?;
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
     let first = first.map_err(|errors| errors.join("\n"))?;
-    listener_sockets.close_unclaimed();
+    listener_sockets.close_unfit(&[]);
     let snapshot = Arc::clone(&first.plan().snapshot);
     privileges::shed(&fixed.identity, privileges::needs_raw_sockets(&snapshot))?;
     signals.shed();

@@ -80,9 +80,10 @@ impl SocketOpener {
         Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
     }
 
-    /// Closes the inherited sockets that no listener of the start has taken: nobody would read them.
-    pub fn close_unclaimed(&mut self) {
-        for (address, socket) in self.inherited.drain(..) {
+    /// Closes the inherited sockets that fit none of these listeners: nobody would read them.
+    pub fn close_unfit(&mut self, listeners: &[Arc<Listener>]) {
+        let fits = |one: &(SocketAddr, Socket)| listeners.iter().any(|listener| fits(one, listener));
+        for (address, socket) in self.inherited.extract_if(.., |one| !fits(one)) {
             let kind = match socket.r#type() {
                 Ok(Type::STREAM) => "TCP",
                 _ => "UDP",
@@ -98,14 +99,24 @@ impl SocketOpener {
         kind: Type,
         prepare: fn(&Socket, &Listener) -> io::Result<()>,
     ) -> io::Result<Option<Socket>> {
-        let fits = |(address, socket): &(SocketAddr, Socket)| {
-            *address == listener.address && socket.r#type().is_ok_and(|t| t == kind)
-        };
-        let Some(at) = self.inherited.iter().position(fits) else { return Ok(None) };
+        let is_that =
+            |one: &(SocketAddr, Socket)| fits(one, listener) && one.1.r#type().is_ok_and(|t| t == kind);
+        let Some(at) = self.inherited.iter().position(is_that) else { return Ok(None) };
         let (_, socket) = self.inherited.swap_remove(at);
         prepare(&socket, listener)?;
         Ok(Some(socket))
     }
+}
+
+/// Returns whether a listener can take an inherited socket.
+fn fits((address, socket): &(SocketAddr, Socket), listener: &Listener) -> bool {
+    let service = &listener.service;
+    let takes = match socket.r#type() {
+        Ok(Type::STREAM) => service.takes_connections(),
+        Ok(Type::DGRAM) => service.takes_datagrams(),
+        _ => false,
+    };
+    *address == listener.address && takes
 }
 
 impl Open for SocketOpener {
@@ -253,4 +264,32 @@ fn seed(rng: &mut ShardRng) -> [u8; 32] {
         part.copy_from_slice(&rng.u64().to_ne_bytes());
     }
     seed
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::Domain;
+
+    use super::*;
+    use crate::control::fixture;
+
+    #[test]
+    fn passed_sockets_that_fit_no_listener_are_closed() {
+        let listeners = &fixture::snapshot(1, &[0], &[]).listeners;
+        let at = listeners[0].address;
+        let other = SocketAddr::from(([0, 0, 0, 0], at.port()));
+        let socket = |kind| Socket::new(Domain::IPV4, kind, None).expect("a socket");
+        let inherited = [
+            (other, socket(Type::DGRAM)),
+            (at, socket(Type::DGRAM)),
+            (at, socket(Type::STREAM)),
+            (other, socket(Type::STREAM)),
+        ];
+        let mut opener =
+            SocketOpener { cpus: vec![None], steer: Steer::default(), inherited: inherited.into() };
+        opener.close_unfit(listeners);
+        assert!(opener.inherited.iter().all(|(address, _)| *address == at) && opener.inherited.len() == 2);
+        opener.close_unfit(&[]);
+        assert!(opener.inherited.is_empty());
+    }
 }

@@ -36,6 +36,12 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Returns how many answers clients got: of servers, of dnslob itself, of packet caches.
+    #[must_use]
+    pub const fn answers(&self) -> u64 {
+        self.shards.responses + self.shards.self_answered + self.shards.cache_hits
+    }
+
     /// What was counted after `earlier`; levels stay as they are.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {

@@ -42,6 +42,9 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// The backends by slot; an unused slot is empty.
     pub backends: Vec<Option<Arc<Backend>>>,
+    /// The backends as they are numbered for people: servers by their order, and of the same order as
+    /// written; what is none of them at the end. Empty where slots say it.
+    pub listing: Vec<BackendSlot>,
     /// The pools; the first is the default pool, whose name is empty.
     pub pools: Vec<Pool>,
     /// Clients that may query.
@@ -56,6 +59,21 @@ pub struct Snapshot {
     pub script: Option<Arc<dyn Source>>,
     /// Settings that apply to every query.
     pub globals: Globals,
+    /// Settings of the control thread that its figures show.
+    pub shown: Shown,
+}
+
+/// Settings of the control thread that are shown beside those of queries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Where the console listens.
+    pub console: Option<SocketAddr>,
+    /// Most outstanding queries of a server, per shard.
+    pub outstanding_max: u32,
+    /// The log is verbose.
+    pub verbose: bool,
+    /// Each failed health check is logged.
+    pub verbose_checks: bool,
 }
 
 impl Default for Snapshot {
@@ -65,6 +83,7 @@ impl Default for Snapshot {
             generation: 0,
             listeners: Vec::new(),
             backends: Vec::new(),
+            listing: Vec::new(),
             pools: vec![Pool::default()],
             acl: PrefixSet::default(),
             chains: Chains::default(),
@@ -72,6 +91,7 @@ impl Default for Snapshot {
             limits: Vec::new(),
             script: None,
             globals: Globals::default(),
+            shown: Shown::default(),
         }
     }
 }
@@ -120,6 +140,18 @@ impl Snapshot {
     #[must_use]
     pub fn backend(&self, slot: BackendSlot) -> Option<&Arc<Backend>> {
         self.backends.get(slot.index())?.as_ref()
+    }
+
+    /// Returns the backends as they are numbered for people.
+    pub fn listed(&self) -> impl Iterator<Item = &Backend> {
+        let unnumbered = self.backends.iter().filter(|_| self.listing.is_empty()).flatten();
+        self.listing.iter().filter_map(|slot| self.backend(*slot)).chain(unnumbered).map(AsRef::as_ref)
+    }
+
+    /// Returns the pools that a configuration has: the default one, and those with names. Others are
+    /// slots of pools that are gone.
+    pub fn standing_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty()).map(|(_, p)| p)
     }
 
     /// Returns the pool in a slot; the default pool for an unknown slot.

@@ -262,6 +262,8 @@ pub struct QueryState {
     /// What was added to it for its server and must not be in the answer: an OPT record or a client
     /// subnet option.
     pub added: Ecs,
+    /// DO of the client's OPT record, if it has sent one; set where an answer may get options.
+    pub client_opt: Option<bool>,
     /// The client's own client subnet option ([`ecs::whole`]) when the server got another one: it is
     /// put back in the answer.
     pub client_subnet: Vec<u8>,

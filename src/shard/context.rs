@@ -54,6 +54,8 @@ pub(crate) struct Needs {
     pub(crate) states: bool,
     /// Rules of responses may make a response longer than its client can take.
     pub(crate) grows: bool,
+    /// Rules of any answers may give these EDNS options.
+    pub(crate) options: bool,
     /// Rules after the query rules may read its tags.
     pub(crate) tags: bool,
     /// Queries are kept, for further attempts or their letter case.
@@ -84,6 +86,9 @@ impl Needs {
             chain.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs)
         };
         let (responses, self_answered) = (of(&chains.response), of(&chains.self_answered));
+        let has_script = snapshot.script.is_some();
+        let grows = responses.grows || of(&chains.cache_inserted).grows;
+        let transfers_grow = of(&chains.xfr).grows;
         let backends = || snapshot.backends.iter().flatten();
         let subnets = backends().any(|b| b.use_client_subnet);
         let sends = backends().any(|b| matches!(b.client_address, ClientAddress::Proxy { .. }));
@@ -95,11 +100,13 @@ impl Needs {
                 || !chains.cache_miss.is_empty()
                 || !chains.cache_hit.is_empty()
                 || subnets
-                || responses.grows
-                || snapshot.script.is_some(),
+                || grows
+                || transfers_grow
+                || has_script,
             responses: has_response_rules || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
-            states: has_response_rules && (snapshot.script.is_some() || responses.grows),
-            grows: responses.grows,
+            states: has_response_rules && has_script || grows || transfers_grow,
+            grows,
+            options: grows || transfers_grow || of(&chains.cache_hit).grows || has_script,
             tags: has_response_rules || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty() || snapshot.globals.fixup_case || responses.restarts,
             proxy_headers: !snapshot.globals.proxy.peers.is_empty(),

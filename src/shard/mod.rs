@@ -56,6 +56,7 @@ use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Listener, Snapshot};
 use crate::rules::action::{DELAY_MS_MAX, RESTARTS_MAX};
+use crate::rules::copies::Copies;
 use crate::shard::backend::{BackendConnections, BackendInterest};
 use crate::shard::cache::CacheBuffers;
 use crate::shard::client::{ClientConnections, ClientInterest};
@@ -124,9 +125,10 @@ impl Shard {
             clients: ClientConnections::new(Arc::clone(limits), Arc::clone(descriptors)),
             backends: BackendConnections::new(Arc::clone(descriptors)),
         };
-        let dispatcher = Dispatcher::new(&live_state, index);
         let shards = live_state.shards().len();
         let mut cx = Context::new(index, Arc::clone(&live_state), Arc::clone(&snapshot), rng);
+        let mark = live_state.mark(|| cx.random_state().hash_one(index).to_ne_bytes());
+        let dispatcher = Dispatcher::new(&live_state, index, Copies::new(mark, cx.random_state()));
         let relay = Relay::new(cx.random_state(), Arc::clone(limits), Arc::clone(descriptors));
         let mut shard = Self {
             evaluator: Evaluator::new(shards, &mut cx),
@@ -202,10 +204,11 @@ impl Shard {
         self.release_delayed(DUE_PER_TICK, out);
         let (cx, connections) = (&mut self.cx, &mut self.connections);
         connections.clients.sweep(cx.client_limits(), cx.now);
-        let outstanding = &self.dispatcher.outstanding;
+        let (outstanding, balancer) = (&self.dispatcher.outstanding, &self.dispatcher.balancer);
         connections.backends.sweep(
             cx.now,
             |route| outstanding.live_on(route),
+            |backend| balancer.has_other(&cx.snapshot, backend),
             |backend| cx.snapshot.backend(backend).map(|b| &b.connections),
         );
         self.relay.on_tick(cx, &mut self.dispatcher.balancer);

@@ -7,11 +7,12 @@ use crate::base::time::Tick;
 use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::stats::shadow_queue::{COMPARED_MAX, End, ShadowEvent, ShadowId, Side};
+use crate::wire::copied;
 
 /// Queries that wait for the next tick, at most.
 const WAITING_MAX: usize = 256;
-/// Spare bytes behind one, for a client subnet and the OPT record around it.
-const ROOM: usize = 64;
+/// Spare bytes behind one, for a client subnet and the mark of copies.
+const ROOM: usize = 32 + copied::ROOM;
 
 /// Those that wait for the next tick, which sends them; their memory is reused.
 #[derive(Debug, Default)]

@@ -39,6 +39,8 @@ reasons! {
         TeeFull = "tee-full",
         /// The response to such a copy.
         TeeResponse = "tee-response",
+        /// A query to be copied, for a second server or a shadow pool, that is such a copy of our own: a loop.
+        TeeLoop = "tee-loop",
         /// A copy of a query for a shadow pool that could not be sent: no server, or too many are under way.
         ShadowNotSent = "shadow-not-sent",
         /// A line of a query log that is not written fast enough.

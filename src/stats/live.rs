@@ -33,6 +33,7 @@ use crate::stats::registry::{
 use crate::stats::response_code::ResponseCode;
 use crate::stats::shadow_queue::ShadowQueue;
 use crate::stats::traffic_ring::TrafficRing;
+use crate::wire::copied::Mark;
 
 /// Most rules at a time, in all chains together, including removed ones that shards still count
 /// for.
@@ -71,6 +72,7 @@ pub struct LiveState {
     connection_limits: Arc<ConnectionLimits>,
     descriptors: Arc<Descriptors>,
     claims: Claims,
+    mark: OnceLock<Mark>,
 }
 
 impl LiveState {
@@ -84,7 +86,13 @@ impl LiveState {
             connection_limits: Arc::default(),
             descriptors: Arc::default(),
             claims: Claims::default(),
+            mark: OnceLock::new(),
         }
+    }
+
+    /// Returns the mark of this process's copies of queries. The first shard draws it.
+    pub fn mark(&self, draw: impl FnOnce() -> Mark) -> Mark {
+        *self.mark.get_or_init(draw)
     }
 
     /// Returns the connection limits of all shards.

@@ -25,6 +25,9 @@ const ZEROS: [u8; BLOCKS[0] as usize] = [0; BLOCKS[0] as usize];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block(u16);
 
+/// The block of answers to a client that pads its queries and whose server does not pad answers.
+pub const OF_ANSWERS: Block = Block(BLOCKS[0]);
+
 /// Returns the block that a message was padded to; none for one that was not padded, or otherwise.
 #[must_use]
 #[inline]
@@ -33,12 +36,14 @@ pub fn block(message: &[u8]) -> Option<Block> {
     is_padded(message).then_some(Block(block))
 }
 
+/// Returns whether a message has the option: a client that pads its queries wants padded answers.
+#[must_use]
 #[cold]
-fn is_padded(message: &[u8]) -> bool {
+pub fn is_padded(message: &[u8]) -> bool {
     edns::locate(message).is_some_and(|opt| edns::options(message, &opt).any(|option| option.0 == CODE))
 }
 
-/// Pads an answer that was edited to a multiple of the block that it had before, but to no more than
+/// Pads an answer to a multiple of its block, which it had before it was edited, but to no more than
 /// `limit` bytes. One without an OPT record, or with a signature, or without space stays as it is.
 #[inline]
 pub fn restore(packet: &mut Packet<'_>, block: Option<Block>, limit: usize) {

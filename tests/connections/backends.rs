@@ -640,3 +640,51 @@ fn a_transfer_has_its_clients_id_at_its_server() {
     assert_eq!((harness.drops(DropReason::ResponseForeign), harness.shard().outstanding()), (100, 100));
     harness.shard().check_invariants();
 }
+
+/// The server drops SYNs, as behind a filter: each query that tries it waits.
+#[test]
+fn a_server_that_accepts_no_connection_is_passed_over() {
+    let mut harness = harness(2, |b| b.connections.connect_timeout = TickDelta::from_ms(5_000));
+    harness.behaviours[0] = Behaviour::NeverConnects;
+    let stream = harness.connect(CLIENT).expect("taken");
+    let mut n = 0;
+    let mut ask = |harness: &mut Harness| {
+        harness.ask(stream, n, n.into());
+        n += 1;
+        let before = harness.got(stream).len();
+        let mut waited = 0;
+        harness.settle();
+        while harness.got(stream).len() == before && waited < 6_000 {
+            harness.pass(50);
+            harness.settle();
+            waited += 50;
+        }
+        waited
+    };
+    for avoided_s in [8, 16, 32, 64, 64] {
+        let waited = ask(&mut harness);
+        assert!((1_500..=1_600).contains(&waited), "{waited} ms");
+        for _ in 0..avoided_s - 1 {
+            assert!(ask(&mut harness) <= 50, "it is avoided for {avoided_s} s");
+            harness.pass(900);
+        }
+        harness.pass(2_000 + avoided_s * 100);
+    }
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn the_only_server_has_all_the_time_to_accept_a_connection() {
+    let mut harness = harness(1, |b| b.connections.connect_timeout = TickDelta::from_ms(5_000));
+    harness.behaviours[0] = Behaviour::NeverConnects;
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    let ended = |harness: &Harness| {
+        let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
+        stats.connections.ended(BackendCloseReason::ConnectTimeout).get()
+    };
+    harness.pass(4_900);
+    assert_eq!(ended(&harness), 0);
+    harness.pass(200);
+    assert_eq!(ended(&harness), 1);
+}

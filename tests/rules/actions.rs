@@ -176,7 +176,7 @@ const ROWS: &[Row] = &[
         "q 1234 RD a/A OPT=1232 TAIL=0102
          > 2 * RD a/A OPT=1232 TAIL=0102
          wait 0
-         > 9 * RD a/A OPT=1232 TAIL=0102
+         > 9 * RD a/A OPT=1232,65353:6d61726b6d61726b TAIL=0102
          a9 * QR RD a/A A=192.0.2.66
          ! tee-response
          a2 * QR RD a/A A=192.0.2.1
@@ -196,7 +196,7 @@ const ROWS: &[Row] = &[
         "q 1234 RD a/A OPT=1232
          > 1 * RD a/A OPT=1232
          wait 0
-         > 2 * RD a/A OPT=1232
+         > 2 * RD a/A OPT=1232,65353:6d61726b6d61726b
          a2 * QR RD SERVFAIL a/A
          hold
          a1 * QR RD a/A A=192.0.2.1
@@ -214,7 +214,7 @@ const ROWS: &[Row] = &[
         "q 1 a/A
          > 1 * a/A
          wait 0
-         > 2 * a/A
+         > 2 * a/A OPT=1232,65353:6d61726b6d61726b
          a1 * QR a/A
          < 0001 QR a/A
          wait 2000
@@ -223,6 +223,17 @@ const ROWS: &[Row] = &[
          ! response-late
          q 2 b/A
          ! rule
+         wait 0",
+    ),
+    (
+        "ShadowAction: a copy of our own goes to no shadow pool, and a signed query to none",
+        r#"addAction(AllRule(), ShadowAction("two"))"#,
+        "q 1 a/A OPT=1232,65353:6d61726b6d61726b
+         > 1 * a/A OPT=1232,65353:6d61726b6d61726b
+         ! tee-loop
+         q 2 b/A RR=3,k,250,0,00
+         > 1 * b/A RR=3,k,250,0,00
+         ! shadow-not-sent
          wait 0",
     ),
     (
@@ -241,7 +252,7 @@ const ROWS: &[Row] = &[
         "q 1 a/A
          < 0001 QR REFUSED a/A
          wait 0
-         > 9 * a/A
+         > 9 * a/A OPT=1232,65353:6d61726b6d61726b
          wait 2000
          wait 2000
          a9 * QR a/A
@@ -253,11 +264,11 @@ const ROWS: &[Row] = &[
         "q 1 a/A
          > 1 * a/A
          wait 0
-         > 9 * a/A OPT=1232,8:000118007f0000
+         > 9 * a/A OPT=1232,8:000118007f0000,65353:6d61726b6d61726b
          q 1 b/A OPT=4096,DO
          > 1 * b/A OPT=4096,DO
          wait 0
-         > 9 * b/A OPT=4096,DO,8:000118007f0000",
+         > 9 * b/A OPT=4096,DO,8:000118007f0000,65353:6d61726b6d61726b",
     ),
     (
         "TeeAction: a subnet in the query is kept, unless it is to be replaced",
@@ -265,11 +276,11 @@ const ROWS: &[Row] = &[
         "q 1 a/A OPT=4096,8:00011800cb0071
          > 1 * a/A OPT=4096,8:00011800cb0071
          wait 0
-         > 9 * a/A OPT=4096,8:00011800cb0071
+         > 9 * a/A OPT=4096,8:00011800cb0071,65353:6d61726b6d61726b
          q 1 b/A OPT=4096,8:00011800cb0071
          > 1 * b/A OPT=4096,8:00011800cb0071
          wait 0
-         > 9 * b/A OPT=4096,8:000118007f0000",
+         > 9 * b/A OPT=4096,8:000118007f0000,65353:6d61726b6d61726b",
     ),
     (
         "TeeAction: the copy has the changes of earlier rules",
@@ -278,7 +289,47 @@ const ROWS: &[Row] = &[
         "q 1 RD a/A
          > 1 * CD a/A
          wait 0
-         > 9 * a/A",
+         > 9 * a/A OPT=1232,65353:6d61726b6d61726b",
+    ),
+    (
+        "TeeAction: a copy of our own is not copied again; one of others is, with our mark behind theirs",
+        r#"addAction(AllRule(), TeeAction("127.0.1.9"))"#,
+        "q 1234 a/A OPT=1232,65353:6d61726b6d61726b
+         > 1 * a/A OPT=1232,65353:6d61726b6d61726b
+         ! tee-loop
+         wait 0
+         q 1234 b/A OPT=1232,65353:0102030405060708
+         > 1 * b/A OPT=1232,65353:0102030405060708
+         wait 0
+         > 9 * b/A OPT=1232,65353:01020304050607086d61726b6d61726b
+         q 1234 b/A OPT=1232,65353:01020304050607086d61726b6d61726b
+         > 1 * b/A OPT=1232,65353:01020304050607086d61726b6d61726b
+         ! tee-loop
+         q 1234 b/A OPT=1232,65353:0102
+         > 1 * b/A OPT=1232,65353:0102
+         wait 0
+         > 9 * b/A OPT=1232,65353:6d61726b6d61726b",
+    ),
+    (
+        "a packet cache answers a copy as its query",
+        "getPool(''):setCache(newPacketCache(10))",
+        "q 1 a/A OPT=1232
+         > 1 * a/A OPT=1232
+         a * QR a/A A=192.0.2.1,60 OPT=1232
+         < 0001 QR a/A A=192.0.2.1,60 OPT=1232
+         q 1 a/A OPT=1232,65353:0102030405060708
+         < 0001 QR a/A A=192.0.2.1,60 OPT=1232",
+    ),
+    (
+        "TeeAction: a signed query is copied unchanged, once",
+        r#"addAction(AllRule(), TeeAction("127.0.1.9", true))"#,
+        "q 1234 a/A RR=3,k,250,0,6d6163
+         > 1 * a/A RR=3,k,250,0,6d6163
+         wait 0
+         > 9 * a/A RR=3,k,250,0,6d6163
+         q 4321 a/A RR=3,k,250,0,6d6163
+         > 1 * a/A RR=3,k,250,0,6d6163
+         ! tee-loop",
     ),
 ];
 
@@ -317,7 +368,7 @@ fn every_action_is_tested() {
 #[test]
 fn a_tee_has_its_own_id_and_counters() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), TeeAction('127.0.1.9'))"));
-    bench.play("out", "q 1234 a/A\n > 1 * a/A\n wait 0\n > 9 * a/A");
+    bench.play("out", "q 1234 a/A\n > 1 * a/A\n wait 0\n > 9 * a/A OPT=1232,65353:6d61726b6d61726b");
     assert_eq!(
         (bench.shard.outstanding(), bench.shard.totals()[0]),
         (1, 2),

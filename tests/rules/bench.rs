@@ -48,6 +48,8 @@ use crate::support::message::{describe, hex, message, same};
 
 /// The size of a packet buffer, as in the engines.
 const ROOM: usize = 4096;
+/// The mark of copies: `OPT=1232,65353:6d61726b6d61726b`.
+const MARK: [u8; 8] = *b"markmark";
 const CLIENT: &str = "127.0.0.1:4000";
 
 /// A result of the shard.
@@ -86,6 +88,7 @@ impl Bench {
         let compiled = configured(text, &Slots::default(), 1);
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
         let live_state = Arc::new(LiveState::new(2, 16));
+        live_state.mark(|| MARK);
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
         let new = |at, seed| Shard::new(at, live_state.clone(), snapshot.clone(), ShardRng::from_seed(seed));
         let (shard, other) = (new(0, 7), new(1, 8));

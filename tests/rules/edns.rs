@@ -298,6 +298,14 @@ const OPTIONS: &[Row] = &[
          > 1 * a/A OPT=4096
          a * QR SERVFAIL a/A OPT=1232,15:0000
          < 1234 QR SERVFAIL a/A OPT=1232,15:001678
+         q 1234 a/A OPT=4096,DO
+         > 1 * a/A OPT=4096,DO
+         a * QR SERVFAIL a/A
+         < 1234 QR SERVFAIL a/A OPT=1232,DO,15:001678
+         q 1234 a/A
+         > 1 * a/A
+         a * QR SERVFAIL a/A
+         < 1234 QR SERVFAIL a/A
          q 1234 a/A OPT=4096
          > 1 * a/A OPT=4096
          a * QR a/A OPT=1232
@@ -308,6 +316,65 @@ const OPTIONS: &[Row] = &[
 #[test]
 fn options_and_errors() {
     play_all(OPTIONS);
+}
+
+/// A server without EDNS, and whatever wants to tell a client with EDNS something.
+#[test]
+fn an_option_for_an_answer_without_an_opt_record_gets_one() {
+    for (rule, option) in [
+        ("addAction(AllRule(), SetExtendedDNSErrorAction(15, 'no'))", ",15:000f6e6f"),
+        ("addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))", ",15:000f6e6f"),
+        ("addResponseAction(AllRule(), SetEDNSOptionResponseAction(10, 'no'))", ",10:6e6f"),
+        (
+            "addResponseAction(AllRule(), LuaResponseAction(function(dr) \
+             dr:setExtendedDNSError(15, 'no') return DNSResponseAction.Allow end))",
+            ",15:000f6e6f",
+        ),
+        (
+            "addAction(AllRule(), SetExtendedDNSErrorAction(1)) setTCPToUDP(true) \
+             addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))",
+            ",15:000f6e6f",
+        ),
+        (
+            "getPool(''):setCache(newPacketCache(10)) \
+             addCacheInsertedResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no')) \
+             addCacheHitResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'no'))",
+            ",15:000f6e6f",
+        ),
+    ] {
+        let config = format!("newServer('127.0.1.1') setLocal('127.0.0.1:5300') {rule}");
+        let mut transcript = format!(
+            "q 1234 a/A OPT=4096,DO
+             > 1 * a/A OPT=4096,DO
+             a * QR a/A A=192.0.2.1,60
+             < 1234 QR a/A A=192.0.2.1,60 OPT=1232,DO{option}
+             q 1234 b/A
+             > 1 * b/A
+             a * QR b/A A=192.0.2.1,60
+             < 1234 QR b/A A=192.0.2.1,60
+             q 1234 c/A OPT=4096
+             > 1 * c/A OPT=4096
+             a * QR FORMERR c/A
+             < 1234 QR FORMERR c/A\n"
+        );
+        if rule.contains("newPacketCache") {
+            transcript +=
+                &format!("q 1234 a/A OPT=4096,DO\n < 1234 QR a/A A=192.0.2.1,60 OPT=1232,DO{option}\n");
+        }
+        if rule.contains("setTCPToUDP") {
+            transcript += &format!(
+                "stream
+                 q 1234 a/A OPT=4096,DO
+                 > 1 * a/A OPT=4096,DO
+                 a * QR a/A A=192.0.2.1,60
+                 < 1234 QR a/A A=192.0.2.1,60 OPT=1232,DO{option}"
+            );
+        }
+        Bench::new(&config).play(&config, &transcript);
+    }
+    let config = "newServer('127.0.1.1') setAddEDNSToSelfGeneratedResponses(false) \
+                  addAction(AllRule(), SetExtendedDNSErrorAction(15))";
+    Bench::new(config).play(config, "q 1 a/A OPT=512\n > 1 * a/A OPT=512\n a * QR a/A\n < 0001 QR a/A");
 }
 
 /// What answers a query without a server.
@@ -524,6 +591,25 @@ fn an_answer_for_a_client_without_edns_fits_512_bytes() {
              < 0001 QR TC a/TXT"
         ),
     );
+    // What the server was told by its client is between them.
+    Bench::new("newServer('127.0.1.1')").play(
+        "unedited",
+        &format!("q 1 a/TXT\n > 1 * a/TXT\n a * QR a/TXT {record}\n < 0001 QR a/TXT {record}"),
+    );
+    // The client's own offer stands beside an option of ours.
+    for option in ["", "addAction(AllRule(), SetEDNSOptionAction(8, '\\0\\1\\8\\0\\10'))"] {
+        let subnet = if option.is_empty() { "00011800c00002" } else { "000108000a" };
+        Bench::new(&format!("{ECS} {option} addAction(AllRule(), PoolAction('three'))")).play(
+            "with EDNS",
+            &format!(
+                "from 192.0.2.77:1
+                 q 1 a/TXT OPT=520
+                 > 3 * a/TXT OPT=520,8:{subnet}
+                 a * QR a/TXT {record} OPT=1232
+                 < 0001 QR TC a/TXT OPT=1232"
+            ),
+        );
+    }
     // Also if only the second server gets the subnet.
     Bench::new(&format!(
         "{ECS} newServer('127.0.1.1') addResponseAction(RCodeRule(2), RestartResponseAction('three'))"

@@ -111,12 +111,31 @@ const ROWS: &[Row] = &[
          < 1234 QR e/A A=192.0.2.1",
     ),
     (
-        "a function of a query without a response fails: there is still none",
-        r#"addTimeoutResponseAction(AllRule(), LuaResponseAction(function() error("x") end))"#,
+        "a function of a query without a response fails: SERVFAIL, in answer to what the client has asked",
+        r#"addAction("b", LuaAction(function(dq) dq:changeName(newDNSName("c")) return DNSAction.None end))
+           addAction("d", SetNoRecurseAction())
+           addTimeoutResponseAction(AllRule(), LuaResponseAction(function() error("x") end))
+           addSelfAnsweredResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(22))"#,
+        "q 1234 RD a/A
+         > 1 * RD a/A
+         wait 2010
+         < 1234 QR RD SERVFAIL a/A
+         q 1234 RD b/A OPT=4096,DO
+         > 1 * RD c/A OPT=4096,DO
+         wait 2010
+         < 1234 QR RD SERVFAIL b/A OPT=1232,DO,15:0016
+         q 1234 RD CD d/A
+         > 1 * CD d/A
+         wait 2010
+         < 1234 QR RD CD SERVFAIL d/A",
+    ),
+    (
+        "a selector of a query without a response fails: SERVFAIL",
+        r#"addTimeoutResponseAction(LuaRule(function() error("x") end), RestartResponseAction("two"))"#,
         "q 1234 a/A
          > 1 * a/A
          wait 2010
-         ! timeout",
+         < 1234 QR SERVFAIL a/A",
     ),
     (
         r#"setLuaErrorAction("ignore"): the rule has not matched"#,

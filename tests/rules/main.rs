@@ -18,6 +18,7 @@ mod chains;
 mod edns;
 mod limits;
 mod lua_errors;
+mod padding;
 mod proxy;
 mod responses;
 mod selectors;

@@ -77,7 +77,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "showTLSCertificates",
             "requestTCPStatesDump",
             "getBind",
-            "statNodeRespRing",
             "clearConsoleHistory",
         ],
     },
@@ -85,6 +84,11 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         family: "lists of the traffic",
         meanwhile: "use topResponses, topBandwidth, topSlow or getRespRing",
         names: &["getTopResponses", "getTopBandwidth", "getSlowResponses", "getResponseRing"],
+    },
+    Missing {
+        family: "names of the traffic as a tree",
+        meanwhile: "use topQueries(10, 2), top(\"servfail-domains\"), top(\"nxdomain-domains\") or getRespRing",
+        names: &["statNodeRespRing"],
     },
     Missing {
         family: "counts",
@@ -95,11 +99,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         family: "SNMP",
         meanwhile: "remove it: /metrics and the log say what traps would",
         names: &["snmpAgent", "sendCustomTrap", "SNMPTrapAction", "SNMPTrapResponseAction"],
-    },
-    Missing {
-        family: "names and logs of the process",
-        meanwhile: "remove it: the log has all lines, and metrics are named by who collects them",
-        names: &["setServerID", "setVerboseLogDestination"],
     },
     Missing {
         family: "limits and dynamic blocks",
@@ -255,6 +254,11 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "capabilities",
         meanwhile: "those that sockets may need are kept, and no other",
         names: &["addCapabilitiesToRetain"],
+    },
+    Missing {
+        family: "names and logs of the process",
+        meanwhile: "the log has all lines, and metrics are named by who collects them",
+        names: &["setServerID", "setVerboseLogDestination"],
     },
     Missing {
         family: "advisories",

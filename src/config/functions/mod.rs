@@ -80,10 +80,8 @@ impl Entry {
 }
 
 /// What to write instead of further arguments that dnsdist took.
-const FORMER_ARGUMENTS: [(&str, &str); 2] = [
-    ("newServer", "a second argument of dnsdist is newServer{address=, qps=}"),
-    ("webserver", "further arguments of dnsdist are setWebserverConfig{password=, apiKey=}"),
-];
+const FORMER_ARGUMENTS: [(&str, &str); 1] =
+    [("newServer", "a second argument of dnsdist is newServer{address=, qps=}")];
 
 const fn entry(name: &'static str, arguments: &'static str, doc: &'static str) -> Entry {
     Entry { name, arguments, doc }
@@ -128,10 +126,10 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "getServer",
         "number | id",
-        "Returns a server by number, from 0 in order of creation, or by id or name; nil if there is \
-         none.",
+        "Returns a server by its number in `showServers()`, or by id or name; nil if there is none. They are \
+         numbered from 0 by their order, and of the same order as they were written.",
     ),
-    entry("getServers", "", "All servers, as a list."),
+    entry("getServers", "", "All servers, as a list in that order."),
     entry(
         "addLocal",
         "address [, {...}] or address, doTCP [, reusePort [, tcpFastOpenQueueSize]]",

@@ -51,9 +51,9 @@ pub static TLS_LOCAL_OPTIONS: &[Entry] = &[
     entry("provider", "text", "Accepted: \"openssl\" or \"gnutls\"; it is rustls."),
     entry("releaseBuffers", "true", "Accepted: buffers are always released."),
     entry("readAhead", "true", "Accepted: all available data is always read."),
-    entry("enableRenegotiation", "false", "Accepted: there is no renegotiation; true is an error."),
-    entry("tlsAsyncMode", "false", "Accepted; true is an error."),
-    entry("ktls", "false", "Accepted; true is an error."),
+    entry("enableRenegotiation", "false", "Accepted without effect: there is no renegotiation."),
+    entry("tlsAsyncMode", "false", "Accepted without effect."),
+    entry("ktls", "false", "Accepted without effect."),
 ];
 
 /// The arguments of `newServer` about TLS.
@@ -81,8 +81,8 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
         "File for the secrets of its sessions, for debugging; only its owner can read it (0600).",
     ),
     entry("releaseBuffers", "true", "Accepted: buffers are always released."),
-    entry("enableRenegotiation", "false", "Accepted: there is no renegotiation; true is an error."),
-    entry("ktls", "false", "Accepted; true is an error."),
+    entry("enableRenegotiation", "false", "Accepted without effect: there is no renegotiation."),
+    entry("ktls", "false", "Accepted without effect."),
 ];
 
 /// The methods of the objects that `getTLSFrontend` and `getTLSContext` return.

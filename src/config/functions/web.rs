@@ -6,8 +6,9 @@ use crate::config::functions::{Entry, entry};
 pub static WEB_FUNCTIONS: &[Entry] = &[
     entry(
         "webserver",
-        "address",
-        "Serves metrics, statistics and health over HTTP on this address, as \"127.0.0.1:8083\".",
+        "address [, password [, apiKey [, customHeaders [, acl]]]]",
+        "Serves metrics, statistics and health over HTTP on this address, as \"127.0.0.1:8083\". What \
+         follows it is taken as from older versions of dnsdist: see setWebserverConfig.",
     ),
     entry("setWebserverConfig", "{password=, ...}", "Sets up the web server; its options are listed below."),
     entry(

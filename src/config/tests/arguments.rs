@@ -85,8 +85,8 @@ fn surplus_arguments_of_one_form_are_refused() {
         ),
         ("newServer('192.0.2.1', 2)", "; a second argument of dnsdist is newServer{address=, qps=}"),
         (
-            "webserver('127.0.0.1:8083', 'x')",
-            "expected at most 1: address; further arguments of dnsdist are setWebserverConfig{password=, apiKey=}",
+            "webserver('127.0.0.1:8083', 'x', 'y', {}, '', 1)",
+            "webserver: called with 6 arguments; expected at most 5: ",
         ),
         ("newCAFromRaw('abcd')", "newCAFromRaw: works only in functions of rules and policies"),
         ("concentrate({}, 5)", "concentrate: called with more than one argument; expected the options alone"),

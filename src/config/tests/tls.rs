@@ -109,6 +109,25 @@ fn a_tls_listener_has_its_certificates() {
 }
 
 #[test]
+fn what_rustls_lacks_is_taken_with_a_warning() {
+    let files = Files::new();
+    for (text, name) in [
+        ("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {ktls=true})", "addTLSLocal: ktls"),
+        (
+            "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {tlsAsyncMode=true})",
+            "addTLSLocal: tlsAsyncMode",
+        ),
+        (
+            "newServer{address='192.0.2.1', tls='openssl', caStore='Xauthority.pem', ktls=true}",
+            "newServer: ktls",
+        ),
+    ] {
+        let want = [format!("FILE:1: {name} has no effect: TLS is rustls, which does nothing of the kind")];
+        assert_eq!(files.warnings(text), want, "{text}");
+    }
+}
+
+#[test]
 fn a_listener_takes_options_of_both_kinds() {
     let files = Files::new();
     let spec = files.spec("");
@@ -148,10 +167,6 @@ fn listener_errors_are_reported_with_their_place() {
         ("nil, 'Xone.key'", "the certificate is nil; expected the path of a certificate"),
         ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; use tls1.2 or tls1.3"),
         ("'Xone.pem', 'Xone.key', {ciphers='NULL'}", "NULL"),
-        (
-            "'Xone.pem', 'Xone.key', {ktls=true}",
-            "option \"ktls\" is not implemented yet; remove it: TLS is rustls",
-        ),
         ("'Xone.pem', 'Xone.key', {maxInFlight='x'}", "maxInFlight is \"x\"; expected a whole number"),
         (
             "'Xone.pem', 'Xone.key', {ocspResponses={'a', 'b'}}",
@@ -307,7 +322,6 @@ fn server_errors_are_reported_with_their_place() {
             "tls='openssl', caStore='Xauthority.pem', subjectAddr='x'",
             "subjectAddr is \"x\"; expected an IP address",
         ),
-        ("tls='openssl', caStore='Xauthority.pem', ktls=true", "option \"ktls\" is not implemented yet"),
         (
             "tls='openssl', caStore='Xauthority.pem', dohPath='/dns-query'",
             "argument \"dohPath\" (DNS over HTTPS towards servers, upgrades) is not implemented yet",

@@ -183,7 +183,10 @@ const WARNED: &[(&str, &str)] = &[
     ("setUDPMultipleMessagesVectorSize(0)", "setUDPMultipleMessagesVectorSize: 0 is taken as 1"),
     ("setTCPConnectionsOverloadThreshold(101)", "setTCPConnectionsOverloadThreshold: 101 is taken as 100"),
     ("setECSSourcePrefixV4(33)", "setECSSourcePrefixV4: 33 is taken as 32"),
-    ("setProxyProtocolMaximumPayloadSize(0)", "setProxyProtocolMaximumPayloadSize: 0 is taken as 16"),
+    (
+        "setProxyProtocolACL({'192.0.2.1'}) setProxyProtocolMaximumPayloadSize(0)",
+        "setProxyProtocolMaximumPayloadSize: 0 is taken as 16",
+    ),
     ("setMaxTCPQueriesPerConnection(1.5)", "setMaxTCPQueriesPerConnection: 1.5 is taken as 1"),
     (
         "setUDPSocketBufferSizes(4294967295, 0)",
@@ -252,6 +255,30 @@ const WARNED: &[(&str, &str)] = &[
         "addAction(AllRule(), NoRecurseAction())",
         "NoRecurseAction: is of an older version of dnsdist; write SetNoRecurseAction()",
     ),
+    (
+        "setAddEDNSToSelfGeneratedResponses(false) setPayloadSizeOnSelfGeneratedAnswers(1400)",
+        "setPayloadSizeOnSelfGeneratedAnswers: has no effect beside setAddEDNSToSelfGeneratedResponses(false)",
+    ),
+    (
+        "setBanDurationForExceedingTCPTLSRate(5)",
+        "setBanDurationForExceedingTCPTLSRate: has no effect without a limit that it is for: \
+         setMaxTCPConnectionRatePerClient",
+    ),
+    (
+        "setMaxTCPReadIOsPerQuery(0) setBanDurationForExceedingMaxReadIOsPerQuery(5)",
+        "setBanDurationForExceedingMaxReadIOsPerQuery: has no effect beside setMaxTCPReadIOsPerQuery(0)",
+    ),
+    ("setStaleCacheEntriesTTL(9)", "setStaleCacheEntriesTTL: has no effect without a packet cache"),
+    ("setCacheCleaningDelay(9)", "setCacheCleaningDelay: has no effect without a packet cache"),
+    (
+        "setProxyProtocolApplyACLToProxiedClients(true)",
+        "setProxyProtocolApplyACLToProxiedClients: has no effect without setProxyProtocolACL",
+    ),
+    (
+        "webserver('127.0.0.1:8083', 'secret', '', {['X-A']='b'}, '192.0.2.0/24')",
+        "webserver: the arguments behind the address are of older versions of dnsdist; write setWebserverConfig{",
+    ),
+    ("setServerID('here')", "setServerID: has no effect: the log has all lines"),
     ("addAnyTCRule()", "addAnyTCRule: is of an older version of dnsdist; write addAction(AndRule("),
 ];
 
@@ -310,6 +337,10 @@ fn nothing_else_is_warned_of() {
         "addLocal('127.0.0.1', {doTCP=true, maxInFlight=5})",
         "hashBy(whashed, 'zone', {labels=3}) hashBy(chashed, 'clientPrefix', {v4=8, v6=32})",
         "setQueryCount(false) setStructuredLogging(false)",
+        "setCacheCleaningDelay(60) setStaleCacheEntriesTTL(0) setProxyProtocolApplyACLToProxiedClients(false)",
+        "setMaxTLSNewSessionRatePerClient(1) setBanDurationForExceedingTCPTLSRate(5)",
+        "setProxyProtocolMaximumPayloadSize(99) setProxyProtocolACL({'192.0.2.1'})",
+        "setStaleCacheEntriesTTL(9) getPool('x'):setCache(newPacketCache(9))",
         "setMaxTCPConnectionDuration(0) setMaxTCPConnectionDuration(86400) setUDPTimeout(0.5)",
         "if dnslob and dnslob.version then newServer('192.0.2.1') else error('dnsdist') end",
     ] {

@@ -38,6 +38,19 @@ fn every_option_of_the_web_server_is_read() {
     );
 }
 
+/// The form of the oldest guides.
+#[test]
+fn a_password_may_follow_the_address() {
+    let web = web("webserver('127.0.0.1:8083', 'secret', 'key', {['X-Custom']='yes'}, '192.0.2.0/24')");
+    let (password, key) = (web.password.as_ref().expect("one"), web.api_key.as_ref().expect("one"));
+    assert!(password.is(b"secret") && key.is(b"key"));
+    assert_eq!(web.headers, [("X-Custom".to_owned(), "yes".to_owned())]);
+    let allows = |ip: [u8; 4]| web.acl.contains(&mapped(ip.into()));
+    assert!(allows([192, 0, 2, 2]) && !allows([127, 0, 0, 1]));
+    let messages = broken("webserver('127.0.0.1:8083', 5)");
+    assert!(messages.len() == 1 && messages[0].contains("password"), "{messages:?}");
+}
+
 #[test]
 fn what_is_wrong_with_it_is_said_without_the_password() {
     for (text, want) in [

@@ -233,7 +233,8 @@ mod tests {
         fn serve_some(&self) {
             let shard = &self.live_state.shards()[0];
             shard.queries.add(100);
-            shard.responses.add(90);
+            shard.responses.add(50);
+            shard.cache_hits.add(40);
             shard.self_answered.add(6);
             shard.dropped(DropReason::Acl).add(4);
             shard.backend(A).queries.add(75);

@@ -58,7 +58,7 @@ impl Dashboard {
             json!({
                 "span_s": rounded(span.0 as f64 / 1e9),
                 "queries": per_second(second.shards.queries),
-                "answers": per_second(second.shards.responses + second.shards.self_answered),
+                "answers": per_second(second.answers()),
                 "drops": per_second(drops(second)),
                 "errors": per_second(errors(second, &figures.snapshot)),
             })
@@ -174,13 +174,13 @@ impl Dashboard {
                 "order": backend.order,
             })
         };
-        snapshot.backends.iter().flatten().map(|backend| server(backend)).collect()
+        snapshot.listed().map(server).collect()
     }
 
     fn pools(&self, figures: &Figures) -> Value {
         let (second, span) = self.history.second();
         let caches = caches::of_pools(&figures.snapshot, &figures.live_state);
-        let pools = figures.snapshot.pools.iter().map(|pool| {
+        let pools = figures.snapshot.standing_pools().map(|pool| {
             let cache = caches.iter().find(|cache| cache.pool.name == pool.name).map(|cache| {
                 json!({
                     "entries": cache.reading.entries,

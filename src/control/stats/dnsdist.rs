@@ -143,7 +143,8 @@ const fn average(name: &'static str, transport: usize, depth: usize) -> Statisti
 /// What we count of dnsdist's statistics.
 pub(in crate::control) const STATISTICS: &[Statistic] = &[
     counter("responses", "Responses from servers, and answers that no server gave.", |s| {
-        (s.servers.responses + s.figures.total.shards.self_answered) as f64
+        let shards = &s.figures.total.shards;
+        (s.servers.responses + shards.self_answered + shards.cache_hits) as f64
     }),
     counter("servfail-responses", "Responses from servers with SERVFAIL.", |s| s.servers.servfails as f64),
     counter("queries", "Queries that were read from clients.", |s| s.figures.total.shards.queries as f64),

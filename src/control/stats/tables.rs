@@ -11,7 +11,7 @@ use crate::control::stats::figures::Figures;
 use crate::control::stats::latency;
 use crate::control::stats::servers::{self, aligned};
 use crate::control::stats::text::{self, lines, state_name, with_readings};
-use crate::model::{Backend, Service};
+use crate::model::{Backend, Listener, Service};
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::custom_metrics;
 use crate::stats::live::State;
@@ -41,8 +41,8 @@ pub(crate) fn servers(f: &Figures) -> String {
         "Queries",
         "Drops",
         "Drate",
-        "P50",
-        "P99",
+        "Lat",
+        "TCP",
         "Outstanding",
         "Pools",
     ];
@@ -52,9 +52,8 @@ pub(crate) fn servers(f: &Figures) -> String {
     for (at, (backend, all)) in with_readings(&f.total, &f.snapshot).enumerate() {
         let recent = f.recent.backends.get(&backend.slot).unwrap_or(&nothing);
         let qps = text::rate(recent.queries, f.span);
-        let times = recent.latency.quantiles([0.5, 0.99]).map(|times| times.map(text::ms));
-        // The median stands where dnsdist's clients look for the latency.
-        let [median, p99] = times.unwrap_or_else(|| ["-", "-"].map(String::from));
+        let smoothed = dnsdist::Server::of(f, backend);
+        let ms = |time: f64| if time > 0.0 { format!("{time:.1}") } else { "-".to_owned() };
         queries += all.queries;
         lost += all.lost();
         rate += qps;
@@ -70,8 +69,8 @@ pub(crate) fn servers(f: &Figures) -> String {
             all.queries.to_string(),
             all.lost().to_string(),
             format!("{:.1}", text::rate(recent.lost(), f.span)),
-            median,
-            p99,
+            ms(smoothed.latency_ms),
+            ms(smoothed.tcp_latency_ms),
             all.outstanding.to_string(),
             servers::pools(&f.snapshot, backend),
         ]));
@@ -86,7 +85,7 @@ pub(crate) fn servers(f: &Figures) -> String {
 /// The pools, with their policies and their servers.
 pub(crate) fn pools(f: &Figures) -> String {
     let mut rows = vec![row(["Name", "Cache", "Policy", "Up", "Servers"].map(String::from))];
-    for pool in &f.snapshot.pools {
+    for pool in f.snapshot.standing_pools() {
         let members: Vec<&Backend> =
             pool.members.iter().filter_map(|slot| f.snapshot.backend(*slot)).map(|b| &**b).collect();
         let up = members.iter().filter(|b| f.standing(b.slot).state == State::Up).count();
@@ -107,29 +106,34 @@ pub(crate) fn pools(f: &Figures) -> String {
     aligned(&rows)
 }
 
-/// What a listener serves.
-const fn protocol(service: &Service) -> &'static str {
-    match service {
-        Service::Dns => "Do53 UDP and TCP",
-        Service::DnsUdp => "Do53 UDP",
-        Service::Dot(_) => "DNS over TLS",
-        Service::TcpRelay(_) => "TCP relay",
-        Service::UdpRelay(_) => "UDP relay",
-    }
-}
-
-/// The listeners.
+/// The listeners, as dnsdist's showBinds lists them: each protocol by itself. Relays follow.
 pub(crate) fn listeners(f: &Figures) -> String {
-    let mut rows = vec![row(["#", "Address", "Protocol", "Interface", "Connections"].map(String::from))];
-    for (at, listener) in f.snapshot.listeners.iter().enumerate() {
-        let open = f.live_state.connection_limits().by_listener(listener.slot);
+    let titles = ["#", "Address", "Protocol", "Queries", "Interface", "Connections"];
+    let mut rows = vec![row(titles.map(String::from))];
+    let mut add = |listener: &Listener, protocol: &str, queries: String, connections: String| {
+        let interface = listener.interface.clone().unwrap_or_else(|| "-".to_owned());
+        let number = (rows.len() - 1).to_string();
         rows.push(row([
-            at.to_string(),
+            number,
             listener.address.to_string(),
-            protocol(&listener.service).to_owned(),
-            listener.interface.clone().unwrap_or_else(|| "-".to_owned()),
-            open.to_string(),
+            protocol.to_owned(),
+            queries,
+            interface,
+            connections,
         ]));
+    };
+    for one in dnsdist::frontends(f) {
+        let connections = if one.by_connection { one.connections.0.to_string() } else { "-".to_owned() };
+        add(one.listener, one.protocol, one.reading.queries.to_string(), connections);
+    }
+    for relay in &f.snapshot.listeners {
+        let protocol = match relay.service {
+            Service::Dns | Service::DnsUdp | Service::Dot(_) => continue,
+            Service::TcpRelay(_) => "TCP relay",
+            Service::UdpRelay(_) => "UDP relay",
+        };
+        let open = f.live_state.connection_limits().by_listener(relay.slot);
+        add(relay, protocol, "-".to_owned(), open.to_string());
     }
     aligned(&rows)
 }
@@ -402,6 +406,8 @@ mod tests {
         let mut figures = figures();
         let mut snapshot = (*figures.snapshot).clone();
         snapshot.pools[0].cache = Some(Arc::new(PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4])));
+        // The slot of one that a reload has removed is none.
+        snapshot.pools.push(crate::model::Pool::default());
         snapshot.pools.push(crate::model::Pool { name: "bare".to_owned(), ..crate::model::Pool::default() });
         figures.snapshot = Arc::new(snapshot);
         let text = pools(&figures);
@@ -409,6 +415,24 @@ mod tests {
         assert_eq!(words[0], ["Name", "Cache", "Policy", "Up", "Servers"]);
         assert_eq!(words[1][..3], ["(default)", "0/100", "roundrobin"], "{text}");
         assert_eq!(words[2][..2], ["bare", "leastOutstanding"], "{text}");
+    }
+
+    /// The columns that dnsdist's users and their scripts know.
+    #[test]
+    fn servers_and_listeners_have_the_columns_of_dnsdist() {
+        let figures = figures();
+        let cells = |text: &str, line: usize| -> Vec<String> {
+            text.lines().nth(line).expect("a line").split_whitespace().map(str::to_owned).collect()
+        };
+        let text = servers(&figures);
+        let titles = "# Name Address State Qps Qlim Ord Wt Queries Drops Drate Lat TCP Outstanding Pools";
+        assert_eq!(cells(&text, 0).join(" "), titles);
+        assert_eq!(cells(&text, 1).join(" "), "0 ns0 192.0.2.0:53 down 0.0 0 1 1 0 0 0.0 - - 0");
+        assert_eq!(text.lines().last().map(|all| all.starts_with("All ")), Some(true));
+        let text = listeners(&figures);
+        assert_eq!(cells(&text, 0)[..4].join(" "), "# Address Protocol Queries");
+        assert_eq!(cells(&text, 1), ["0", "127.0.0.1:5300", "UDP", "0", "-", "-"]);
+        assert_eq!(cells(&text, 2), ["1", "127.0.0.1:5300", "TCP", "6", "-", "0"]);
     }
 
     #[test]

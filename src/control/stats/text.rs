@@ -57,8 +57,8 @@ pub fn line(
 ) -> String {
     let mut out = String::new();
     let shards = &interval.shards;
-    let answers = shards.responses + shards.self_answered;
-    let _ = write!(out, "q/s {:.0}  a/s {:.0}", rate(shards.queries, span), rate(answers, span));
+    let (queries, answers) = (shards.queries, interval.answers());
+    let _ = write!(out, "q/s {:.0}  a/s {:.0}", rate(queries, span), rate(answers, span));
     for reason in DropReason::ALL {
         let count = shards.drops[reason];
         if count > 0 {
@@ -158,7 +158,7 @@ pub(super) fn with_readings<'a>(
     reading: &'a Reading,
     snapshot: &'a Snapshot,
 ) -> impl Iterator<Item = (&'a Backend, &'a BackendReading)> {
-    snapshot.backends.iter().flatten().filter_map(|b| Some((&**b, reading.backends.get(&b.slot)?)))
+    snapshot.listed().filter_map(|b| Some((b, reading.backends.get(&b.slot)?)))
 }
 
 pub(in crate::control) fn rate(count: u64, span: TickDelta) -> f64 {
@@ -205,7 +205,8 @@ pub(super) mod tests {
         stats.dropped(DropReason::Timeout).add(10);
         let first = gatherer.gather(&live_state, slots.into_iter(), Tick(0));
         stats.queries.add(200);
-        stats.responses.add(198);
+        stats.responses.add(178);
+        stats.cache_hits.add(20);
         stats.self_answered.add(2);
         stats.backend(slots[0]).queries.add(150);
         stats.backend(slots[1]).queries.add(50);

@@ -8,7 +8,7 @@ use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 use crate::wire::name;
 
 /// A query for this name that was answered in this second.
-pub(super) fn record(qname: &str, second: u64) -> Record {
+pub(in crate::control) fn record(qname: &str, second: u64) -> Record {
     let finished = Finished {
         at: Tick(second * 1_000_000_000),
         ip: mapped(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::base::time::TickDelta;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::ruleset::uuid_text;
 use crate::control::stats::caches::{self, CacheOfPool};
@@ -14,6 +15,8 @@ use crate::rules::text;
 use crate::rules::{Chain, Rule};
 use crate::stats::custom_metrics;
 use crate::stats::live::LiveState;
+use crate::stats::top::Found;
+use crate::wire::{codes, header};
 
 /// Rules of a chain that are listed.
 const RULES_MAX: usize = 1_000;
@@ -54,7 +57,7 @@ pub(super) fn statistic_items(figures: &Figures) -> Value {
 pub(super) fn localhost(figures: &Figures) -> Value {
     let snapshot = &figures.snapshot;
     let live = &figures.live_state;
-    let servers = snapshot.backends.iter().flatten().filter(|b| is_shown(b));
+    let servers = snapshot.listed().filter(|b| is_shown(b));
     let servers: Value = servers.enumerate().map(|(id, backend)| server(figures, backend, id)).collect();
     let pools = snapshot.pools.iter().enumerate().filter(|(at, pool)| *at == 0 || !pool.name.is_empty());
     let caches = caches::of_pools(snapshot, live);
@@ -126,23 +129,66 @@ pub(super) fn pool_named(figures: &Figures, name: &str) -> Option<Value> {
     Some(json!({"stats": stats, "servers": members}))
 }
 
+/// /api/v1/servers/localhost/rings: the last queries, and the last responses.
+pub(super) fn rings(found: &[Found], queries: usize, responses: usize) -> Value {
+    let entry = |one: &Found, age_us: u64| {
+        let f = &one.record.finished;
+        json!({
+            "age": number(age_us as f64 / 1e6),
+            "id": f.id,
+            "name": one.record.qname.dotted(),
+            "requestor": f.client().to_string(),
+            "qtype": codes::type_name(f.qtype).to_string(),
+            "protocol": one.protocol,
+            "rd": f.flags[0] & header::RD != 0,
+        })
+    };
+    let last =
+        |list: Vec<Value>, most: usize| Value::Array(list.into_iter().rev().take(most).rev().collect());
+    let asked = found.iter().map(|one| {
+        let waited = u64::from(one.record.finished.latency_us);
+        entry(one, one.ago_us + waited)
+    });
+    let answered = found.iter().filter(|one| one.record.finished.rcode().is_some()).map(|one| {
+        let f = &one.record.finished;
+        let mut entry = entry(one, one.ago_us);
+        entry["latency"] = number(f64::from(f.latency_us) / 1e3);
+        entry["rcode"] = json!(f.rcode().map(|code| codes::rcode_name(code.into()).to_string()));
+        entry["size"] = json!(f.answer_bytes);
+        entry["tc"] = json!(f.flags[0] & header::TC != 0);
+        entry["aa"] = json!(f.flags[0] & header::AA != 0);
+        entry["backend"] = json!(one.server);
+        entry
+    });
+    json!({"queries": last(asked.collect(), queries), "responses": last(answered.collect(), responses)})
+}
+
 /// /api/v1/servers/localhost/config
 pub(super) fn settings(figures: &Figures) -> Value {
     let snapshot = &figures.snapshot;
-    let globals = &snapshot.globals;
+    let (globals, shown) = (&snapshot.globals, &snapshot.shown);
+    // A whole number, as in dnsdist, unless there is a fraction.
+    let seconds = |span: TickDelta| number(span.0 as f64 / 1e9);
     let setting = |name: &str, value: Value| json!({"name": name, "type": "ConfigSetting", "value": value});
     let longest = snapshot.backends.iter().flatten().filter(|b| is_shown(b)).map(|b| b.timeout.0).max();
     json!([
         setting("acl", json!(snapshot.acl.texts().join(", "))),
+        setting("control-socket", json!(shown.console.map(|at| at.to_string()).unwrap_or_default())),
         setting("generation", json!(snapshot.generation)),
         setting("server-policy", json!(policy(snapshot))),
         setting("ecs-override", json!(globals.ecs_override)),
         setting("ecs-source-prefix-v4", json!(globals.ecs_v4)),
         setting("ecs-source-prefix-v6", json!(globals.ecs_v6)),
         setting("fixup-case", json!(globals.fixup_case)),
+        setting("max-outstanding", json!(shown.outstanding_max)),
+        setting("stale-cache-entries-ttl", json!(globals.stale_cache_seconds)),
+        setting("tcp-recv-timeout", seconds(globals.client_connections.receive_timeout)),
+        setting("tcp-send-timeout", seconds(globals.client_connections.send_timeout)),
         setting("truncate-tc", json!(globals.truncate_tc)),
         setting("servfail-on-no-policy", json!(globals.servfail_when_no_server)),
         setting("udp-timeout", json!(longest.unwrap_or_default() / 1_000_000_000)),
+        setting("verbose", json!(shown.verbose)),
+        setting("verbose-health-checks", json!(shown.verbose_checks)),
     ])
 }
 
@@ -271,6 +317,76 @@ fn rules<A>(chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::traffic::fixture::record;
+    use crate::control::web::prometheus::tests::figures;
+    use crate::stats::drop_reason::DropReason;
+    use crate::stats::traffic_ring::End;
+
+    #[test]
+    fn rings_have_the_last_queries_and_responses() {
+        let found = |end, qname: &str, ago_us| {
+            let mut record = record(qname, 5);
+            record.finished.end = end;
+            Found {
+                record,
+                ago_us,
+                protocol: "DoUDP",
+                server: "192.0.2.9:53".to_owned(),
+                pool: String::new(),
+            }
+        };
+        let list = [
+            found(End::Response, "a.example", 3_000_000),
+            found(End::Dropped(DropReason::Timeout), "b.example", 2_000_000),
+            found(End::OwnAnswer, "c.example", 999_000),
+        ];
+        let rings = |queries, responses| rings(&list, queries, responses);
+        let names = |ring: &Value| -> Vec<String> {
+            ring.as_array().expect("a list").iter().map(|one| one["name"].to_string()).collect()
+        };
+        let all = rings(9, 9);
+        assert_eq!(names(&all["queries"]), ["\"a.example.\"", "\"b.example.\"", "\"c.example.\""]);
+        assert_eq!(names(&all["responses"]), ["\"a.example.\"", "\"c.example.\""]);
+        assert_eq!((&all["queries"][2]["age"], &all["responses"][1]["age"]), (&json!(1), &json!(0.999)));
+        let first = &all["responses"][0];
+        assert_eq!(
+            (&first["rcode"], &first["qtype"], &first["rd"]),
+            (&json!("NOERROR"), &json!("A"), &json!(true))
+        );
+        assert_eq!((&first["size"], &first["requestor"]), (&json!(100), &json!("192.0.2.1:4000")));
+        let few = rings(1, 0);
+        assert_eq!(
+            (names(&few["queries"]), names(&few["responses"])),
+            (vec!["\"c.example.\"".to_owned()], vec![])
+        );
+    }
+
+    /// What dnsdist's clients look for.
+    #[test]
+    fn settings_have_the_names_of_dnsdist() {
+        let Value::Array(all) = settings(&figures()) else { panic!("a list") };
+        let value =
+            |name: &str| all.iter().find(|item| item["name"] == name).map(|item| item["value"].clone());
+        for name in [
+            "acl",
+            "control-socket",
+            "ecs-override",
+            "ecs-source-prefix-v4",
+            "ecs-source-prefix-v6",
+            "fixup-case",
+            "max-outstanding",
+            "server-policy",
+            "stale-cache-entries-ttl",
+            "tcp-recv-timeout",
+            "tcp-send-timeout",
+            "truncate-tc",
+            "verbose",
+            "verbose-health-checks",
+        ] {
+            assert!(value(name).is_some(), "{name}");
+        }
+        assert_eq!(value("tcp-recv-timeout"), Some(json!(10)));
+    }
 
     #[test]
     fn statistics_of_connections_are_there() {

@@ -14,6 +14,7 @@ use crate::control::web::exposition::Format;
 use crate::control::web::rest::{self, refusal};
 use crate::control::web::site::{Site, argument};
 use crate::control::web::{dnsdist, json, own, prometheus};
+use crate::stats::top::{Filter, GrepRequest, ROWS_MAX};
 
 /// The headers of every answer, unless `customHeaders` replaces them.
 const HEADERS: [(&str, &str); 5] = [
@@ -39,6 +40,7 @@ pub(super) fn router(site: Site) -> Router {
             get(|State(site): State<Site>| async move { answer(&json::statistic_items(&site.monitor.figures())) }),
         )
         .route(&format!("{api}/pool"), get(pool))
+        .route(&format!("{api}/rings"), get(rings))
         .route(
             &format!("{api}/config"),
             get(|State(site): State<Site>| async move { answer(&json::settings(&site.monitor.figures())) }),
@@ -123,6 +125,20 @@ async fn pool(State(site): State<Site>, uri: Uri) -> Response {
         Some(pool) => answer(&pool),
         None => (StatusCode::NOT_FOUND, "no such pool\n").into_response(),
     }
+}
+
+async fn rings(State(site): State<Site>, uri: Uri) -> Response {
+    let most = ["maxQueries", "maxResponses"].map(|name| match argument(&uri, name) {
+        None => Ok(ROWS_MAX),
+        Some(text) => text.parse::<usize>().map(|most| most.min(ROWS_MAX)),
+    });
+    let [Ok(queries), Ok(responses)] = most else {
+        return (StatusCode::BAD_REQUEST, "maxQueries and maxResponses are whole numbers\n").into_response();
+    };
+    let request = GrepRequest { filter: Filter::default(), rows: ROWS_MAX };
+    // Where nobody keeps records there are none.
+    let list = site.monitor.traffic().and_then(|traffic| traffic.grep(request)).unwrap_or_default();
+    answer(&json::rings(&list.found, queries, responses))
 }
 
 async fn index() -> Response {

@@ -291,7 +291,7 @@ fn name(metric: &Metric) -> (String, f64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 

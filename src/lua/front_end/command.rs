@@ -36,6 +36,8 @@ const GLOBALS_MAX: u32 = 100_000;
 const PAGE_GLOBALS_MAX: u32 = 5_000;
 /// Most bytes of commands since the file was read.
 const COMMANDS_BYTES: usize = 1 << 20;
+/// Memory that a command may leave to be collected some time, bytes.
+const GARBAGE_MAX: usize = 1 << 20;
 
 /// What a command asks of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,12 +226,17 @@ impl Standing {
         };
         self.context.begin(build, Some(session));
         self.context.has_code(&chunk);
+        let memory = lua.used_memory();
         let (ended, _) = runtime.run(COMMAND_TICKS, || {
             let returned = chunk.call::<MultiValue>(())?;
             // Flushes what was written without a line end.
             lua.load("io.stdout:flush() io.stderr:flush()").exec()?;
             shown(&returned)
         });
+        // LuaJIT does not collect when memory is short, so that the next command would fail.
+        if lua.used_memory() > memory + GARBAGE_MAX {
+            runtime.recover();
+        }
         let session = self.context.take_session();
         self.build = self.context.finish();
         let Some(session) = session else { return failed("internal error: no session".to_owned()) };
@@ -237,9 +244,6 @@ impl Standing {
         let returned = match ended {
             Ok(returned) => returned,
             Err(e) => {
-                if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
-                    runtime.recover();
-                }
                 self.undo(lua, undo);
                 return failed(script_error(&e, &[&name]).to_string());
             }

@@ -49,6 +49,9 @@ pub(crate) fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
             (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
         });
     let hint = match misspelt(&message) {
+        Some(near) if FOR_FUNCTIONS.contains(&near) && message.contains(&format!("'{near}'")) => {
+            "; it works only in functions of rules and policies".to_owned()
+        }
         Some(near) => match FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&near)) {
             Some(family) if message.contains(&format!("'{near}'")) => {
                 format!("; it is not implemented yet: {}", family.meanwhile)

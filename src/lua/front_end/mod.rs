@@ -71,7 +71,7 @@ use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::Entry;
 use crate::config::log_style::LogStyle;
-use crate::config::value;
+use crate::config::{value, warnings};
 pub use crate::lua::ffi::watch::Interrupt;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
@@ -148,8 +148,7 @@ fn loaded(flags: &Flags, interrupt: &Interrupt, watch: Option<LogWatch>) -> Resu
 pub fn complete(draft: &mut Draft, flags: &Flags) {
     flags.apply(draft);
     draft.join_shared_listeners();
-    draft.warn_of_modes();
-    draft.warn_of_open_web();
+    warnings::add(draft);
     caches::warn(draft);
     draft.apply_strictness();
 }

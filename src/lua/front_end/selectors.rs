@@ -82,7 +82,13 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "A part of the name, without its final dot, matches; case is ignored.",
         |_, a| pattern(a, false),
     ),
-    declared("RE2Rule", "expression", "The whole name matches.", |_, a| pattern(a, true)),
+    declared(
+        "RE2Rule",
+        "expression",
+        "The whole name, without its final dot, matches in the letter case that it is written in; `(?i)` at \
+         the beginning of the expression ignores that.",
+        |_, a| pattern(a, true),
+    ),
     declared("QTypeRule", "type", "The queried type, by name or number.", |_, a| {
         code(a.what(0), a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", enumerations::qtype)
             .map(Matcher::QType)

@@ -50,8 +50,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
     context.define(lua, "getServers", move |call, _| {
         let list = call.lua.create_table()?;
-        let all = 0..call.draft.servers.len();
-        for at in all.filter(|at| !call.draft.servers[*at].removed) {
+        for at in call.draft.servers_in_order().to_vec() {
             list.raw_push(object(call, &own, at)?)?;
         }
         Ok(Value::Table(list))
@@ -68,7 +67,7 @@ pub(crate) fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
     draft.servers.iter().enumerate().filter(|(_, s)| !s.removed).map(|(at, _)| at)
 }
 
-/// Returns the index of a server by object, number (from 0 in order of creation), id or name.
+/// Returns the index of a server by object, number (as `showServers()` shows it), id or name.
 fn find(draft: &mut Draft, value: &Value) -> Result<Option<usize>, Fault> {
     Ok(match value {
         Value::UserData(u) => match u.borrow::<Server>() {
@@ -78,7 +77,7 @@ fn find(draft: &mut Draft, value: &Value) -> Result<Option<usize>, Fault> {
         Value::String(s) => draft.server_called(&s.to_string_lossy()),
         _ => {
             let number = whole("", value, 0, u32::from(u16::MAX)).ok();
-            number.and_then(|number| draft.server_by_number(number as usize))
+            number.and_then(|number| draft.servers_in_order().get(number as usize).copied())
         }
     })
 }
@@ -374,7 +373,7 @@ fn apply(
         "reconnectOnUp" | "ipBindAddrNoPort" => {
             switch(name, v)?;
         }
-        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
+        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(call, tls, v)?,
         _ => return unusable(call, name, v).map_or(Ok(()), Err),
     }
     Ok(())

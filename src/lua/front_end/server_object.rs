@@ -113,7 +113,7 @@ const ACTIONS: [(&str, Method); 11] = [
         call.draft.servers[at].qps = qps;
         Ok(())
     }),
-    ("setOrder", |call, at, v| signed("", v).map(|n| call.draft.servers[at].order = n)),
+    ("setOrder", |call, at, v| signed("", v).map(|n| call.draft.set_order(at, n))),
     ("setWeight", |call, at, v| {
         let kept = call.draft.servers[at].weight;
         if number(v).is_some_and(|n| n < 1.0) {

@@ -294,11 +294,11 @@ fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Accepts a setting that rustls lacks if it is off.
-fn absent(name: &str, v: &Value) -> Result<(), Fault> {
+/// Accepts a setting that rustls lacks, with a warning if it is on.
+fn absent(call: &mut Call<'_>, name: &str, v: &Value) -> Result<(), Fault> {
     if switch(name, v)? {
-        let what = format!("option \"{name}\"");
-        return Err(missing::fault(&what, "remove it: TLS is rustls, which does nothing of the kind"));
+        let what = format!("{name} has no effect: TLS is rustls, which does nothing of the kind");
+        call.warn(Fault::Note(what));
     }
     Ok(())
 }
@@ -338,7 +338,7 @@ fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Val
             switch(name, v)?;
         }
         // The rest of the table.
-        _ => absent(name, v)?,
+        _ => absent(call, name, v)?,
     }
     Ok(())
 }
@@ -362,7 +362,7 @@ impl ServerArguments {
     }
 
     /// Reads one of [`SERVER_TLS_ARGUMENTS`](crate::config::functions::SERVER_TLS_ARGUMENTS).
-    pub(crate) fn read(&mut self, name: &str, v: &Value) -> Result<(), Fault> {
+    pub(crate) fn read(&mut self, call: &mut Call<'_>, name: &str, v: &Value) -> Result<(), Fault> {
         if name == "tls" {
             const TLS: &str = "true, false, \"openssl\", \"gnutls\" or \"rustls\"";
             self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
@@ -398,7 +398,7 @@ impl ServerArguments {
                 return Ok(());
             }
             // The rest of the table.
-            _ => return absent(name, v),
+            _ => return absent(call, name, v),
         }
         self.needless.get_or_insert_with(|| name.to_owned());
         Ok(())

@@ -37,7 +37,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         if let Some(former) = call.draft.web.address.replace(address).filter(|former| *former != address) {
             call.warn(Fault::Note(format!("replaces {former}: there is one web server")));
         }
-        Ok(Value::Nil)
+        older_arguments(call, &a)
     })?;
     context.define(lua, "setWebserverConfig", |call, a| {
         let named = argument::named(a.what(0), a.at(0))?;
@@ -110,6 +110,23 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let hashed = hashed.map_err(|fault| raised(lua, "hashPassword", &fault))?;
         Ok(Value::String(lua.create_string(hashed)?))
     })
+}
+
+/// Reads what older versions of dnsdist take behind the address.
+fn older_arguments(call: &mut Call<'_>, a: &Arguments<'_>) -> Result<Value, Fault> {
+    let names = ["password", "apiKey", "customHeaders", "acl"];
+    let is_empty = |v: &Value| v.as_string().is_some_and(|text| text.as_bytes().is_empty());
+    let given = names.into_iter().zip(1..).filter_map(|(name, at)| Some((name, a.given(at)?)));
+    let given: Vec<(&str, &Value)> = given.filter(|(_, v)| !is_empty(v)).collect();
+    if !given.is_empty() {
+        let today = "the arguments behind the address are of older versions of dnsdist; write \
+                     setWebserverConfig{password=, apiKey=, customHeaders=, acl=}";
+        call.warn(Fault::Note(today.to_owned()));
+    }
+    for (name, v) in given {
+        option(call, name, v, &mut false, &mut (None, None))?;
+    }
+    Ok(Value::Nil)
 }
 
 /// Files of certificate and key.

@@ -145,7 +145,7 @@ impl Runtime {
         self.serve.call(compiled)
     }
 
-    /// Frees memory after an error: it may be full of garbage.
+    /// Frees memory after an error, or what has used much: it may be full of garbage.
     #[cold]
     pub(crate) fn recover(&self) {
         self.lua.gc_restart();

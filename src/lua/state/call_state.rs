@@ -442,6 +442,13 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             let EvaluationContext { query_state, packet, .. } = &mut *self.context;
             kept = code == edns::code::CLIENT_SUBNET && query_state.keep_client_subnet(packet.bytes());
         }
+        if self.current.response
+            && self.context.opt().is_none()
+            && self.context.query_state.client_opt.is_none()
+        {
+            // It is for a client without EDNS.
+            return;
+        }
         let mut done = edns::Outcome::Failed;
         self.edit(|packet| {
             done = edns::set_option(packet, code, data, OPT_PAYLOAD);

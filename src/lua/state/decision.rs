@@ -23,11 +23,13 @@ pub(crate) const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
     ("Truncate", Some(ScriptAction::Truncate)),
     ("NoRecurse", Some(ScriptAction::NoRecurse)),
     ("NoOp", Some(ScriptAction::None)),
-    ("SetTag", None),
+    (TAG, None),
     ("SpoofCNAME", Some(ScriptAction::Spoof)),
 ];
 /// The action whose argument is part of it.
 const DELAY: &str = "Delay";
+/// The action that other functions than those of rules have.
+const TAG: &str = "SetTag";
 
 /// Returns the action for a number of [`ACTIONS`], with its argument; `answered`: the function has
 /// made the answer itself.
@@ -63,6 +65,11 @@ pub(crate) fn decision(number: f64, argument: &[u8], answered: bool) -> mlua::Re
             })?;
             // At most as long as DelayAction may delay an answer.
             Ok(ScriptAction::Delay(ms.min(DELAY_MS_MAX)))
+        }
+        Some((TAG, None)) => {
+            let instead =
+                "DNSAction.SetTag says no tag: call dq:setTag(name, value) and return DNSAction.None";
+            Err(mlua::Error::runtime(instead))
         }
         other => {
             let name = other.map(|(name, _)| format!(" ({name})")).unwrap_or_default();

@@ -3,10 +3,11 @@
 use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, restore};
 use crate::rules::context::EvaluationContext;
+use crate::rules::copies::Filed;
 use crate::rules::query_state::EcsSettings;
 use crate::stats::drop_reason::DropReason;
 use crate::wire::answer::AnswerEdns;
-use crate::wire::{answer, ecs, records, signature};
+use crate::wire::{answer, copied, ecs, records, signature};
 
 pub(super) fn to_pool(
     pool: PoolSlot,
@@ -86,15 +87,22 @@ pub(super) fn copy_to(
 ) {
     let settings = context.query_state.ecs;
     let address = settings.address(&context.client);
-    let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
-        if add_ecs && !signature::is_signed(packet.bytes()) {
+    let filed = effects.copies.file(backend, context.packet.bytes(), |packet, mark| {
+        if signature::is_signed(packet.bytes()) {
+            return false;
+        }
+        if add_ecs {
             // If it does not fit, the copy goes without it.
             let _ = ecs::set(packet, address, settings.v4, settings.v6, settings.replace, OPT_PAYLOAD);
         }
+        copied::mark(packet, mark, OPT_PAYLOAD)
     });
-    if !filed {
-        effects.stats.dropped(DropReason::TeeFull).add(1);
-    }
+    let reason = match filed {
+        Filed::Yes => return,
+        Filed::Full => DropReason::TeeFull,
+        Filed::Own => DropReason::TeeLoop,
+    };
+    effects.stats.dropped(reason).add(1);
 }
 
 pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(u16, u32) -> u32) {

@@ -378,8 +378,8 @@ fn add_error(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) {
     }
 }
 
-/// Returns whether an answer can get EDNS options. One of a server without EDNS is for a client
-/// without EDNS; one of our own, as a packet of the configuration, gets an OPT record here.
+/// Returns whether an answer can get EDNS options. One without an OPT record, as of a server without
+/// EDNS or a packet of the configuration, gets one here if its client uses EDNS.
 fn takes_options(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> bool {
     if is_fixed(context) {
         return false;
@@ -387,10 +387,18 @@ fn takes_options(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>)
     if context.opt().is_some() {
         return true;
     }
-    let Some(dnssec_ok) = effects.opt_to_add else { return false };
+    let by_server = context.query_state.client_opt.filter(|_| effects.edns.wanted && !lacks_edns(context));
+    let Some(dnssec_ok) = effects.opt_to_add.or(by_server) else { return false };
     let added = edns::add(context.packet, effects.edns.payload, dnssec_ok);
     context.reread();
     added
+}
+
+/// Returns whether an answer without an OPT record says that its server lacks EDNS (RFC 6891, 7): its
+/// client is to ask again without.
+fn lacks_edns(context: &EvaluationContext<'_, '_>) -> bool {
+    Header::parse(context.packet.bytes())
+        .is_none_or(|header| matches!(header.rcode(), rcode::FORMERR | rcode::NOTIMP))
 }
 
 fn log(

@@ -30,6 +30,12 @@ use std::sync::Arc;
 /// A server that refused a connection, or was silent on one, is avoided for this time, if there is
 /// another.
 const AVOID_SPAN: TickDelta = TickDelta::from_ms(1_000);
+/// One that did not accept a connection is avoided this long, and at each further one twice as long, up
+/// to [`UNACCEPTED_DOUBLED_MAX`] times: each that is tried costs its queries [`CONNECT_PATIENCE`].
+///
+/// [`CONNECT_PATIENCE`]: overdue::CONNECT_PATIENCE
+const UNACCEPTED_SPAN: TickDelta = TickDelta::from_ms(8_000);
+const UNACCEPTED_DOUBLED_MAX: u32 = 3;
 /// A server that closes a connection after this few responses, with queries outstanding, gets no
 /// more than these at a time.
 const EARLY_CLOSER_QUERIES_MAX: u64 = 4;
@@ -104,6 +110,8 @@ struct PerBackend {
     last: usize,
     open: u32,
     troubled_until: Tick,
+    /// Connections in a row that it did not accept.
+    unaccepted: u32,
     /// Queries per connection for a server that closes its connections with queries outstanding; 0
     /// is no limit. Doubled when a connection has answered more.
     depth: u32,
@@ -307,6 +315,9 @@ impl BackendConnections {
             // Its queries could not be written before.
             connection.blocked = connection.blocked.map(|_| now);
             connection.active = now;
+            if let Some(backend_state) = self.by_backend.get_mut(route.backend.index()) {
+                backend_state.unaccepted = 0;
+            }
         }
         is_first
     }
@@ -389,7 +400,14 @@ impl BackendConnections {
                 | BackendCloseReason::Handshake
                 | BackendCloseReason::Silent
         ) {
-            backend_state.troubled_until = now + AVOID_SPAN;
+            let span = if why == BackendCloseReason::ConnectTimeout {
+                let doubled = backend_state.unaccepted.min(UNACCEPTED_DOUBLED_MAX);
+                backend_state.unaccepted = backend_state.unaccepted.saturating_add(1);
+                TickDelta(UNACCEPTED_SPAN.0 << doubled)
+            } else {
+                AVOID_SPAN
+            };
+            backend_state.troubled_until = now + span;
             if !self.refused.contains(&route.backend) {
                 self.refused.push(route.backend);
                 if only {
@@ -457,7 +475,7 @@ impl BackendConnections {
     pub(crate) fn detach(&mut self, backend: BackendSlot) {
         if let Some(backend_state) = self.by_backend.get_mut(backend.index()) {
             backend_state.depth = 0;
-            backend_state.troubled_until = Tick(0);
+            (backend_state.troubled_until, backend_state.unaccepted) = (Tick(0), 0);
         }
     }
 

@@ -12,15 +12,20 @@ use crate::stats::descriptors::Use;
 
 /// Interval of the sweep.
 pub(crate) const SWEEP: TickDelta = TickDelta::from_ms(50);
+/// How long a query waits for a connection to be accepted if there is another server: two SYNs, of
+/// which the kernel sends the second one after a second.
+pub(super) const CONNECT_PATIENCE: TickDelta = TickDelta::from_ms(1_500);
 
 impl BackendConnections {
-    /// Ends connections that have timed out; `live` returns the number of queries on each.
+    /// Ends connections that have timed out; `live` returns the number of queries on each, and
+    /// `has_other` whether another server can take those of a backend.
     /// `options` returns those of a backend, none for a removed one, whose connections end with
     /// their last query.
     pub(crate) fn sweep<'o>(
         &mut self,
         now: Tick,
         live: impl Fn(Route) -> u32,
+        has_other: impl Fn(BackendSlot) -> bool,
         options: impl Fn(BackendSlot) -> Option<&'o BackendConnectionOptions>,
     ) {
         self.serve_waiting(now, &live);
@@ -37,13 +42,18 @@ impl BackendConnections {
         for at in 0..self.by_backend.len() {
             let backend = BackendSlot(to_u16(at));
             let options = options(backend);
-            let mut idle = 0;
+            let (mut idle, mut patience) = (0, None);
             for place in 0..self.by_backend[at].connections.len() {
                 let route = Route { backend, socket: number(place) };
                 let Some(slot) = self.by_backend[at].connections[place] else { continue };
                 let Some(connection) = self.table.value_mut(slot) else { continue };
                 let live = live(route);
                 let why = match options {
+                    Some(options) if connection.tries_patience(live, now) => {
+                        let has_other = *patience.get_or_insert_with(|| has_other(backend));
+                        let is_over = has_other.then_some(BackendCloseReason::ConnectTimeout);
+                        is_over.or_else(|| connection.overdue(options, live, &mut idle, now))
+                    }
                     Some(options) => connection.overdue(options, live, &mut idle, now),
                     None => (live == 0).then_some(BackendCloseReason::Done),
                 };
@@ -74,6 +84,11 @@ impl BackendConnection {
     fn may_yield(&self, now: Tick) -> bool {
         let is_old = now.since(self.opened) >= HELD_MIN;
         self.state == State::Open && is_old && self.transfer.is_none() && !self.yields
+    }
+
+    /// Returns whether its queries have waited long enough for it to be accepted.
+    fn tries_patience(&self, live: u32, now: Tick) -> bool {
+        self.state == State::Connecting && live > 0 && now.since(self.opened) >= CONNECT_PATIENCE
     }
 
     fn overdue(

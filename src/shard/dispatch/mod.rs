@@ -90,13 +90,13 @@ struct Attached {
 
 impl Dispatcher {
     /// Creates the dispatcher of the shard with this number.
-    pub(crate) fn new(live_state: &Arc<LiveState>, shard: usize) -> Self {
+    pub(crate) fn new(live_state: &Arc<LiveState>, shard: usize, copies: Copies) -> Self {
         Self {
             balancer: Balancer::new(Arc::clone(live_state), shard),
             outstanding: Outstanding::default(),
             queries: QueryTable::default(),
             delayed: DelayedAnswers::default(),
-            copies: Copies::default(),
+            copies,
             spoofing: SpoofingWatch::default(),
             asked_names: AskedNames::default(),
             attached: Vec::new(),

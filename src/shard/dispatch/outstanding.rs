@@ -78,9 +78,12 @@ pub struct PendingQuery {
     /// The pool that it goes to.
     pub pool: PoolSlot,
     /// The client's RD and CD in the lower bits, as packed by
-    /// [`query_state::packed`](crate::rules::query_state::packed).
+    /// [`query_state::packed`](crate::rules::query_state::packed), and [`PADDED`].
     pub flags: u8,
 }
+
+/// Bit of a query's flags, beside RD and CD: its client wants a padded answer.
+pub const PADDED: u8 = 0x02;
 
 impl PendingQuery {
     /// Returns the record of a copy, whose response nobody waits for.
@@ -94,6 +97,12 @@ impl PendingQuery {
     #[inline]
     const fn is_counted(&self) -> bool {
         matches!(self.waiter, Waiter::Client(_))
+    }
+
+    /// Returns whether its client wants a padded answer.
+    #[inline]
+    pub(crate) const fn wants_padding(&self) -> bool {
+        self.flags & PADDED != 0
     }
 
     /// Returns whether the client sent it over a connection.

@@ -8,11 +8,11 @@ use crate::rules::query_state;
 use crate::rules::query_state::{ProxiedAddresses, QueryState};
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
+use crate::shard::dispatch::outstanding::{PADDED, PendingQuery, Waiter};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::{Header, rcode};
-use crate::wire::proxy;
 use crate::wire::query::Question;
+use crate::wire::{padding, proxy};
 
 use crate::shard::pipeline::{Outcome, Query, own_answer};
 
@@ -92,7 +92,7 @@ impl Shard {
                         question: cx.hash(&question),
                         waiter: Waiter::Client(None),
                         pool: PoolSlot(0),
-                        flags: query_state::packed(flags),
+                        flags: query_state::packed(flags) | self.padding_flag(from, message),
                     };
                     let facts = Facts::from_question(&question);
                     return Ok(Query { pending, facts, state });
@@ -107,6 +107,17 @@ impl Shard {
             self.dispatcher.queries.recycle(state);
         }
         Err(Outcome::Dropped(refused))
+    }
+}
+
+impl Shard {
+    /// Returns the flag of a query whose answer is to be padded (RFC 8467): over an encrypted
+    /// connection, from a client that pads its queries.
+    fn padding_flag(&self, from: Client, message: &[u8]) -> u8 {
+        let is_wanted = from.connection.is_some()
+            && self.connections.clients.protocol(from).is_encrypted()
+            && padding::is_padded(message);
+        if is_wanted { PADDED } else { 0 }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::rules::context::Answered;
 use crate::shard::Shard;
 use crate::shard::dispatch::attempts::AttemptEnd;
 use crate::shard::dispatch::outstanding::{InFlight, Key, PendingQuery, Waiter};
+use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::scratch::Scratch;
 use crate::shard::shadows;
 use crate::shard::verdict::Verdict;
@@ -161,6 +162,10 @@ impl Shard {
         });
         let outcome = match decision {
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, &mut packet),
+            // The rule might have blocked the query.
+            ResponseDecision::Fail if self.load_kept(entry, &pending, &mut packet) => {
+                self.servfail(&mut query, &mut packet)
+            }
             ResponseDecision::Deliver | ResponseDecision::Fail | ResponseDecision::Drop(_) => {
                 if let Some(state) = query.state {
                     self.dispatcher.queries.put(entry, state);
@@ -169,6 +174,13 @@ impl Shard {
             }
         };
         self.finish_into(query, key.route.backend, in_flight, outcome, &mut packet, out);
+    }
+
+    /// Loads the query that was kept, with its client's id; returns false if none was.
+    fn load_kept(&self, entry: Option<EntryId>, pending: &PendingQuery, packet: &mut Packet<'_>) -> bool {
+        let is_loaded = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
+        edit::set_id(packet.bytes_mut(), pending.client_id);
+        is_loaded
     }
 
     /// A backend connection is closed: by the server, because it failed, or as requested (`why` is

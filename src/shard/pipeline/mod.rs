@@ -52,7 +52,7 @@ use crate::wire::ecs::Ecs;
 use crate::wire::header::rcode;
 use crate::wire::padding::Block;
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, keepalive, padding, signature};
+use crate::wire::{answer, ecs, edns, keepalive, padding, signature};
 
 /// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
@@ -95,7 +95,7 @@ struct Ending {
     /// Bytes of a server's response that the client can take, if it may be longer: the server was
     /// told another size, or rules have seen it.
     limit: Option<usize>,
-    /// The block that a server has padded its response to.
+    /// The block that a server has padded its response to, or that the client wants.
     block: Option<Block>,
     asked: Asked,
     /// A datagram cannot be returned as the verdict: it leaves with those that are delayed.
@@ -124,7 +124,8 @@ impl Ending {
     /// The end of a query that has claimed a slot.
     const fn of_pending(pending: &PendingQuery) -> Self {
         let (client, entry, asked) = (pending.client, pending.waiter.entry(), Asked::of(pending));
-        Self { client, entry, state: None, limit: None, block: None, asked, is_late: false }
+        let block = if pending.wants_padding() { Some(padding::OF_ANSWERS) } else { None };
+        Self { client, entry, state: None, limit: None, block, asked, is_late: false }
     }
 }
 
@@ -185,6 +186,11 @@ impl Shard {
 
     /// Forwards the query to a server of its pool.
     fn forward(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
+        if let Some(state) = &mut query.state
+            && (self.cx.needs.options || state.error.is_some())
+        {
+            note_opt(state, packet);
+        }
         if self.cx.needs.cache
             && let Some(outcome) = self.look_up(query, packet)
         {
@@ -264,9 +270,15 @@ impl Shard {
     }
 
     fn no_server(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
-        if !self.cx.snapshot.globals.servfail_when_no_server {
-            return Outcome::Dropped(DropReason::NoServer);
+        if self.cx.snapshot.globals.servfail_when_no_server {
+            self.servfail(query, packet)
+        } else {
+            Outcome::Dropped(DropReason::NoServer)
         }
+    }
+
+    /// Turns a query into SERVFAIL, as rules would.
+    fn servfail(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
         self.ensure_state(query);
         query.facts = Facts::of(packet.bytes());
         let decision = self.evaluate(query, None, packet, |context, environment, effects| {
@@ -396,8 +408,8 @@ impl Shard {
         {
             // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
-            padding::restore(packet, block, MESSAGE_MAX);
         }
+        padding::restore(packet, block, MESSAGE_MAX);
         let answer = fits.then_some(packet.bytes());
         self.connections.clients.conclude(connection, answer, limits, self.cx.now);
         Verdict::Hold
@@ -451,6 +463,12 @@ fn datagram_limit(state: &QueryState, packet: &Packet<'_>) -> usize {
     // Our own OPT record says nothing of the client.
     let has_edns = state.added != Ecs::OptAdded;
     if has_edns { answer::udp_limit(packet.bytes()).min(DATAGRAM_MAX) } else { DATAGRAM_MIN }
+}
+
+/// Notes the OPT record of a query's client, before that of another one is added.
+fn note_opt(state: &mut QueryState, packet: &Packet<'_>) {
+    let opt = edns::locate(packet.bytes()).filter(|_| state.added != Ecs::OptAdded);
+    state.client_opt = opt.map(|opt| opt.dnssec_ok);
 }
 
 /// Pads a server's response anew where rules have edited it, and truncates it to what the client can

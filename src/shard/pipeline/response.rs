@@ -102,7 +102,7 @@ impl Shard {
         let limit = (from.is_connection() && pending.client.connection.is_none())
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
         let attempt = Ending::of_attempt(pending, from.backend, in_flight.claimed_at);
-        let ending = Ending { limit, block, ..attempt };
+        let ending = Ending { limit, block: block.or(attempt.block), ..attempt };
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
@@ -125,12 +125,13 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) -> Verdict {
         let pool = in_flight.pending.pool;
+        let wanted = Ending::of_pending(&in_flight.pending).block;
         let stores = self.is_to_be_stored(ending.entry, pool, packet);
         if !self.cx.needs.responses && !self.dispatcher.queries.has_state(ending.entry) {
             if self.is_stale_wanted(in_flight, packet) {
                 let mut query = self.restore_query(in_flight, packet);
                 if let Some(outcome) = self.answer_stale_instead(in_flight, &mut query, packet) {
-                    let ending = Ending { state: query.state, limit: None, block: None, ..ending };
+                    let ending = Ending { state: query.state, limit: None, block: wanted, ..ending };
                     return self.finish(ending, outcome, packet);
                 }
                 query.state.into_iter().for_each(|state| self.dispatcher.queries.recycle(state));
@@ -169,7 +170,7 @@ impl Shard {
             && self.is_stale_wanted(in_flight, packet)
             && let Some(outcome) = self.answer_stale_instead(in_flight, &mut query, packet)
         {
-            let ending = Ending { state: query.state, limit: None, block: None, ..ending };
+            let ending = Ending { state: query.state, limit: None, block: wanted, ..ending };
             return self.finish(ending, outcome, packet);
         }
         if is_cached {

@@ -4,7 +4,7 @@ use crate::balance::Subject;
 use crate::base::addr::{Client, PoolSlot};
 use crate::base::packet::Packet;
 use crate::rules::apply;
-use crate::rules::query_state::Shadow;
+use crate::rules::query_state::{EcsSettings, Shadow};
 use crate::shard::Shard;
 use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
@@ -13,7 +13,7 @@ use crate::shard::scratch::Scratch;
 use crate::shard::shadows;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::shadow_queue::{End, ShadowEvent, Side};
-use crate::wire::{ecs, signature};
+use crate::wire::{copied, ecs, signature};
 
 use crate::shard::pipeline::emit;
 
@@ -23,13 +23,19 @@ impl Shard {
     pub(super) fn begin_shadow(&mut self, query: &mut Query, packet: &Packet<'_>) {
         let Some(state) = &mut query.state else { return };
         let Shadow::Wanted(pool) = std::mem::take(&mut state.shadow) else { return };
-        if self.copy_to_pool(pool, query, packet).is_none() {
+        if copied::has(packet.bytes(), self.dispatcher.copies.mark()) {
+            self.cx.drop(DropReason::TeeLoop);
+        } else if self.copy_to_pool(pool, query, packet).is_none() {
             self.cx.drop(DropReason::ShadowNotSent);
         }
     }
 
     fn copy_to_pool(&mut self, pool: PoolSlot, query: &mut Query, packet: &Packet<'_>) -> Option<()> {
         let name = self.cx.snapshot.pools.get(pool.index())?.name.as_str().into();
+        // It cannot be marked: it might come back for ever.
+        if signature::is_signed(packet.bytes()) {
+            return None;
+        }
         let visible = visible_client(query.pending.client, query.state.as_deref());
         let id = self.shadows.next()?;
         let subject = Subject { qname: query.facts.qname(packet.bytes()), client: &visible.peer };
@@ -44,13 +50,15 @@ impl Shard {
         // It goes by a datagram, whatever the client's was.
         let client = Client { connection: None, ..query.pending.client };
         let pending = PendingQuery { client, waiter: Waiter::Shadow(id), pool, ..query.pending };
+        let mark = self.dispatcher.copies.mark();
         self.shadows.file(backend, pending, packet.bytes(), |packet| {
-            if sends_subnet && settings.wanted && !signature::is_signed(packet.bytes()) {
-                let address = settings.address(&visible);
+            if sends_subnet && settings.wanted {
+                let (address, EcsSettings { v4, v6, replace, .. }) = (settings.address(&visible), settings);
                 // If it does not fit, the copy goes without it.
-                let _ =
-                    ecs::set(packet, address, settings.v4, settings.v6, settings.replace, apply::OPT_PAYLOAD);
+                let _ = ecs::set(packet, address, v4, v6, replace, apply::OPT_PAYLOAD);
             }
+            // What has no room for it is malformed, and comes to nothing.
+            let _ = copied::mark(packet, mark, apply::OPT_PAYLOAD);
         });
         Some(())
     }

@@ -61,7 +61,7 @@ impl Shard {
         let ResponseDecision::Drop(reason) = decision else {
             // With all messages, or with SERVFAIL in place of one: a zone without it is useless.
             let attempt = Ending::of_attempt(&pending, route.backend, in_flight.claimed_at);
-            let ending = Ending { block, ..attempt };
+            let ending = Ending { block: block.or(attempt.block), ..attempt };
             return self.finish(ending, Outcome::Responded, packet);
         };
         // A zone with a missing message is useless.

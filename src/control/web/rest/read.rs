@@ -191,7 +191,7 @@ pub(super) fn allow_from(snapshot: &Snapshot) -> Value {
 
 /// The servers that a configuration names as such.
 pub(super) fn servers(snapshot: &Snapshot) -> impl Iterator<Item = &Backend> {
-    snapshot.backends.iter().flatten().map(AsRef::as_ref).filter(|b: &&Backend| !b.target && !b.tee)
+    snapshot.listed().filter(|b| !b.target && !b.tee)
 }
 
 /// Finds a server by id or name, as `getServer` does.

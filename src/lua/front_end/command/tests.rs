@@ -233,6 +233,14 @@ fn the_traffic_is_shown_in_columns() {
 }
 
 #[test]
+fn what_commands_leave_does_not_fill_the_memory() {
+    let console = Console::new("");
+    for n in 0..20 {
+        assert_eq!(console.reply("return #string.rep('x', 20000000)"), "20000000\n", "{n}");
+    }
+}
+
+#[test]
 fn a_failed_command_leaves_everything_as_it_was() {
     let console = Console::new("");
     let before = console.change("newServer('192.0.2.2')");
@@ -245,6 +253,7 @@ fn a_failed_command_leaves_everything_as_it_was() {
         ("addAction(AllRule(), LuaAction(function(dq) foo() end))", "\"foo\""),
         ("addAction(AllRule(), 5)", "expected an action"),
         ("getServer(9):setUp()", "attempt to index"),
+        ("getCurrentTime()", "(a nil value); it works only in functions of rules and policies"),
     ] {
         let found = console.error(command);
         assert!(found.contains(error), "{command}: {found}");

@@ -276,7 +276,10 @@ for _, name in ipairs({ "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "get
   method(name, 0, function() return "" end)
 end
 method("getHTTPHeaders", 0, function() return {} end)
-method("setHTTPResponse", 3, function() error("setHTTPResponse is not available: no listener speaks HTTP", 3) end)
+method("setHTTPResponse", 3, function()
+  error("setHTTPResponse is not available: no listener speaks HTTP; refuse the query with DNSAction.Refused, or answer "
+    .. "it with dq:spoof()", 3)
+end)
 -- No agent of SNMP takes it.
 method("sendTrap", 1, function() end)
 method("setEDNSOption", 2, function(code, data)

@@ -2,8 +2,8 @@
 local P = ...
 
 local core, c, live = P.core, P.c, P.c.live
-local error, getmetatable, setmetatable, ipairs, rawequal, tostring, type =
-  error, getmetatable, setmetatable, ipairs, rawequal, tostring, type
+local error, getmetatable, setmetatable, ipairs, rawequal, tonumber, tostring, type, table_sort =
+  error, getmetatable, setmetatable, ipairs, rawequal, tonumber, tostring, type, table.sort
 
 local SERVER, servers = {}, {}
 -- By slot, of one configuration.
@@ -59,6 +59,21 @@ local function in_order()
   return given
 end
 
+-- As showServers() numbers them: by their order, and of the same order as they were written.
+local in_numbers
+local function numbered()
+  if in_numbers and not P.recording then return in_numbers end
+  local list, place = {}, {}
+  for at, one in ipairs(in_order()) do list[at], place[one] = one, at end
+  table_sort(list, function(a, b)
+    local first, second = tonumber(said[a].order) or 1, tonumber(said[b].order) or 1
+    if first ~= second then return first < second end
+    return place[a] < place[b]
+  end)
+  in_numbers = list
+  return list
+end
+
 -- What identifies a server without an id is its address, with its number from the second one on.
 local function find_slots()
   slots, slots_generation = {}, live.configuration
@@ -88,6 +103,7 @@ end
 local FILED = {}
 function FILED.__index(one, key)
   if P.recording then
+    if key == "setOrder" then return function(_, order) said[one].order = order end end
     local value = said[one][key]
     if value == nil then return P.inert end
     return value
@@ -127,7 +143,7 @@ function P.find_server(v)
       if standing[one] then return one end
     end
   elseif type(v) == "number" then
-    return in_order()[v + 1]
+    return numbered()[v + 1]
   elseif v ~= nil and standing[v] then
     return v
   end
@@ -140,7 +156,7 @@ end
 
 function P.all_servers()
   local list = {}
-  for at, one in ipairs(in_order()) do list[at] = one end
+  for at, one in ipairs(numbered()) do list[at] = one end
   return list
 end
 
