@@ -380,6 +380,15 @@ fn recorded_addresses_are_sent_from_where_that_is_allowed() {
         let n = crate::message::number_of(&message).expect("a number");
         assert_eq!(from.ip(), client(1 + u8::try_from(n).expect("small") % 4).ip());
     }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let target = listener.local_addr().expect("an address").to_string();
+    let server = std::thread::spawn(move || {
+        let all = (0..4).map(|_| listener.accept().expect("a connection"));
+        all.map(|(_, peer)| peer.ip()).collect::<std::collections::BTreeSet<_>>()
+    });
+    let output = replay(&capture, &[&target, "--spoof-sources", "--transport", "tcp", "--timeout", "200ms"]);
+    assert_eq!(output.status.code(), Some(1), "nothing was answered");
+    assert_eq!(server.join().expect("a server"), (1..=4).map(|n| client(n).ip()).collect());
 }
 
 #[test]
@@ -484,6 +493,15 @@ fn what_cannot_work_is_said_before() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("use --sockets"), "{said}");
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -n 200 && exec \"$0\" \"$@\"", binary().to_str().expect("a path")]).arg("replay");
+    few.arg(&capture)
+        .args(["127.0.0.1:1", "--transport", "tcp", "--connections", "5000"])
+        .stdin(Stdio::null());
+    let output = few.output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--connections") && said.contains("ulimit"), "{said}");
     // Nobody listens: told as such, not as silence.
     let nobody = replay(&capture, &[&format!("127.0.0.1:{}", port()), "--json", "--timeout", "200ms"]);
     assert_eq!(nobody.status.code(), Some(1), "no answer at all");

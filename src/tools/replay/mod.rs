@@ -232,6 +232,7 @@ impl Run {
         if let Some(error) = &read.error {
             notes.push(format!("the capture could not be read further: {error}"));
         }
+        outcomes.examples.sort_by_key(|example| example.class.index());
         let seconds = until.since(self.begin).0 as f64 / 1e9;
         let mut all = self.measured.into_iter().map(|of| of.totals);
         let mut totals = all.next().unwrap_or_else(Totals::new);

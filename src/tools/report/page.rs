@@ -29,7 +29,7 @@ svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-s
 table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-weight:600;padding:.3rem 0}\
 th{text-align:left;font-weight:400;overflow-wrap:anywhere}td{text-align:right;padding-left:1rem;white-space:nowrap}\
 tr{border-top:1px solid var(--grid)}td.t{text-align:left;white-space:normal;overflow-wrap:anywhere}\
-th.n{text-align:right;padding-left:1rem}.wide{width:100%}";
+th.n{text-align:right;padding-left:1rem}th.k{white-space:nowrap}th.t{padding-left:1rem}";
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -> String {

@@ -181,7 +181,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let _ = writeln!(
             out,
             "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th>Result</th><th \
-             class=\"n\">Answers</th><th class=\"n\">Share</th><th>Meaning</th></tr>",
+             class=\"n\">Answers</th><th class=\"n\">Share</th><th class=\"t\">Meaning</th></tr>",
             escaped(&compared.with),
             text::grouped(all),
             escaped(&compared.aspects)
@@ -197,11 +197,11 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         }
         out += "</table>\n";
         if !compared.outcomes.examples.is_empty() {
-            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th>Class</th><th>Question</th><th>Difference</th></tr>\n";
+            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th>Class</th><th class=\"t\">Question</th><th class=\"t\">Difference</th></tr>\n";
             for example in &compared.outcomes.examples {
                 let _ = writeln!(
                     out,
-                    "<tr><th scope=\"row\">{}</th><td class=\"t\">{}</td><td class=\"t\">{}</td></tr>",
+                    "<tr><th scope=\"row\" class=\"k\">{}</th><td class=\"t\">{}</td><td class=\"t\">{}</td></tr>",
                     example.class.label(),
                     escaped(&example.question),
                     escaped(&example.words)
