@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ahash::AHashMap;
 use serde_json::{Value, json};
 
 use crate::base::addr::BackendSlot;
@@ -38,7 +37,7 @@ const POOLS_MAX: usize = 256;
 /// What was compared so far.
 #[derive(Debug)]
 pub(super) struct Shadows {
-    pairs: AHashMap<(usize, ShadowId), Pair>,
+    pairs: BTreeMap<(usize, ShadowId), Pair>,
     pools: BTreeMap<Box<str>, Pool>,
     comparer: Comparer,
     swept: Tick,
@@ -73,7 +72,7 @@ struct Example {
 impl Default for Shadows {
     fn default() -> Self {
         Self {
-            pairs: AHashMap::new(),
+            pairs: BTreeMap::new(),
             pools: BTreeMap::new(),
             comparer: Comparer::new(Aspects::default()),
             swept: Tick(0),
@@ -178,12 +177,13 @@ impl Shadows {
 
     /// Returns what was counted, by pool.
     pub(super) fn readings(&self) -> Vec<(String, ShadowReading)> {
-        let read = |(name, pool): (&Box<str>, &Pool)| {
+        let mut readings = Vec::new();
+        for (name, pool) in &self.pools {
             let mut reading = ShadowReading::default();
             pool.stats.read(&mut reading);
-            (name.to_string(), reading)
-        };
-        self.pools.iter().map(read).collect()
+            readings.push((name.to_string(), reading));
+        }
+        readings
     }
 
     /// Returns all that is known, for people.

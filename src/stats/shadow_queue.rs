@@ -6,7 +6,7 @@ use crate::base::time::TickDelta;
 use crate::stats::log_queue::Queue;
 
 /// A query that a shadow pool gets too; unique in its shard for as long as that takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShadowId(pub u32);
 
 /// Who has answered it.

@@ -154,16 +154,17 @@ fn as_text(findings: &Findings, machine: &Machine) -> String {
 /// Returns how many latencies there are up to 10, 20, 50, 100 us and so on, each with those behind the
 /// step before; nanoseconds.
 fn steps(latency: &Histogram<u64>) -> Vec<(u64, u64)> {
-    let (mut steps, mut from, mut decade) = (Vec::new(), 0, 10_000_u64);
-    while from <= latency.max() && decade <= 10_000_000_000_000 {
-        for bound in [decade, decade * 2, decade * 5] {
-            if from <= latency.max() && !latency.is_empty() {
-                steps.push((bound, latency.count_between(from, bound - 1)));
-            }
-            from = bound;
+    let bounds = (1..=10_u32).flat_map(|decade| [1, 2, 5].map(|part| part * 1_000 * 10_u64.pow(decade)));
+    let mut steps: Vec<(u64, u64)> = bounds.map(|bound| (bound, 0)).collect();
+    for recorded in latency.iter_recorded() {
+        // A bucket across a bound counts once.
+        let at = steps.partition_point(|(bound, _)| *bound <= recorded.value_iterated_to());
+        if let Some((_, count)) = steps.get_mut(at) {
+            *count += recorded.count_since_last_iteration();
         }
-        decade *= 10;
     }
+    let last = steps.iter().rposition(|(_, count)| *count > 0).map_or(0, |at| at + 1);
+    steps.truncate(last);
     let first = steps.iter().position(|(_, count)| *count > 0).unwrap_or(steps.len());
     steps.split_off(first)
 }
