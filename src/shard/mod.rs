@@ -234,13 +234,12 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         let connections = &self.connections;
         let of_cache = [self.coalescing.next_deadline(), self.refreshes.next_deadline(self.warm_up_max())];
-        let of_dispatcher =
-            if self.shadows.is_empty() { self.dispatcher.next_deadline() } else { Some(Tick(0)) };
+        let of_dispatcher = self.dispatcher.next_deadline();
         let of_connections = [connections.clients.next_deadline(), connections.backends.next_deadline()];
         of_connections
             .into_iter()
             .chain(of_cache)
-            .chain([of_dispatcher, self.relay.next_deadline()])
+            .chain([of_dispatcher, self.relay.next_deadline(), self.shadows.next_deadline()])
             .flatten()
             .min()
     }

@@ -76,9 +76,9 @@ impl Shadows {
         Some((waiting.backend, waiting.pending, &waiting.bytes[..waiting.len]))
     }
 
-    /// Returns whether there is nothing to send.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.filed == 0
+    /// Returns when there is something to send.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        (self.filed > 0).then_some(Tick(0))
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
                 let (backend, pending, bytes) = shadows.take().expect("one more");
                 assert_eq!((backend, pending.question, bytes), (BackendSlot(1), at as u64, &b"abcd"[..]));
             }
-            assert!(shadows.take().is_none() && shadows.is_empty());
+            assert!(shadows.take().is_none() && shadows.next_deadline().is_none());
         }
     }
 }
