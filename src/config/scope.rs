@@ -190,7 +190,9 @@ pub fn command() -> Command {
                 "Look at the interface for so long",
                 parser(move |t: &str| span(t, DURATION_MAX, "a duration from 1ms to 7d")),
             )
-            .requires("interface"),
+            // What is required beside it would be waived, as that excludes captures.
+            .requires("interface")
+            .conflicts_with("capture"),
         )
         .arg(ports_argument())
         .arg(option(

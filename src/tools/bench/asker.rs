@@ -64,12 +64,14 @@ pub(crate) struct Asker {
     pub(crate) waiting: usize,
     /// The query made last.
     pub(crate) message: Vec<u8>,
+    /// How long an answer may take.
+    pub(crate) timeout: TickDelta,
 }
 
 impl Asker {
     /// Prepares a thread.
     pub(crate) const fn new(picker: Picker, extras: Extras, plan: Plan, tally: Tally) -> Self {
-        Self { picker, extras, plan, tally, waiting: 0, message: Vec::new() }
+        Self { picker, extras, plan, tally, waiting: 0, message: Vec::new(), timeout: TickDelta(u64::MAX) }
     }
 
     /// Makes a lane, with ids that begin anywhere.
@@ -135,13 +137,20 @@ impl Asker {
             header.qdcount() == 1 && is_question(message, end, query.question)
         });
         match settled {
+            // The sweep that gives queries up has not come by yet.
+            Settled::Answered(query) if now.since(query.sent) > self.timeout => {
+                self.waiting -= 1;
+                let counts = self.tally.counts();
+                counts.timed_out += 1;
+                counts.late += 1;
+            }
             Settled::Answered(query) => {
                 self.waiting -= 1;
                 self.tally.answered(query.intended, query.sent, now);
                 let wrong_records = self.extras.verify && !answer::is_ours(message);
                 let wrong_cookie = self.extras.cookie && !lane.learn_cookie(message, end);
                 let counts = self.tally.counts();
-                counts.codes[usize::from(header.rcode())] += 1;
+                counts.code(edns::rcode(message));
                 counts.truncated += u64::from(header.is_truncated());
                 counts.wrong_records += u64::from(wrong_records);
                 counts.wrong_cookie += u64::from(wrong_cookie);
@@ -150,6 +159,15 @@ impl Asker {
             Settled::Late => self.tally.counts().late += 1,
             Settled::Duplicate => self.tally.counts().duplicate += 1,
             Settled::Unexpected => self.tally.counts().unexpected += 1,
+        }
+    }
+
+    /// Gives up the queries that were due at a time and not sent, for want of a connection.
+    pub(crate) fn give_up_due(&mut self, until: Tick) {
+        if let Plan::Open(pace) = &mut self.plan {
+            let missed = pace.due(until);
+            pace.skip(missed);
+            self.tally.counts().unconnected += missed;
         }
     }
 
@@ -222,8 +240,14 @@ impl Lane {
 /// Returns whether a message has this question, also in another case.
 fn is_question(message: &[u8], end: usize, hash: u64) -> bool {
     let Some(question) = message.get(header::LEN..end) else { return false };
-    // Queries are in lower case.
-    xxh3_64(question) == hash || xxh3_64(&question.to_ascii_lowercase()) == hash
+    if xxh3_64(question) == hash {
+        return true;
+    }
+    // Queries are in lower case; type and class are no text.
+    let mut lower = question.to_vec();
+    let name = lower.len().saturating_sub(4);
+    lower[..name].make_ascii_lowercase();
+    xxh3_64(&lower) == hash
 }
 
 fn option(out: &mut Vec<u8>, code: u16, length: usize) {

@@ -102,6 +102,11 @@ impl Streams {
         }
     }
 
+    /// Returns whether no connection is open.
+    pub(crate) fn is_apart(&self) -> bool {
+        !self.connections.iter().any(|connection| matches!(connection.state, State::Open(_)))
+    }
+
     /// Sends up to so many queries by the connections that are open; returns whether any could be sent.
     pub(crate) fn send(&mut self, asker: &mut Asker, waiter: &Waiter, count: usize) -> bool {
         let all = self.connections.len();

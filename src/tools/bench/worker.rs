@@ -72,7 +72,8 @@ pub(crate) struct Worker {
 impl Worker {
     /// Prepares the thread that calls it.
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { asker, transport, waiter, control, begin, end, timeout } = setup;
+        let Setup { mut asker, transport, waiter, control, begin, end, timeout } = setup;
+        asker.timeout = timeout;
         Waiter::be_exact();
         let lanes = match transport {
             Transport::Datagrams(flows, payload) => {
@@ -94,7 +95,9 @@ impl Worker {
                 sending = false;
                 if let Plan::Open(pace) = &self.asker.plan {
                     let missed = pace.due(now.min(self.end - TickDelta(1)));
-                    self.asker.tally.counts().not_sent += missed;
+                    let is_apart = matches!(&self.lanes, Lanes::Streams(streams) if streams.is_apart());
+                    let counts = self.asker.tally.counts();
+                    *(if is_apart { &mut counts.unconnected } else { &mut counts.not_sent }) += missed;
                 }
             }
             let (sent, room) = if sending { self.send(now, events) } else { (false, 0) };
@@ -105,7 +108,12 @@ impl Worker {
                 sweep_at = now + sweep;
                 match &mut self.lanes {
                     Lanes::Datagrams(datagrams) => datagrams.expire(&mut self.asker, now, self.timeout),
-                    Lanes::Streams(streams) => streams.expire(&mut self.asker, now, self.timeout),
+                    Lanes::Streams(streams) => {
+                        streams.expire(&mut self.asker, now, self.timeout);
+                        if sending && streams.is_apart() {
+                            self.asker.give_up_due(now - self.timeout);
+                        }
+                    }
                 }
             }
             let sleep = self.sleep(now, sending, sent, room).min(sweep_at.since(now));

@@ -66,6 +66,11 @@ impl Pace {
         at
     }
 
+    /// Gives up so many queries.
+    pub(crate) const fn skip(&mut self, count: u64) {
+        self.taken += count;
+    }
+
     /// Continues at another rate; what was due before is given up, and returned.
     pub(crate) fn change(&mut self, now: Tick, rate: u32) -> u64 {
         let missed = self.due(now);

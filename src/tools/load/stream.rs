@@ -64,6 +64,12 @@ impl Stream {
         self.preface.push_raw(bytes);
     }
 
+    /// Adds a message to the output, also when that is full: who does not read from the peer meanwhile
+    /// keeps it bounded.
+    pub(crate) fn push_anyway(&mut self, message: &[u8]) -> bool {
+        self.out.push_frame(message)
+    }
+
     /// Adds a message to the output.
     pub(crate) fn push(&mut self, message: &[u8]) -> bool {
         !self.is_full() && self.out.push_frame(message)

@@ -7,6 +7,8 @@ use crate::base::time::{Tick, TickDelta};
 
 /// An interval.
 pub(crate) const INTERVAL: TickDelta = TickDelta::from_ms(1_000);
+/// Response codes that are counted each by itself, up to BADCOOKIE (RFC 7873).
+pub(crate) const CODES: usize = 24;
 /// Histograms tell 1 us from 2, nanoseconds,
 const LOW_NS: u64 = 1_000;
 /// count up to an hour, nanoseconds,
@@ -20,8 +22,8 @@ macro_rules! counts {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub(crate) struct Counts {
             $($(#[doc = $doc])* pub(crate) $field: u64,)*
-            /// Answers by the response code of the header.
-            pub(crate) codes: [u64; 16],
+            /// Answers by their response code, with its high bits from the OPT record.
+            pub(crate) codes: [u64; CODES],
         }
 
         impl Counts {
@@ -56,6 +58,8 @@ counts! {
     closed: "closed",
     /// Queries that waited when the run was cut short.
     cut_short: "cut-short",
+    /// Queries that were due while there was no connection, until their time was over.
+    unconnected: "unconnected",
     /// Queries that were due and not sent before the end.
     not_sent: "not-sent",
     /// Queries that the kernel did not take.
@@ -68,6 +72,8 @@ counts! {
     wrong_cookie: "wrong-cookie",
     /// Messages that are no answers.
     malformed: "malformed",
+    /// Answers with a response code that is not counted by itself.
+    other_codes: "other-codes",
     /// Answers that nobody waits for.
     unexpected: "unexpected",
     /// Answers after their time-out.
@@ -83,7 +89,21 @@ counts! {
 impl Counts {
     /// Returns the queries that have ended without an answer.
     pub(crate) const fn lost(&self) -> u64 {
-        self.timed_out + self.refused + self.closed + self.cut_short
+        self.timed_out + self.refused + self.closed + self.cut_short + self.unconnected
+    }
+
+    /// Returns the queries that a server should have answered: those that were sent, or would have been
+    /// if it took connections.
+    pub(crate) const fn asked(&self) -> u64 {
+        self.sent + self.unconnected
+    }
+
+    /// Counts the response code of an answer.
+    pub(crate) fn code(&mut self, code: u16) {
+        match self.codes.get_mut(usize::from(code)) {
+            Some(count) => *count += 1,
+            None => self.other_codes += 1,
+        }
     }
 
     /// Returns the answers that are wrong.
@@ -110,6 +130,8 @@ pub(crate) struct Interval {
     pub(crate) last: bool,
     /// What was counted.
     pub(crate) counts: Counts,
+    /// From the begin of the run to the last answer.
+    pub(crate) answered_until: TickDelta,
     /// From the intended time of sending to the answer, nanoseconds.
     pub(crate) latency: Histogram<u64>,
     /// From the true time of sending to the answer, nanoseconds.
@@ -122,12 +144,14 @@ impl Interval {
     /// Creates an empty one.
     pub(crate) fn new(number: u64) -> Self {
         let (latency, naive, lag) = (histogram(), histogram(), histogram());
-        Self { thread: 0, number, last: false, counts: Counts::default(), latency, naive, lag }
+        let (counts, answered_until) = (Counts::default(), TickDelta(0));
+        Self { thread: 0, number, last: false, counts, answered_until, latency, naive, lag }
     }
 
     /// Adds what another thread measured in the same interval.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
+        self.answered_until = self.answered_until.max(other.answered_until);
         for (here, there) in [
             (&mut self.latency, &other.latency),
             (&mut self.naive, &other.naive),
@@ -170,6 +194,7 @@ impl Tally {
     #[inline]
     pub(crate) fn answered(&mut self, intended: Tick, sent: Tick, now: Tick) {
         self.current.counts.answered += 1;
+        self.current.answered_until = now.since(self.begin);
         self.current.latency.saturating_record(now.since(intended).0);
         self.current.naive.saturating_record(now.since(sent).0);
     }

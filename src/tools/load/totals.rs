@@ -34,6 +34,8 @@ pub(crate) struct Totals {
     pub(crate) rows: Vec<Row>,
     /// How long queries were sent, seconds.
     pub(crate) seconds: f64,
+    /// From the begin to the last answer, seconds.
+    pub(crate) answered_until: f64,
 }
 
 impl Totals {
@@ -46,12 +48,14 @@ impl Totals {
             lag: histogram(),
             rows: Vec::new(),
             seconds: 0.0,
+            answered_until: 0.0,
         }
     }
 
     /// Adds an interval of all threads; returns its row.
     pub(crate) fn add(&mut self, interval: &Interval, wanted: Option<u64>) -> &Row {
         self.counts.add(&interval.counts);
+        self.answered_until = self.answered_until.max(interval.answered_until.0 as f64 / 1e9);
         for (here, there) in [
             (&mut self.latency, &interval.latency),
             (&mut self.naive, &interval.naive),
@@ -77,10 +81,10 @@ impl Totals {
 
 impl Figures for Totals {
     fn percentile_ns(&self, percentile: f64) -> u64 {
-        self.latency.value_at_quantile(percentile / 100.0)
+        at(&self.latency, percentile)
     }
     fn lag_ns(&self, percentile: f64) -> u64 {
-        self.lag.value_at_quantile(percentile / 100.0)
+        at(&self.lag, percentile)
     }
     fn mean_ns(&self) -> f64 {
         self.latency.mean()
@@ -89,7 +93,7 @@ impl Figures for Totals {
         self.latency.max()
     }
     fn sent(&self) -> u64 {
-        self.counts.sent
+        self.counts.asked()
     }
     fn lost(&self) -> u64 {
         self.counts.lost()
@@ -101,8 +105,15 @@ impl Figures for Totals {
         self.counts.codes.get(usize::from(code)).copied().unwrap_or(0)
     }
     fn rate(&self) -> f64 {
-        if self.seconds > 0.0 { self.counts.answered as f64 / self.seconds } else { 0.0 }
+        // Answers that come after the last query count with the time that they took.
+        let seconds = self.seconds.max(self.answered_until);
+        if seconds > 0.0 { self.counts.answered as f64 / seconds } else { 0.0 }
     }
+}
+
+/// Returns a percentile of a histogram. The bound of a bucket may be above the highest value.
+pub(crate) fn at(histogram: &Histogram<u64>, percentile: f64) -> u64 {
+    histogram.value_at_quantile(percentile / 100.0).min(histogram.max())
 }
 
 /// One interval as the figures of a run. A query that was not answered within it counts as lost: its

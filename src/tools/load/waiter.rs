@@ -19,6 +19,13 @@ const SLEEP_MIN: TickDelta = TickDelta::from_us(15);
 /// By how much a timer may be late, nanoseconds; the kernel's default is 50,000.
 const SLACK_NS: u64 = 1_000;
 
+/// What a socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interest {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
 /// A set of sockets of one thread.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -57,6 +64,17 @@ impl Waiter {
     /// The operating system's.
     pub(crate) fn modify(&self, socket: &impl AsFd, data: u64, writable: bool) -> io::Result<()> {
         Ok(self.epoll.modify(socket, &mut EpollEvent::new(interest(writable), data))?)
+    }
+
+    /// Changes what a socket is waited for.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn change(&self, socket: &impl AsFd, data: u64, interest: Interest) -> io::Result<()> {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, interest.readable);
+        flags.set(EpollFlags::EPOLLOUT, interest.writable);
+        Ok(self.epoll.modify(socket, &mut EpollEvent::new(flags, data))?)
     }
 
     /// Waits at most so long; returns the number of events.

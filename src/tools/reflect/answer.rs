@@ -64,7 +64,7 @@ pub(crate) fn make(packet: &mut Packet<'_>, shape: &Shape, wanted: Wanted) -> Op
         return None;
     }
     let question = Question::parse(message)?;
-    let (end, qtype, hash) = (question.end, question.qtype, hash(&question));
+    let (end, qtype, qclass, hash) = (question.end, question.qtype, question.qclass, hash(&question));
     let opt = edns::find(message, end);
     let cookie = opt.and_then(|opt| cookie(message, &opt));
     let limit = opt.map_or(PLAIN_MAX, |opt| usize::from(opt.payload).max(PLAIN_MAX));
@@ -74,7 +74,8 @@ pub(crate) fn make(packet: &mut Packet<'_>, shape: &Shape, wanted: Wanted) -> Op
 
     packet.truncate(end);
     let mut records = 0;
-    if code == 0 && !wanted.truncate {
+    // There are records of class IN only.
+    if code == 0 && !wanted.truncate && qclass == 1 {
         for number in 0..from_range(&shape.records, hash) {
             if !append(packet, qtype, hash, number, from_range(&shape.ttl, hash)) {
                 break;

@@ -28,8 +28,6 @@ use crate::tools::report::text;
 
 /// How often the threads are looked after.
 const TURN: Duration = Duration::from_millis(200);
-/// Descriptors that connections may use.
-const CONNECTIONS: u64 = 4_096;
 
 /// Answers until SIGINT or SIGTERM, and prints what was done.
 ///
@@ -38,8 +36,8 @@ const CONNECTIONS: u64 = 4_096;
 pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
     let mut interrupt = Interrupt::take().context("signals")?;
     let count = usize::from(options.threads);
-    // Fewer connections are no reason not to start.
-    let _ = sockets::allow(CONNECTIONS);
+    // As many connections as the process may have; fewer are no reason not to start.
+    let _ = sockets::limit().and_then(sockets::allow);
     let tls = options.tls.as_ref().map(|tls| {
         let pair =
             CertificateFiles { certificate: tls.certificate.clone(), key: tls.key.clone(), ocsp: None };

@@ -7,11 +7,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use nix::errno::Errno;
 use socket2::Socket;
 
 use crate::base::addr::Endpoint;
@@ -24,7 +26,7 @@ use crate::engine::sys::{
 use crate::tls::server::ServerTls;
 use crate::tls::session::Session;
 use crate::tools::load::stream::{Open, Stream};
-use crate::tools::load::waiter::Waiter;
+use crate::tools::load::waiter::{Interest, Waiter};
 use crate::tools::reflect::answer::{self, Shape};
 use crate::tools::reflect::impairment::Impairment;
 use crate::tools::reflect::tally::Tally;
@@ -100,13 +102,15 @@ struct Connection {
     stream: Stream,
     /// Which of the connections that have had this place.
     generation: u32,
-    /// Whether it is waited until it can be written.
-    writable: bool,
+    /// What it is waited for.
+    interest: Interest,
 }
 
 /// A thread.
 pub(crate) struct Server {
     sockets: Sockets,
+    /// A descriptor to be given up for a connection that is refused.
+    spare: Option<File>,
     waiter: Waiter,
     received: ReceiveBuffers,
     staged: ReceiveBuffers,
@@ -138,6 +142,7 @@ impl Server {
         }
         Ok(Self {
             sockets,
+            spare: File::open("/dev/null").ok(),
             waiter,
             received: ReceiveBuffers::new(BATCH),
             staged: ReceiveBuffers::new(BATCH),
@@ -258,7 +263,7 @@ impl Server {
                 }
                 To::Connection(which) => {
                     if let Some(connection) = find(&mut self.connections, which) {
-                        if !connection.stream.push(&held.message) {
+                        if !connection.stream.push_anyway(&held.message) {
                             self.tally.send_errors += 1;
                         }
                         self.write(which);
@@ -287,7 +292,18 @@ impl Server {
                 (Some((socket, _)), true) => socket,
                 _ => &self.sockets.tcp,
             };
-            let Ok((socket, _)) = sys::accept(listener.as_fd()) else { return };
+            let socket = match sys::accept(listener.as_fd()) {
+                Ok((socket, _)) => socket,
+                Err(e) if is_out_of_files(&e) => {
+                    // Left alone, the connection would wake the thread for ever.
+                    self.spare = None;
+                    let refused = sys::accept(listener.as_fd()).is_ok();
+                    self.tally.refused += u64::from(refused);
+                    self.spare = File::open("/dev/null").ok();
+                    return;
+                }
+                Err(_) => return,
+            };
             if self.connections.len() - self.free.len() >= CONNECTIONS_MAX {
                 self.tally.refused += 1;
                 continue;
@@ -307,7 +323,7 @@ impl Server {
             let connection = Connection {
                 stream: Stream::new(socket, session),
                 generation: self.generation,
-                writable: false,
+                interest: Interest { readable: true, writable: false },
             };
             if self.waiter.add(connection.stream.socket(), name(at, self.generation), false).is_ok() {
                 self.connections[at] = Some(connection);
@@ -348,7 +364,7 @@ impl Server {
                 if delay.0 > 0 {
                     self.hold(clock::now() + delay, To::Connection(which), message);
                 } else if let Some(connection) = find(&mut self.connections, which)
-                    && !connection.stream.push(&message)
+                    && !connection.stream.push_anyway(&message)
                 {
                     self.tally.send_errors += 1;
                 }
@@ -369,9 +385,11 @@ impl Server {
             self.close(which);
             return;
         };
-        if pending != connection.writable {
-            connection.writable = pending;
-            let changed = self.waiter.modify(connection.stream.socket(), which, pending);
+        // Who reads no answers is not read.
+        let interest = Interest { readable: !connection.stream.is_full(), writable: pending };
+        if interest != connection.interest {
+            connection.interest = interest;
+            let changed = self.waiter.change(connection.stream.socket(), which, interest);
             if changed.is_err() {
                 self.close(which);
             }
@@ -414,6 +432,12 @@ fn transmit(
             tally.send_errors += range.len() as u64;
         });
     }
+}
+
+/// Returns whether there is no descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let out = [Errno::EMFILE, Errno::ENFILE].map(|errno| errno as i32);
+    error.raw_os_error().is_some_and(|errno| out.contains(&errno))
 }
 
 /// The number of a connection: its generation and its place.

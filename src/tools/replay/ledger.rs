@@ -14,6 +14,7 @@ use crate::tools::load::tally::{Counts, Tally};
 use crate::tools::replay::batch::{Batch, Job};
 use crate::tools::replay::feeder::hash;
 use crate::tools::replay::flights::{Flight, Flights, NOTHING, Settled, State};
+use crate::wire::edns;
 use crate::wire::header::{self, Header};
 
 /// Bytes of answers that are kept at most, of one thread.
@@ -158,7 +159,7 @@ impl Ledger {
                 let tally = &mut self.tallies[target];
                 tally.answered(intended, sent, now);
                 let counts = tally.counts();
-                counts.codes[usize::from(header.rcode())] += 1;
+                counts.code(edns::rcode(message));
                 counts.truncated += u64::from(header.is_truncated());
                 self.compare(slot, target, message);
             }

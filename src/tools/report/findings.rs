@@ -157,8 +157,9 @@ fn steps(latency: &Histogram<u64>) -> Vec<(u64, u64)> {
     let bounds = (1..=10_u32).flat_map(|decade| [1, 2, 5].map(|part| part * 1_000 * 10_u64.pow(decade)));
     let mut steps: Vec<(u64, u64)> = bounds.map(|bound| (bound, 0)).collect();
     for recorded in latency.iter_recorded() {
-        // A bucket across a bound counts once.
-        let at = steps.partition_point(|(bound, _)| *bound <= recorded.value_iterated_to());
+        // A bucket across a bound counts once, where most of it is.
+        let middle = latency.median_equivalent(recorded.value_iterated_to());
+        let at = steps.partition_point(|(bound, _)| *bound <= middle);
         if let Some((_, count)) = steps.get_mut(at) {
             *count += recorded.count_since_last_iteration();
         }

@@ -4,7 +4,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::config::criteria::Figures;
-use crate::tools::load::totals::Totals;
+use crate::tools::load::tally::CODES;
+use crate::tools::load::totals::{Totals, at};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report, text};
 use crate::wire::codes;
@@ -83,7 +84,7 @@ pub(super) fn counts(totals: &Totals) -> Map<String, Value> {
 
 /// Writes the answers by their response codes.
 pub(super) fn codes(totals: &Totals) -> Map<String, Value> {
-    let all = (0..16).filter(|code| totals.with_code(*code) > 0);
+    let all = (0..CODES as u16).filter(|code| totals.with_code(*code) > 0);
     all.map(|code| (codes::rcode_name(code), totals.with_code(code).into())).collect()
 }
 
@@ -94,7 +95,7 @@ pub(super) fn histogram(of: &Histogram<u64>) -> Value {
     figures.insert("mean".to_owned(), of.mean().into());
     figures.insert("max".to_owned(), of.max().into());
     for p in PERCENTILES {
-        figures.insert(text::percentile(p), of.value_at_quantile(p / 100.0).into());
+        figures.insert(text::percentile(p), at(of, p).into());
     }
     figures.into()
 }

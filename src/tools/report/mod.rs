@@ -88,10 +88,12 @@ pub(crate) fn unix_time() -> u64 {
 pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Result<()> {
     let machine = Machine::read();
     let printed = if options.json { as_json(report, &machine) } else { as_text(report, &machine) };
+    // What cannot be written takes nothing of the rest away.
+    let shown = io::stdout().write_all(printed.as_bytes()).context("standard output");
     if let Some(path) = &options.page {
         fs::write(path, as_page(report, &machine)).with_context(|| path.display().to_string())?;
     }
-    io::stdout().write_all(printed.as_bytes()).context("standard output")
+    shown
 }
 
 fn as_text(report: &Report, machine: &Machine) -> String {

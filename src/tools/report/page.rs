@@ -54,7 +54,7 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
     }
     out += &cards(&[
         (text::grouped(totals.rate().round() as u64), "answers per second"),
-        (text::percent(totals.counts.lost(), totals.counts.sent), "lost"),
+        (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(50.0))), "p50"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.0))), "p99"),
         (format!("{} ms", text::milliseconds(totals.percentile_ns(99.9))), "p99.9"),

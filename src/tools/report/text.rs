@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
+use crate::tools::load::tally::CODES;
+use crate::tools::load::totals::at;
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
@@ -91,7 +93,7 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         &format!(
             "{} ({}), {} per second",
             grouped(counts.answered),
-            percent(counts.answered, counts.sent),
+            percent(counts.answered, counts.asked()),
             grouped(totals.rate().round() as u64)
         ),
     );
@@ -100,14 +102,16 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         ("port refused", counts.refused),
         ("connection closed", counts.closed),
         ("cut short", counts.cut_short),
+        ("no connection", counts.unconnected),
     ];
     line(
         "lost",
-        &format!("{} ({}){}", grouped(counts.lost()), percent(counts.lost(), counts.sent), list(&kinds)),
+        &format!("{} ({}){}", grouped(counts.lost()), percent(counts.lost(), counts.asked()), list(&kinds)),
     );
     let codes: Vec<(String, u64)> =
-        (0..16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
+        (0..CODES as u16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
     let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    answers.push(("other codes", counts.other_codes));
     answers.push(("truncated", counts.truncated));
     if counts.answered > 0 {
         line("answers", list(&answers).trim_start_matches(": "));
@@ -185,7 +189,7 @@ pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
 pub(super) fn row(histogram: &Histogram<u64>) -> String {
     let mut out = String::new();
     for p in PERCENTILES {
-        let _ = write!(out, "{:>10}", milliseconds(histogram.value_at_quantile(p / 100.0)));
+        let _ = write!(out, "{:>10}", milliseconds(at(histogram, p)));
     }
     let _ = write!(out, "{:>10}{:>10.3}", milliseconds(histogram.max()), histogram.mean() / 1e6);
     out
