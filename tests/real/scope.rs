@@ -116,7 +116,8 @@ fn assert_same(captured: &Value, asked: &[Value; 2], both_ends: u64) {
         let asked: u64 = asked.iter().filter_map(|document| document["rcodes"][code].as_u64()).sum();
         assert_eq!(found, both_ends * asked, "{code}: {captured:#}");
     }
-    for quiet in ["late", "unmatched", "backwards", "steps_back", "without_question"] {
+    // Each CPU gives its packets their times: those of two may step back.
+    for quiet in ["late", "unmatched", "backwards", "without_question"] {
         assert_eq!(number(captured, &format!("/counts/{quiet}")), 0, "{quiet}: {captured:#}");
     }
     assert!(number(captured, "/latency_ns/p50") >= 900_000, "none is faster than the server");

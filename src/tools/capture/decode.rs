@@ -10,6 +10,7 @@ use crate::tools::capture::message::{Event, Message, Protocol};
 use crate::tools::capture::tcp::{Connections, Segment};
 use crate::tools::capture::{ip, link};
 use crate::wire::header::{self, Header};
+use crate::wire::records;
 
 /// A packet as it was captured.
 #[derive(Clone, Copy, Debug)]
@@ -167,16 +168,18 @@ impl Decoder {
         if !self.ports.has(server.1) {
             return Err(Skip::Direction);
         }
-        let message = Message {
-            at,
-            client: SocketAddr::from(client),
-            server: SocketAddr::from(server),
-            protocol: Protocol::Udp,
-            connection: None,
-            is_response,
-            payload,
-        };
-        self.message(message, visit);
+        for payload in payload.chunks(datagram_bytes(payload)) {
+            let message = Message {
+                at,
+                client: SocketAddr::from(client),
+                server: SocketAddr::from(server),
+                protocol: Protocol::Udp,
+                connection: None,
+                is_response,
+                payload,
+            };
+            self.message(message, visit);
+        }
         Ok(())
     }
 
@@ -230,4 +233,16 @@ impl Decoder {
         self.fragments.end(&mut self.counts);
         self.connections.end(self.last, &mut self.counts, visit);
     }
+}
+
+/// Returns how many bytes of a payload each datagram has. Where a sender has the kernel cut datagrams
+/// of one size from one piece (UDP_SEGMENT), a capture on the same host has the piece.
+fn datagram_bytes(payload: &[u8]) -> usize {
+    let whole = payload.len().max(1);
+    let Some(end) = records::end(payload).filter(|end| *end < payload.len()) else { return whole };
+    let is_response = |message: &[u8]| message.get(2).map(|bits| bits & header::QR);
+    let is_message =
+        |part: &[u8]| records::end(part) == Some(part.len()) && is_response(part) == is_response(payload);
+    // Anything else behind a message is its trailing data.
+    if payload.chunks(end).all(is_message) { end } else { whole }
 }

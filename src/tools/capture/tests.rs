@@ -38,6 +38,18 @@ fn both_byte_orders_and_units_of_time_are_read() {
 }
 
 #[test]
+fn datagrams_that_the_kernel_would_have_cut_are_told_apart() {
+    let queries = [dns(1, false, "www"), dns(2, false, "ftp"), dns(3, false, "a")];
+    let of = |payload: &[u8]| read(pcap(Order::Little, true, 101, &[(AT, udp(CLIENT, SERVER, payload))]));
+    assert_eq!(of(&queries.concat()).payloads(), queries, "the last one may be shorter");
+    // Trailing data, of which nothing else is known.
+    for tail in [&b"x"[..], &queries[0][..20], &dns(9, true, "www")] {
+        let payload = [&queries[0], tail].concat();
+        assert_eq!(of(&payload).payloads(), [payload]);
+    }
+}
+
+#[test]
 fn every_link_is_read() {
     let sll = |packet: &[u8]| {
         [&[0; 14][..], if packet[0] >> 4 == 6 { &[0x86, 0xdd] } else { &[8, 0] }, packet].concat()
