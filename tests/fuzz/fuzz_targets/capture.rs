@@ -4,5 +4,5 @@
 mod capture;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    capture::messages(data);
+    capture::target(data);
 });
