@@ -258,7 +258,8 @@ impl Run {
             // A ramp is judged by its best second, not by those that were too much.
             figures = Totals::new();
             figures.add(best, None);
-            figures.seconds = INTERVAL.0 as f64 / 1e9;
+            // Its time is its own, not that since the begin of the run.
+            (figures.seconds, figures.answered_until) = (INTERVAL.0 as f64 / 1e9, 0.0);
             (totals.latency, totals.naive, totals.lag) =
                 (best.latency.clone(), best.naive.clone(), best.lag.clone());
         }

@@ -135,10 +135,10 @@ impl Figures for Moment<'_> {
         self.0.latency.max()
     }
     fn sent(&self) -> u64 {
-        self.0.counts.sent
+        self.0.counts.asked()
     }
     fn lost(&self) -> u64 {
-        self.0.counts.sent.saturating_sub(self.0.counts.answered)
+        self.0.counts.asked().saturating_sub(self.0.counts.answered)
     }
     fn wrong(&self) -> u64 {
         self.0.counts.wrong()
