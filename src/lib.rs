@@ -24,6 +24,7 @@
 //!   files.rs            reads files of any kind, within limits; replaces files as a whole
 //!   narrow.rs           conversions to narrower numbers whose bounds are known
 //!   packet.rs           Packet: bytes in place, room in front and behind
+//!   packet_queue.rs     packets that wait for the next tick
 //!   panics.rs           catches panics where they must not end the process
 //!   prefix.rs           networks, and the ACL's set of them
 //!   printable.rs        text of others, which stays within its line

@@ -4,6 +4,7 @@ pub mod addr;
 pub mod files;
 pub mod narrow;
 pub mod packet;
+pub mod packet_queue;
 pub mod panics;
 pub mod prefix;
 pub mod printable;

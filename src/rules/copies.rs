@@ -1,5 +1,5 @@
 //! Copies of queries for second servers, from the rule that makes them to the next tick, which
-//! sends them. Bounded; their memory is reused.
+//! sends them.
 //!
 //! Instances that copy to each other would copy one query for ever. So each copy gets a mark, and a
 //! query with our own mark is not copied. One that cannot get it, because it is signed or malformed, is
@@ -10,6 +10,7 @@ use ahash::RandomState;
 use crate::base::addr::BackendSlot;
 use crate::base::narrow::place;
 use crate::base::packet::Packet;
+use crate::base::packet_queue::PacketQueue;
 use crate::wire::copied;
 use crate::wire::copied::Mark;
 use crate::wire::edit;
@@ -22,13 +23,10 @@ const COPY_ROOM: usize = 32 + copied::ROOM;
 /// a copy to come back unnoticed; and then it makes one more turn.
 const UNMARKED: usize = 1_024;
 
-/// Copies that wait for the next tick.
+/// Copies that wait for the next tick, each for a server.
 #[derive(Debug)]
 pub struct Copies {
-    copies: Vec<Copy>,
-    /// Number of copies queued, and how many of them were handed out.
-    filed: usize,
-    sent: usize,
+    queue: PacketQueue<BackendSlot>,
     mark: Mark,
     /// What copies without a mark say, hashed.
     unmarked: Box<[u64]>,
@@ -46,18 +44,11 @@ pub enum Filed {
     Own,
 }
 
-#[derive(Debug)]
-struct Copy {
-    to: BackendSlot,
-    bytes: Vec<u8>,
-    len: usize,
-}
-
 impl Copies {
     /// Creates the queue of a process whose copies have this mark.
     #[must_use]
     pub fn new(mark: Mark, hasher: RandomState) -> Self {
-        Self { copies: Vec::new(), filed: 0, sent: 0, mark, unmarked: Box::default(), hasher }
+        Self { queue: PacketQueue::new(COPIES_MAX, COPY_ROOM), mark, unmarked: Box::default(), hasher }
     }
 
     /// Returns the mark of this process's copies.
@@ -77,63 +68,41 @@ impl Copies {
         if copied::has(query, self.mark) {
             return Filed::Own;
         }
-        if self.filed == COPIES_MAX {
+        if self.queue.is_full() {
             return Filed::Full;
         }
-        if self.filed == self.copies.len() {
-            self.copies.push(Copy { to, bytes: Vec::new(), len: 0 });
-        }
-        let copy = &mut self.copies[self.filed];
-        copy.to = to;
-        copy.bytes.clear();
-        copy.bytes.extend_from_slice(query);
-        copy.bytes.resize(query.len() + COPY_ROOM, 0);
-        let mut packet = Packet::new(&mut copy.bytes, 0, query.len());
-        let is_marked = edit(&mut packet, self.mark);
-        copy.len = packet.len();
-        if !is_marked && self.has_come_back(query) {
-            return Filed::Own;
-        }
-        self.filed += 1;
-        Filed::Yes
+        let Self { queue, mark, unmarked, hasher } = self;
+        let mut filed = Filed::Yes;
+        queue.push(to, query, |packet| {
+            if !edit(packet, *mark) && has_come_back(unmarked, hasher, query) {
+                filed = Filed::Own;
+            }
+            filed == Filed::Yes
+        });
+        filed
     }
 
-    /// Returns whether a query without a mark was copied before, and notes it.
-    #[cold]
-    fn has_come_back(&mut self, query: &[u8]) -> bool {
-        if self.unmarked.is_empty() {
-            self.unmarked = vec![0; UNMARKED].into();
-        }
-        let hash = self.hasher.hash_one(edit::behind_id(query));
-        let before = std::mem::replace(&mut self.unmarked[place(hash, UNMARKED)], hash);
-        before == hash
-    }
-
-    /// Hands out a copy: its server, its buffer, and how many bytes of the buffer are the query.
-    /// Returns none when all were handed out. The caller returns the buffer with
-    /// [`Copies::put_back`].
-    pub fn take(&mut self) -> Option<(BackendSlot, Vec<u8>, usize)> {
-        if self.sent == self.filed {
-            (self.sent, self.filed) = (0, 0);
-            return None;
-        }
-        let copy = &mut self.copies[self.sent];
-        self.sent += 1;
-        Some((copy.to, std::mem::take(&mut copy.bytes), copy.len))
-    }
-
-    /// Takes back the buffer of the copy handed out last.
-    pub fn put_back(&mut self, bytes: Vec<u8>) {
-        if let Some(copy) = self.sent.checked_sub(1).and_then(|at| self.copies.get_mut(at)) {
-            copy.bytes = bytes;
-        }
+    /// Hands out a copy and its server; none when all were handed out.
+    pub fn take(&mut self) -> Option<(BackendSlot, &[u8])> {
+        self.queue.take()
     }
 
     /// Returns whether there is nothing to send.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.filed == 0
+        self.queue.is_empty()
     }
+}
+
+/// Returns whether a query without a mark was copied before, and notes it.
+#[cold]
+fn has_come_back(unmarked: &mut Box<[u64]>, hasher: &RandomState, query: &[u8]) -> bool {
+    if unmarked.is_empty() {
+        *unmarked = vec![0; UNMARKED].into();
+    }
+    let hash = hasher.hash_one(edit::behind_id(query));
+    let before = std::mem::replace(&mut unmarked[place(hash, UNMARKED)], hash);
+    before == hash
 }
 
 #[cfg(test)]
@@ -149,33 +118,6 @@ mod tests {
         let mut copies = copies();
         assert!((0..COPIES_MAX).all(|_| copies.file(BackendSlot(1), &[1], |_, _| true) == Filed::Yes));
         assert_eq!(copies.file(BackendSlot(1), &[1], |_, _| true), Filed::Full);
-    }
-
-    #[test]
-    fn copies_leave_in_order() {
-        let mut copies = copies();
-        for round in 0..2 {
-            for at in 0..3 {
-                assert_eq!(copies.file(BackendSlot(at), &[at as u8], |_, _| true), Filed::Yes);
-            }
-            for at in 0..3 {
-                let (to, bytes, len) = copies.take().expect("a copy");
-                assert_eq!((to, &bytes[..len]), (BackendSlot(at), &[at as u8][..]), "round {round}");
-                copies.put_back(bytes);
-            }
-            assert!(copies.take().is_none());
-        }
-    }
-
-    #[test]
-    fn copy_is_edited_and_its_buffer_reused() {
-        let mut copies = copies();
-        assert_eq!(copies.file(BackendSlot(4), b"abc", |p, _| p.append(b"d")), Filed::Yes);
-        assert!(!copies.is_empty(), "at the next tick");
-        let (to, bytes, len) = copies.take().expect("a copy");
-        assert_eq!((to, &bytes[..len]), (BackendSlot(4), &b"abcd"[..]));
-        copies.put_back(bytes);
-        assert!(copies.take().is_none() && copies.is_empty());
     }
 
     #[test]

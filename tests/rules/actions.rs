@@ -226,7 +226,7 @@ const ROWS: &[Row] = &[
          wait 0",
     ),
     (
-        "ShadowAction: a copy of our own goes to no shadow pool, and a signed query to none",
+        "ShadowAction: no copy of our own, no signed query and no transfer goes to a shadow pool",
         r#"addAction(AllRule(), ShadowAction("two"))"#,
         "q 1 a/A OPT=1232,65353:6d61726b6d61726b
          > 1 * a/A OPT=1232,65353:6d61726b6d61726b
@@ -234,6 +234,8 @@ const ROWS: &[Row] = &[
          q 2 b/A RR=3,k,250,0,00
          > 1 * b/A RR=3,k,250,0,00
          ! shadow-not-sent
+         q 3 c/252
+         > 1 * c/252
          wait 0",
     ),
     (

@@ -299,9 +299,8 @@ impl Dispatcher {
         connections: &mut Connections,
         scratch: &'s mut Scratch,
     ) -> Option<(Option<Sent>, Packet<'s>)> {
-        let (backend, bytes, len) = self.copies.take()?;
-        let mut packet = scratch.load(&bytes[..len]);
-        self.copies.put_back(bytes);
+        let (backend, query) = self.copies.take()?;
+        let mut packet = scratch.load(query);
         let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
         let pending = PendingQuery::copy(question);
         let sent =

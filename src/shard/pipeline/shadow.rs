@@ -13,7 +13,7 @@ use crate::shard::scratch::Scratch;
 use crate::shard::shadows;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::shadow_queue::{End, ShadowEvent, Side};
-use crate::wire::{copied, ecs, signature};
+use crate::wire::{copied, ecs, signature, transfer};
 
 use crate::shard::pipeline::emit;
 
@@ -23,6 +23,10 @@ impl Shard {
     pub(super) fn begin_shadow(&mut self, query: &mut Query, packet: &Packet<'_>) {
         let Some(state) = &mut query.state else { return };
         let Shadow::Wanted(pool) = std::mem::take(&mut state.shadow) else { return };
+        // A transfer is no answer that could be compared.
+        if transfer::is_transfer(query.facts.qtype) {
+            return;
+        }
         if copied::has(packet.bytes(), self.dispatcher.copies.mark()) {
             self.cx.drop(DropReason::TeeLoop);
         } else if self.copy_to_pool(pool, query, packet).is_none() {
@@ -51,7 +55,7 @@ impl Shard {
         let client = Client { connection: None, ..query.pending.client };
         let pending = PendingQuery { client, waiter: Waiter::Shadow(id), pool, ..query.pending };
         let mark = self.dispatcher.copies.mark();
-        self.shadows.file(backend, pending, packet.bytes(), |packet| {
+        self.shadows.queue.push((backend, pending), packet.bytes(), |packet| {
             if sends_subnet && settings.wanted {
                 let (address, EcsSettings { v4, v6, replace, .. }) = (settings.address(&visible), settings);
                 // If it does not fit, the copy goes without it.
@@ -59,13 +63,14 @@ impl Shard {
             }
             // What has no room for it is malformed, and comes to nothing.
             let _ = copied::mark(packet, mark, apply::OPT_PAYLOAD);
+            true
         });
         Some(())
     }
 
     /// Sends the copies that wait.
     pub(in crate::shard) fn send_shadows(&mut self, scratch: &mut Scratch, out: Out<'_>) {
-        while let Some((backend, pending, bytes)) = self.shadows.take() {
+        while let Some(((backend, pending), bytes)) = self.shadows.queue.take() {
             let mut packet = scratch.load(bytes);
             let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent = self.dispatcher.send_shadow(cx, connections, backend, &pending, &mut packet);
