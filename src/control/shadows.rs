@@ -25,6 +25,10 @@ use crate::stats::shadow_queue::{End, ShadowEvent, ShadowId, Side};
 
 /// Pairs that wait for an answer, at most; more are not compared.
 const PAIRS_MAX: usize = 65_536;
+/// Bytes of responses that wait for the other side's, at most.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Events of one turn: some milliseconds.
+const EVENTS_MAX: usize = 4_096;
 /// How long a pair may take: longer than all attempts of a query.
 const PAIR_MAX: TickDelta = TickDelta::from_ms(60_000);
 /// Interval at which those that take longer are given up.
@@ -41,6 +45,10 @@ pub(super) struct Shadows {
     pools: BTreeMap<Box<str>, Pool>,
     comparer: Comparer,
     swept: Tick,
+    /// Bytes of responses that wait.
+    waiting_bytes: usize,
+    /// The shard that is asked first in the next turn.
+    first: usize,
 }
 
 #[derive(Debug)]
@@ -49,6 +57,17 @@ struct Pair {
     asked: Tick,
     live: Option<End>,
     shadow: Option<End>,
+}
+
+impl Pair {
+    /// Returns the bytes of the responses that it has.
+    fn bytes(&self) -> usize {
+        let bytes = |end: &End| match end {
+            End::Response { message, .. } => message.len(),
+            End::None | End::TooLong => 0,
+        };
+        [&self.live, &self.shadow].into_iter().flatten().map(bytes).sum()
+    }
 }
 
 /// What is known of a shadow pool.
@@ -76,6 +95,8 @@ impl Default for Shadows {
             pools: BTreeMap::new(),
             comparer: Comparer::new(Aspects::default()),
             swept: Tick(0),
+            waiting_bytes: 0,
+            first: 0,
         }
     }
 }
@@ -83,20 +104,27 @@ impl Default for Shadows {
 impl Shadows {
     /// Takes what the shards have queued, and compares what is complete.
     pub(super) fn turn(&mut self, snapshot: &Snapshot, live_state: &LiveState, now: Tick) {
-        for (shard, stats) in live_state.shards().iter().enumerate() {
-            for event in stats.shadow_queue.events() {
+        let (shards, mut left) = (live_state.shards(), EVENTS_MAX);
+        let first = self.first;
+        for shard in (0..shards.len()).map(|at| (first + at) % shards.len()) {
+            for event in shards[shard].shadow_queue.events(left) {
+                left -= 1;
                 self.take(shard, event, snapshot, now);
             }
         }
+        self.first = (first + 1) % shards.len().max(1);
         if self.pairs.is_empty() || now.since(self.swept) < SWEEP {
             return;
         }
         self.swept = now;
-        let pools = &self.pools;
+        let Self { pools, waiting_bytes, .. } = self;
         self.pairs.retain(|_, pair| {
             let is_new = now.since(pair.asked) < PAIR_MAX;
-            if !is_new && let Some(pool) = pools.get(&pair.pool) {
-                pool.stats.incomplete.add(1);
+            if !is_new {
+                *waiting_bytes -= pair.bytes();
+                if let Some(pool) = pools.get(&pair.pool) {
+                    pool.stats.incomplete.add(1);
+                }
             }
             is_new
         });
@@ -117,16 +145,19 @@ impl Shadows {
                 self.pairs.insert((shard, id), Pair { pool, asked: now, live: None, shadow: None });
             }
             ShadowEvent::Ended { id, side, end } => {
-                let Some(pair) = self.pairs.get_mut(&(shard, id)) else { return };
+                let Some(mut pair) = self.pairs.remove(&(shard, id)) else { return };
+                self.waiting_bytes -= pair.bytes();
                 match side {
                     Side::Live => pair.live = Some(end),
                     Side::Shadow => pair.shadow = Some(end),
                 }
-                if pair.live.is_some()
-                    && pair.shadow.is_some()
-                    && let Some(pair) = self.pairs.remove(&(shard, id))
-                {
+                if pair.live.is_some() && pair.shadow.is_some() {
                     self.compare(pair, snapshot);
+                } else if self.waiting_bytes + pair.bytes() <= WAITING_BYTES_MAX {
+                    self.waiting_bytes += pair.bytes();
+                    self.pairs.insert((shard, id), pair);
+                } else if let Some(pool) = self.pools.get(&pair.pool) {
+                    pool.stats.incomplete.add(1);
                 }
             }
         }
@@ -382,6 +413,40 @@ mod tests {
         let shown: Vec<String> = shadows.examples("next").map(|e| e.difference.clone()).collect();
         assert_eq!(shown.len(), EXAMPLES);
         assert!(shown[EXAMPLES - 1].contains("192.0.2.100"), "{shown:?}");
+    }
+
+    #[test]
+    fn what_waits_for_the_other_side_is_bounded() {
+        let long: Box<[u8]> = vec![0; 8_192].into();
+        let most = WAITING_BYTES_MAX / long.len();
+        let snapshot = fixture::snapshot(1, &[0], &[0, 1]);
+        let (live_state, mut shadows) = (LiveState::new(1, 4), Shadows::default());
+        for id in (1..).map(ShadowId).take(most + 10) {
+            let queue = &live_state.shards()[0].shadow_queue;
+            assert!(queue.file(ShadowEvent::Asked { id, pool: "next".into() }));
+            let end = response(long.clone(), 0, 1);
+            assert!(queue.file(ShadowEvent::Ended { id, side: Side::Live, end }));
+            shadows.turn(&snapshot, &live_state, Tick(0));
+        }
+        assert_eq!((shadows.waiting_bytes, shadows.pairs.len()), (WAITING_BYTES_MAX, most));
+        assert_eq!(shadows.readings()[0].1.incomplete, 10);
+        shadows.turn(&snapshot, &live_state, Tick(0) + TickDelta::from_ms(61_000));
+        assert_eq!((shadows.waiting_bytes, shadows.pairs.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_turn_is_bounded_and_no_shard_is_left_out() {
+        let snapshot = fixture::snapshot(1, &[0], &[0, 1]);
+        let (live_state, mut shadows) = (LiveState::new(2, 4), Shadows::default());
+        for stats in live_state.shards() {
+            for id in (0..EVENTS_MAX as u32).map(ShadowId) {
+                assert!(stats.shadow_queue.file(ShadowEvent::Asked { id, pool: "next".into() }));
+            }
+        }
+        for turn in 1..=2 {
+            shadows.turn(&snapshot, &live_state, Tick(0));
+            assert_eq!(shadows.pairs.len(), turn * EVENTS_MAX, "turn {turn}");
+        }
     }
 
     #[test]

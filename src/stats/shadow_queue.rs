@@ -70,8 +70,8 @@ impl ShadowQueue {
         self.0.file(event)
     }
 
-    /// Takes the queued events, at most a full queue: the shard may be faster than who compares.
-    pub fn events(&self) -> impl Iterator<Item = ShadowEvent> {
-        self.0.drain()
+    /// Takes queued events, at most so many: the shard may be faster than who compares.
+    pub fn events(&self, most: usize) -> impl Iterator<Item = ShadowEvent> {
+        self.0.drain().take(most)
     }
 }
