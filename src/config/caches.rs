@@ -11,6 +11,7 @@ use crate::base::files;
 use crate::cache::PacketCache;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
+use crate::config::lists::PoolNames;
 use crate::config::options::Key;
 
 /// The most entries of all packet caches that are in use.
@@ -65,12 +66,26 @@ fn file_of(path: &str) -> PathBuf {
     files::resolved(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
+/// Returns whether servers of all pools with a cache get the client's subnet.
+fn sends_subnet(draft: &Draft, cache: usize) -> bool {
+    let mut pools = draft.pools.iter().filter(|pool| pool.cache == Some(cache));
+    pools.all(|pool| {
+        let is_member = |pools: &PoolNames| pools.iter().any(|name| name == pool.name);
+        draft.servers.iter().any(|s| !s.removed && s.use_client_subnet && is_member(&s.pools))
+    })
+}
+
 /// Warns of packet caches that no pool uses, and of options that have no effect by a setting.
 pub(crate) fn warn(draft: &mut Draft) {
     let is_stale_given = draft.settings.number(Key::StaleCache).unwrap_or_default() > 0;
     for (at, written) in draft.caches.iter().enumerate() {
         let note = if !draft.pools.iter().any(|pool| pool.cache == Some(at)) {
             Fault::Note("no pool uses it: getPool(name):setCache(cache)".to_owned())
+        } else if written.value.warm_up.is_some() && sends_subnet(draft, at) {
+            Fault::Note(
+                "warmUp has no effect beside useClientSubnet: no client without a subnet would ask"
+                    .to_owned(),
+            )
         } else if written.value.keep_stale && !is_stale_given {
             Fault::Conflict {
                 wrong: "keepStaleData has no effect without setStaleCacheEntriesTTL".to_owned(),

@@ -214,6 +214,24 @@ fn what_is_odd_is_a_warning() {
 }
 
 #[test]
+fn names_that_no_client_would_find_are_warned_of() {
+    let path = std::env::temp_dir().join(format!("dnslob-warm-up-subnet-{}", std::process::id()));
+    std::fs::write(&path, "a\n").unwrap();
+    let made = |server: &str, pool: &str| {
+        let (loaded, _) = good(&format!(
+            "newServer{{address='192.0.2.1', {server}}}
+             getPool('{pool}'):setCache(newPacketCache(5, {{warmUp={path:?}}}))"
+        ));
+        loaded.draft.warnings.clone().into_list().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let warnings = made("useClientSubnet=true", "");
+    assert!(warnings.len() == 1 && warnings[0].contains("warmUp has no effect beside useClientSubnet"));
+    assert!(made("useClientSubnet=true", "other").is_empty(), "the servers of another pool");
+    assert!(made("order=1", "").is_empty());
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn pools_share_a_cache_or_have_none() {
     let made = snapshot(
         "local c = newPacketCache(5)\n\
