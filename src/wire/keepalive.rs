@@ -5,7 +5,7 @@
 //!    2           0 or 2   2, in answers only
 //! ```
 //!
-//! It concerns the two ends of one connection and must not be forwarded; over UDP it is
+//! It concerns the two ends of one connection and must not be passed on; over UDP it is
 //! meaningless. The caller ensures both.
 
 use crate::base::packet::Packet;

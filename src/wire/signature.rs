@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A signature covers everything but the id (RFC 8945, 5.5 and 4.3.2): who forwards the message may
-//! change nothing else of it. Whoever edits a forwarded message asks [`is_signed`] first. It is
+//! change nothing else of it. Whoever edits a message that is passed on asks [`is_signed`] first. It is
 //! asked when an edit is due: most messages have none.
 
 use crate::base::packet::Packet;

@@ -180,7 +180,7 @@ impl CallState {
     }
 }
 
-/// Undoes the edits of a signed message that is forwarded; its id may change. A query that has become
+/// Undoes the edits of a signed message that is passed on; its id may change. A query that has become
 /// an answer is another message.
 fn keep_signed(packet: &mut Packet<'_>, before: &[u8], in_signed_transfer: bool) {
     let is_response = |message: &[u8]| Header::parse(message).map(|head| head.is_response());

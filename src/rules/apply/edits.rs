@@ -41,7 +41,7 @@ pub(super) fn set_ecs(
 }
 
 /// Returns whether the message is signed, so that nothing of it may be edited. Every edit of a
-/// message that is forwarded asks this first.
+/// message that is passed on asks this first.
 pub(super) fn is_fixed(context: &EvaluationContext<'_, '_>) -> bool {
     context.query_state.in_signed_transfer || signature::is_signed(context.packet.bytes())
 }

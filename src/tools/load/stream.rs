@@ -21,8 +21,8 @@ pub(crate) const OUTPUT_MAX: usize = 1 << 20;
 pub(crate) struct Stream {
     socket: Socket,
     frames: Frames,
-    /// What goes out before everything else, and outside of TLS.
-    preface: Outbound,
+    /// The PROXY header: it goes out before everything else, and outside of TLS.
+    proxy_header: Outbound,
     out: Outbound,
     tls: Option<Session>,
     plaintext: Vec<u8>,
@@ -40,8 +40,8 @@ pub(crate) enum Open {
 impl Stream {
     /// Takes over a socket that does not block; with TLS, its session.
     pub(crate) const fn new(socket: Socket, tls: Option<Session>) -> Self {
-        let preface = Outbound::new();
-        Self { socket, frames: Frames::new(), preface, out: Outbound::new(), tls, plaintext: Vec::new() }
+        let proxy_header = Outbound::new();
+        Self { socket, frames: Frames::new(), proxy_header, out: Outbound::new(), tls, plaintext: Vec::new() }
     }
 
     /// Returns the socket.
@@ -59,9 +59,9 @@ impl Stream {
         self.tls.as_ref().is_some_and(Session::is_handshaking)
     }
 
-    /// Adds bytes that go out first, and outside of TLS: a PROXY header.
-    pub(crate) fn preface(&mut self, bytes: &[u8]) {
-        self.preface.push_raw(bytes);
+    /// Begins the connection with a PROXY header.
+    pub(crate) fn begin_with(&mut self, proxy_header: &[u8]) {
+        self.proxy_header.push_raw(proxy_header);
     }
 
     /// Adds a message to the output, also when that is full: who does not read from the peer meanwhile
@@ -118,7 +118,7 @@ impl Stream {
     /// Those of the operating system.
     pub(crate) fn write(&mut self) -> io::Result<bool> {
         loop {
-            let begins = !self.preface.is_empty();
+            let begins = !self.proxy_header.is_empty();
             if begins {
                 // Below.
             } else if let Some(session) = &mut self.tls {
@@ -133,7 +133,7 @@ impl Stream {
                     Err(e) => return Err(e),
                 }
             }
-            let out = if begins { &mut self.preface } else { &mut self.out };
+            let out = if begins { &mut self.proxy_header } else { &mut self.out };
             if out.is_empty() {
                 return Ok(false);
             }

@@ -237,7 +237,7 @@ impl Sessions {
             self.connections.len() as u32 - 1
         });
         let opened = connect(&self.plan, target, job.client.ip()).and_then(|mut stream| {
-            stream.preface(batch.bytes(&job.header));
+            stream.begin_with(batch.bytes(&job.header));
             waiter.add(stream.socket(), u64::from(at | STREAM), true)?;
             Ok(stream)
         });
