@@ -4,7 +4,7 @@
 //   authority -l PORT [-d MILLISECONDS]
 //
 // Listens on 127.0.0.1. All answers wait equally long, so they wait in a queue; when it is full, a
-// query is dropped. On SIGTERM it prints how many it had and ends.
+// query is dropped. On SIGUSR1 it prints how many it had, on SIGTERM it ends as well.
 #include "measure.h"
 
 #include <arpa/inet.h>
@@ -28,12 +28,24 @@ struct answer {
 
 static struct answer queue[WAITING];
 static uint32_t head, tail; // counted on; an answer's place is its number modulo WAITING
-static volatile sig_atomic_t stopping;
+static volatile sig_atomic_t stopping, asked;
 
 static void stop(int signal)
 {
     (void)signal;
     stopping = 1;
+}
+
+static void ask(int signal)
+{
+    (void)signal;
+    asked = 1;
+}
+
+static void print_counts(uint64_t queries, uint64_t dropped)
+{
+    printf("{\"queries\":%llu,\"dropped\":%llu}\n", (unsigned long long)queries, (unsigned long long)dropped);
+    fflush(stdout);
 }
 
 // FNV-1a over the question without regard to case: the same name always lives equally long.
@@ -57,6 +69,8 @@ int main(int argc, char **argv)
     }
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction report = {.sa_handler = ask};
+    sigaction(SIGUSR1, &report, NULL);
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
@@ -67,6 +81,10 @@ int main(int argc, char **argv)
     }
     uint64_t queries = 0, dropped = 0;
     while (!stopping) {
+        if (asked) {
+            asked = 0;
+            print_counts(queries, dropped);
+        }
         uint64_t now = now_ns();
         for (; head != tail && queue[head % WAITING].due_ns <= now; head++) {
             struct answer *a = &queue[head % WAITING];
@@ -91,6 +109,6 @@ int main(int argc, char **argv)
                 dropped++;
         }
     }
-    printf("{\"queries\":%llu,\"dropped\":%llu}\n", (unsigned long long)queries, (unsigned long long)dropped);
+    print_counts(queries, dropped);
     return 0;
 }

@@ -29,7 +29,8 @@
 //!                                      └ not ─► the share goes back, and this latency is its floor
 //! ```
 //!
-//! A server that does not keep up with its queries is full without an experiment.
+//! A server that does not keep up with its queries is full without an experiment, and one that
+//! falls silent while others respond is passed over until it responds.
 //!
 //! At the start the first server gets all: no cache is warmer than another. After the loss of a
 //! server the load is spread evenly over all usable servers: no capacity is known. Then it
@@ -40,6 +41,7 @@
 
 mod driver;
 mod gauge;
+mod silence;
 mod trial;
 
 pub use crate::control::concentrate::driver::ConcentrateDriver;
@@ -47,6 +49,7 @@ pub use crate::control::concentrate::driver::ConcentrateDriver;
 use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::concentrate::gauge::Gauge;
+use crate::control::concentrate::silence::PROBE_PPM;
 use crate::control::concentrate::trial::Suspicion;
 use crate::model::policy::Concentrate;
 use crate::stats::live::PPM;
@@ -70,6 +73,8 @@ const SHARE_STEP: f64 = 0.02;
 const CAP_MIN: f64 = 0.02;
 /// If latency stays high although the rate fell to this part, it is not load: the floor has moved.
 const REBASE_RATE: f64 = 0.4;
+/// A server that was silent takes its share back at once if its cache is still warm for this one.
+const KNOWN_WARM: f64 = 0.5;
 /// The loss of a server with at least this share spreads the load.
 const DEATH_SHARE: f64 = 0.10;
 
@@ -123,6 +128,7 @@ struct Member {
     slot: BackendSlot,
     order: i32,
     usable: bool,
+    is_silent: bool,
     gauge: Gauge,
     /// Queries and responses per second.
     rate: f64,
@@ -191,8 +197,9 @@ impl Concentrator {
         }
         self.drop_members(|m| !windows.iter().any(|r| r.slot == m.slot));
         let mut lost = std::mem::take(&mut self.lost);
+        let respond = windows.iter().any(|w| w.usable && w.responses > 0);
         for stats in windows {
-            lost |= self.observe(now, span, stats);
+            lost |= self.observe(now, span, stats, respond);
         }
         if lost {
             self.spread_until = Some(now + self.settings.spread_after_death);
@@ -220,7 +227,7 @@ impl Concentrator {
     }
 
     /// Updates a member; returns whether it was lost with a share that others must take.
-    fn observe(&mut self, now: Tick, span: TickDelta, stats: &WindowStats<'_>) -> bool {
+    fn observe(&mut self, now: Tick, span: TickDelta, stats: &WindowStats<'_>, respond: bool) -> bool {
         let at = self.members.iter().position(|m| m.slot == stats.slot);
         let at = at.unwrap_or_else(|| {
             self.members.push(Member::new(stats, now));
@@ -228,13 +235,18 @@ impl Concentrator {
         });
         let member = &mut self.members[at];
         member.order = stats.order;
-        let lost = member.usable && !stats.usable && member.share >= DEATH_SHARE;
-        if member.usable && !stats.usable {
+        let was_silent = member.is_silent;
+        let falls_silent = member.notice_silence(stats, respond);
+        let lost = member.usable && (falls_silent || !stats.usable) && member.share >= DEATH_SHARE;
+        if !stats.usable && (member.usable || was_silent) {
             // Its cache will be cold when it returns, and the caps of its last moments are
             // meaningless.
             member.leave();
+        } else if was_silent && !member.is_silent && member.warm >= KNOWN_WARM {
+            // Its cache is warm: the spread that its silence began can end.
+            self.spread_until = None;
         }
-        member.usable = stats.usable;
+        member.usable = stats.usable && !member.is_silent;
         let a = smoothing(span, RATE_SPAN);
         let seconds = span.0 as f64 / 1e9;
         member.rate += (stats.queries as f64 / seconds - member.rate) * a;
@@ -468,7 +480,11 @@ impl Concentrator {
             .map(|(at, m)| Share {
                 slot: m.slot,
                 share_ppm: if moved { ppm(m.share) } else { old(m).unwrap_or(0) },
-                trickle_ppm: if standby == Some(at) { ppm(self.settings.standby_share) } else { 0 },
+                trickle_ppm: match m.is_silent {
+                    true => PROBE_PPM,
+                    false if standby == Some(at) => ppm(self.settings.standby_share),
+                    false => 0,
+                },
             })
             .collect();
     }
@@ -480,6 +496,7 @@ impl Member {
             slot: stats.slot,
             order: stats.order,
             usable: stats.usable,
+            is_silent: false,
             gauge: Gauge::new(),
             rate: 0.0,
             served: 0.0,

@@ -42,7 +42,7 @@ impl Reflect {
     }
 }
 
-fn bench(address: &str, arguments: &[&str]) -> Output {
+pub(crate) fn bench(address: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.args(["bench", address]).args(arguments).stdin(Stdio::null());
     command.output().expect("dnslob bench runs")

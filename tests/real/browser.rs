@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Behaviour};
+use crate::bench::{Reflect, bench};
 use crate::instance::{Instance, listen};
 use crate::load::{Load, Plan};
+use crate::message::{answer, query};
 use crate::place::{Directory, port, wait_for};
 use crate::process::{self, Program};
+use crate::replay::{RECORDED, client, replay, written};
+use crate::scope::scope;
 use crate::web::fetch_with;
 
 /// A browser with one page.
@@ -78,12 +82,20 @@ impl Browser {
         );
     }
 
+    /// Asserts that the page's scripts and style have no errors.
+    fn assert_no_complaints(&self) {
+        let complaints = self.post("se/log", &json!({"type": "browser"}));
+        let severe = |entry: &&Value| entry["level"] == "SEVERE" && !entry.to_string().contains("favicon");
+        let severe: Vec<_> = complaints.as_array().into_iter().flatten().filter(severe).collect();
+        assert!(severe.is_empty(), "{severe:#?}");
+    }
+
     /// Takes a picture, to be looked at, into the directory of test outputs.
     fn picture(&self, name: &str) {
         use base64::Engine as _;
         let made = send("GET", &format!("{}/screenshot", self.session), &Value::Null);
         let bytes = base64::engine::general_purpose::STANDARD.decode(made.as_str().expect("a picture"));
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dashboard-{name}.png"));
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
         std::fs::write(&path, bytes.expect("base64")).expect("the picture is written");
     }
 }
@@ -185,6 +197,7 @@ fn the_dashboard_lives_in_a_browser() {
     let local = || SocketAddr::from(([127, 0, 0, 1], port()));
     let (alpha, beta, at, web) =
         (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt), local(), local());
+    let candidate = Backend::start(3, Behaviour::Prompt);
     let server = |backend: &Backend, name: &str| {
         format!(
             "newServer{{address='{}', name='{name}', checkInterval=0.2, checkTimeout=300, \
@@ -195,6 +208,8 @@ fn the_dashboard_lives_in_a_browser() {
     let lua = listen(at)
         + &server(&alpha, "alpha")
         + &server(&beta, "beta")
+        + &format!("newServer{{address='{}', name='gamma', pool='candidate'}}\n", candidate.address)
+        + "addAction(AllRule(), ShadowAction('candidate'))\n"
         + &format!(
             "setServerPolicy(roundrobin) webserver('{web}') setWebserverConfig({{\
              apiRequiresAuthentication=false, dashboardRequiresAuthentication=false, apiKey='key'}}) \
@@ -216,8 +231,14 @@ fn the_dashboard_lives_in_a_browser() {
     let chart = "return document.querySelector('#c-traffic canvas') !== null";
     assert_eq!(browser.run(chart), json!(true));
     shows(
-        "both servers up",
-        "return [...document.querySelectorAll('#t-servers tr')].filter((r) => /\\bup\\b/.test(r.innerText)).length === 2",
+        "all servers up",
+        "return [...document.querySelectorAll('#t-servers tr')].filter((r) => /\\bup\\b/.test(r.innerText)).length === 3",
+    );
+
+    shows(
+        "what the shadow pool answers otherwise, with an example",
+        "const s = document.getElementById('shadowed'); \
+         return !s.hidden && /candidate/.test(s.innerText) && /gamma/.test(s.innerText)",
     );
 
     let killed = Instant::now();
@@ -246,7 +267,7 @@ fn the_dashboard_lives_in_a_browser() {
         None => eprintln!("NOT CHECKED by axe-core, which `scripts/setup axe` installs"),
     }
     assert_no_faults(&browser, "as the system has it");
-    browser.picture("wide");
+    browser.picture("dashboard-wide");
     let brightness = "const c = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number); \
                       return c[0] + c[1] + c[2]";
     for (theme, is_dark) in [("light", false), ("dark", true)] {
@@ -260,7 +281,7 @@ fn the_dashboard_lives_in_a_browser() {
         let sum = browser.run(brightness).as_f64().unwrap_or_default();
         assert_eq!(sum < 200.0, is_dark, "{theme}: {sum}");
         assert_no_faults(&browser, theme);
-        browser.picture(theme);
+        browser.picture(&format!("dashboard-{theme}"));
     }
     browser.resize(360, 800);
     shows(
@@ -268,12 +289,60 @@ fn the_dashboard_lives_in_a_browser() {
         "return document.documentElement.scrollWidth <= innerWidth && innerWidth === 360",
     );
     assert_no_faults(&browser, "narrow");
-    browser.picture("narrow");
+    browser.picture("dashboard-narrow");
 
-    let complaints = browser.post("se/log", &json!({"type": "browser"}));
-    let severe = |entry: &&Value| entry["level"] == "SEVERE" && !entry.to_string().contains("favicon");
-    let severe: Vec<_> = complaints.as_array().into_iter().flatten().filter(severe).collect();
-    assert!(severe.is_empty(), "{severe:#?}");
+    browser.assert_no_complaints();
     load.finish();
     drop(instance);
+}
+
+/// What the tools write as pages, each of something that has all parts of its kind.
+#[test]
+fn the_pages_of_reports_live_in_a_browser() {
+    let directory = Directory::new();
+    let page = |name: &str| directory.path().join(format!("{name}.html")).display().to_string();
+    let [one, two] = ["1", "2"].map(|seed| Reflect::start(&["--seed", seed, "--rcode", "servfail=20%"]));
+    let packets: Vec<_> = (0..400_u16)
+        .flat_map(|n| {
+            let (from, at) = (client((n % 50) as u8 + 1), u64::from(n) * 2_000);
+            let asked = query(n, &format!("n{}.<blink>.test", n % 40));
+            let answered = answer(&asked, 1).expect("a query");
+            [(at, from, RECORDED, asked), (at + u64::from(n), RECORDED, from, answered)]
+        })
+        .collect();
+    let capture = written(&directory, &packets);
+    let runs = [
+        ("bench", bench(&one.address, &["--rate", "500", "--duration", "3s", "--report", &page("bench")])),
+        ("ramp", bench(&one.address, &["--ramp", "--duration", "7s", "--report", &page("ramp")])),
+        ("replay", replay(&capture, &[&one.address, &two.address, "--report", &page("replay")])),
+        ("scope", scope(&[&capture.display().to_string(), "--report", &page("scope")])),
+    ];
+    for (name, output) in &runs {
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let browser = Browser::open(&format!("file://{}", page("bench")));
+    for (name, _) in &runs {
+        browser.post("url", &json!({"url": format!("file://{}", page(name))}));
+        let plots = browser.run("return document.querySelectorAll('svg').length").as_u64();
+        assert!(plots.is_some_and(|plots| plots >= 2), "{name}: {plots:?} plots");
+        assert_eq!(browser.run("return document.querySelector('blink') === null"), json!(true), "{name}");
+        for theme in ["light", "dark"] {
+            let scheme = json!([{"name": "prefers-color-scheme", "value": theme}]);
+            browser.post(
+                "goog/cdp/execute",
+                &json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": scheme}}),
+            );
+            if let Some(script) = axe() {
+                browser.run(&script);
+            }
+            assert_no_faults(&browser, &format!("{name}, {theme}"));
+            browser.picture(&format!("report-{name}-{theme}"));
+        }
+        browser.resize(360, 800);
+        let fits = "return document.documentElement.scrollWidth <= innerWidth";
+        assert_eq!(browser.run(fits), json!(true), "{name} on a telephone");
+        browser.picture(&format!("report-{name}-narrow"));
+        browser.resize(1400, 1000);
+    }
+    browser.assert_no_complaints();
 }

@@ -21,7 +21,7 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 use crate::servers::{Kind, command};
 
-fn replay(capture: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn replay(capture: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.arg("replay").arg(capture).args(arguments).stdin(Stdio::null());
     command.output().expect("dnslob replay runs")
@@ -69,7 +69,7 @@ fn captured(directory: &Directory, address: &str, work: impl FnOnce()) -> PathBu
 }
 
 /// Writes a capture of UDP packets over IPv4: microseconds, sender, receiver, message.
-fn written(directory: &Directory, packets: &[(u64, SocketAddr, SocketAddr, Vec<u8>)]) -> PathBuf {
+pub(crate) fn written(directory: &Directory, packets: &[(u64, SocketAddr, SocketAddr, Vec<u8>)]) -> PathBuf {
     let mut out = Vec::new();
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 101] {
         out.extend(word.to_le_bytes());
@@ -96,11 +96,11 @@ fn written(directory: &Directory, packets: &[(u64, SocketAddr, SocketAddr, Vec<u
     path
 }
 
-fn client(n: u8) -> SocketAddr {
+pub(crate) fn client(n: u8) -> SocketAddr {
     SocketAddr::from(([127, 9, 0, n], 4_000 + u16::from(n)))
 }
 
-const RECORDED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 53);
+pub(crate) const RECORDED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 53);
 
 /// Answers so many queries over UDP, each after its PROXY header if it has one; returns them with
 /// their senders.

@@ -82,7 +82,7 @@ fn end_tcpdump(mut program: Program) {
     assert!(dropped.starts_with("0 "), "{}", program.transcript());
 }
 
-fn scope(arguments: &[&str]) -> Output {
+pub(crate) fn scope(arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.arg("scope").args(arguments).stdin(Stdio::null());
     command.output().expect("dnslob scope runs")

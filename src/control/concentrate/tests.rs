@@ -125,7 +125,11 @@ impl Pool {
 
     /// The same with a part of a server's queries unanswered.
     fn pass_with(&mut self, seconds: u64, latency: impl Fn(usize, f64) -> u64, lost: impl Fn(usize) -> f64) {
-        for _ in 0..seconds * 5 {
+        self.windows(seconds * 5, latency, lost);
+    }
+
+    fn windows(&mut self, windows: u64, latency: impl Fn(usize, f64) -> u64, lost: impl Fn(usize) -> f64) {
+        for _ in 0..windows {
             self.now = self.now + WINDOW;
             let windows: Vec<_> = (0..self.usable.len())
                 .map(|at| {
@@ -335,7 +339,42 @@ fn timeouts_alone_do_not_make_a_server_full() {
     pool.pass_with(20, idle, |at| if at == 0 { 0.05 } else { 0.0 });
     assert_eq!(pool.parts()[0], 100, "the fast answers are as fast as before");
     pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
-    assert!(pool.part(0) < 0.1, "a silent server is full: {:?}", pool.parts());
+    assert!(pool.part(0) < 0.1, "a silent server is passed over: {:?}", pool.parts());
+}
+
+#[test]
+fn a_silent_server_is_passed_over_after_one_window() {
+    let mut pool = Pool::new(3, 10_000.0);
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [100, 1, 0]);
+    let silent = |at: usize| if at == 0 { 1.0 } else { 0.0 };
+    pool.windows(1, idle, silent);
+    assert_eq!(pool.parts(), [0, 50, 50], "spread: their capacity is not known");
+    assert!((0.0005..0.002).contains(&pool.part(0)), "it is asked whether it is back: {}", pool.part(0));
+    pool.pass_with(10, idle, silent);
+    assert_eq!(pool.parts(), [0, 50, 50]);
+    pool.windows(1, idle, |_| 0.0);
+    assert_eq!(pool.parts(), [89, 11, 1], "its cache has cooled down by a tenth in ten seconds");
+    // A health check that finds it down later begins as ever.
+    pool.windows(1, idle, silent);
+    pool.usable[0] = false;
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [0, 100, 1]);
+    pool.usable[0] = true;
+    pool.windows(1, idle, |_| 0.0);
+    assert!(pool.part(0) < 0.1, "its cache is cold: {:?}", pool.parts());
+}
+
+#[test]
+fn silence_of_all_or_of_few_queries_moves_nothing() {
+    let mut pool = Pool::new(3, 10_000.0);
+    pool.pass(80, idle);
+    pool.windows(2, idle, |_| 1.0);
+    assert_eq!(pool.parts(), [100, 1, 0], "the balancer or its network has paused");
+    let mut slow = Pool::new(3, 150.0);
+    slow.pass(80, idle);
+    slow.windows(1, idle, |at| if at == 0 { 1.0 } else { 0.0 });
+    assert_eq!(slow.parts()[0], 100, "30 queries of a window say nothing");
 }
 
 #[test]

@@ -255,8 +255,8 @@ fn as_page(findings: &Findings, machine: &Machine) -> String {
         }
         out += "</table>\n";
     }
-    let text = page::escaped(&as_text(findings, machine));
-    let _ = write!(out, "</div>\n<h2>All figures</h2>\n<pre>{text}</pre>\n</body>\n</html>\n");
+    out += "</div>\n";
+    out += &page::all_figures(&as_text(findings, machine));
     out
 }
 

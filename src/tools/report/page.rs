@@ -67,8 +67,17 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
     out += more;
     out += "<h2>Rate over time</h2>\n";
     out += &plot::rates(&totals.rows);
-    let _ = write!(out, "<h2>All figures</h2>\n<pre>{}</pre>\n</body>\n</html>\n", escaped(text));
+    out += &all_figures(text);
     out
+}
+
+/// Writes the text of the report, and the end of a page. Who has no mouse can scroll it.
+pub(super) fn all_figures(text: &str) -> String {
+    format!(
+        "<h2 id=\"all\">All figures</h2>\n<pre tabindex=\"0\" role=\"region\" aria-labelledby=\"all\">{}</pre>\n\
+         </main>\n</body>\n</html>\n",
+        escaped(text)
+    )
 }
 
 /// Writes the begin of a page, up to its heading.
@@ -77,7 +86,7 @@ pub(super) fn head(title: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{title}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
     )
 }
 

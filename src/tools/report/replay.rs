@@ -161,7 +161,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         out +=
             &plot::percentiles(&[("first", "a", &report.totals.latency), ("second", "b", &totals.latency)]);
         let _ = writeln!(out, "<p>first: {}, second: {}</p>", escaped(&report.target), escaped(name));
-        let head = "<table>\n<tr><th></th><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
+        let head = "<table>\n<tr><td></td><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
         out += head;
         let (a, b) = (&report.totals, totals);
         let ms = |of: &Totals, p: f64| text::milliseconds(of.percentile_ns(p));
