@@ -797,7 +797,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__reflect)
-            opts="-h --listen --threads --cpus --latency --loss --truncate --rcode --ttl --records --tls --certificate --key --seed --help"
+            opts="-h --listen --threads --cpus --latency --loss --truncate --rcode --ttl --records --tls --certificate --key --shared --seed --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -97,7 +97,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l threads -d 'Thre
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l rate -d 'Send so many queries per second, whether they are answered or not (open loop)' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l outstanding -d 'Keep so many queries unanswered, and send as fast as answers come (closed loop) [default: 100]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ramp -d 'Find the highest rate at which none of these holds [default: p99>100ms,loss>1%]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ramp -d 'Find the highest rate at which none of these holds, as --ramp=\'p99>20ms\' [default: p99>100ms,loss>1%]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l duration -d 'How long; for --ramp, how long at most [default: 10s, or 2m for --ramp]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l names -d 'Ask for the names of this file: \'NAME [TYPE]\' a line' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l zipf -d 'Ask for N names by Zipf\'s law: the k-th 1/k as often as the first [default: 1000]' -r
@@ -111,7 +111,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l timeout -d 'How 
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ca -d 'PEM: verify the server\'s certificate by these authorities' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l tls-name -d 'The name to send over TLS, and to verify' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l seed -d 'Begin randomness here: the same names each time' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l random -d 'Ask for each name only once'
@@ -134,6 +134,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l tls -d 'Answer
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l certificate -d 'PEM: the certificate for TLS, and its chain' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l key -d 'PEM: the key of the certificate' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l seed -d 'Begin randomness here: the same each time' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -l shared -d 'Share the addresses with other processes that do so, which get a part of the queries'
 complete -c dnslob -n "__fish_dnslob_using_subcommand reflect" -s h -l help -d 'Print help'
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l speed -d 'Send as recorded, N times as fast: 0.1 to 1000 [default: 1]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l rate -d 'Send so many queries per second, evenly, in the recorded order' -r
@@ -157,7 +158,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l tls-name -d 'Th
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l threads -d 'Threads, each on a CPU of its own [default: 1]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l compare -d 'What of the answers is compared: rcode,flags,answer,authority,additional,ttl,order,edns [default: all but ttl, order and edns]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l max -d 'Send as fast as this machine can'
@@ -175,7 +176,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l name -d 'Only me
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l type -d 'Only messages about this type; may be given several times' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l rd -d 'Only messages with, or without, the bit RD' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l top -d 'Rows of each list, up to 1000 [default: 10]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l report -d 'Write the report as a page with plots, of one file' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l json -d 'Print the report as JSON'

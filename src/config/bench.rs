@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use clap::builder::ValueParser;
+use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::config::criteria::Criteria;
-use crate::config::reflect::{option, parser, share, threads};
+use crate::config::reflect::{flag, option, parser, share, threads};
 use crate::config::value::{self, DNS_PORT, DOT_PORT};
 use crate::wire::codes;
 
@@ -71,6 +72,8 @@ pub struct BenchOptions {
     pub verify: bool,
     /// Where randomness begins; by default in another place each time.
     pub seed: Option<u64>,
+    /// Options that were given and do nothing beside the others.
+    pub without_effect: Vec<&'static str>,
     /// What is said at the end.
     pub report: ReportOptions,
 }
@@ -188,8 +191,34 @@ pub fn options(m: &ArgMatches) -> BenchOptions {
         timeout: m.get_one("timeout").copied().unwrap_or(TickDelta::from_ms(2_000)),
         verify: m.get_flag("verify"),
         seed: m.get_one("seed").copied(),
+        without_effect: without_effect(m, transport),
         report: report(m),
     }
+}
+
+/// Returns the options that were given and do nothing beside the others.
+fn without_effect(m: &ArgMatches, transport: Transport) -> Vec<&'static str> {
+    let only_new = m.get_flag("random");
+    let only_known = m.contains_id("names") && !m.contains_id("hit-rate");
+    [
+        ("connections", "--connections", transport == Transport::Udp),
+        ("ca", "--ca", transport != Transport::Tls),
+        ("tls-name", "--tls-name", transport != Transport::Tls),
+        ("zone", "--zone", only_known),
+        ("hit-rate", "--hit-rate", only_new),
+    ]
+    .into_iter()
+    .filter(|(id, _, is_idle)| *is_idle && m.contains_id(id))
+    .map(|(_, name, _)| name)
+    .collect()
+}
+
+/// Makes a parser of whole numbers.
+pub(crate) fn number(min: u32, max: u32, what: &'static str) -> ValueParser {
+    ValueParser::new(move |text: &str| {
+        let number = text.parse::<u32>().ok().filter(|n| (min..=max).contains(n));
+        number.ok_or_else(|| format!("expected {what} from {min} to {max}, in digits only"))
+    })
 }
 
 /// Reads what is said at the end.
@@ -208,7 +237,12 @@ pub fn report_arguments() -> [Arg; 4] {
     let file = || value_parser!(PathBuf);
     [
         flag("json", "Print the report as JSON"),
-        option("report", "FILE.html", "Write the report as a page with plots, of one file", file()),
+        option(
+            "report",
+            "FILE.html",
+            "Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone",
+            file(),
+        ),
         option("hdr", "FILE", "Write a log of HdrHistograms, one a second, in nanoseconds", file()),
         option(
             "fail-if",
@@ -243,11 +277,6 @@ pub fn qtype(text: &str) -> Result<u16, &'static str> {
     known.or_else(number).ok_or("a type, as A, AAAA or TYPE65")
 }
 
-/// Declares an option without a value.
-pub(crate) fn flag(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
-}
-
 /// Builds the subcommand.
 #[must_use]
 pub fn command() -> Command {
@@ -256,18 +285,18 @@ pub fn command() -> Command {
             "rate",
             "QPS",
             "Send so many queries per second, whether they are answered or not (open loop)",
-            value_parser!(u32).range(1..=RATE_MAX.into()).into(),
+            number(1, RATE_MAX, "queries per second"),
         ),
         option(
             "outstanding",
             "N",
             "Keep so many queries unanswered, and send as fast as answers come (closed loop) [default: 100]",
-            value_parser!(u32).range(1..=OUTSTANDING_MAX.into()).into(),
+            number(1, OUTSTANDING_MAX, "a number of queries"),
         ),
         option(
             "ramp",
             "CONDITION,...",
-            "Find the highest rate at which none of these holds [default: p99>100ms,loss>1%]",
+            "Find the highest rate at which none of these holds, as --ramp='p99>20ms' [default: p99>100ms,loss>1%]",
             parser(Criteria::parse),
         )
         .num_args(0..=1)
@@ -285,7 +314,7 @@ pub fn command() -> Command {
             "zipf",
             "N",
             "Ask for N names by Zipf's law: the k-th 1/k as often as the first [default: 1000]",
-            value_parser!(u32).range(1..=ZIPF_MAX.into()).into(),
+            number(1, ZIPF_MAX, "a number of names"),
         ),
         flag("random", "Ask for each name only once"),
     ];
@@ -293,8 +322,8 @@ pub fn command() -> Command {
         .about("Ask a name server as often as wanted or as it can, check the answers and measure them")
         .after_help(
             "With --rate, latency counts from the time at which a query had to be sent: a server that stalls \
-             cannot hide it. Exit codes: 0, 1 if nothing could be measured, 2 for a wrong command line, 3 if a \
-             condition of --fail-if holds.",
+             cannot hide it. Exit codes: 0, 1 if nothing could be measured, whatever --fail-if says, 2 for a wrong \
+             command line, 3 if a condition of --fail-if holds.",
         )
         .arg(
             Arg::new("target")
@@ -302,7 +331,8 @@ pub fn command() -> Command {
                 .required(true)
                 // The default port depends on the transport.
                 .value_parser(|t: &str| {
-                    value::address(t).map(|_| t.to_owned()).map_err(|e| format!("expected {e}"))
+                    let address = value::address(t).map(|_| t.to_owned());
+                    address.map_err(|e| format!("expected {e}; names are not looked up"))
                 })
                 .help("The server; the port is 53 unless given, or 853 for TLS"),
         )
@@ -353,7 +383,7 @@ pub fn command() -> Command {
             "connections",
             "N",
             "Connections over TCP or TLS, of all threads together [default: 16]",
-            value_parser!(u32).range(1..=CONNECTIONS_MAX.into()).into(),
+            number(1, CONNECTIONS_MAX, "a number of connections"),
         ))
         .arg(flag("dnssec", "Ask for DNSSEC records (DO)"))
         .arg(option(
@@ -422,10 +452,16 @@ mod tests {
             &["--names", "x", "--random"],
             &["--fail-if", "p99>5"],
             &["--transport", "quic"],
+            &["--rate", "1e6"],
+            &["--connections", "60001"],
         ] {
             parsed(&[&["127.0.0.1"], arguments].concat()).expect_err("refused");
         }
         parsed(&[]).expect_err("no target");
+        let said = parsed(&["127.0.0.1", "--rate", "1e6"]).expect_err("no digits").to_string();
+        assert!(said.contains("queries per second from 1 to 20000000"), "{said}");
+        let said = parsed(&["localhost"]).expect_err("a name").to_string();
+        assert!(said.contains("names are not looked up"), "{said}");
     }
 
     #[test]

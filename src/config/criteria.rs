@@ -12,8 +12,8 @@ use crate::wire::codes;
 const CRITERIA_MAX: usize = 32;
 /// What is expected of a text.
 const EXPECTED: &str = "conditions such as p99>20ms,loss>0.1%,rate<50000: a measure (p50, p99.9 or another \
-                        percentile, mean, max, lag99 or another percentile of the lag, loss, errors, a response code, \
-                        rate, diff, worse), one of > >= < <=, and a time, a percentage or a number";
+                        percentile, mean, max, lag99 or another percentile of the lag, loss, errors, unsent, a \
+                        response code, rate, diff, worse), one of > >= < <=, and a time, a percentage or a number";
 
 /// Conditions, of which one that holds is enough.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,6 +45,8 @@ pub enum Measure {
     Loss,
     /// Queries without an answer, and answers that are wrong.
     Errors,
+    /// Queries that were due and not sent.
+    Unsent,
     /// Answers with this response code.
     Code(u16),
     /// Answers per second.
@@ -81,16 +83,25 @@ pub enum Bound {
 
 /// Who knows the figures of a run.
 pub trait Figures {
-    /// Returns a percentile of the latency, 0 to 100; nanoseconds.
-    fn percentile_ns(&self, percentile: f64) -> u64;
-    /// Returns a percentile of the time by which queries were sent late, 0 to 100; nanoseconds.
-    fn lag_ns(&self, percentile: f64) -> u64;
-    /// Returns the mean latency, nanoseconds.
-    fn mean_ns(&self) -> f64;
-    /// Returns the highest latency, nanoseconds.
-    fn max_ns(&self) -> u64;
+    /// Returns a percentile of the latency, 0 to 100; nanoseconds, `None` if nothing was answered.
+    fn percentile_ns(&self, percentile: f64) -> Option<u64>;
+    /// Returns a percentile of the time by which queries were sent late, 0 to 100; nanoseconds, `None`
+    /// if nothing was sent or queries have no time to be sent at.
+    fn lag_ns(&self, percentile: f64) -> Option<u64>;
+    /// Returns the mean latency, nanoseconds; `None` if nothing was answered.
+    fn mean_ns(&self) -> Option<f64>;
+    /// Returns the highest latency, nanoseconds; `None` if nothing was answered.
+    fn max_ns(&self) -> Option<u64>;
     /// Returns the number of queries sent.
     fn sent(&self) -> u64;
+    /// Returns the number of queries that were due and not sent.
+    fn unsent(&self) -> u64 {
+        0
+    }
+    /// Returns the number of queries that were due.
+    fn due(&self) -> u64 {
+        self.sent()
+    }
     /// Returns the number of queries without an answer.
     fn lost(&self) -> u64;
     /// Returns the number of answers that are wrong.
@@ -134,8 +145,12 @@ impl Criteria {
 impl Criterion {
     /// Returns the figure if the condition holds.
     fn value(&self, figures: &dyn Figures) -> Option<String> {
-        let whole = figures.sent().max(1) as f64;
+        let whole = if self.measure == Measure::Unsent { figures.due() } else { figures.sent() };
+        let whole = whole.max(1) as f64;
         let (value, bound, text) = match (self.figure(figures), self.bound) {
+            (value, Bound::Span(span)) if value.is_infinite() => {
+                (value, span.0 as f64, "no answers".to_owned())
+            }
             (value, Bound::Span(span)) => (value, span.0 as f64, milliseconds(value)),
             (value, Bound::Share(share)) => (value / whole, share, format!("{:.4}%", value / whole * 100.0)),
             (value, Bound::Number(number)) => (value, number, format!("{value:.0}")),
@@ -149,12 +164,16 @@ impl Criterion {
         holds.then_some(text)
     }
 
+    /// Returns the figure. Where nothing was answered, latencies are above any bound; where queries have
+    /// no times, no condition on these holds.
     fn figure(&self, figures: &dyn Figures) -> f64 {
+        let latency = |ns: Option<u64>| ns.map_or(f64::INFINITY, |ns| ns as f64);
         match self.measure {
-            Measure::Percentile(p) => figures.percentile_ns(p) as f64,
-            Measure::Lag(p) => figures.lag_ns(p) as f64,
-            Measure::Mean => figures.mean_ns(),
-            Measure::Max => figures.max_ns() as f64,
+            Measure::Percentile(p) => latency(figures.percentile_ns(p)),
+            Measure::Lag(p) => figures.lag_ns(p).map_or(f64::NAN, |ns| ns as f64),
+            Measure::Mean => figures.mean_ns().unwrap_or(f64::INFINITY),
+            Measure::Max => latency(figures.max_ns()),
+            Measure::Unsent => figures.unsent() as f64,
             Measure::Loss => figures.lost() as f64,
             Measure::Errors => (figures.lost() + figures.wrong()) as f64,
             Measure::Code(code) => figures.with_code(code) as f64,
@@ -189,9 +208,12 @@ fn criterion(text: &str) -> Option<Criterion> {
         Measure::Percentile(_) | Measure::Lag(_) | Measure::Mean | Measure::Max => {
             matches!(bound, Bound::Span(_))
         }
-        Measure::Loss | Measure::Errors | Measure::Code(_) | Measure::Differences | Measure::Worse => {
-            !matches!(bound, Bound::Span(_))
-        }
+        Measure::Loss
+        | Measure::Errors
+        | Measure::Unsent
+        | Measure::Code(_)
+        | Measure::Differences
+        | Measure::Worse => !matches!(bound, Bound::Span(_)),
         Measure::Rate => matches!(bound, Bound::Number(_)),
     };
     fits.then_some(Criterion { measure, order, bound })
@@ -207,6 +229,7 @@ fn measure_of(text: &str) -> Option<Measure> {
         "max" => Measure::Max,
         "loss" => Measure::Loss,
         "errors" => Measure::Errors,
+        "unsent" => Measure::Unsent,
         "rate" => Measure::Rate,
         "diff" => Measure::Differences,
         "worse" => Measure::Worse,
@@ -222,11 +245,11 @@ fn measure_of(text: &str) -> Option<Measure> {
     })
 }
 
-/// Returns the number of a response code of the header, by its name in any case.
+/// Returns the number of a response code by its name in any case.
 #[must_use]
 pub fn code(name: &str) -> Option<u16> {
     let known = codes::RCODES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-    known.map(|(_, number)| *number).filter(|number| *number < 16)
+    known.map(|(_, number)| *number)
 }
 
 fn bound_of(text: &str) -> Option<Bound> {
@@ -253,6 +276,7 @@ impl fmt::Display for Criterion {
             Measure::Max => f.write_str("max")?,
             Measure::Loss => f.write_str("loss")?,
             Measure::Errors => f.write_str("errors")?,
+            Measure::Unsent => f.write_str("unsent")?,
             Measure::Code(code) => f.write_str(&codes::rcode_name(code).to_ascii_lowercase())?,
             Measure::Rate => f.write_str("rate")?,
             Measure::Differences => f.write_str("diff")?,
@@ -289,20 +313,26 @@ mod tests {
     struct Run;
 
     impl Figures for Run {
-        fn percentile_ns(&self, percentile: f64) -> u64 {
-            (percentile * 1e6) as u64
+        fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+            Some((percentile * 1e6) as u64)
         }
-        fn lag_ns(&self, _: f64) -> u64 {
-            50_000
+        fn lag_ns(&self, _: f64) -> Option<u64> {
+            Some(50_000)
         }
-        fn mean_ns(&self) -> f64 {
-            5e6
+        fn mean_ns(&self) -> Option<f64> {
+            Some(5e6)
         }
-        fn max_ns(&self) -> u64 {
-            200_000_000
+        fn max_ns(&self) -> Option<u64> {
+            Some(200_000_000)
         }
         fn sent(&self) -> u64 {
             10_000
+        }
+        fn unsent(&self) -> u64 {
+            30_000
+        }
+        fn due(&self) -> u64 {
+            40_000
         }
         fn lost(&self) -> u64 {
             10
@@ -311,7 +341,7 @@ mod tests {
             1
         }
         fn with_code(&self, code: u16) -> u64 {
-            if code == 2 { 100 } else { 0 }
+            if code == 2 || code == 23 { 100 } else { 0 }
         }
         fn rate(&self) -> f64 {
             49_000.0
@@ -324,11 +354,72 @@ mod tests {
         }
     }
 
+    /// A run at a dead server.
+    struct Nothing;
+
+    impl Figures for Nothing {
+        fn percentile_ns(&self, _: f64) -> Option<u64> {
+            None
+        }
+        fn lag_ns(&self, _: f64) -> Option<u64> {
+            None
+        }
+        fn mean_ns(&self) -> Option<f64> {
+            None
+        }
+        fn max_ns(&self) -> Option<u64> {
+            None
+        }
+        fn sent(&self) -> u64 {
+            5
+        }
+        fn lost(&self) -> u64 {
+            5
+        }
+        fn wrong(&self) -> u64 {
+            0
+        }
+        fn with_code(&self, _: u16) -> u64 {
+            0
+        }
+        fn rate(&self) -> f64 {
+            0.0
+        }
+    }
+
+    #[test]
+    fn a_dead_server_is_not_a_fast_one() {
+        for (text, holds) in [
+            ("p99<1ms", false),
+            ("max<=60s", false),
+            ("mean<1s", false),
+            ("p50>1ms", true),
+            ("p99>=168h", true),
+            ("max>1ms", true),
+            ("mean>1ms", true),
+            ("lag99>0", false),
+            ("lag99<1ms", false),
+            ("loss>=100%", true),
+            ("unsent>0", false),
+        ] {
+            let Ok(criteria) = Criteria::parse(text) else { continue };
+            assert_eq!(criteria.any_holds(&Nothing), holds, "{text}");
+        }
+        let criteria = Criteria::parse("p99>20ms").expect("a condition");
+        assert_eq!(criteria.that_hold(&Nothing)[0].1, "no answers");
+    }
+
     #[test]
     fn conditions_are_read_and_written() {
-        for text in
-            ["p99>20ms,loss>0.1%", "p99.99>=1s", "mean<5ms,max<=2s", "servfail>1%,rate<50000", "errors>0"]
-        {
+        for text in [
+            "p99>20ms,loss>0.1%",
+            "p99.99>=1s",
+            "mean<5ms,max<=2s",
+            "servfail>1%,rate<50000",
+            "errors>0",
+            "unsent>1%",
+            "badvers>0,badcookie>=5%",
+        ] {
             assert_eq!(Criteria::parse(text).expect(text).to_string(), text);
         }
         assert_eq!(Criteria::parse(" p50 > 1.5ms ").expect("spaces").to_string(), "p50>1500us");
@@ -343,7 +434,6 @@ mod tests {
             assert!(Criteria::parse(text).is_err(), "{text}");
         }
         assert!(Criteria::parse(&vec!["loss>1"; 33].join(",")).is_err(), "too many");
-        assert!(Criteria::parse("badvers>0").is_err(), "a code that the header cannot have");
     }
 
     #[test]
@@ -365,6 +455,11 @@ mod tests {
             ("diff>2", true),
             ("diff>=0.1%", false),
             ("worse>2", false),
+            ("unsent>=75%", true),
+            ("unsent>75%", false),
+            ("unsent>29999", true),
+            ("badcookie>=1%", true),
+            ("badvers>0", false),
         ] {
             let criteria = Criteria::parse(text).expect(text);
             assert_eq!(criteria.any_holds(&Run), holds, "{text}");

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::base::time::TickDelta;
 use crate::config::criteria::code;
@@ -43,6 +43,8 @@ pub struct ReflectOptions {
     pub records: RangeInclusive<u32>,
     /// TLS: its address, certificate and key.
     pub tls: Option<ReflectTls>,
+    /// Whether other processes may answer on the same addresses.
+    pub shared: bool,
     /// Where randomness begins; by default in another place each time.
     pub seed: Option<u64>,
 }
@@ -144,7 +146,9 @@ pub fn codes(text: &str) -> Result<Vec<(u16, f64)>, &'static str> {
         "response codes and their shares, together at most 1, such as servfail=0.01,nxdomain=5%";
     let one = |text: &str| {
         let (name, part) = text.split_once('=')?;
-        Some((code(name.trim())?, share(part.trim()).ok()?))
+        // Others need an OPT record, which not every client sends.
+        let code = code(name.trim()).filter(|code| *code < 16)?;
+        Some((code, share(part.trim()).ok()?))
     };
     let all: Option<Vec<(u16, f64)>> = text.split(',').take(64).map(one).collect();
     let is_possible = |all: &Vec<(u16, f64)>| all.iter().map(|(_, part)| part).sum::<f64>() <= 1.0 + 1e-9;
@@ -172,6 +176,7 @@ pub fn options(m: &ArgMatches) -> ReflectOptions {
         ttl: range("ttl", 60),
         records: range("records", 1),
         tls: tls.map(|(listen, (certificate, key))| ReflectTls { listen, certificate, key }),
+        shared: m.get_flag("shared"),
         seed: m.get_one("seed").copied(),
     }
 }
@@ -186,6 +191,11 @@ pub fn parser<T: Clone + Send + Sync + 'static>(
 /// Declares an option with a value.
 pub fn option(name: &'static str, value_name: &'static str, help: &'static str, parser: ValueParser) -> Arg {
     Arg::new(name).long(name).value_name(value_name).help(help).value_parser(parser)
+}
+
+/// Declares an option without a value.
+pub(crate) fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
 /// The number of threads and their CPUs, as all tools take them.
@@ -253,12 +263,17 @@ pub fn command() -> Command {
                 "PEM: the certificate for TLS, and its chain",
                 value_parser!(PathBuf),
             )
-            .requires("key"),
+            .requires("key")
+            .requires("tls"),
         )
         .arg(
             option("key", "FILE", "PEM: the key of the certificate", value_parser!(PathBuf))
                 .requires("certificate"),
         )
+        .arg(flag(
+            "shared",
+            "Share the addresses with other processes that do so, which get a part of the queries",
+        ))
         .arg(option("seed", "N", "Begin randomness here: the same each time", value_parser!(u64).into()))
 }
 

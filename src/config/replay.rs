@@ -9,8 +9,8 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use crate::base::prefix::{Prefix, PrefixSet};
 use crate::base::time::TickDelta;
 use crate::compare::Aspects;
-use crate::config::bench::{self, BenchTls, RATE_MAX, ReportOptions, flag, report_arguments, span};
-use crate::config::reflect::{option, parser, threads};
+use crate::config::bench::{self, BenchTls, RATE_MAX, ReportOptions, report_arguments, span};
+use crate::config::reflect::{flag, option, parser, threads};
 use crate::config::value::{self, DNS_PORT, DOT_PORT};
 
 /// Most UDP sockets, and most connections, of all threads.

@@ -6,6 +6,7 @@
 //!   asker.rs            queries of a thread, and the judgement of their answers
 //!   datagrams.rs        its UDP sockets
 //!   names.rs            the questions: of a file, popular, new
+//!   plan.rs             the load divided among threads, sockets and connections
 //!   ramp.rs             the search for the highest rate
 //!   streams.rs          its connections over TCP and TLS
 //!   worker.rs           its loop
@@ -38,6 +39,7 @@
 //!   table.rs            the live table
 //! documents.rs        man page, completions, reference, statistics
 //! load/               what every tool that asks or answers many queries is made of
+//!   failures.rs         why connections could not be made
 //!   interrupt.rs        SIGINT and SIGTERM, to be waited for
 //!   outstanding.rs      queries of a socket that wait; late, wrong and repeated answers
 //!   pace.rs             when queries have to be sent

@@ -120,6 +120,8 @@ fn every_query_is_accounted_for_over_each_transport() {
     let others = other.pem.to_string_lossy().into_owned();
     let refused = bench(&tls, &["--transport", "tls", "--ca", &others, "--duration", "200ms"]);
     assert_eq!(refused.status.code(), Some(1), "no certificate of that authority");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("no answer from") && said.contains("certificate"), "{said}");
     assert_eq!(reflect.end("answers NOERROR"), asked, "both ends count the same");
 }
 

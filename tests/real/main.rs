@@ -27,6 +27,7 @@ mod activation;
 mod addresses;
 mod api;
 mod bench;
+mod bench_faults;
 mod browser;
 mod cache_snapshot;
 mod clients;

@@ -501,7 +501,7 @@ fn what_cannot_work_is_said_before() {
     let output = few.output().expect("a shell");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("--connections") && said.contains("ulimit"), "{said}");
+    assert!(said.contains("--connections") && said.contains("LimitNOFILE="), "{said}");
     // Nobody listens: told as such, not as silence.
     let nobody = replay(&capture, &[&format!("127.0.0.1:{}", port()), "--json", "--timeout", "200ms"]);
     assert_eq!(nobody.status.code(), Some(1), "no answer at all");

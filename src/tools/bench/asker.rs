@@ -83,6 +83,14 @@ impl Asker {
         }
     }
 
+    /// Begins the run.
+    pub(crate) const fn begin_at(&mut self, begin: Tick) {
+        self.tally.begin_at(begin);
+        if let Plan::Open(pace) = &mut self.plan {
+            pace.begin_at(begin);
+        }
+    }
+
     /// Returns how many queries may be sent.
     pub(crate) fn room(&self, now: Tick) -> usize {
         match &self.plan {
@@ -94,7 +102,7 @@ impl Asker {
     /// Makes a query for a lane in [`message`](Self::message), and returns it with the id; `None` if the
     /// lane has no id left.
     pub(crate) fn ask(&mut self, lane: &mut Lane, now: Tick) -> Option<(u16, Query)> {
-        let id = lane.outstanding.next_id()?;
+        let id = lane.outstanding.next_id(now)?;
         let intended = match &mut self.plan {
             Plan::Open(pace) => pace.take(),
             Plan::Closed(_) => now,
@@ -131,10 +139,14 @@ impl Asker {
             self.tally.counts().malformed += 1;
             return;
         };
-        let mut end = 0;
+        let mut end = header::LEN;
+        // A server that does not understand a query need not repeat its question.
+        let has_question = header.qdcount() != 0 || header.rcode() == 0;
         let settled = lane.outstanding.settle(header.id(), |query| {
-            end = header::LEN + usize::from(query.question_bytes);
-            header.qdcount() == 1 && is_question(message, end, query.question)
+            if has_question {
+                end += usize::from(query.question_bytes);
+            }
+            !has_question || header.qdcount() == 1 && is_question(message, end, query.question)
         });
         match settled {
             // The sweep that gives queries up has not come by yet.
@@ -147,8 +159,8 @@ impl Asker {
             Settled::Answered(query) => {
                 self.waiting -= 1;
                 self.tally.answered(query.intended, query.sent, now);
-                let wrong_records = self.extras.verify && !answer::is_ours(message);
-                let wrong_cookie = self.extras.cookie && !lane.learn_cookie(message, end);
+                let wrong_records = self.extras.verify && has_question && !answer::is_ours(message);
+                let wrong_cookie = self.extras.cookie && has_question && !lane.learn_cookie(message, end);
                 let counts = self.tally.counts();
                 counts.code(edns::rcode(message));
                 counts.truncated += u64::from(header.is_truncated());
@@ -162,13 +174,18 @@ impl Asker {
         }
     }
 
+    /// Leaves out the queries that are due at a time and not sent; returns how many.
+    pub(crate) fn skip_due(&mut self, until: Tick) -> u64 {
+        let Plan::Open(pace) = &mut self.plan else { return 0 };
+        let missed = pace.due(until);
+        pace.skip(missed);
+        missed
+    }
+
     /// Gives up the queries that were due at a time and not sent, for want of a connection.
     pub(crate) fn give_up_due(&mut self, until: Tick) {
-        if let Plan::Open(pace) = &mut self.plan {
-            let missed = pace.due(until);
-            pace.skip(missed);
-            self.tally.counts().unconnected += missed;
-        }
+        let missed = self.skip_due(until);
+        self.tally.counts().unconnected += missed;
     }
 
     /// Gives up what a lane has waited for too long.
@@ -185,12 +202,12 @@ impl Asker {
         *kind(self.tally.counts()) += lost;
     }
 
-    /// Gives up the oldest query of a lane, whose port has refused it.
-    pub(crate) fn refused(&mut self, lane: &mut Lane) {
-        if lane.outstanding.lose_oldest() {
-            self.waiting -= 1;
-            self.tally.counts().refused += 1;
-        }
+    /// Gives up what a lane has sent until then, since its port has refused a query: the kernel tells of
+    /// one refusal only, whatever came before it.
+    pub(crate) fn refused(&mut self, lane: &mut Lane, sent_until: Tick) {
+        let lost = lane.outstanding.expire(sent_until);
+        self.waiting -= lost as usize;
+        self.tally.counts().refused += lost;
     }
 
     fn write_opt(&mut self, lane: &Lane) {
@@ -273,7 +290,8 @@ mod tests {
         let names = Arc::new(Names::load(&options::options(&matches)).expect("names"));
         let picker = Picker::new(names, ShardRng::from_seed(1), 0, 1);
         let (send, receive) = unbounded();
-        (Asker::new(picker, extras, plan, Tally::new(0, Tick(0), send)), receive)
+        let is_timed = matches!(plan, Plan::Open(_));
+        (Asker::new(picker, extras, plan, Tally::new(0, Tick(0), is_timed, send)), receive)
     }
 
     fn answered(query: &[u8]) -> Vec<u8> {
@@ -316,6 +334,37 @@ mod tests {
         assert_eq!((counts.answered, counts.duplicate, counts.wrong_records), (2, 1, 1));
         assert_eq!((counts.wrong_question, counts.unexpected, counts.malformed), (1, 1, 2));
         assert_eq!((counts.timed_out, counts.late, asker.waiting), (2, 1, 0));
+    }
+
+    #[test]
+    fn an_error_without_a_question_is_the_answer() {
+        let (mut asker, _receive) = asker(Extras { verify: true, ..Extras::default() }, Plan::Closed(9));
+        let mut lane = asker.lane();
+        for (code, answers) in [(1, 1), (4, 2), (0, 2)] {
+            asker.ask(&mut lane, Tick(0)).expect("an id");
+            let mut answer = asker.message[..header::LEN].to_vec();
+            (answer[2], answer[3], answer[5]) = (0x80, code, 0);
+            asker.take(&mut lane, &answer, Tick(1));
+            assert_eq!(asker.tally.counts().answered, answers, "{code}");
+        }
+        let counts = asker.tally.counts().clone();
+        assert_eq!((counts.codes[1], counts.codes[4], counts.wrong_question), (1, 1, 1));
+        assert_eq!((counts.wrong(), asker.waiting), (1, 1), "without a code it is no answer");
+    }
+
+    #[test]
+    fn a_refusal_is_of_all_that_was_sent() {
+        let (mut asker, _receive) = asker(Extras::default(), Plan::Closed(9));
+        let (mut lane, mut other) = (asker.lane(), asker.lane());
+        for at in 0..3 {
+            asker.ask(&mut lane, Tick(at)).expect("an id");
+            asker.ask(&mut other, Tick(at)).expect("an id");
+        }
+        asker.refused(&mut lane, Tick(1));
+        assert_eq!((asker.tally.counts().refused, asker.waiting), (2, 4), "one was sent behind it");
+        asker.refused(&mut lane, Tick(9));
+        asker.refused(&mut lane, Tick(9));
+        assert_eq!((asker.tally.counts().refused, asker.waiting), (3, 3));
     }
 
     #[test]

@@ -122,13 +122,20 @@ impl Datagrams {
                 asker.unsent(lane, made.0);
             }
         }
-        let mut again = Vec::new();
-        send.send(socket.as_fd(), staged, outgoing, *segment, &mut |range, _| {
-            if range.len() > 1 { again.extend(range) } else { failed.extend(range) }
+        let (mut again, mut refused, with) = (Vec::new(), false, *segment);
+        send.send(socket.as_fd(), staged, outgoing, with, &mut |range, error| {
+            // An earlier datagram was refused by its port; or the device cannot send segments (udp(7)).
+            let was_refused = error.kind() == io::ErrorKind::ConnectionRefused;
+            refused |= was_refused;
+            if range.len() > 1 && !was_refused {
+                *segment = Segment::Never;
+            }
+            if range.len() > 1 || was_refused { again.extend(range) } else { failed.extend(range) }
         });
+        if refused {
+            asker.refused(lane, now - TickDelta(1));
+        }
         if !again.is_empty() {
-            // The device cannot send segments (udp(7)).
-            *segment = Segment::Never;
             let datagrams: Vec<OutgoingDatagram> = again.iter().map(|at| outgoing[*at]).collect();
             send.send(socket.as_fd(), staged, &datagrams, Segment::Never, &mut |range, _| {
                 failed.extend(again[range].iter().copied());
@@ -151,7 +158,7 @@ impl Datagrams {
             let count = match self.received.receive(socket.as_fd(), 0, Note::Nothing) {
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    asker.refused(lane);
+                    asker.refused(lane, clock::now());
                     continue;
                 }
                 Err(_) => return,

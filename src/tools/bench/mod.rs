@@ -10,18 +10,18 @@
 mod asker;
 mod datagrams;
 mod names;
+mod plan;
 mod ramp;
 mod streams;
 mod worker;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use anyhow::{Context, bail, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::bench::{BenchOptions, Load, Transport};
@@ -30,11 +30,12 @@ use crate::tls::client::{CaStores, ClientSpec, ClientTls};
 use crate::tools::bench::asker::{Asker, Extras, Plan};
 use crate::tools::bench::datagrams::Flows;
 use crate::tools::bench::names::{Names, Picker};
-use crate::tools::bench::ramp::Search;
+use crate::tools::bench::plan::Shares;
+use crate::tools::bench::ramp::{Next, Search};
 use crate::tools::bench::streams::Streams;
-use crate::tools::bench::worker::{Control, Setup, Worker};
+use crate::tools::bench::worker::{Control, Done, PAUSED, Setup, Worker};
+use crate::tools::load::failures::Failures;
 use crate::tools::load::interrupt::Interrupt;
-use crate::tools::load::pace::Pace;
 use crate::tools::load::progress::Progress;
 use crate::tools::load::tally::{INTERVAL, Interval, Tally};
 use crate::tools::load::totals::{Join, Totals};
@@ -44,12 +45,6 @@ use crate::tools::report::hdr::HdrLog;
 use crate::tools::report::text::grouped;
 use crate::tools::report::{self, Report};
 
-/// UDP sockets of a thread: as many as perf/src/load.c has, so that what balances by ports has some.
-const SOCKETS: usize = 16;
-/// Most UDP sockets of a thread.
-const SOCKETS_MAX: usize = 1_024;
-/// Queries that one socket may have outstanding without a delay, by its ids.
-const PER_SOCKET: u64 = 16_384;
 /// Time for all threads to start.
 const START: TickDelta = TickDelta::from_ms(20);
 /// How often signals are looked for.
@@ -69,17 +64,19 @@ pub enum Outcome {
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &BenchOptions) -> anyhow::Result<Outcome> {
+    // Before signals are taken over, so that they end it.
+    let names = Arc::new(Names::load(options).context("names")?);
+    report::check(&options.report)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let control = Arc::new(Control::default());
-    let (send, intervals) = unbounded();
-    let mut run = Run::start(options, &control, send)?;
-    run.watch(&mut interrupt, &control, &intervals)?;
+    let (mut run, intervals) = Run::start(options, &names, &control, &mut interrupt)?;
+    run.watch(&mut interrupt, &control, &intervals);
     run.end(options)
 }
 
 /// A run.
 struct Run {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Done>>,
     begin: Tick,
     end: Tick,
     begun: u64,
@@ -89,18 +86,25 @@ struct Run {
     search: Option<Search>,
     progress: Progress,
     log: Option<HdrLog>,
+    notes: Vec<String>,
     /// When sending was stopped before the end.
     stopped: Option<Tick>,
     interrupted: bool,
 }
 
 impl Run {
-    fn start(options: &BenchOptions, control: &Arc<Control>, send: Sender<Interval>) -> anyhow::Result<Self> {
-        let count = usize::from(options.threads);
-        let per_thread = addresses(options, count);
-        let needed: usize = per_thread.iter().map(Vec::len).sum();
-        sockets::allow(needed as u64)?;
-        let names = Arc::new(Names::load(options).context("names")?);
+    /// Starts the threads, and the run once they have opened all sockets and connections.
+    fn start(
+        options: &BenchOptions,
+        names: &Arc<Names>,
+        control: &Arc<Control>,
+        interrupt: &mut Interrupt,
+    ) -> anyhow::Result<(Self, Receiver<Interval>)> {
+        let shares = Shares::of(options)?;
+        let count = shares.threads();
+        shares.check_clients(options)?;
+        sockets::allow(shares.sockets() as u64)?;
+        let cpus = threads::cpus(count, &options.cpus, threads::From::Last)?;
         let tls = client_tls(options).context("TLS")?;
         let mut rng = random::seeded(options.seed).context("random numbers")?;
         let search = match &options.load {
@@ -119,20 +123,14 @@ impl Run {
             log.with_context(|| path.display().to_string())
         });
         let log = log.transpose()?;
-        let cpus = threads::cpus(count, &options.cpus, threads::From::Last);
-        // Opening thousands of sockets takes its time: the run begins behind that.
-        let mut prepared = Vec::new();
-        for from in &per_thread {
-            let waiter = Waiter::new().context("a set of sockets")?;
-            prepared.push((waiter, from));
-        }
-        let open_begin = clock::now() + START + TickDelta::from_us(20 * needed as u64);
-        let end = open_begin + options.duration;
+        let ((send, intervals), (prepared, ready)) = (unbounded(), unbounded());
         let mut threads = Vec::new();
-        for (number, (waiter, from)) in prepared.into_iter().enumerate() {
-            let picker = Picker::new(Arc::clone(&names), random::fork(&mut rng), number, count);
-            let plan = plan(&options.load, open_begin, number, count);
-            let mut asker = Asker::new(picker, extras, plan, Tally::new(number, open_begin, send.clone()));
+        for (number, from) in shares.from.iter().enumerate() {
+            let waiter = Waiter::new().context("a set of sockets")?;
+            let picker = Picker::new(Arc::clone(names), random::fork(&mut rng), number, count);
+            let plan = plan::of_thread(&options.load, number, count);
+            let tally = Tally::new(number, Tick(0), matches!(plan, Plan::Open(_)), send.clone());
+            let mut asker = Asker::new(picker, extras, plan, tally);
             let transport = match options.transport {
                 Transport::Udp => {
                     let flows = Flows::open(options.target, from, &mut asker, &waiter);
@@ -143,37 +141,45 @@ impl Run {
                     worker::Transport::Streams(Streams::new(options.target, from, tls.clone(), &mut asker))
                 }
             };
-            let control = Arc::clone(control);
-            let (begin, timeout) = (open_begin, options.timeout);
-            let setup = Setup { asker, transport, waiter, control, begin, end, timeout };
+            let (control, prepared) = (Arc::clone(control), prepared.clone());
+            let (duration, timeout) = (options.duration, options.timeout);
+            let setup = Setup { asker, transport, waiter, control, prepared, duration, timeout };
             let started =
                 threads::start(format!("bench-{number}"), cpus[number], move || Worker::new(setup).run());
             threads.push(started.context("a thread")?);
         }
-        let rate = if let Load::Rate(rate) = options.load { Some(rate) } else { None };
-        Ok(Self {
+        drop(prepared);
+        let open = wait(&ready, count, interrupt, control)?;
+        let mut notes = shares.notes.clone();
+        if options.transport != Transport::Udp && open < shares.sockets() {
+            notes.push(format!(
+                "{} of {} connections were open when the run began",
+                grouped(open as u64),
+                grouped(shares.sockets() as u64)
+            ));
+        }
+        let begin = clock::now() + START;
+        control.begin.store(begin.0, Relaxed);
+        let run = Self {
             threads,
-            begin: open_begin,
-            end,
+            begin,
+            end: begin + options.duration,
             begun: report::unix_time(),
-            rate,
+            rate: if let Load::Rate(rate) = options.load { Some(rate) } else { None },
             join: Join::new(count),
             totals: Totals::new(),
             search,
             progress: Progress::start(options.duration.0.div_ceil(1_000_000_000)),
             log,
+            notes,
             stopped: None,
             interrupted: false,
-        })
+        };
+        Ok((run, intervals))
     }
 
     /// Follows the threads until they have ended.
-    fn watch(
-        &mut self,
-        interrupt: &mut Interrupt,
-        control: &Control,
-        intervals: &Receiver<Interval>,
-    ) -> anyhow::Result<()> {
+    fn watch(&mut self, interrupt: &mut Interrupt, control: &Control, intervals: &Receiver<Interval>) {
         loop {
             match intervals.recv_timeout(TURN) {
                 Ok(interval) => self.join.take(&interval),
@@ -181,7 +187,7 @@ impl Run {
                 Err(_) => {}
             }
             while let Some(interval) = self.join.complete() {
-                self.take(&interval, control)?;
+                self.take(&interval, control);
             }
             if interrupt.wait(Duration::ZERO) {
                 if self.interrupted {
@@ -195,9 +201,8 @@ impl Run {
         }
         self.join.end();
         while let Some(interval) = self.join.complete() {
-            self.take(&interval, control)?;
+            self.take(&interval, control);
         }
-        Ok(())
     }
 
     fn stop(&mut self, control: &Control) {
@@ -206,36 +211,41 @@ impl Run {
     }
 
     /// Takes an interval of all threads.
-    fn take(&mut self, interval: &Interval, control: &Control) -> anyhow::Result<()> {
+    fn take(&mut self, interval: &Interval, control: &Control) {
         if let Some(log) = &mut self.log {
-            log.add(interval.number, &interval.latency).context("the log of histograms")?;
+            log.add(interval.number, &interval.latency);
         }
         let sending = self.sending();
-        let wanted = self.rate.map(|rate| {
-            let begin = interval.number.saturating_mul(INTERVAL.0);
+        let begin = interval.number.saturating_mul(INTERVAL.0);
+        let wanted = self.rate.and_then(|rate| {
             let span = sending.0.saturating_sub(begin).min(INTERVAL.0);
-            (u128::from(span) * u128::from(rate) / 1_000_000_000) as u64
+            (span > 0).then_some((u128::from(span) * u128::from(rate) / 1_000_000_000) as u64)
         });
         let mut note = String::new();
         let mut next = None;
         if let Some(search) = &mut self.search
             && self.stopped.is_none()
+            // A rate is judged by a whole second.
+            && begin + INTERVAL.0 <= sending.0
         {
             next = Some(search.next(interval));
-            if let Some(Some(rate)) = next {
-                note = format!("; {} per second from here", grouped(rate.into()));
-            }
+            note = match next {
+                Some(Next::Rate(rate)) => format!("; {} per second from here", grouped(rate.into())),
+                Some(Next::Pause) => "; waits for the answers that are outstanding".to_owned(),
+                Some(Next::Over) | None => String::new(),
+            };
         }
         let row = self.totals.add(interval, wanted);
-        if row.sent + row.answered + row.lost > 0 {
+        // The last is none of a whole second.
+        if row.sent + row.answered + row.lost > 0 || !interval.last {
             self.progress.show(row, &note);
         }
         match next {
-            Some(Some(rate)) => control.rate.store(rate, Relaxed),
-            Some(None) => self.stop(control),
+            Some(Next::Rate(rate)) => control.rate.store(rate, Relaxed),
+            Some(Next::Pause) => control.rate.store(PAUSED, Relaxed),
+            Some(Next::Over) => self.stop(control),
             None => {}
         }
-        Ok(())
     }
 
     /// Returns how long queries have been sent, or will have been.
@@ -247,13 +257,29 @@ impl Run {
     fn end(mut self, options: &BenchOptions) -> anyhow::Result<Outcome> {
         self.progress.end();
         self.totals.seconds = self.sending().0 as f64 / 1e9;
-        if let Some(log) = self.log.take() {
-            log.end().context("the log of histograms")?;
+        let logged = self.log.take().map_or(Ok(()), HdrLog::end);
+        let (mut failures, mut apart, mut failed) = (Failures::default(), TickDelta(0), 0);
+        for thread in self.threads {
+            match thread.join() {
+                Ok(done) => {
+                    failures.join(&done.failures);
+                    apart = apart.max(done.apart);
+                }
+                Err(_) => failed += 1,
+            }
         }
-        let failed = self.threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+        let mut notes = self.notes;
+        if apart.0 > 0 {
+            notes.push(format!("there was no connection for {:.3} s", apart.0 as f64 / 1e9));
+        }
         let mut totals = self.totals;
         let mut figures = totals.clone();
-        let ramp = self.search.map(Search::end);
+        let cut = match (self.stopped, self.interrupted) {
+            (_, true) => Some("interrupted"),
+            (None, false) => Some("the time was over"),
+            (Some(_), false) => None,
+        };
+        let ramp = self.search.map(|search| search.end(cut));
         if let Some((_, Some(best))) = &ramp {
             // A ramp is judged by its best second, not by those that were too much.
             figures = Totals::new();
@@ -264,73 +290,52 @@ impl Run {
                 (best.latency.clone(), best.naive.clone(), best.lag.clone());
         }
         let held = options.report.fail_if.that_hold(&figures);
+        let has_best = ramp.as_ref().is_some_and(|(_, best)| best.is_some());
         let report = Report {
             tool: "dnslob bench",
             target: options.target.to_string(),
             transport: options.transport.label(),
-            load: in_words(&options.load),
-            threads: usize::from(options.threads),
+            load: plan::in_words(&options.load, has_best),
+            threads: self.join.threads(),
             begun: self.begun,
             rate_wanted: self.rate,
             interrupted: self.interrupted,
             totals,
             ramp: ramp.map(|(ramp, _)| ramp),
             failed: held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect(),
-            notes: Vec::new(),
+            failures,
+            notes,
             replayed: None,
         };
         report::publish(&report, &options.report)?;
+        logged.context("the log of histograms")?;
         ensure!(failed == 0, "{failed} threads failed");
-        if !report.failed.is_empty() {
-            return Ok(Outcome::Failed);
-        }
-        ensure!(report.totals.counts.answered > 0, "no answer from {}", options.target);
-        Ok(Outcome::Measured)
+        report.ensure_answers()?;
+        Ok(if report.failed.is_empty() { Outcome::Measured } else { Outcome::Failed })
     }
 }
 
-/// Returns the addresses that each thread's sockets or connections come from.
-fn addresses(options: &BenchOptions, threads: usize) -> Vec<Vec<Option<IpAddr>>> {
-    let clients = options.clients.as_ref().map(sockets::Addresses::of);
-    let per_thread = match options.transport {
-        Transport::Tcp | Transport::Tls => (options.connections as usize).div_ceil(threads),
-        Transport::Udp => {
-            // Lost queries keep their ids until their time-out.
-            let waiting = match options.load {
-                Load::Rate(rate) => u64::from(rate) * options.timeout.0.div_ceil(1_000_000) / 1_000,
-                Load::Outstanding(count) => count.into(),
-                Load::Ramp(_) => 0,
-            };
-            let by_ids = waiting.div_ceil(PER_SOCKET) as usize / threads + 1;
-            let by_clients = clients.map_or(0, |clients| {
-                usize::try_from(clients.count()).unwrap_or(usize::MAX).div_ceil(threads)
-            });
-            by_ids.max(by_clients).clamp(SOCKETS, SOCKETS_MAX)
+/// Waits until all threads are prepared; returns the number of connections that are open.
+fn wait(
+    ready: &Receiver<usize>,
+    threads: usize,
+    interrupt: &mut Interrupt,
+    control: &Control,
+) -> anyhow::Result<usize> {
+    let (mut open, mut left) = (0, threads);
+    while left > 0 {
+        match ready.recv_timeout(TURN) {
+            Ok(of_thread) => (open, left) = (open + of_thread, left - 1),
+            // A thread has failed, which is told at the end.
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
         }
-    };
-    let at = |thread: usize, number: usize| clients.map(|clients| clients.at(number * threads + thread));
-    (0..threads).map(|thread| (0..per_thread).map(|number| at(thread, number)).collect()).collect()
-}
-
-fn plan(load: &Load, begin: Tick, thread: usize, threads: usize) -> Plan {
-    match load {
-        Load::Rate(rate) => Plan::Open(Pace::new(begin, *rate, thread, threads)),
-        Load::Ramp(_) => Plan::Open(Pace::new(begin, ramp::FIRST, thread, threads)),
-        Load::Outstanding(count) => {
-            let (count, rest) = (*count as usize / threads, *count as usize % threads);
-            Plan::Closed((count + usize::from(thread < rest)).max(1))
+        if interrupt.wait(Duration::ZERO) {
+            control.cut.store(true, Relaxed);
+            bail!("interrupted before the first query");
         }
     }
-}
-
-fn in_words(load: &Load) -> String {
-    match load {
-        Load::Rate(rate) => format!("{} queries per second, open loop", grouped((*rate).into())),
-        Load::Outstanding(count) => format!("{} queries outstanding, closed loop", grouped((*count).into())),
-        Load::Ramp(limits) => {
-            format!("rising rates until {limits}, open loop; latencies are those of the best rate")
-        }
-    }
+    Ok(open)
 }
 
 fn client_tls(options: &BenchOptions) -> anyhow::Result<Option<Arc<ClientTls>>> {

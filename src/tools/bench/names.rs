@@ -7,6 +7,7 @@
 //! Generated names of a zone have one length, so that queries of a batch can leave as one segmented
 //! message.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -19,6 +20,8 @@ use crate::tools::load::random::{Zipf, unit};
 
 /// Most bytes of a file of names.
 const FILE_MAX: u64 = 1 << 30;
+/// Files from this size on take a while to be read, which is said.
+const FILE_LARGE: u64 = 64 << 20;
 /// Class IN.
 const IN: [u8; 2] = [0, 1];
 /// Letter and digits of a generated label.
@@ -55,6 +58,10 @@ impl Names {
         let source = match &options.names {
             bench::Names::File(path) => {
                 let shown = path.display();
+                if path.metadata().is_ok_and(|file| file.len() >= FILE_LARGE) {
+                    // Who reads it may be gone.
+                    let _ = writeln!(io::stderr(), "reading the names of {shown}");
+                }
                 let bytes = files::read(path, FILE_MAX).with_context(|| shown.to_string())?;
                 parse(&bytes, options.qtype).with_context(|| shown.to_string())?
             }
@@ -69,16 +76,23 @@ impl Names {
 /// Reads the lines of a file: a name and, unless it is the usual one, a type.
 fn parse(bytes: &[u8], qtype: u16) -> anyhow::Result<Source> {
     let (mut questions, mut ends) = (Vec::new(), Vec::new());
+    // Editors of Windows begin files with a byte order mark.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         let line = String::from_utf8_lossy(line);
-        let mut words = line.split_whitespace();
+        let mut words = line.split_whitespace().peekable();
         let Some(name) = words.next().filter(|word| !word.starts_with(['#', ';'])) else { continue };
         let wire = value::wire_name(name).map_err(|e| anyhow::anyhow!("line {number}: expected {e}"))?;
+        // The class may be there as in zone files.
+        let _ = words.next_if(|word| word.eq_ignore_ascii_case("IN"));
         let qtype = match words.next().map(bench::qtype) {
             None => qtype,
             Some(Ok(qtype)) => qtype,
             Some(Err(e)) => anyhow::bail!("line {number}: expected {e}"),
         };
+        if let Some(word) = words.next() {
+            anyhow::bail!("line {number}: expected a name and a type, and nothing behind them, as {word}");
+        }
         questions.extend(wire);
         questions.extend(qtype.to_be_bytes());
         questions.extend(IN);
@@ -161,12 +175,14 @@ mod tests {
 
     #[test]
     fn files_have_names_and_types() {
-        let text = b"www.Example\n\n# a comment\n; another\nmail.example. MX\n* TYPE65\n";
+        let text = b"\xef\xbb\xbfwww.Example\n\n# a comment\n; another\nmail.example. IN MX\n* TYPE65\n";
         let Ok(Source::File { questions, ends }) = parse(text, 28) else { panic!("no names") };
         assert_eq!(&questions[..ends[0]], b"\x03www\x07example\0\0\x1c\0\x01");
         assert_eq!(&questions[ends[0]..ends[1]], b"\x04mail\x07example\0\0\x0f\0\x01");
         assert_eq!(&questions[ends[1]..ends[2]], b"\x01*\0\0\x41\0\x01");
-        for (text, want) in [("", "no names"), ("a..b", "line 1"), ("a\nb NOTYPE", "line 2")] {
+        for (text, want) in
+            [("", "no names"), ("a..b", "line 1"), ("a\nb NOTYPE", "line 2"), ("a A b", "line 1")]
+        {
             let error = parse(text.as_bytes(), 1).expect_err(text).to_string();
             assert!(error.contains(want), "{error}");
         }

@@ -1,12 +1,15 @@
 //! The connections of one thread of `dnslob bench`, over TCP or TLS.
 //!
 //! ```text
-//!  apart ──(time)──► connecting ──► open ──► apart       its queries are lost where it ends
+//!  apart ──(time)──► making: TCP, TLS ──► open ──► apart     its queries are lost where it ends
+//!    ▲                  └── failed ──┐
+//!    └───────────────────────────────┘
 //! ```
 //! Queries are pipelined (RFC 7766, 6.2.1.1); answers may come in any order. A connection that the
-//! server ends is made again: at once if it has answered, after a pause if not.
+//! server ends is made again: at once if it has answered, after a pause if not. No query is given to a
+//! connection before its TLS handshake is complete, so that this is no part of a latency.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,23 +19,39 @@ use crate::tls::client::ClientTls;
 use crate::tls::session::Session;
 use crate::tools::bench::asker::{Asker, Lane};
 use crate::tools::bench::datagrams::BATCH;
+use crate::tools::load::failures::{Failures, at_handshake, reason};
 use crate::tools::load::sockets;
 use crate::tools::load::stream::{Open, Stream};
 use crate::tools::load::waiter::Waiter;
 
 /// The pause before another attempt where a connection has failed.
 const PAUSE: TickDelta = TickDelta::from_ms(100);
-/// Connections that are begun in one turn, so that a thousand do not overflow the server's queue.
-const BEGUN_MAX: usize = 64;
+/// How long making a connection may take.
+pub(crate) const MAKING: TickDelta = TickDelta::from_ms(5_000);
+/// Connections that are being made at a time, so that a thousand do not overflow the server's queue.
+const MAKING_MAX: usize = 64;
 
 /// The state of a connection.
 #[derive(Debug)]
 enum State {
     /// There is none until then.
     Apart(Tick),
-    /// It is being made.
-    Connecting(Stream),
+    /// It is being made; it fails unless it is open by then.
+    Making {
+        stream: Stream,
+        is_connected: bool,
+        until: Tick,
+    },
     Open(Stream),
+}
+
+impl State {
+    const fn stream(&mut self) -> Option<&mut Stream> {
+        match self {
+            Self::Apart(_) => None,
+            Self::Making { stream, .. } | Self::Open(stream) => Some(stream),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +63,8 @@ struct Connection {
     writable: bool,
     /// Whether it has brought an answer.
     answered: bool,
+    /// Whether it has been open, or has failed.
+    tried: bool,
 }
 
 /// The connections.
@@ -54,6 +75,14 @@ pub(crate) struct Streams {
     connections: Vec<Connection>,
     next: usize,
     buffer: Vec<u8>,
+    /// Connections that are open.
+    open: usize,
+    /// Connections that are being made.
+    making: usize,
+    /// Connections that have been open, or have failed.
+    tried: usize,
+    /// Why connections could not be made.
+    pub(crate) failures: Failures,
 }
 
 impl Streams {
@@ -70,14 +99,46 @@ impl Streams {
             from: *from,
             writable: false,
             answered: false,
+            tried: false,
         });
-        Self { target, tls, connections: connections.collect(), next: 0, buffer: Vec::new() }
+        Self {
+            target,
+            tls,
+            connections: connections.collect(),
+            next: 0,
+            buffer: Vec::new(),
+            open: 0,
+            making: 0,
+            tried: 0,
+            failures: Failures::default(),
+        }
+    }
+
+    /// Returns whether every connection has been open or has failed.
+    pub(crate) const fn is_prepared(&self) -> bool {
+        self.tried == self.connections.len()
+    }
+
+    /// Returns the number of connections that are open.
+    pub(crate) const fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Returns whether no connection is open.
+    pub(crate) const fn is_apart(&self) -> bool {
+        self.open == 0
     }
 
     /// Begins connections whose time it is.
     pub(crate) fn connect(&mut self, asker: &mut Asker, waiter: &Waiter, now: Tick) {
-        let mut begun = 0;
-        for (number, connection) in self.connections.iter_mut().enumerate() {
+        if self.open + self.making == self.connections.len() {
+            return;
+        }
+        for number in 0..self.connections.len() {
+            if self.making == MAKING_MAX {
+                return;
+            }
+            let connection = &mut self.connections[number];
             if !matches!(connection.state, State::Apart(until) if until <= now) {
                 continue;
             }
@@ -88,23 +149,27 @@ impl Streams {
             });
             match added {
                 Ok(stream) => {
-                    (connection.state, connection.writable) = (State::Connecting(stream), true);
-                    begun += 1;
+                    connection.state = State::Making { stream, is_connected: false, until: now + MAKING };
+                    connection.writable = true;
+                    self.making += 1;
                 }
-                Err(_) => {
-                    asker.tally.counts().connect_errors += 1;
-                    connection.state = State::Apart(now + PAUSE);
-                }
-            }
-            if begun == BEGUN_MAX {
-                return;
+                Err(error) => self.fail(asker, number, &reason(&error)),
             }
         }
     }
 
-    /// Returns whether no connection is open.
-    pub(crate) fn is_apart(&self) -> bool {
-        !self.connections.iter().any(|connection| matches!(connection.state, State::Open(_)))
+    /// Gives up connections that take too long to be made.
+    pub(crate) fn give_up(&mut self, asker: &mut Asker, now: Tick) {
+        if self.making == 0 {
+            return;
+        }
+        for number in 0..self.connections.len() {
+            if let State::Making { is_connected, until, .. } = self.connections[number].state
+                && until <= now
+            {
+                self.fail(asker, number, &at_handshake(is_connected, "timed out"));
+            }
+        }
     }
 
     /// Sends up to so many queries by the connections that are open; returns whether any could be sent.
@@ -152,21 +217,33 @@ impl Streams {
         writable: bool,
     ) {
         let Some(Connection { state, lane, answered, .. }) = self.connections.get_mut(number) else { return };
-        if let State::Connecting(stream) = state {
+        if let State::Making { stream, is_connected, .. } = state {
+            let was_connected = std::mem::replace(is_connected, true);
             match stream.socket().take_error() {
-                Ok(None) if writable => {
-                    if let State::Connecting(stream) = std::mem::replace(state, State::Apart(Tick(0))) {
-                        *state = State::Open(stream);
-                        asker.tally.counts().connections += 1;
-                    }
-                }
-                Ok(None) => return,
-                Ok(Some(_)) | Err(_) => {
-                    asker.tally.counts().connect_errors += 1;
-                    self.end(asker, number);
+                Ok(None) if writable || was_connected => {}
+                Ok(None) => {
+                    *is_connected = false;
                     return;
                 }
+                Ok(Some(error)) | Err(error) => {
+                    return self.fail(asker, number, &at_handshake(was_connected, &reason(&error)));
+                }
             }
+            if readable && stream.is_handshaking() {
+                // There are no messages before the first query.
+                let why = match stream.read(&mut self.buffer, &mut |_| {}) {
+                    Ok(Open::Yes) => None,
+                    Ok(Open::Closed) => Some("closed".to_owned()),
+                    Err(error) => Some(reason(&error)),
+                };
+                if let Some(why) = why {
+                    return self.fail(asker, number, &at_handshake(true, &why));
+                }
+            }
+            if !stream.is_handshaking() {
+                self.opened(asker, number);
+            }
+            return self.write(asker, waiter, number);
         }
         let State::Open(stream) = state else { return };
         if readable {
@@ -177,11 +254,14 @@ impl Streams {
             *answered |= asker.tally.counts().answered > before;
             match outcome {
                 Ok(Open::Yes) => {}
-                Ok(Open::Closed) => return self.end(asker, number),
-                Err(_) => {
-                    if stream.is_handshaking() {
-                        asker.tally.counts().connect_errors += 1;
-                    }
+                Ok(Open::Closed) => {
+                    // It is no DNS that ends so.
+                    asker.tally.counts().malformed += u64::from(stream.is_partial());
+                    return self.end(asker, number);
+                }
+                Err(error) => {
+                    let is_nonsense = error.kind() == ErrorKind::InvalidData;
+                    asker.tally.counts().malformed += u64::from(is_nonsense);
                     return self.end(asker, number);
                 }
             }
@@ -189,24 +269,54 @@ impl Streams {
         self.write(asker, waiter, number);
     }
 
+    /// Notes that a connection can take queries.
+    fn opened(&mut self, asker: &mut Asker, number: usize) {
+        let connection = &mut self.connections[number];
+        let state = std::mem::replace(&mut connection.state, State::Apart(Tick(0)));
+        if let State::Making { stream, .. } = state {
+            connection.state = State::Open(stream);
+            asker.tally.counts().connections += 1;
+            self.tried += usize::from(!std::mem::replace(&mut connection.tried, true));
+            (self.making, self.open) = (self.making - 1, self.open + 1);
+        }
+    }
+
+    /// Notes that a connection could not be made.
+    fn fail(&mut self, asker: &mut Asker, number: usize, why: &str) {
+        let connection = &mut self.connections[number];
+        self.making -= usize::from(matches!(connection.state, State::Making { .. }));
+        self.tried += usize::from(!std::mem::replace(&mut connection.tried, true));
+        connection.state = State::Apart(clock::now() + PAUSE);
+        asker.tally.counts().connect_errors += 1;
+        self.failures.add(why);
+    }
+
     /// Writes what a connection takes, and waits for the rest.
     fn write(&mut self, asker: &mut Asker, waiter: &Waiter, number: usize) {
         let connection = &mut self.connections[number];
-        let State::Open(stream) = &mut connection.state else { return };
-        let Ok(pending) = stream.write() else { return self.end(asker, number) };
-        if pending != connection.writable {
-            connection.writable = pending;
-            if waiter.modify(stream.socket(), number as u64, pending).is_err() {
-                self.end(asker, number);
+        let Some(stream) = connection.state.stream() else { return };
+        let written = stream.write().and_then(|pending| {
+            if pending != connection.writable {
+                connection.writable = pending;
+                waiter.modify(stream.socket(), number as u64, pending)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = written {
+            match &connection.state {
+                State::Making { .. } => self.fail(asker, number, &at_handshake(true, &reason(&error))),
+                State::Apart(_) | State::Open(_) => self.end(asker, number),
             }
         }
     }
 
+    /// Notes that an open connection has ended.
     fn end(&mut self, asker: &mut Asker, number: usize) {
         let connection = &mut self.connections[number];
         asker.lose_all(&mut connection.lane, |counts| &mut counts.closed);
         let pause = if std::mem::take(&mut connection.answered) { TickDelta(0) } else { PAUSE };
         connection.state = State::Apart(clock::now() + pause);
+        self.open -= 1;
     }
 
     /// Gives up what was sent too long ago.

@@ -2,13 +2,16 @@
 //! next query is due.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crossbeam_channel::Sender;
 
 use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
 use crate::tools::bench::asker::{Asker, Plan};
 use crate::tools::bench::datagrams::{BATCH, Datagrams, Flows};
-use crate::tools::bench::streams::Streams;
+use crate::tools::bench::streams::{MAKING, Streams};
+use crate::tools::load::failures::Failures;
 use crate::tools::load::waiter::Waiter;
 
 /// Queries sent in one turn, so that answers are read in between.
@@ -18,14 +21,23 @@ const SLEEP: TickDelta = TickDelta::from_ms(20);
 /// The sleep where queries are due and cannot be sent.
 const BLOCKED: TickDelta = TickDelta::from_us(500);
 
+/// How long is waited for the next connection to be open, before the run begins without the others.
+const PATIENCE: TickDelta = TickDelta(MAKING.0 + 1_000_000_000);
+/// How often a thread that is prepared looks for the begin.
+const PREPARED: TickDelta = TickDelta::from_ms(2);
+/// A [`Control::rate`] at which nothing is sent.
+pub(crate) const PAUSED: u32 = u32::MAX;
+
 /// What the main thread tells the others.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
+    /// When the run begins, a [`Tick`]; 0 while that is not known.
+    pub(crate) begin: AtomicU64,
     /// Send no more, and wait for what is outstanding.
     pub(crate) stopping: AtomicBool,
     /// Do not wait either.
     pub(crate) cut: AtomicBool,
-    /// The rate of all threads, queries per second; 0 leaves it as it is.
+    /// The rate of all threads, queries per second, or [`PAUSED`]; 0 leaves it as it is.
     pub(crate) rate: AtomicU32,
 }
 
@@ -51,10 +63,21 @@ pub(crate) struct Setup {
     pub(crate) transport: Transport,
     pub(crate) waiter: Waiter,
     pub(crate) control: Arc<Control>,
-    pub(crate) begin: Tick,
-    pub(crate) end: Tick,
+    /// Takes the number of open connections once nothing more has to be prepared.
+    pub(crate) prepared: Sender<usize>,
+    /// How long queries are sent.
+    pub(crate) duration: TickDelta,
     /// How long an answer may take.
     pub(crate) timeout: TickDelta,
+}
+
+/// What a thread has to say at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Why connections could not be made.
+    pub(crate) failures: Failures,
+    /// How long there was no connection while queries were to be sent.
+    pub(crate) apart: TickDelta,
 }
 
 /// A thread.
@@ -64,15 +87,21 @@ pub(crate) struct Worker {
     lanes: Lanes,
     waiter: Waiter,
     control: Arc<Control>,
+    prepared: Sender<usize>,
     begin: Tick,
     end: Tick,
+    duration: TickDelta,
     timeout: TickDelta,
+    /// Since when there is no connection.
+    apart_since: Option<Tick>,
+    /// How long there was none before.
+    apart: TickDelta,
 }
 
 impl Worker {
     /// Prepares the thread that calls it.
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { mut asker, transport, waiter, control, begin, end, timeout } = setup;
+        let Setup { mut asker, transport, waiter, control, prepared, duration, timeout } = setup;
         asker.timeout = timeout;
         Waiter::be_exact();
         let lanes = match transport {
@@ -81,11 +110,71 @@ impl Worker {
             }
             Transport::Streams(streams) => Lanes::Streams(streams),
         };
-        Self { asker, lanes, waiter, control, begin, end, timeout }
+        Self {
+            asker,
+            lanes,
+            waiter,
+            control,
+            prepared,
+            begin: Tick(0),
+            end: Tick(0),
+            duration,
+            timeout,
+            apart_since: None,
+            apart: TickDelta(0),
+        }
     }
 
     /// Asks until the end, and until everything is answered or lost.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> Done {
+        if self.prepare() {
+            self.ask();
+        }
+        self.asker.tally.end();
+        let failures = match self.lanes {
+            Lanes::Datagrams(_) => Failures::default(),
+            Lanes::Streams(streams) => streams.failures,
+        };
+        Done { failures, apart: self.apart }
+    }
+
+    /// Makes the connections and waits for the begin; returns whether there is one. What takes its time
+    /// here is no part of the measurement.
+    fn prepare(&mut self) -> bool {
+        let (mut told, mut open, mut until) = (false, 0, clock::now() + PATIENCE);
+        loop {
+            let now = clock::now();
+            if self.control.cut.load(Relaxed) {
+                return false;
+            }
+            let begin = Tick(self.control.begin.load(Relaxed));
+            if begin != Tick(0) {
+                (self.begin, self.end) = (begin, begin + self.duration);
+                self.asker.begin_at(begin);
+                return true;
+            }
+            let is_prepared = match &mut self.lanes {
+                Lanes::Datagrams(_) => true,
+                Lanes::Streams(streams) => {
+                    streams.connect(&mut self.asker, &self.waiter, now);
+                    streams.give_up(&mut self.asker, now);
+                    if streams.open() > open {
+                        (open, until) = (streams.open(), now + PATIENCE);
+                    }
+                    streams.is_prepared() || now >= until
+                }
+            };
+            if is_prepared && !told {
+                told = true;
+                // Whoever waits for it goes only when the process ends.
+                let _ = self.prepared.send(open);
+            }
+            let events = self.waiter.wait(PREPARED);
+            self.receive(events);
+        }
+    }
+
+    fn ask(&mut self) {
         let sweep = TickDelta((self.timeout.0 / 20).clamp(1_000_000, 100_000_000));
         let (mut sweep_at, mut sending, mut events) = (self.begin + sweep, true, 0);
         loop {
@@ -93,13 +182,14 @@ impl Worker {
             self.asker.tally.on_time(now);
             if sending && (now >= self.end || self.control.stopping.load(Relaxed)) {
                 sending = false;
-                if let Plan::Open(pace) = &self.asker.plan {
-                    let missed = pace.due(now.min(self.end - TickDelta(1)));
-                    let is_apart = matches!(&self.lanes, Lanes::Streams(streams) if streams.is_apart());
+                if !self.is_paused() {
+                    let missed = self.asker.skip_due(now.min(self.end - TickDelta(1)));
+                    let is_apart = self.is_apart();
                     let counts = self.asker.tally.counts();
                     *(if is_apart { &mut counts.unconnected } else { &mut counts.not_sent }) += missed;
                 }
             }
+            self.note_apart(now, sending);
             let (sent, room) = if sending { self.send(now, events) } else { (false, 0) };
             if !sending && (self.asker.waiting == 0 || self.control.cut.load(Relaxed)) {
                 break;
@@ -110,6 +200,7 @@ impl Worker {
                     Lanes::Datagrams(datagrams) => datagrams.expire(&mut self.asker, now, self.timeout),
                     Lanes::Streams(streams) => {
                         streams.expire(&mut self.asker, now, self.timeout);
+                        streams.give_up(&mut self.asker, now);
                         if sending && streams.is_apart() {
                             self.asker.give_up_due(now - self.timeout);
                         }
@@ -124,7 +215,25 @@ impl Worker {
             Lanes::Datagrams(datagrams) => datagrams.cut_short(&mut self.asker),
             Lanes::Streams(streams) => streams.cut_short(&mut self.asker),
         }
-        self.asker.tally.end();
+    }
+
+    /// Returns whether there is no connection.
+    fn is_apart(&self) -> bool {
+        matches!(&self.lanes, Lanes::Streams(streams) if streams.is_apart())
+    }
+
+    /// Returns whether a ramp waits for what is outstanding.
+    fn is_paused(&self) -> bool {
+        self.control.rate.load(Relaxed) == PAUSED
+    }
+
+    /// Measures how long there is no connection.
+    fn note_apart(&mut self, now: Tick, sending: bool) {
+        if sending && now >= self.begin && self.is_apart() {
+            self.apart_since.get_or_insert(now);
+        } else if let Some(since) = self.apart_since.take() {
+            self.apart = TickDelta(self.apart.0 + now.since(since).0);
+        }
     }
 
     /// Sends what may be sent; returns whether something was, and how much may still be.
@@ -132,7 +241,14 @@ impl Worker {
         if now < self.begin {
             return (false, 0);
         }
+        if let Lanes::Streams(streams) = &mut self.lanes {
+            streams.connect(&mut self.asker, &self.waiter, now);
+        }
         let rate = self.control.rate.load(Relaxed);
+        if rate == PAUSED {
+            self.asker.skip_due(now);
+            return (false, 0);
+        }
         if let Plan::Open(pace) = &mut self.asker.plan
             && rate != 0
             && rate != pace.rate()
@@ -140,14 +256,11 @@ impl Worker {
             // What a ramp has not sent at the old rate is part of that step.
             pace.change(now, rate);
         }
-        if let Lanes::Streams(streams) = &mut self.lanes {
-            streams.connect(&mut self.asker, &self.waiter, now);
-        }
         let room = self.asker.room(now);
         let is_worth_it = match &self.asker.plan {
             Plan::Open(_) => room > 0,
             // Small batches only where no answers come that would make larger ones.
-            Plan::Closed(most) => room >= BATCH.min(*most) || room > 0 && events == 0,
+            Plan::Closed(most) => room > 0 && (room >= BATCH.min(*most) || events == 0),
         };
         if !is_worth_it {
             return (false, room);
@@ -168,6 +281,9 @@ impl Worker {
         }
         if now < self.begin {
             return self.begin.since(now);
+        }
+        if self.is_paused() {
+            return SLEEP.min(interval);
         }
         let until_next = match &self.asker.plan {
             Plan::Open(_) if room > 0 && sent => TickDelta(0),

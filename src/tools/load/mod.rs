@@ -6,6 +6,7 @@
 //! One thread owns all of that for its own sockets; it tells the others what it has measured once a
 //! second, by a channel. Nothing here knows where the queries come from.
 
+pub(crate) mod failures;
 pub(crate) mod interrupt;
 pub(crate) mod outstanding;
 pub(crate) mod pace;

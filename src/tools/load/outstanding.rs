@@ -5,14 +5,20 @@
 //!                                  └──── slot = id mod the size ───┘
 //! ```
 //! A slot keeps what has become of its query until another takes it, so that answers that come late or
-//! twice are told from those that nobody asked for. Slots are in the order of sending.
+//! twice are told from those that nobody asked for. Slots are in the order of sending. Those of lost
+//! queries are not taken by others for a while: the table grows rather, until every id has a slot.
 
-use crate::base::time::Tick;
+use crate::base::time::{Tick, TickDelta};
 
 /// Slots at first: 128 kB, so that the tables of 16 sockets stay in a CPU's cache.
 const SLOTS_MIN: usize = 4_096;
-/// Slots at most: half of the ids, so that an old answer does not fit a new query.
-const SLOTS_MAX: usize = 32_768;
+/// Slots at most: one for each id, 2 MB.
+const SLOTS_MAX: usize = 65_536;
+/// Ids from the oldest query that waits to the newest: half of all, so that an old answer does not fit
+/// a new query.
+pub(crate) const SPAN_MAX: usize = 32_768;
+/// How long after its sending a lost query keeps its slot, if there can be others.
+const KEPT: TickDelta = TickDelta::from_ms(10_000);
 
 /// A query that has been sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,13 +92,23 @@ impl Outstanding {
         Self { slots: vec![Slot::default(); SLOTS_MIN], oldest: first, next: first, waiting: 0 }
     }
 
-    /// Returns the id that the next query gets; `None` if there is none.
-    pub(crate) fn next_id(&mut self) -> Option<u16> {
-        if self.span() == self.slots.len() {
+    /// Returns the id that the next query gets, at this time; `None` if there is none.
+    pub(crate) fn next_id(&mut self, now: Tick) -> Option<u16> {
+        if self.span() == self.slots.len().min(SPAN_MAX) {
             self.pass_over();
         }
-        if self.span() == self.slots.len() && !self.grow() {
+        if self.span() == SPAN_MAX {
             return None;
+        }
+        let slot = &self.slots[self.at(self.next)];
+        let is_kept = match slot.state {
+            State::Waiting => true,
+            State::Lost => now.since(slot.sent) < KEPT,
+            State::Free | State::Answered => false,
+        };
+        if is_kept {
+            // Where every id has a slot, an old query gives way.
+            self.grow();
         }
         Some(self.next)
     }
@@ -147,19 +163,6 @@ impl Outstanding {
         lost
     }
 
-    /// Gives up the oldest query that waits; returns whether there was one.
-    pub(crate) fn lose_oldest(&mut self) -> bool {
-        self.pass_over();
-        let any = self.oldest != self.next;
-        if any {
-            let at = self.at(self.oldest);
-            self.slots[at].state = State::Lost;
-            self.waiting -= 1;
-            self.oldest = self.oldest.wrapping_add(1);
-        }
-        any
-    }
-
     /// Forgets a query that could not be sent.
     pub(crate) fn release(&mut self, id: u16) {
         let at = self.at(id);
@@ -190,18 +193,17 @@ impl Outstanding {
         }
     }
 
-    /// Doubles the table: a query that is lost keeps its id until then, at any rate.
-    fn grow(&mut self) -> bool {
+    /// Doubles the table.
+    fn grow(&mut self) {
         let size = self.slots.len() * 2;
         if size > SLOTS_MAX {
-            return false;
+            return;
         }
         let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
         for slot in old.into_iter().filter(|slot| slot.state != State::Free) {
             let at = self.at(slot.id);
             self.slots[at] = slot;
         }
-        true
     }
 }
 
@@ -214,7 +216,7 @@ mod tests {
     }
 
     fn send(table: &mut Outstanding, at: u64) -> u16 {
-        let id = table.next_id().expect("an id");
+        let id = table.next_id(Tick(at)).expect("an id");
         table.claim(query(at));
         id
     }
@@ -240,21 +242,50 @@ mod tests {
         assert!(matches!(table.settle(ids[3], |_| true), Settled::Answered(_)));
         assert_eq!(table.expire(Tick(4)), 4);
         assert_eq!(table.waiting, 5);
-        assert!(table.lose_oldest());
-        assert_eq!((table.lose_all(), table.lose_oldest()), (4, false));
+        assert_eq!((table.lose_all(), table.lose_all(), table.waiting), (5, 0, 0));
     }
 
     #[test]
     fn one_lost_query_does_not_stop_the_others() {
         let mut table = Outstanding::new(0);
         send(&mut table, 1);
-        for at in 2..=SLOTS_MAX as u64 {
+        for at in 2..=SPAN_MAX as u64 {
             let id = send(&mut table, at);
             assert!(matches!(table.settle(id, |q| q.question == at), Settled::Answered(_)));
         }
-        assert_eq!(table.next_id(), None, "half of the ids may wait for one");
+        assert_eq!(table.next_id(Tick(0)), None, "half of the ids may wait for one");
         assert_eq!(table.expire(Tick(1)), 1);
-        assert!(table.next_id().is_some());
+        assert!(table.next_id(Tick(0)).is_some());
+    }
+
+    /// 5,000 queries a second, each answered two seconds after a time-out of a tenth.
+    #[test]
+    fn late_answers_are_known_at_high_rates() {
+        const GAP_NS: u64 = 200_000;
+        let mut table = Outstanding::new(60_000);
+        let mut late = std::collections::VecDeque::new();
+        for number in 0..200_000 {
+            let now = number * GAP_NS;
+            table.expire(Tick(now.saturating_sub(100_000_000)));
+            let id = send(&mut table, now);
+            late.push_back((now, id));
+            if late.front().is_some_and(|(sent, _)| sent + 2_000_000_000 <= now) {
+                let (sent, id) = late.pop_front().expect("one");
+                assert!(matches!(table.settle(id, |q| q.question == sent), Settled::Late), "{number}");
+            }
+        }
+        assert_eq!(table.slots.len(), SLOTS_MAX);
+    }
+
+    #[test]
+    fn what_was_lost_long_ago_takes_no_room() {
+        let mut table = Outstanding::new(0);
+        for number in 0..100_000 {
+            let now = number * KEPT.0 / SLOTS_MIN as u64;
+            table.expire(Tick(now));
+            send(&mut table, now);
+        }
+        assert_eq!(table.slots.len(), SLOTS_MIN);
     }
 
     #[test]

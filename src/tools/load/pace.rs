@@ -30,6 +30,11 @@ impl Pace {
         Self { begin, rate: rate.max(1), thread, threads, taken: 0 }
     }
 
+    /// Begins at another time, before anything is taken.
+    pub(crate) const fn begin_at(&mut self, begin: Tick) {
+        self.begin = begin;
+    }
+
     /// Returns the rate of all threads, queries per second.
     pub(crate) const fn rate(&self) -> u32 {
         self.rate

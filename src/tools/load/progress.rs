@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::tools::load::totals::Row;
-use crate::tools::report::text::{grouped, milliseconds};
+use crate::tools::report::text::{grouped, latency};
 
 /// The display.
 #[derive(Debug)]
@@ -16,11 +16,11 @@ pub(crate) struct Progress(Option<ProgressBar>);
 impl Progress {
     /// Starts it for a run of so many seconds.
     pub(crate) fn start(seconds: u64) -> Self {
-        if !io::stderr().is_terminal() {
+        if !shows_bars() {
             return Self(None);
         }
         let bar = ProgressBar::new(seconds.max(1));
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} s, {eta} left  {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} s, {eta} left  {wide_msg}") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(500));
@@ -29,12 +29,12 @@ impl Progress {
 
     /// Starts it for so many bytes, or for an unknown number.
     pub(crate) fn of_bytes(bytes: Option<u64>) -> Self {
-        if !io::stderr().is_terminal() {
+        if !shows_bars() {
             return Self(None);
         }
         let (bar, template) = match bytes {
-            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:30} {percent} %, {eta} left  {msg}"),
-            None => (ProgressBar::no_length(), "{spinner} {elapsed}  {msg}"),
+            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:20} {percent} %, {eta} left  {wide_msg}"),
+            None => (ProgressBar::no_length(), "{spinner} {elapsed}  {wide_msg}"),
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -91,7 +91,13 @@ impl Progress {
     }
 }
 
+/// Returns whether standard error is a terminal that can go back to the begin of a line.
+fn shows_bars() -> bool {
+    io::stderr().is_terminal() && !matches!(std::env::var("TERM").as_deref(), Ok("dumb") | Err(_))
+}
+
 fn line(row: &Row, note: &str) -> String {
+    let latency = |ns: u64| latency((row.answered > 0).then_some(ns));
     let wanted = row.wanted.map_or_else(String::new, |wanted| format!(" of {}", grouped(wanted)));
     format!(
         "sent {}{wanted}, answered {}, lost {}, wrong {}, p50 {} ms, p99 {} ms{note}",
@@ -99,8 +105,8 @@ fn line(row: &Row, note: &str) -> String {
         grouped(row.answered),
         grouped(row.lost),
         grouped(row.wrong),
-        milliseconds(row.p50_ns),
-        milliseconds(row.p99_ns),
+        latency(row.p50_ns),
+        latency(row.p99_ns),
     )
 }
 
@@ -123,6 +129,10 @@ mod tests {
         assert_eq!(
             line(&row, ""),
             "sent 49,990 of 50,000, answered 49,000, lost 12, wrong 0, p50 0.120 ms, p99 2.000 ms"
+        );
+        assert_eq!(
+            line(&Row::default(), "; x"),
+            "sent 0, answered 0, lost 0, wrong 0, p50 - ms, p99 - ms; x"
         );
     }
 }

@@ -99,6 +99,29 @@ fn begin(socket: Socket, target: SocketAddr, from: Option<IpAddr>) -> io::Result
     }
 }
 
+/// Makes sure that this machine has an address.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn own(ip: IpAddr) -> io::Result<()> {
+    let address = SocketAddr::new(ip, 0);
+    of(address, Type::DGRAM, Protocol::UDP)?.bind(&SockAddr::from(address))
+}
+
+/// Makes sure that no other socket has an address, which would share what comes with ours.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn vacant(address: SocketAddr, kind: Type) -> io::Result<()> {
+    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
+    let socket = of(address, kind, protocol)?;
+    if kind == Type::STREAM {
+        // As in `accept`; of sockets that listen this excludes each other.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&SockAddr::from(address))
+}
+
 /// Opens a UDP socket that answers at this address, beside those of other threads.
 ///
 /// # Errors
@@ -155,7 +178,8 @@ pub(crate) fn allow(sockets: u64) -> anyhow::Result<()> {
     }
     if need > hard {
         bail!(
-            "{sockets} sockets are needed, and the process may open {hard} files: raise it with 'ulimit -Hn {need}'"
+            "{sockets} sockets are needed, and the process may open {hard} files: allow {need}, for a user in \
+             /etc/security/limits.conf (nofile), for a unit of systemd by LimitNOFILE="
         );
     }
     setrlimit(Resource::RLIMIT_NOFILE, need, hard).context("the limit of open files")
@@ -223,5 +247,16 @@ mod tests {
         assert_eq!(shown(of("::1/128"), 1), ["::1"]);
         assert_eq!(of("127.0.0.0/8").count(), (1 << 24) - 2);
         assert_eq!(of("::/0").count(), u128::MAX, "one less than there are");
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_noticed() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (udp, tcp) = (answer(any).expect("a socket"), accept(any).expect("a socket"));
+        for (socket, kind) in [(&udp, Type::DGRAM), (&tcp, Type::STREAM)] {
+            let error = vacant(bound(socket).expect("an address"), kind).expect_err("taken");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        vacant(any, Type::STREAM).expect("any port is free");
     }
 }

@@ -59,6 +59,11 @@ impl Stream {
         self.tls.as_ref().is_some_and(Session::is_handshaking)
     }
 
+    /// Returns whether a message has come in part.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.frames.is_partial()
+    }
+
     /// Begins the connection with a PROXY header.
     pub(crate) fn begin_with(&mut self, proxy_header: &[u8]) {
         self.proxy_header.push_raw(proxy_header);
@@ -78,7 +83,8 @@ impl Stream {
     /// Reads what has come, into a buffer of the caller's, and calls `each` with every message.
     ///
     /// # Errors
-    /// Those of the operating system, of TLS and of frames: the connection is to be closed.
+    /// Those of the operating system, of TLS and of frames, which are invalid data: the connection is to
+    /// be closed.
     pub(crate) fn read(&mut self, buffer: &mut Vec<u8>, each: &mut dyn FnMut(&[u8])) -> io::Result<Open> {
         buffer.resize(READ, 0);
         let mut all = |message: &[u8]| {
@@ -101,7 +107,8 @@ impl Stream {
                     &self.plaintext
                 }
             };
-            self.frames.feed(bytes, &mut all).map_err(|e| io::Error::other(e.to_string()))?;
+            let fed = self.frames.feed(bytes, &mut all);
+            fed.map_err(|e| io::Error::new(ErrorKind::InvalidData, e.to_string()))?;
             if self.tls.as_ref().is_some_and(Session::peer_closed) {
                 return Ok(Open::Closed);
             }

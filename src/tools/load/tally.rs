@@ -98,6 +98,22 @@ impl Counts {
         self.sent + self.unconnected
     }
 
+    /// Returns the queries that were due and did not leave this machine, for whatever reason.
+    pub(crate) const fn unsent(&self) -> u64 {
+        self.unconnected + self.not_sent + self.send_errors
+    }
+
+    /// Returns the queries that were due.
+    pub(crate) const fn due(&self) -> u64 {
+        self.sent + self.unsent()
+    }
+
+    /// Returns the queries that were sent and are neither answered nor lost, of all counts since the
+    /// begin.
+    pub(crate) const fn outstanding(&self) -> u64 {
+        self.sent.saturating_sub(self.answered + self.lost() - self.unconnected)
+    }
+
     /// Counts the response code of an answer.
     pub(crate) fn code(&mut self, code: u16) {
         match self.codes.get_mut(usize::from(code)) {
@@ -126,7 +142,7 @@ pub(crate) struct Interval {
     pub(crate) thread: usize,
     /// Its number, from 0.
     pub(crate) number: u64,
-    /// Whether it is the thread's last.
+    /// Whether it is the thread's last, or that of one of several.
     pub(crate) last: bool,
     /// What was counted.
     pub(crate) counts: Counts,
@@ -150,6 +166,7 @@ impl Interval {
 
     /// Adds what another thread measured in the same interval.
     pub(crate) fn add(&mut self, other: &Self) {
+        self.last |= other.last;
         self.counts.add(&other.counts);
         self.answered_until = self.answered_until.max(other.answered_until);
         for (here, there) in [
@@ -168,14 +185,21 @@ impl Interval {
 pub(crate) struct Tally {
     thread: usize,
     begin: Tick,
+    /// Whether queries have a time to be sent at, so that they can be late.
+    is_timed: bool,
     current: Interval,
     send: Sender<Interval>,
 }
 
 impl Tally {
     /// Starts counting; intervals count from `begin`, and go to `send`.
-    pub(crate) fn new(thread: usize, begin: Tick, send: Sender<Interval>) -> Self {
-        Self { thread, begin, current: Interval::new(0), send }
+    pub(crate) fn new(thread: usize, begin: Tick, is_timed: bool, send: Sender<Interval>) -> Self {
+        Self { thread, begin, is_timed, current: Interval::new(0), send }
+    }
+
+    /// Counts intervals from another time, before the first is over.
+    pub(crate) const fn begin_at(&mut self, begin: Tick) {
+        self.begin = begin;
     }
 
     /// Returns what is counted in this interval.
@@ -187,7 +211,9 @@ impl Tally {
     #[inline]
     pub(crate) fn sent(&mut self, intended: Tick, sent: Tick) {
         self.current.counts.sent += 1;
-        self.current.lag.saturating_record(sent.since(intended).0);
+        if self.is_timed {
+            self.current.lag.saturating_record(sent.since(intended).0);
+        }
     }
 
     /// Counts an answer.

@@ -3,7 +3,10 @@
 use std::io;
 use std::thread::JoinHandle;
 
+use anyhow::bail;
 use core_affinity::CoreId;
+
+use crate::config::value::cpus_text;
 
 /// From which end CPUs are taken, so that a generator and a server on one machine do not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,20 +16,28 @@ pub(crate) enum From {
 }
 
 /// Returns a CPU for each thread; `None` where there are more threads than CPUs.
-pub(crate) fn cpus(threads: usize, wanted: &[u16], from: From) -> Vec<Option<usize>> {
+///
+/// # Errors
+/// When a CPU is wanted that the process may not use.
+pub(crate) fn cpus(threads: usize, wanted: &[u16], from: From) -> anyhow::Result<Vec<Option<usize>>> {
     let all: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|c| c.id).collect();
     place(threads, wanted, &all, from)
 }
 
-fn place(threads: usize, wanted: &[u16], all: &[usize], from: From) -> Vec<Option<usize>> {
+fn place(threads: usize, wanted: &[u16], all: &[usize], from: From) -> anyhow::Result<Vec<Option<usize>>> {
+    // Where the kernel does not say what there is, all is tried.
+    if let Some(missing) = wanted.iter().find(|cpu| !all.is_empty() && !all.contains(&usize::from(**cpu))) {
+        let all: Vec<u16> = all.iter().filter_map(|cpu| u16::try_from(*cpu).ok()).collect();
+        bail!("--cpus: CPU {missing} is not one of those that this process may use: {}", cpus_text(&all));
+    }
     if !wanted.is_empty() {
-        return (0..threads).map(|n| Some(usize::from(wanted[n % wanted.len()]))).collect();
+        return Ok((0..threads).map(|n| Some(usize::from(wanted[n % wanted.len()]))).collect());
     }
     if threads > all.len() {
-        return vec![None; threads];
+        return Ok(vec![None; threads]);
     }
     let at = |n: usize| if from == From::First { all[n] } else { all[all.len() - 1 - n] };
-    (0..threads).map(|n| Some(at(n))).collect()
+    Ok((0..threads).map(|n| Some(at(n))).collect())
 }
 
 /// Starts a thread on a CPU.
@@ -52,9 +63,16 @@ mod tests {
     #[test]
     fn generator_and_server_take_cpus_from_both_ends() {
         let all = [0, 1, 2, 5];
-        assert_eq!(place(2, &[], &all, From::First), [Some(0), Some(1)]);
-        assert_eq!(place(2, &[], &all, From::Last), [Some(5), Some(2)]);
-        assert_eq!(place(5, &[], &all, From::Last), [None; 5]);
-        assert_eq!(place(3, &[7, 8], &all, From::First), [Some(7), Some(8), Some(7)]);
+        let placed = |threads, wanted: &[u16], from| place(threads, wanted, &all, from).expect("CPUs");
+        assert_eq!(placed(2, &[], From::First), [Some(0), Some(1)]);
+        assert_eq!(placed(2, &[], From::Last), [Some(5), Some(2)]);
+        assert_eq!(placed(5, &[], From::Last), [None; 5]);
+        assert_eq!(placed(3, &[2, 5], From::First), [Some(2), Some(5), Some(2)]);
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_refused() {
+        let error = place(1, &[1, 99], &[0, 1, 2, 5], From::First).expect_err("no CPU 99").to_string();
+        assert!(error.contains("CPU 99") && error.contains("0-2,5"), "{error}");
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Row {
     pub(crate) answered: u64,
     pub(crate) lost: u64,
     pub(crate) wrong: u64,
-    /// Percentiles of the latency, nanoseconds.
+    /// Percentiles of the latency, nanoseconds; 0 if nothing was answered.
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
     pub(crate) max_ns: u64,
@@ -71,8 +71,8 @@ impl Totals {
             answered: interval.counts.answered,
             lost: interval.counts.lost(),
             wrong: interval.counts.wrong(),
-            p50_ns: interval.latency.value_at_quantile(0.5),
-            p99_ns: interval.latency.value_at_quantile(0.99),
+            p50_ns: at(&interval.latency, 50.0).unwrap_or(0),
+            p99_ns: at(&interval.latency, 99.0).unwrap_or(0),
             max_ns: interval.latency.max(),
         });
         &self.rows[self.rows.len() - 1]
@@ -80,20 +80,26 @@ impl Totals {
 }
 
 impl Figures for Totals {
-    fn percentile_ns(&self, percentile: f64) -> u64 {
+    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
         at(&self.latency, percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> u64 {
+    fn lag_ns(&self, percentile: f64) -> Option<u64> {
         at(&self.lag, percentile)
     }
-    fn mean_ns(&self) -> f64 {
-        self.latency.mean()
+    fn mean_ns(&self) -> Option<f64> {
+        mean(&self.latency)
     }
-    fn max_ns(&self) -> u64 {
-        self.latency.max()
+    fn max_ns(&self) -> Option<u64> {
+        at(&self.latency, 100.0)
     }
     fn sent(&self) -> u64 {
         self.counts.asked()
+    }
+    fn unsent(&self) -> u64 {
+        self.counts.unsent()
+    }
+    fn due(&self) -> u64 {
+        self.counts.due()
     }
     fn lost(&self) -> u64 {
         self.counts.lost()
@@ -111,9 +117,16 @@ impl Figures for Totals {
     }
 }
 
-/// Returns a percentile of a histogram. The bound of a bucket may be above the highest value.
-pub(crate) fn at(histogram: &Histogram<u64>, percentile: f64) -> u64 {
-    histogram.value_at_quantile(percentile / 100.0).min(histogram.max())
+/// Returns a percentile of a histogram, unless that is empty. The bound of a bucket may be above the
+/// highest value.
+pub(crate) fn at(histogram: &Histogram<u64>, percentile: f64) -> Option<u64> {
+    let value = || histogram.value_at_quantile(percentile / 100.0).min(histogram.max());
+    (!histogram.is_empty()).then(value)
+}
+
+/// Returns the mean of a histogram, unless that is empty. It is made of the middles of buckets.
+pub(crate) fn mean(histogram: &Histogram<u64>) -> Option<f64> {
+    (!histogram.is_empty()).then(|| histogram.mean().min(histogram.max() as f64))
 }
 
 /// One interval as the figures of a run. A query that was not answered within it counts as lost: its
@@ -122,20 +135,26 @@ pub(crate) fn at(histogram: &Histogram<u64>, percentile: f64) -> u64 {
 pub(crate) struct Moment<'i>(pub(crate) &'i Interval);
 
 impl Figures for Moment<'_> {
-    fn percentile_ns(&self, percentile: f64) -> u64 {
-        self.0.latency.value_at_quantile(percentile / 100.0)
+    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+        at(&self.0.latency, percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> u64 {
-        self.0.lag.value_at_quantile(percentile / 100.0)
+    fn lag_ns(&self, percentile: f64) -> Option<u64> {
+        at(&self.0.lag, percentile)
     }
-    fn mean_ns(&self) -> f64 {
-        self.0.latency.mean()
+    fn mean_ns(&self) -> Option<f64> {
+        mean(&self.0.latency)
     }
-    fn max_ns(&self) -> u64 {
-        self.0.latency.max()
+    fn max_ns(&self) -> Option<u64> {
+        at(&self.0.latency, 100.0)
     }
     fn sent(&self) -> u64 {
         self.0.counts.asked()
+    }
+    fn unsent(&self) -> u64 {
+        self.0.counts.unsent()
+    }
+    fn due(&self) -> u64 {
+        self.0.counts.due()
     }
     fn lost(&self) -> u64 {
         self.0.counts.asked().saturating_sub(self.0.counts.answered)
@@ -164,6 +183,11 @@ impl Join {
     /// Waits for so many threads.
     pub(crate) fn new(threads: usize) -> Self {
         Self { open: BTreeMap::new(), reached: vec![0; threads] }
+    }
+
+    /// Returns the number of threads.
+    pub(crate) const fn threads(&self) -> usize {
+        self.reached.len()
     }
 
     /// Takes an interval of a thread.
@@ -214,7 +238,7 @@ mod tests {
         all.sort_unstable();
         for percentile in [0.0, 1.0, 50.0, 90.0, 99.0, 99.9, 99.99, 100.0] {
             let rank = (percentile / 100.0 * all.len() as f64).ceil().max(1.0) as usize;
-            let (exact, told) = (all[rank - 1], totals.percentile_ns(percentile));
+            let (exact, told) = (all[rank - 1], totals.percentile_ns(percentile).expect("answers"));
             // Three digits: within a thousandth, or the least unit of the histogram.
             assert!(
                 (exact - 512..=exact + exact / 1_000 + 512).contains(&told),
@@ -222,6 +246,16 @@ mod tests {
             );
         }
         assert_eq!((totals.counts.answered, totals.rows.len()), (50_000, 10));
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_figure() {
+        let mut totals = Totals::new();
+        totals.add(&interval(0, &[]), None);
+        assert_eq!((totals.percentile_ns(50.0), totals.max_ns(), totals.mean_ns()), (None, None, None));
+        // The least unit of the histogram is 512 ns: no percentile and no mean is above the highest value.
+        totals.lag.saturating_record_n(0, 3);
+        assert_eq!((totals.lag_ns(50.0), mean(&totals.lag)), (Some(0), Some(0.0)));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!                 └──► record n: A 198.18.0.0/15, AAAA 2001:2::/48, TXT 16 hexadecimal digits
 //! ```
 //! The networks are those of benchmarks (RFC 2544, RFC 5180). Case does not matter, nor does anything
-//! behind the question, except that an OPT record and a cookie in it are answered with theirs.
+//! behind the question, except that an OPT record and a cookie in it are answered with theirs. What is
+//! no good query gets the error that a name server gives, so that clients can be tried with it.
 
 use std::ops::RangeInclusive;
 
@@ -16,6 +17,7 @@ use crate::wire::edns;
 use crate::wire::header::{self, Header};
 use crate::wire::name;
 use crate::wire::query::Question;
+use crate::wire::records::rtype;
 
 /// Option code of cookies (RFC 7873, 4).
 pub(crate) const COOKIE: u16 = 10;
@@ -28,7 +30,17 @@ const PLAIN_MAX: usize = 512;
 const TYPE_A: u16 = 1;
 const TYPE_TXT: u16 = 16;
 const TYPE_AAAA: u16 = 28;
-const CODE_NOTIMP: u8 = 4;
+/// Transfers, of changes and whole.
+const TYPE_IXFR: u16 = 251;
+const TYPE_AXFR: u16 = 252;
+const FORMERR: u16 = 1;
+const NOTIMP: u16 = 4;
+const BADVERS: u16 = 16;
+/// Bytes of a cookie with the server's part (RFC 7873, 4).
+const COOKIES: RangeInclusive<usize> = 16..=40;
+
+/// Bytes of an OPT record before its options.
+const OPT_FIXED: usize = 11;
 
 /// What answers have.
 #[derive(Clone, Debug)]
@@ -52,7 +64,7 @@ pub(crate) struct Wanted {
 /// What an answer has become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
-    pub(crate) code: u8,
+    pub(crate) code: u16,
     pub(crate) truncated: bool,
 }
 
@@ -60,17 +72,33 @@ pub(crate) struct Made {
 pub(crate) fn make(packet: &mut Packet<'_>, shape: &Shape, wanted: Wanted) -> Option<Made> {
     let message = packet.bytes();
     let header = Header::parse(message)?;
-    if header.is_response() || header.qdcount() != 1 {
+    if header.is_response() {
         return None;
     }
-    let question = Question::parse(message)?;
-    let (end, qtype, qclass, hash) = (question.end, question.qtype, question.qclass, hash(&question));
-    let opt = edns::find(message, end);
-    let cookie = opt.and_then(|opt| cookie(message, &opt));
-    let limit = opt.map_or(PLAIN_MAX, |opt| usize::from(opt.payload).max(PLAIN_MAX));
     let [b2, b3] = [message[2], message[3]];
-    let opcode = b2 >> 3 & 0x0f;
-    let code = if opcode == 0 { wanted.code } else { CODE_NOTIMP };
+    let is_query = b2 >> 3 & 0x0f == 0;
+    let question = if header.qdcount() == 1 { Question::parse(message) } else { None };
+    let Some(question) = question else {
+        let code = if is_query { FORMERR } else { NOTIMP };
+        packet.truncate(header::LEN);
+        let bytes = packet.bytes_mut();
+        (bytes[2], bytes[3]) = (0x80 | b2 & 0x79, 0x80 | b3 & 0x10 | code as u8);
+        bytes[4..].fill(0);
+        return Some(Made { code, truncated: false });
+    };
+    let (end, qtype, qclass, hash) = (question.end, question.qtype, question.qclass, hash(&question));
+    let extension = extension(message, end);
+    let (opt, cookie) = extension.unwrap_or_default();
+    let limit = opt.map_or(PLAIN_MAX, |opt| usize::from(opt.payload).max(PLAIN_MAX));
+    let code = if !is_query || matches!(qtype, TYPE_IXFR | TYPE_AXFR) {
+        NOTIMP
+    } else if extension.is_none() {
+        FORMERR
+    } else if opt.is_some_and(|opt| opt.version != 0) {
+        BADVERS
+    } else {
+        wanted.code.into()
+    };
 
     packet.truncate(end);
     let mut records = 0;
@@ -83,7 +111,7 @@ pub(crate) fn make(packet: &mut Packet<'_>, shape: &Shape, wanted: Wanted) -> Op
             records += 1;
         }
     }
-    let own = opt.map(|opt| our_opt(opt.dnssec_ok, cookie));
+    let own = opt.map(|opt| our_opt(opt.dnssec_ok, code, cookie));
     let mut truncated = wanted.truncate;
     let whole = packet.len() + own.as_ref().map_or(0, Vec::len);
     if wanted.datagram && whole > limit {
@@ -94,7 +122,7 @@ pub(crate) fn make(packet: &mut Packet<'_>, shape: &Shape, wanted: Wanted) -> Op
     let bytes = packet.bytes_mut();
     // QR, opcode, TC, RD; RA, CD, the code.
     bytes[2] = 0x80 | b2 & 0x79 | u8::from(truncated) << 1;
-    bytes[3] = 0x80 | b3 & 0x10 | code;
+    bytes[3] = 0x80 | b3 & 0x10 | (code & 0x0f) as u8;
     bytes[4..header::LEN].copy_from_slice(&[0, 1, 0, records, 0, 0, 0, u8::from(has_opt)]);
     Some(Made { code, truncated })
 }
@@ -117,21 +145,24 @@ pub(crate) fn is_ours(answer: &[u8]) -> bool {
     let (Some(header), Some(question)) = (Header::parse(answer), Question::parse(answer)) else {
         return false;
     };
-    if header.is_truncated() || header.rcode() != 0 {
+    if header.is_truncated() || edns::rcode(answer) != 0 {
         return header.ancount() == 0;
     }
-    let has_records = matches!(question.qtype, TYPE_A | TYPE_AAAA | TYPE_TXT);
+    let has_records = matches!(question.qtype, TYPE_A | TYPE_AAAA | TYPE_TXT) && question.qclass == 1;
     let (hash, mut at) = (hash(&question), question.end);
     for number in 0..u32::from(header.ancount()) {
         let Some(owner_end) = name::end(answer, at) else { return false };
-        let Some(&[t0, t1, _, _, _, _, _, _, l0, l1]) = answer.get(owner_end..).and_then(|r| r.first_chunk())
+        let Some(&[t0, t1, c0, c1, _, _, _, _, l0, l1]) =
+            answer.get(owner_end..).and_then(|r| r.first_chunk())
         else {
             return false;
         };
         let begin = owner_end + 10;
         let end = begin + usize::from(u16::from_be_bytes([l0, l1]));
         let (data, length) = data(question.qtype, hash, number);
-        let is_same = u16::from_be_bytes([t0, t1]) == question.qtype
+        let is_same = has_records
+            && u16::from_be_bytes([t0, t1]) == question.qtype
+            && u16::from_be_bytes([c0, c1]) == question.qclass
             && name::is_at(answer, at, question.qname)
             && answer.get(begin..end) == Some(&data[..length]);
         if !is_same {
@@ -195,13 +226,53 @@ fn mix(hash: u64, number: u32) -> u64 {
     bits ^ bits >> 31
 }
 
-fn cookie(message: &[u8], opt: &edns::Opt) -> Option<[u8; CLIENT_COOKIE]> {
-    let (_, at) = edns::options(message, opt).find(|(code, _)| *code == COOKIE)?;
-    message.get(at)?.first_chunk().copied()
+/// A query's OPT record, and its cookie.
+type Extension = (Option<edns::Opt>, Option<[u8; CLIENT_COOKIE]>);
+
+/// Returns what is behind the question; `None` if that is a format error: records or options that cannot
+/// be parsed, a second OPT record (RFC 6891, 6.1.1), a cookie of a length that there is not (RFC 7873,
+/// 5.2.2).
+fn extension(message: &[u8], question_end: usize) -> Option<Extension> {
+    let header = Header::parse(message)?;
+    let records = u32::from(header.ancount()) + u32::from(header.nscount()) + u32::from(header.arcount());
+    let (mut at, mut opts) = (question_end, 0);
+    for _ in 0..records {
+        let fixed = name::end(message, at)?;
+        let &[t0, t1, _, _, _, _, _, _, l0, l1] = message.get(fixed..)?.first_chunk()?;
+        at = fixed + 10 + usize::from(u16::from_be_bytes([l0, l1]));
+        opts += u32::from(u16::from_be_bytes([t0, t1]) == rtype::OPT);
+    }
+    if at > message.len() || opts > 1 {
+        return None;
+    }
+    let opt = edns::find(message, question_end);
+    if opts == 1 && opt.is_none() {
+        // Not among the additional records, or not of the root.
+        return None;
+    }
+    let Some(opt) = opt else { return Some((None, None)) };
+    if opt.version != 0 {
+        // Nobody knows what another version has there.
+        return Some((Some(opt), None));
+    }
+    let (mut end, mut cookie) = (opt.start + OPT_FIXED, None);
+    for (code, data) in edns::options(message, &opt) {
+        end = data.end;
+        if code == COOKIE && cookie.is_none() {
+            let data = message.get(data)?;
+            if data.len() != CLIENT_COOKIE && !COOKIES.contains(&data.len()) {
+                return None;
+            }
+            cookie = data.first_chunk().copied();
+        }
+    }
+    (end == opt.end).then_some((Some(opt), cookie))
 }
 
-fn our_opt(dnssec_ok: bool, cookie: Option<[u8; CLIENT_COOKIE]>) -> Vec<u8> {
+fn our_opt(dnssec_ok: bool, code: u16, cookie: Option<[u8; CLIENT_COOKIE]>) -> Vec<u8> {
     let mut opt = edns::bare(PAYLOAD, dnssec_ok).to_vec();
+    // The eight bits of the code above those of the header.
+    opt[5] = (code >> 4) as u8;
     if let Some(client) = cookie {
         let server = mix(u64::from_be_bytes(client), 0).to_be_bytes();
         opt[10] = 4 + 16;
@@ -260,9 +331,79 @@ mod tests {
         assert!(!is_ours(&other), "other data");
         other = answer[..answer.len() - 1].to_vec();
         assert!(!is_ours(&other), "cut");
-        other = answer;
+        other.clone_from(&answer);
         other[13] = b'x';
         assert!(!is_ours(&other), "another name");
+        other = answer;
+        other[QUERY.len() + 5] = 3;
+        assert!(!is_ours(&other), "another class");
+    }
+
+    #[test]
+    fn there_are_records_of_one_class() {
+        let mut chaos = QUERY.to_vec();
+        *chaos.last_mut().expect("a class") = 3;
+        let (m, answer) = made(&chaos, Wanted::default());
+        assert_eq!((m.map(|m| m.code), &answer[QUERY.len() - 1..]), (Some(0), &[3][..]));
+        assert!(is_ours(&answer));
+        let (_, mut other) = made(QUERY, Wanted::default());
+        other[QUERY.len() - 1] = 3;
+        assert!(!is_ours(&other), "records of class IN");
+    }
+
+    /// Returns a query with these OPT records.
+    fn with_opt(records: &[&[u8]]) -> Vec<u8> {
+        let mut query = QUERY.to_vec();
+        query[11] = records.len() as u8;
+        query.extend(records.concat());
+        query
+    }
+
+    #[test]
+    fn bad_queries_get_their_error() {
+        let opt = |version: u8, options: &[u8]| {
+            let mut opt = edns::bare(1232, false).to_vec();
+            (opt[6], opt[10]) = (version, options.len() as u8);
+            opt.extend(options);
+            opt
+        };
+        let cookie = |length: u8| [&[0, 10, 0, length][..], &vec![7; length.into()]].concat();
+        let mut lie = opt(0, b"");
+        lie[10] = 9;
+        let mut half = opt(0, &[0, 3]);
+        half[10] = 2;
+        let mut owner = opt(0, b"");
+        owner.splice(0..1, [1, b'a', 0]);
+        let is = |query: &[u8]| made(query, Wanted::default()).0.map(|m| m.code);
+        for (what, records, want) in [
+            ("no option", &[&opt(0, b"")[..]][..], 0),
+            ("version 1", &[&opt(1, b"")], 16),
+            ("version 1 with anything", &[&opt(1, &[1, 2, 3])], 16),
+            ("two", &[&opt(0, b""), &opt(0, b"")], 1),
+            ("a length that is a lie", &[&lie], 1),
+            ("half an option", &[&half], 1),
+            ("another owner", &[&owner], 1),
+            ("a client's cookie", &[&opt(0, &cookie(8))], 0),
+            ("both cookies", &[&opt(0, &cookie(16))], 0),
+            ("the longest", &[&opt(0, &cookie(40))], 0),
+            ("a short cookie", &[&opt(0, &cookie(7))], 1),
+            ("half a server's cookie", &[&opt(0, &cookie(12))], 1),
+            ("a long cookie", &[&opt(0, &cookie(41))], 1),
+        ] {
+            assert_eq!(is(&with_opt(records)), Some(want), "{what}");
+        }
+        let (_, answer) = made(&with_opt(&[&opt(1, b"")]), Wanted::default());
+        assert_eq!((edns::rcode(&answer), answer[7]), (16, 0), "BADVERS, and no records");
+        for (count, want) in [(0, 1), (2, 1)] {
+            let mut query = QUERY.to_vec();
+            query[5] = count;
+            let (m, answer) = made(&query, Wanted::default());
+            assert_eq!((m.map(|m| m.code), answer.len()), (Some(want), header::LEN), "{count} questions");
+            assert_eq!(answer[..6], [0x12, 0x34, 0x81, 0x81, 0, 0]);
+        }
+        let (m, answer) = made(&QUERY[..20], Wanted::default());
+        assert_eq!((m.map(|m| m.code), answer.len()), (Some(1), header::LEN), "half a question");
+        assert_eq!([is(&with_type(252)), is(&with_type(251))], [Some(4); 2], "no transfers");
     }
 
     #[test]
@@ -316,7 +457,7 @@ mod tests {
     fn what_is_no_query_gets_no_answer() {
         let mut answer = QUERY.to_vec();
         answer[2] |= 0x80;
-        for message in [&answer[..], &QUERY[..11], &QUERY[..20], b""] {
+        for message in [&answer[..], &QUERY[..11], b""] {
             assert_eq!(made(message, Wanted::default()).0, None);
         }
     }

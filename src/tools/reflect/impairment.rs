@@ -115,6 +115,7 @@ mod tests {
             ttl: 1..=1,
             records: 1..=1,
             tls: None,
+            shared: false,
             seed: None,
         };
         let mut impairment = Impairment::new(&options, ShardRng::from_seed(8));

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
+use socket2::Type;
 
 use crate::config::reflect::ReflectOptions;
 use crate::tls::server::{CertificateFiles, ServerSpec, ServerTls};
@@ -24,7 +25,7 @@ use crate::tools::reflect::answer::Shape;
 use crate::tools::reflect::impairment::Impairment;
 use crate::tools::reflect::server::{Server, Sockets};
 use crate::tools::reflect::tally::Tally;
-use crate::tools::report::text;
+use crate::tools::report::{self, text};
 
 /// How often the threads are looked after.
 const TURN: Duration = Duration::from_millis(200);
@@ -49,8 +50,9 @@ pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
     let (mut listen, mut listen_tls) = (options.listen, tls.as_ref().map(|(address, _)| *address));
     let ending = Arc::new(AtomicBool::new(false));
     let mut running = Vec::new();
-    for (thread, cpu) in threads::cpus(count, &options.cpus, threads::From::First).into_iter().enumerate() {
-        let opened = open(&mut listen, listen_tls.as_mut().zip(tls.as_ref().map(|(_, tls)| tls)))?;
+    for (thread, cpu) in threads::cpus(count, &options.cpus, threads::From::First)?.into_iter().enumerate() {
+        let alone = thread == 0 && !options.shared;
+        let opened = open(&mut listen, listen_tls.as_mut().zip(tls.as_ref().map(|(_, tls)| tls)), alone)?;
         let shape = Shape { ttl: options.ttl.clone(), records: options.records.clone() };
         let impairment = Impairment::new(options, random::fork(&mut rng));
         let ending = Arc::clone(&ending);
@@ -74,18 +76,36 @@ pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
             Err(_) => failed += 1,
         }
     }
-    io::stdout().write_all(sum.text().as_bytes())?;
+    report::print(&sum.text())?;
     ensure!(failed == 0, "{failed} threads failed");
     Ok(())
 }
 
-/// Opens the sockets of a thread. Where a port is the kernel's choice, the first thread's is all
-/// threads'.
-fn open(listen: &mut SocketAddr, tls: Option<(&mut SocketAddr, &Arc<ServerTls>)>) -> anyhow::Result<Sockets> {
+/// Opens the sockets of a thread, which must be `alone` on their addresses. Where a port is the kernel's
+/// choice, the first thread's is all threads'.
+fn open(
+    listen: &mut SocketAddr,
+    tls: Option<(&mut SocketAddr, &Arc<ServerTls>)>,
+    alone: bool,
+) -> anyhow::Result<Sockets> {
+    let vacant = |address: SocketAddr, kind: Type, what: &str| {
+        let vacant = if alone { sockets::vacant(address, kind) } else { Ok(()) };
+        vacant.map_err(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                return anyhow!(
+                    "{what} on {address}: something else answers there; with --shared each gets a part of the queries"
+                );
+            }
+            anyhow::Error::new(error).context(format!("{what} on {address}"))
+        })
+    };
+    vacant(*listen, Type::DGRAM, "UDP")?;
     let udp = sockets::answer(*listen).with_context(|| format!("UDP on {listen}"))?;
     *listen = sockets::bound(&udp)?;
+    vacant(*listen, Type::STREAM, "TCP")?;
     let tcp = sockets::accept(*listen).with_context(|| format!("TCP on {listen}"))?;
     let tls = tls.map(|(address, settings)| {
+        vacant(*address, Type::STREAM, "TLS")?;
         let socket = sockets::accept(*address).with_context(|| format!("TLS on {address}"))?;
         *address = sockets::bound(&socket)?;
         Ok::<_, anyhow::Error>((socket, Arc::clone(settings)))

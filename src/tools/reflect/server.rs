@@ -104,6 +104,10 @@ struct Connection {
     generation: u32,
     /// What it is waited for.
     interest: Interest,
+    /// Answers that are held back for it.
+    owed: usize,
+    /// Whether the client asks nothing more, and waits for what it has asked.
+    is_ending: bool,
 }
 
 /// A thread.
@@ -217,7 +221,7 @@ impl Server {
                 self.outgoing.push(OutgoingDatagram { at, start, len, to, from });
             } else {
                 let message = Box::from(packet.bytes());
-                self.hold(clock::now() + delay, To::Datagram(to, from), message);
+                let _ = self.hold(clock::now() + delay, To::Datagram(to, from), message);
             }
         }
         transmit(
@@ -230,13 +234,15 @@ impl Server {
         );
     }
 
-    fn hold(&mut self, due: Tick, to: To, message: Box<[u8]>) {
+    /// Holds an answer back; returns whether there was room for it.
+    fn hold(&mut self, due: Tick, to: To, message: Box<[u8]>) -> bool {
         if self.held.len() >= HELD_MAX {
             self.tally.not_held += 1;
-            return;
+            return false;
         }
         self.held_number += 1;
         self.held.push(Reverse(Held { due, number: self.held_number, to, message }));
+        true
     }
 
     /// Sends what is due.
@@ -263,6 +269,7 @@ impl Server {
                 }
                 To::Connection(which) => {
                     if let Some(connection) = find(&mut self.connections, which) {
+                        connection.owed -= 1;
                         if !connection.stream.push_anyway(&held.message) {
                             self.tally.send_errors += 1;
                         }
@@ -324,6 +331,8 @@ impl Server {
                 stream: Stream::new(socket, session),
                 generation: self.generation,
                 interest: Interest { readable: true, writable: false },
+                owed: 0,
+                is_ending: false,
             };
             if self.waiter.add(connection.stream.socket(), name(at, self.generation), false).is_ok() {
                 self.connections[at] = Some(connection);
@@ -336,6 +345,11 @@ impl Server {
 
     fn on_connection(&mut self, which: u64, readable: bool, writable: bool, scratch: &mut [u8]) {
         let Some(connection) = find(&mut self.connections, which) else { return };
+        if readable && connection.is_ending {
+            // Not waited for: the connection is broken.
+            self.close(which);
+            return;
+        }
         let mut open = Ok(Open::Yes);
         // Who reads no answers is not read.
         if readable && !connection.stream.is_full() {
@@ -362,7 +376,10 @@ impl Server {
             open = connection.stream.read(&mut self.buffer, &mut answers_to);
             for (delay, message) in answers {
                 if delay.0 > 0 {
-                    self.hold(clock::now() + delay, To::Connection(which), message);
+                    let is_held = self.hold(clock::now() + delay, To::Connection(which), message);
+                    if let Some(connection) = find(&mut self.connections, which) {
+                        connection.owed += usize::from(is_held);
+                    }
                 } else if let Some(connection) = find(&mut self.connections, which)
                     && !connection.stream.push_anyway(&message)
                 {
@@ -370,11 +387,21 @@ impl Server {
                 }
             }
         }
+        match open {
+            Ok(Open::Yes) => {}
+            // Who asks nothing more may still wait for answers.
+            Ok(Open::Closed) => {
+                if let Some(connection) = find(&mut self.connections, which) {
+                    connection.is_ending = true;
+                }
+            }
+            Err(_) => {
+                self.close(which);
+                return;
+            }
+        }
         if readable || writable {
             self.write(which);
-        }
-        if !matches!(open, Ok(Open::Yes)) {
-            self.close(which);
         }
     }
 
@@ -385,8 +412,13 @@ impl Server {
             self.close(which);
             return;
         };
+        if connection.is_ending && connection.owed == 0 && !pending {
+            self.close(which);
+            return;
+        }
         // Who reads no answers is not read.
-        let interest = Interest { readable: !connection.stream.is_full(), writable: pending };
+        let readable = !connection.stream.is_full() && !connection.is_ending;
+        let interest = Interest { readable, writable: pending };
         if interest != connection.interest {
             connection.interest = interest;
             let changed = self.waiter.change(connection.stream.socket(), which, interest);

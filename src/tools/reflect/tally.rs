@@ -1,5 +1,6 @@
 //! What a name server for measurements has done.
 
+use crate::tools::load::tally::CODES;
 use crate::tools::reflect::answer::Made;
 use crate::tools::report::text::grouped;
 use crate::wire::codes;
@@ -22,7 +23,7 @@ pub(crate) struct Tally {
     /// Answers with TC.
     pub(crate) truncated: u64,
     /// Answers by response code.
-    pub(crate) codes: [u64; 16],
+    pub(crate) codes: [u64; CODES],
     /// Answers that did not fit the limit of those that wait.
     pub(crate) not_held: u64,
     /// Answers that the kernel or a connection did not take.
@@ -32,7 +33,9 @@ pub(crate) struct Tally {
 impl Tally {
     /// Counts an answer.
     pub(crate) fn count(&mut self, made: Made) {
-        self.codes[usize::from(made.code & 15)] += 1;
+        if let Some(count) = self.codes.get_mut(usize::from(made.code)) {
+            *count += 1;
+        }
         self.truncated += u64::from(made.truncated);
     }
 

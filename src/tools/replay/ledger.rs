@@ -320,7 +320,7 @@ mod tests {
 
     fn ledger(targets: usize, against: Against) -> (Ledger, Vec<Receiver<Interval>>) {
         let (sends, receives): (Vec<_>, Vec<_>) = (0..targets).map(|_| unbounded()).unzip();
-        let tallies = sends.into_iter().map(|send| Tally::new(0, Tick(0), send)).collect();
+        let tallies = sends.into_iter().map(|send| Tally::new(0, Tick(0), true, send)).collect();
         (Ledger::new(0, tallies, against, Aspects::default(), TIMEOUT), receives)
     }
 

@@ -38,6 +38,7 @@ use crate::config::replay::{Carrier, ReplayOptions, Timing};
 use crate::engine::clock;
 use crate::tls::client::{CaStores, ClientSpec, ClientTls};
 use crate::tools::bench::Outcome;
+use crate::tools::load::failures::Failures;
 use crate::tools::load::interrupt::Interrupt;
 use crate::tools::load::progress::Progress;
 use crate::tools::load::tally::{Interval, Tally};
@@ -67,9 +68,10 @@ const LATE_NS: u64 = 10_000_000;
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
+    report::check(&options.report)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut run = Run::start(options, &mut interrupt)?;
-    run.watch(&mut interrupt)?;
+    run.watch(&mut interrupt);
     run.end(options)
 }
 
@@ -114,7 +116,7 @@ impl Run {
         wait(&begun, interrupt)?;
         let begin = clock::now() + START + Reader::delay(options);
         let (sends, intervals): (Vec<_>, Vec<_>) = targets.iter().map(|_| unbounded()).unzip();
-        let cpus = threads::cpus(count, &options.cpus, threads::From::Last);
+        let cpus = threads::cpus(count, &options.cpus, threads::From::Last)?;
         let against = match (options.second, options.ignore_recorded) {
             (Some(_), _) => Against::Second,
             (None, true) => Against::Nothing,
@@ -122,7 +124,9 @@ impl Run {
         };
         let mut threads = Vec::new();
         for (number, jobs) in inputs.into_iter().enumerate() {
-            let tallies = sends.iter().map(|send| Tally::new(number, begin, send.clone())).collect();
+            let is_timed = options.timing != Timing::Max;
+            let tallies =
+                sends.iter().map(|send| Tally::new(number, begin, is_timed, send.clone())).collect();
             let first = rng.u64() as u32;
             let setup = Setup {
                 ledger: Ledger::new(first, tallies, against, options.aspects, options.timeout),
@@ -132,7 +136,7 @@ impl Run {
                 control: Arc::clone(&control),
                 jobs,
                 begin,
-                is_timed: options.timing != Timing::Max,
+                is_timed,
                 timeout: options.timeout,
             };
             let started =
@@ -160,7 +164,7 @@ impl Run {
     }
 
     /// Follows the threads until they have ended.
-    fn watch(&mut self, interrupt: &mut Interrupt) -> anyhow::Result<()> {
+    fn watch(&mut self, interrupt: &mut Interrupt) {
         loop {
             let is_over = self.threads.iter().all(JoinHandle::is_finished);
             for (number, of) in self.measured.iter_mut().enumerate() {
@@ -177,7 +181,7 @@ impl Run {
                 }
             }
             while let Some(interval) = self.measured[0].join.complete() {
-                self.take(&interval)?;
+                self.take(&interval);
             }
             for of in &mut self.measured[1..] {
                 while let Some(interval) = of.join.complete() {
@@ -185,7 +189,7 @@ impl Run {
                 }
             }
             if is_over {
-                return Ok(());
+                return;
             }
             if interrupt.wait(Duration::ZERO) {
                 let already = std::mem::replace(&mut self.interrupted, true);
@@ -199,23 +203,20 @@ impl Run {
     }
 
     /// Takes an interval of all threads about the first target.
-    fn take(&mut self, interval: &Interval) -> anyhow::Result<()> {
+    fn take(&mut self, interval: &Interval) {
         if let Some(log) = &mut self.log {
-            log.add(interval.number, &interval.latency).context("the log of histograms")?;
+            log.add(interval.number, &interval.latency);
         }
         let row = self.measured[0].totals.add(interval, None);
         if row.sent + row.answered + row.lost > 0 {
             self.progress.show_second(row, self.control.read.load(Relaxed));
         }
-        Ok(())
     }
 
     /// Says what was measured.
     fn end(mut self, options: &ReplayOptions) -> anyhow::Result<Outcome> {
         self.progress.end();
-        if let Some(log) = self.log.take() {
-            log.end().context("the log of histograms")?;
-        }
+        let logged = self.log.take().map_or(Ok(()), HdrLog::end);
         let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
         let mut until = self.begin;
         for thread in self.threads {
@@ -267,6 +268,7 @@ impl Run {
             totals,
             ramp: None,
             failed: held,
+            failures: Failures::default(),
             notes,
             replayed: Some(Replayed {
                 capture: capture(&read),
@@ -275,15 +277,13 @@ impl Run {
             }),
         };
         report::publish(&report, &options.report)?;
+        logged.context("the log of histograms")?;
         ensure!(failed == 0, "{failed} threads failed");
-        if !report.failed.is_empty() {
-            return Ok(Outcome::Failed);
-        }
         if read.fed.queries == 0 {
             bail!("no query of {} was to be sent", options.capture.display());
         }
-        ensure!(report.totals.counts.answered > 0, "no answer from {}", options.target);
-        Ok(Outcome::Measured)
+        report.ensure_answers()?;
+        Ok(if report.failed.is_empty() { Outcome::Measured } else { Outcome::Failed })
     }
 }
 
@@ -294,20 +294,26 @@ struct Judged<'t> {
 }
 
 impl Figures for Judged<'_> {
-    fn percentile_ns(&self, percentile: f64) -> u64 {
+    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
         self.totals.percentile_ns(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> u64 {
+    fn lag_ns(&self, percentile: f64) -> Option<u64> {
         self.totals.lag_ns(percentile)
     }
-    fn mean_ns(&self) -> f64 {
+    fn mean_ns(&self) -> Option<f64> {
         self.totals.mean_ns()
     }
-    fn max_ns(&self) -> u64 {
+    fn max_ns(&self) -> Option<u64> {
         self.totals.max_ns()
     }
     fn sent(&self) -> u64 {
         self.totals.sent()
+    }
+    fn unsent(&self) -> u64 {
+        self.totals.unsent()
+    }
+    fn due(&self) -> u64 {
+        self.totals.due()
     }
     fn lost(&self) -> u64 {
         self.totals.lost()
@@ -442,7 +448,7 @@ fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
 
 /// Says whether the times were kept.
 fn lateness(totals: &Totals, wanted: Option<u32>, seconds: f64) -> Option<String> {
-    let late_ns = totals.lag.value_at_quantile(0.99);
+    let late_ns = totals.lag_ns(99.0)?;
     let wanted = wanted?;
     if late_ns <= LATE_NS {
         return None;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
@@ -11,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config::bench::ReportOptions;
 use crate::tools::load::totals::Row;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, json as json_report, page, plot, text};
+use crate::tools::report::{PERCENTILES, is_picture, json as json_report, page, plot, print, text};
 
 /// The format of the JSON document. Its members are never renamed or removed; new ones may come.
 const FORMAT: u32 = 1;
@@ -87,10 +86,18 @@ impl TableRow {
 pub(crate) fn publish(findings: &Findings, options: &ReportOptions) -> anyhow::Result<()> {
     let machine = Machine::read();
     let printed = if options.json { as_json(findings, &machine) } else { as_text(findings, &machine) };
+    // What cannot be written takes nothing of the rest away.
+    let shown = print(&printed);
     if let Some(path) = &options.page {
-        fs::write(path, as_page(findings, &machine)).with_context(|| path.display().to_string())?;
+        let drawn = if is_picture(path) {
+            let title = format!("{} {}", findings.tool, findings.target);
+            plot::picture(&title, &[("from query to answer", "a", &findings.latency)])
+        } else {
+            as_page(findings, &machine)
+        };
+        fs::write(path, drawn).with_context(|| path.display().to_string())?;
     }
-    io::stdout().write_all(printed.as_bytes()).context("standard output")
+    shown
 }
 
 /// Returns what is told of the run itself, by name.
@@ -227,12 +234,12 @@ fn as_page(findings: &Findings, machine: &Machine) -> String {
     let mut out = page::head(&format!("{} {}", findings.tool, findings.target));
     out += "<dl>\n";
     for (name, value) in circumstances(findings, machine).iter().chain(&findings.facts) {
-        let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", page::escaped(value));
+        let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", text::escaped(value));
     }
     out += "</dl>\n";
     for (word, lines) in [("Damaged", &findings.errors), ("Failed", &findings.failed)] {
         for line in lines {
-            let _ = writeln!(out, "<p class=\"failed\">{word}: {}</p>", page::escaped(line));
+            let _ = writeln!(out, "<p class=\"failed\">{word}: {}</p>", text::escaped(line));
         }
     }
     out += &page::cards(&findings.cards);
@@ -242,13 +249,13 @@ fn as_page(findings: &Findings, machine: &Machine) -> String {
     out += &plot::rates_of(&findings.rows, findings.row_seconds, ["queries", "answered", "unanswered"]);
     out += "<div class=\"lists\">\n";
     for table in findings.tables.iter().filter(|table| !table.rows.is_empty()) {
-        let (title, total) = (page::escaped(table.title), text::grouped(table.total));
+        let (title, total) = (text::escaped(table.title), text::grouped(table.total));
         let _ = writeln!(out, "<table><caption>{title} ({total})</caption>");
         for row in &table.rows {
             let _ = writeln!(
                 out,
                 "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td></tr>",
-                page::escaped(&row.label),
+                text::escaped(&row.label),
                 row.number(),
                 text::percent(row.count, table.total)
             );

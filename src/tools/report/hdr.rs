@@ -28,7 +28,11 @@ const BLOCK_MAX: usize = 65_535;
 
 /// A log that is being written.
 #[derive(Debug)]
-pub(crate) struct HdrLog(BufWriter<File>);
+pub(crate) struct HdrLog {
+    out: BufWriter<File>,
+    /// What has ended it before its time: the run goes on without it.
+    failure: Option<io::Error>,
+}
 
 impl HdrLog {
     /// Creates the file; times in it count from `begun`, seconds since 1970.
@@ -46,26 +50,29 @@ impl HdrLog {
             out,
             "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
         )?;
-        Ok(Self(out))
+        Ok(Self { out, failure: None })
     }
 
     /// Adds the histogram of an interval.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub(crate) fn add(&mut self, number: u64, histogram: &Histogram<u64>) -> io::Result<()> {
+    pub(crate) fn add(&mut self, number: u64, histogram: &Histogram<u64>) {
+        if self.failure.is_none() {
+            self.failure = self.write(number, histogram).err();
+        }
+    }
+
+    fn write(&mut self, number: u64, histogram: &Histogram<u64>) -> io::Result<()> {
         let seconds = INTERVAL.0 as f64 / 1e9;
         let max = histogram.max() as f64 / 1e6;
         let text = STANDARD.encode(compressed(histogram));
-        writeln!(self.0, "{:.3},{seconds:.3},{max:.3},{text}", number as f64 * seconds)
+        writeln!(self.out, "{:.3},{seconds:.3},{max:.3},{text}", number as f64 * seconds)
     }
 
     /// Writes what is left.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's, which may be of an earlier interval.
     pub(crate) fn end(mut self) -> io::Result<()> {
-        self.0.flush()
+        self.failure.take().map_or_else(|| self.out.flush(), Err)
     }
 }
 
@@ -215,6 +222,15 @@ mod tests {
         assert_eq!(outer[4..8], ((outer.len() - 8) as u32).to_be_bytes());
         assert_eq!(&outer[8..11], &[0x78, 1, 1]);
         assert_eq!(&outer[15..15 + bytes.len()], bytes);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_at_the_end() {
+        let mut log = HdrLog::create(Path::new("/dev/full"), 0).expect("the file is there");
+        let mut all = histogram();
+        (0..200_u64).for_each(|n| all.saturating_record(n * n * 10_000));
+        (0..1_000).for_each(|number| log.add(number, &all));
+        assert_eq!(log.end().expect_err("full").raw_os_error(), Some(libc::ENOSPC));
     }
 
     #[test]

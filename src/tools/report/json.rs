@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::criteria::Figures;
 use crate::tools::load::tally::CODES;
-use crate::tools::load::totals::{Totals, at};
+use crate::tools::load::totals::{Totals, at, mean};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report, text};
 use crate::wire::codes;
@@ -23,8 +23,8 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
         .map(|row| {
             json!({
                 "second": row.second, "wanted": row.wanted, "sent": row.sent, "answered": row.answered,
-                "lost": row.lost, "wrong": row.wrong, "p50_ns": row.p50_ns, "p99_ns": row.p99_ns,
-                "max_ns": row.max_ns,
+                "lost": row.lost, "wrong": row.wrong, "p50_ns": known(row.answered, row.p50_ns),
+                "p99_ns": known(row.answered, row.p99_ns), "max_ns": known(row.answered, row.max_ns),
             })
         })
         .collect();
@@ -34,13 +34,16 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
             .iter()
             .map(|step| {
                 json!({
-                    "rate": step.rate, "sent": step.sent, "answered": step.answered, "p99_ns": step.p99_ns,
-                    "good": step.wrong.is_empty(), "wrong": step.wrong,
+                    "rate": step.rate, "sent": step.sent, "answered": step.answered,
+                    "p99_ns": known(step.answered, step.p99_ns), "good": step.wrong.is_empty(),
+                    "wrong": step.wrong,
                 })
             })
             .collect();
         json!({ "limits": ramp.limits, "rate": ramp.best, "end": ramp.end, "steps": steps })
     });
+    let failures: Map<String, Value> =
+        report.failures.all().iter().map(|(why, n)| (why.clone(), (*n).into())).collect();
     let mut document = json!({
         "format": FORMAT,
         "tool": report.tool,
@@ -62,12 +65,14 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
         "counts": counts,
         "lost": totals.counts.lost(),
         "wrong": totals.counts.wrong(),
+        "unsent": totals.counts.unsent(),
         "rcodes": codes,
         "latency_ns": histogram(&totals.latency),
         "latency_naive_ns": histogram(&totals.naive),
         "lag_ns": histogram(&totals.lag),
         "seconds": seconds,
         "ramp": ramp,
+        "connect_failures": failures,
         "failed": report.failed,
         "notes": report.notes,
     });
@@ -75,6 +80,11 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
         document["replay"] = replay;
     }
     format!("{document:#}\n")
+}
+
+/// Returns a latency, unless nothing was answered.
+fn known(answered: u64, ns: u64) -> Option<u64> {
+    (answered > 0).then_some(ns)
 }
 
 /// Writes what was counted.
@@ -92,8 +102,8 @@ pub(super) fn codes(totals: &Totals) -> Map<String, Value> {
 pub(super) fn histogram(of: &Histogram<u64>) -> Value {
     let mut figures = Map::new();
     figures.insert("count".to_owned(), of.len().into());
-    figures.insert("mean".to_owned(), of.mean().into());
-    figures.insert("max".to_owned(), of.max().into());
+    figures.insert("mean".to_owned(), mean(of).into());
+    figures.insert("max".to_owned(), at(of, 100.0).into());
     for p in PERCENTILES {
         figures.insert(text::percentile(p), at(of, p).into());
     }
@@ -117,5 +127,8 @@ mod tests {
         assert_eq!(document["command"], "dnslob bench '<b>'");
         assert!(document["latency_ns"]["p99.9"].as_u64() > document["latency_naive_ns"]["p99.9"].as_u64());
         assert!(document["ramp"].is_null());
+        let nothing = histogram(&crate::tools::load::tally::histogram());
+        assert_eq!((&nothing["count"], &nothing["p50"]), (&0.into(), &Value::Null));
+        assert_eq!((&nothing["max"], &nothing["mean"]), (&Value::Null, &Value::Null));
     }
 }

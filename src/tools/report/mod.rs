@@ -14,10 +14,12 @@ pub(crate) mod text;
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::config::bench::ReportOptions;
+use crate::tools::load::failures::Failures;
 use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
 pub(crate) use crate::tools::report::replay::{Compared, Replayed};
@@ -47,6 +49,8 @@ pub(crate) struct Report {
     pub(crate) ramp: Option<Ramp>,
     /// The conditions of `--fail-if` that hold.
     pub(crate) failed: Vec<String>,
+    /// Why connections could not be made.
+    pub(crate) failures: Failures,
     /// What else is to be known.
     pub(crate) notes: Vec<String>,
     /// What only a replayed capture has.
@@ -76,9 +80,50 @@ pub(crate) struct Step {
     pub(crate) wrong: String,
 }
 
+impl Report {
+    /// Makes sure that something was answered.
+    ///
+    /// # Errors
+    /// When there is nothing to be measured, with the most frequent reason.
+    pub(crate) fn ensure_answers(&self) -> anyhow::Result<()> {
+        let why = self.failures.all().first().map_or_else(String::new, |(why, _)| format!(": {why}"));
+        ensure!(self.totals.counts.answered > 0, "no answer from {}{why}", self.target);
+        Ok(())
+    }
+}
+
 /// Returns the seconds since 1970.
 pub(crate) fn unix_time() -> u64 {
     machine::unix_time().as_secs()
+}
+
+/// Makes sure, before a run, that its report can be written behind it.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn check(options: &ReportOptions) -> anyhow::Result<()> {
+    let Some(path) = &options.page else { return Ok(()) };
+    let mut open = fs::OpenOptions::new();
+    open.write(true);
+    // An earlier report stays until there is another.
+    let opened = if path.exists() {
+        open.open(path).map(drop)
+    } else {
+        open.create_new(true).open(path).and_then(|_| fs::remove_file(path))
+    };
+    opened.with_context(|| format!("--report {}", path.display()))
+}
+
+/// Prints text on standard output. Whoever reads it may be gone, as `head` is.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Prints a report, and writes its page.
@@ -89,11 +134,29 @@ pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Resul
     let machine = Machine::read();
     let printed = if options.json { as_json(report, &machine) } else { as_text(report, &machine) };
     // What cannot be written takes nothing of the rest away.
-    let shown = io::stdout().write_all(printed.as_bytes()).context("standard output");
+    let shown = print(&printed);
     if let Some(path) = &options.page {
-        fs::write(path, as_page(report, &machine)).with_context(|| path.display().to_string())?;
+        let drawn = if is_picture(path) { as_picture(report) } else { as_page(report, &machine) };
+        fs::write(path, drawn).with_context(|| path.display().to_string())?;
     }
     shown
+}
+
+/// Returns whether a report is to be one plot rather than a page.
+fn is_picture(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg"))
+}
+
+fn as_picture(report: &Report) -> String {
+    let title = format!("{} {}: {}", report.tool, report.target, report.load);
+    let mut lines = vec![("from the intended time", "a", &report.totals.latency)];
+    match report.replayed.as_ref().and_then(|replayed| replayed.second.as_ref()) {
+        Some((name, second)) => {
+            lines = vec![(report.target.as_str(), "a", lines[0].2), (name.as_str(), "b", &second.latency)];
+        }
+        None => lines.push(("from the true time of sending", "b", &report.totals.naive)),
+    }
+    plot::picture(&title, &lines)
 }
 
 fn as_text(report: &Report, machine: &Machine) -> String {
@@ -141,6 +204,7 @@ pub(crate) fn example() -> (Report, Machine) {
         totals,
         ramp: None,
         failed: Vec::new(),
+        failures: Failures::default(),
         notes: Vec::new(),
         replayed: None,
     };

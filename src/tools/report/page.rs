@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::config::criteria::Figures;
 use crate::tools::report::machine::Machine;
+use crate::tools::report::text::escaped;
 use crate::tools::report::{Report, plot, text};
 
 const STYLE: &str = "\
@@ -21,6 +22,7 @@ overflow-wrap:anywhere}\
 .cards span{color:var(--faint);font-size:.85rem}\
 pre{background:var(--card);border-radius:.5rem;padding:1rem;overflow-x:auto;font-size:.85rem}\
 svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-serif}\
+@media(max-width:40rem){svg text{font-size:22px}}\
 .grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
 .a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
 .w{stroke:var(--w);stroke-dasharray:2 4}\
@@ -49,15 +51,18 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
     for failed in &report.failed {
         let _ = writeln!(out, "<p class=\"failed\">Failed: {}</p>", escaped(failed));
     }
+    if report.interrupted {
+        out += "<p class=\"failed\">Interrupted: the report is of what was done.</p>\n";
+    }
     for note in &report.notes {
         let _ = writeln!(out, "<p class=\"failed\">{}</p>", escaped(note));
     }
     out += &cards(&[
         (text::grouped(totals.rate().round() as u64), "answers per second"),
         (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
-        (format!("{} ms", text::milliseconds(totals.percentile_ns(50.0))), "p50"),
-        (format!("{} ms", text::milliseconds(totals.percentile_ns(99.0))), "p99"),
-        (format!("{} ms", text::milliseconds(totals.percentile_ns(99.9))), "p99.9"),
+        (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
+        (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),
+        (format!("{} ms", text::latency(totals.percentile_ns(99.9))), "p99.9"),
     ]);
     out += "<h2>Latency by percentile</h2>\n";
     out += &plot::percentiles(&[
@@ -98,11 +103,6 @@ pub(super) fn cards(of: &[(String, &str)]) -> String {
     }
     out += "</div>\n";
     out
-}
-
-/// Writes text of others so that it stays text.
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use crate::tools::load::totals::Row;
-use crate::tools::report::text::grouped;
+use crate::tools::report::text::{escaped, grouped};
 
 /// The size of a plot and its margins, in units of SVG.
 const WIDTH: f64 = 860.0;
@@ -22,6 +22,34 @@ struct Line<'n> {
     name: &'n str,
     class: &'n str,
     points: Vec<(f64, f64)>,
+}
+
+/// The style of a picture that stands alone, on a page of either colour.
+const STYLE: &str = "text{fill:#5d6771;font:12px system-ui,sans-serif}.grid{stroke:#8b949d;stroke-opacity:.35}\
+polyline{fill:none;stroke-width:2;stroke-linejoin:round}.a{stroke:#0b66c3}.b{stroke:#c2590a;stroke-dasharray:7 4}\
+rect{fill:#fff}";
+
+/// Plots latencies by percentile as a file of its own.
+pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> String {
+    let title = escaped(title);
+    let head = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{}\" viewBox=\"0 -24 {WIDTH} \
+         {}\">\n<style>{STYLE}</style>\n<rect x=\"0\" y=\"-24\" width=\"100%\" height=\"100%\"/>\n\
+         <text x=\"{LEFT}\" y=\"-6\">{title}</text>\n",
+        HEIGHT + 24.0,
+        HEIGHT + 24.0
+    );
+    let names: Vec<String> = of.iter().map(|(name, _, _)| escaped(name)).collect();
+    let of: Vec<(&str, &str, &Histogram<u64>)> = names
+        .iter()
+        .zip(of)
+        .map(|(name, (_, class, histogram))| (name.as_str(), *class, *histogram))
+        .collect();
+    if of.iter().all(|(_, _, histogram)| histogram.is_empty()) {
+        return format!("{head}<text x=\"{LEFT}\" y=\"{TOP}\">no answers</text>\n</svg>\n");
+    }
+    let plot = percentiles(&of).replacen("<svg ", &format!("<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" "), 1);
+    format!("{head}{plot}</svg>\n")
 }
 
 /// Plots latencies by percentile, both on logarithmic axes: each step to the right is a tenth of the
@@ -212,6 +240,10 @@ mod tests {
         let (report, _) = example();
         let (t, rows) = (&report.totals, &report.totals.rows);
         let plots = [percentiles(&[("intended", "a", &t.latency), ("naive", "b", &t.naive)]), rates(rows)];
+        let picture = picture("a <title>", &[("intended", "a", &t.latency)]);
+        assert!(picture.contains("<text x=\"76\" y=\"-6\">a &lt;title&gt;</text>"), "{picture}");
+        assert_eq!([picture.matches("<svg").count(), picture.matches("</svg>").count()], [2, 2]);
+        assert_eq!(picture.matches("http").count(), 1, "the name space, and nothing to be loaded");
         for plot in &plots {
             assert!(plot.starts_with("<svg") && plot.ends_with("</svg>\n") && !plot.contains("NaN"));
             for points in plot.split("points=\"").skip(1).filter_map(|p| p.split('"').next()) {
@@ -230,6 +262,7 @@ mod tests {
         let none = histogram();
         assert!(percentiles(&[("intended", "a", &none)]).contains("no answers"));
         assert!(rates(&[]).contains("nothing was sent"));
+        assert!(picture("x", &[("intended", "a", &none)]).contains("no answers"));
         let mut one = histogram();
         one.saturating_record(5_000);
         assert!(!percentiles(&[("intended", "a", &one)]).contains("NaN"));

@@ -9,7 +9,7 @@ use crate::base::printable::Printable;
 use crate::compare::{Class, Outcomes, Verdict};
 use crate::config::criteria::Figures;
 use crate::tools::load::totals::Totals;
-use crate::tools::report::page::escaped;
+use crate::tools::report::text::escaped;
 use crate::tools::report::{Report, json, plot, text};
 
 /// What a replayed capture has besides.
@@ -164,7 +164,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let head = "<table>\n<tr><td></td><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
         out += head;
         let (a, b) = (&report.totals, totals);
-        let ms = |of: &Totals, p: f64| text::milliseconds(of.percentile_ns(p));
+        let ms = |of: &Totals, p: f64| text::latency(of.percentile_ns(p));
         let mut line = |what: &str, first: String, second: String| {
             let _ = writeln!(out, "<tr><th scope=\"row\">{what}</th><td>{first}</td><td>{second}</td></tr>");
         };

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
 use crate::tools::load::tally::CODES;
-use crate::tools::load::totals::at;
+use crate::tools::load::totals::{at, mean};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
@@ -28,6 +28,16 @@ pub(crate) fn grouped(n: u64) -> String {
 /// Writes nanoseconds as milliseconds.
 pub(crate) fn milliseconds(ns: u64) -> String {
     format!("{:.3}", ns as f64 / 1e6)
+}
+
+/// Writes a latency as milliseconds; `-` if there is none.
+pub(crate) fn latency(ns: Option<u64>) -> String {
+    ns.map_or_else(|| "-".to_owned(), milliseconds)
+}
+
+/// Writes text of others so that it stays text on a page.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Writes seconds since 1970 as day and time.
@@ -81,11 +91,11 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
     }
     line("sent", &sent);
     for (name, n, what) in [
-        ("not sent", counts.not_sent, "were due and could not be sent in time"),
-        ("refused", counts.send_errors, "were not taken by the kernel"),
+        ("not sent", counts.not_sent, "due and could not be sent in time"),
+        ("refused", counts.send_errors, "not taken by the kernel"),
     ] {
         if n > 0 {
-            line(name, &format!("{} {what}", grouped(n)));
+            line(name, &format!("{} {} {what}", grouped(n), if n == 1 { "was" } else { "were" }));
         }
     }
     line(
@@ -133,7 +143,12 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
     if counts.connections + counts.connect_errors > 0 {
         line(
             "connections",
-            &format!("{}, {} failed", grouped(counts.connections), grouped(counts.connect_errors)),
+            &format!(
+                "{}, {} failed{}",
+                grouped(counts.connections),
+                grouped(counts.connect_errors),
+                list(&report.failures.all().iter().map(|(why, n)| (why.as_str(), *n)).collect::<Vec<_>>())
+            ),
         );
     }
     latency_head(&mut out);
@@ -158,7 +173,7 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
                 grouped(step.rate.into()),
                 grouped(step.sent),
                 grouped(step.answered),
-                milliseconds(step.p99_ns)
+                latency((step.answered > 0).then_some(step.p99_ns))
             );
         }
         let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
@@ -189,9 +204,10 @@ pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
 pub(super) fn row(histogram: &Histogram<u64>) -> String {
     let mut out = String::new();
     for p in PERCENTILES {
-        let _ = write!(out, "{:>10}", milliseconds(at(histogram, p)));
+        let _ = write!(out, "{:>10}", latency(at(histogram, p)));
     }
-    let _ = write!(out, "{:>10}{:>10.3}", milliseconds(histogram.max()), histogram.mean() / 1e6);
+    let mean = mean(histogram).map(|ns| ns.round() as u64);
+    let _ = write!(out, "{:>10}{:>10}", latency(at(histogram, 100.0)), latency(mean));
     out
 }
 
@@ -219,6 +235,24 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_a_dash() {
+        let (mut report, machine) = example();
+        report.totals = crate::tools::load::totals::Totals::new();
+        (report.totals.counts.not_sent, report.totals.counts.connect_errors) = (1, 3);
+        ["refused", "certificate expired", "refused"].iter().for_each(|why| report.failures.add(why));
+        let text = text(&report, &machine, "");
+        for part in [
+            "not sent    1 was due",
+            "connections 0, 3 failed: refused 2, certificate expired 1",
+            &format!("from the intended time        {}\n", "         -".repeat(9)),
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+        let error = report.ensure_answers().expect_err("no answers").to_string();
+        assert_eq!(error, "no answer from 127.0.0.1:5300: refused");
     }
 
     #[test]

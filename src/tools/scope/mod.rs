@@ -28,8 +28,8 @@ use crate::tools::capture::{Capture, CaptureError, CaptureOptions, Step};
 use crate::tools::load::interrupt::Interrupt;
 use crate::tools::load::progress::Progress;
 use crate::tools::load::random;
-use crate::tools::report::findings;
 use crate::tools::report::text::grouped;
+use crate::tools::report::{self, findings};
 use crate::tools::scope::analysis::Analysis;
 use crate::tools::scope::summary::Run;
 
@@ -43,6 +43,7 @@ const SAY: TickDelta = TickDelta::from_ms(1_000);
 /// # Errors
 /// When nothing could be read, or not all, or the report cannot be written.
 pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
+    report::check(&options.report)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut rng = random::seeded(None).context("random numbers")?;
     let capture_options =

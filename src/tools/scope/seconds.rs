@@ -109,7 +109,10 @@ impl Seconds {
         if let Some(path) = self.hdr.take() {
             self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND)?);
         }
-        self.log.as_mut().map_or(Ok(()), |log| log.add(second, &self.latency))
+        if let Some(log) = &mut self.log {
+            log.add(second, &self.latency);
+        }
+        Ok(())
     }
 
     /// Ends the last second.

@@ -12,6 +12,7 @@ use crate::config::scope::{From, ScopeOptions};
 use crate::config::value;
 use crate::tools::capture::{Capture, CaptureError};
 use crate::tools::load::tally::Counts;
+use crate::tools::load::totals::{at, mean};
 use crate::tools::report::findings::{Findings, Table, TableRow};
 use crate::tools::report::text::{grouped, list, milliseconds, percent};
 use crate::tools::scope::analysis::{Analysis, PROTOCOLS};
@@ -37,17 +38,17 @@ struct Whole<'f> {
 }
 
 impl Figures for Whole<'_> {
-    fn percentile_ns(&self, percentile: f64) -> u64 {
-        self.latency.value_at_quantile(percentile / 100.0)
+    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+        at(self.latency, percentile)
     }
-    fn lag_ns(&self, _: f64) -> u64 {
-        0
+    fn lag_ns(&self, _: f64) -> Option<u64> {
+        None
     }
-    fn mean_ns(&self) -> f64 {
-        self.latency.mean()
+    fn mean_ns(&self) -> Option<f64> {
+        mean(self.latency)
     }
-    fn max_ns(&self) -> u64 {
-        self.latency.max()
+    fn max_ns(&self) -> Option<u64> {
+        at(self.latency, 100.0)
     }
     fn sent(&self) -> u64 {
         self.counts.sent
