@@ -1,6 +1,7 @@
 //! A difference in words, for people.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use crate::compare::{Class, Found};
 use crate::wire::header::Header;
@@ -8,8 +9,10 @@ use crate::wire::query::Question;
 use crate::wire::records::{Record, Records, rtype};
 use crate::wire::{codes, edns, header, name};
 
-/// Bytes of data that are shown.
+/// Bytes of data that are shown,
 const DATA_MAX: usize = 24;
+/// and of them in front of the first difference, at most.
+const FRONT_MAX: usize = 4;
 
 /// Returns the question of a message as `NAME TYPE`.
 #[must_use]
@@ -38,16 +41,18 @@ fn words(class: Class, found: &Found, first: &[u8], second: &[u8]) -> String {
             let [a, b] = [first, second].map(|message| codes::rcode_name(edns::rcode(message)));
             format!("{a}, then {b}")
         }
-        Class::Missing => format!("without {}", record(first, found.missing_at)),
-        Class::Extra => format!("with {}", record(second, found.extra_at)),
+        Class::Missing => format!("without {}", record(first, found.missing_at, 0)),
+        Class::Extra => format!("with {}", record(second, found.extra_at, 0)),
         Class::Data => {
-            format!("{}, then {}", record(first, found.missing_at), record(second, found.extra_at))
+            let (a, b) = (found.data_at.map(|at| at.0), found.data_at.map(|at| at.1));
+            let from = alike(first, a, second, b);
+            format!("{}, then {}", record(first, a, from), record(second, b, from))
         }
         Class::Flags => format!("flags {}, then {}", flags(first), flags(second)),
         Class::Ttl => {
             let [a, b] = [(first, found.ttl_at.map(|at| at.0)), (second, found.ttl_at.map(|at| at.1))]
                 .map(|(message, at)| find(message, at).map_or(0, |record| record.ttl));
-            format!("TTL {a}, then {b} of {}", record(first, found.ttl_at.map(|at| at.0)))
+            format!("TTL {a}, then {b} of {}", record(first, found.ttl_at.map(|at| at.0), 0))
         }
         Class::Order => "another order".to_owned(),
         Class::Edns => "another OPT record".to_owned(),
@@ -75,8 +80,17 @@ fn find(message: &[u8], at: Option<u16>) -> Option<Record> {
     Records::of(message).find(|record| record.start == at)
 }
 
-/// Writes a record as `NAME TYPE DATA`.
-fn record(message: &[u8], at: Option<u16>) -> String {
+/// Returns how many bytes of data two records have in common at the begin.
+fn alike(first: &[u8], a: Option<u16>, second: &[u8], b: Option<u16>) -> usize {
+    let data = |message, at| {
+        let record = find(message, at);
+        record.and_then(|record| message.get(record.rdata)).unwrap_or_default()
+    };
+    data(first, a).iter().zip(data(second, b)).take_while(|(a, b)| a == b).count()
+}
+
+/// Writes a record as `NAME TYPE DATA`. Long data is shown from these bytes on.
+fn record(message: &[u8], at: Option<u16>, from: usize) -> String {
     let Some(record) = find(message, at) else { return "a record".to_owned() };
     let mut out = String::new();
     let mut buffer = [0; name::LEN_MAX];
@@ -91,26 +105,53 @@ fn record(message: &[u8], at: Option<u16>) -> String {
         }
         rtype::AAAA => match <[u8; 16]>::try_from(data) {
             Ok(address) => drop(write!(out, "{}", std::net::Ipv6Addr::from(address))),
-            Err(_) => hex(&mut out, data),
+            Err(_) => hex(&mut out, data, from),
         },
         rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => {
             match name::read(message, record.rdata.start, &mut buffer) {
                 Some((length, _)) => drop(write!(out, "{}", name::Text(&buffer[..length]))),
-                None => hex(&mut out, data),
+                None => hex(&mut out, data, from),
             }
         }
-        _ => hex(&mut out, data),
+        rtype::SOA => {
+            if start_of_authority(&mut out, message, record.rdata.clone()).is_none() {
+                hex(&mut out, data, from);
+            }
+        }
+        _ => hex(&mut out, data, from),
     }
     out
 }
 
-/// Writes data as RFC 3597, section 5, does, cut where it is long.
-fn hex(out: &mut String, data: &[u8]) {
+/// Writes the data of a SOA record: two names, serial, refresh, retry, expire, minimum.
+fn start_of_authority(out: &mut String, message: &[u8], data: Range<usize>) -> Option<()> {
+    let mut buffer = [0; name::LEN_MAX];
+    let mut said = String::new();
+    let mut at = data.start;
+    for _ in 0..2 {
+        let (length, end) = name::read(message, at, &mut buffer)?;
+        let _ = write!(said, "{} ", name::Text(&buffer[..length]));
+        at = end;
+    }
+    let numbers = message.get(at..data.end).filter(|numbers| numbers.len() == 20)?;
+    let (numbers, _) = numbers.as_chunks::<4>();
+    let numbers: Vec<String> = numbers.iter().map(|n| u32::from_be_bytes(*n).to_string()).collect();
+    *out += &said;
+    *out += &numbers.join(" ");
+    Some(())
+}
+
+/// Writes data as RFC 3597, section 5, does, cut where it is long: what is left out is `…`.
+fn hex(out: &mut String, data: &[u8], from: usize) {
     let _ = write!(out, "\\# {} ", data.len());
-    for byte in data.iter().take(DATA_MAX) {
+    let from = if from < DATA_MAX { 0 } else { from.min(data.len()) - FRONT_MAX };
+    if from > 0 {
+        out.push('…');
+    }
+    for byte in data.iter().skip(from).take(DATA_MAX) {
         let _ = write!(out, "{byte:02x}");
     }
-    if data.len() > DATA_MAX {
+    if data.len() > from + DATA_MAX {
         out.push('…');
     }
 }

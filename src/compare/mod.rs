@@ -37,6 +37,8 @@ pub struct Found {
     pub missing_at: Option<u16>,
     /// Where a record of the second begins that the first does not have.
     pub extra_at: Option<u16>,
+    /// Where records of one set begin, of the first and the second, that differ in their data.
+    pub data_at: Option<(u16, u16)>,
     /// Where a record with different TTLs begins, in either.
     pub ttl_at: Option<(u16, u16)>,
 }
@@ -142,7 +144,7 @@ fn split_set<'i>(items: &mut &'i [Item], set: u128) -> &'i [Item] {
 
 /// Compares the records of one owner, type and class; returns whether they are the same.
 fn compare_set(aspects: Aspects, mut ours: &[Item], mut theirs: &[Item], found: &mut Found) -> bool {
-    let (mut missing, mut extra) = (false, false);
+    let (mut missing, mut extra) = (None, None);
     loop {
         let order = match (ours.first(), theirs.first()) {
             (Some(a), Some(b)) => a.record.cmp(&b.record),
@@ -152,13 +154,11 @@ fn compare_set(aspects: Aspects, mut ours: &[Item], mut theirs: &[Item], found: 
         };
         match order {
             std::cmp::Ordering::Less => {
-                missing = true;
-                found.missing_at.get_or_insert(ours[0].start);
+                missing.get_or_insert(ours[0].start);
                 ours = &ours[1..];
             }
             std::cmp::Ordering::Greater => {
-                extra = true;
-                found.extra_at.get_or_insert(theirs[0].start);
+                extra.get_or_insert(theirs[0].start);
                 theirs = &theirs[1..];
             }
             std::cmp::Ordering::Equal => {
@@ -171,12 +171,21 @@ fn compare_set(aspects: Aspects, mut ours: &[Item], mut theirs: &[Item], found: 
         }
     }
     match (missing, extra) {
-        (true, true) => found.classes.add(Class::Data),
-        (true, false) => found.classes.add(Class::Missing),
-        (false, true) => found.classes.add(Class::Extra),
-        (false, false) => {}
+        (Some(a), Some(b)) => {
+            found.classes.add(Class::Data);
+            found.data_at.get_or_insert((a, b));
+        }
+        (Some(at), None) => {
+            found.classes.add(Class::Missing);
+            found.missing_at.get_or_insert(at);
+        }
+        (None, Some(at)) => {
+            found.classes.add(Class::Extra);
+            found.extra_at.get_or_insert(at);
+        }
+        (None, None) => {}
     }
-    !missing && !extra
+    missing.is_none() && extra.is_none()
 }
 
 #[cfg(test)]

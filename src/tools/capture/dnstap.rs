@@ -30,8 +30,15 @@ const DNSTAP: &[u8] = b"protobuf:dnstap.Dnstap";
 /// A file of this format.
 #[derive(Debug, Default)]
 pub(super) struct Dnstap {
-    is_started: bool,
-    is_stopped: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    New,
+    Started,
+    Stopped,
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -57,7 +64,7 @@ impl Dnstap {
             Ok(Fill::Ended) => Err(Fault::Cut { what, there: stream.bytes().len(), whole }),
             Err(error) => Err(Fault::Read(error)),
         };
-        if matches!(stream.fill(1), Ok(Fill::Ended)) || self.is_stopped {
+        if matches!(stream.fill(1), Ok(Fill::Ended)) {
             return Ok(Step::End);
         }
         if !fill(stream, "a frame's length", 4)? {
@@ -65,8 +72,10 @@ impl Dnstap {
         }
         let length = word(stream.bytes(), 0);
         if length > 0 {
-            if !self.is_started {
-                return Err(Fault::Format("a frame before the start"));
+            match self.state {
+                State::New => return Err(Fault::Format("a frame before the start")),
+                State::Stopped => return Err(Fault::Format("a frame behind the stop")),
+                State::Started => {}
             }
             if length > FRAME_MAX {
                 return Err(Fault::Length { what: "a frame", length: length.into() });
@@ -96,9 +105,10 @@ impl Dnstap {
                 if !is_dnstap(&control[4..]) {
                     return Err(Fault::Format("frames of something else than dnstap"));
                 }
-                self.is_started = true;
+                // Another stream may follow the stop of the first, where files were joined.
+                self.state = State::Started;
             }
-            STOP => self.is_stopped = true,
+            STOP => self.state = State::Stopped,
             _ => return Err(Fault::Format("a control frame that a file cannot have")),
         }
         stream.consume(whole);

@@ -49,6 +49,9 @@ use crate::tools::capture::record::{Next, Record};
 use crate::tools::capture::stream::{Fill, Input, Stream};
 use crate::tools::capture::unpack::MAGIC;
 
+/// Blocks of a file that are looked at for its first packet.
+const BLOCKS_BEFORE_MAX: usize = 64;
+
 /// What is read of captures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureOptions {
@@ -105,8 +108,9 @@ enum Format {
 }
 
 impl Capture {
-    /// Reads files in this order; `-` is standard input. They are opened when their turn comes, except
-    /// that one that cannot be found is told at once.
+    /// Reads files in the order of their first packets, if all have one, otherwise in this order: a
+    /// shell puts `cap.pcap10` before `cap.pcap2`. `-` is standard input. They are opened when their turn
+    /// comes, except that one that cannot be found is told at once.
     ///
     /// # Errors
     /// When one of them does not exist.
@@ -121,7 +125,16 @@ impl Capture {
             let metadata = path.metadata().map_err(|e| CaptureError::at_begin(path, Fault::Open(e)))?;
             length = length.filter(|_| metadata.is_file()).map(|length| length + metadata.len());
         }
-        capture.waiting = paths.iter().cloned().collect();
+        let mut waiting = paths.to_vec();
+        if paths.len() > 1 && length.is_some() {
+            let begins: Option<Vec<(u64, PathBuf)>> =
+                paths.iter().map(|path| Some((begin_of(path)?, path.clone()))).collect();
+            if let Some(mut begins) = begins {
+                begins.sort_by_key(|(at, _)| *at);
+                waiting = begins.into_iter().map(|(_, path)| path).collect();
+            }
+        }
+        capture.waiting = waiting.into();
         capture.length = length;
         Ok(capture)
     }
@@ -234,6 +247,30 @@ impl Capture {
             self.read += file.source.length().unwrap_or_else(|| file.source.read());
         }
     }
+}
+
+/// Returns when the first packet of a file was captured, nanoseconds since 1970; none where that is not
+/// soon found.
+fn begin_of(path: &Path) -> Option<u64> {
+    let (stream, source) = open::open(path).ok()?;
+    let mut file = Open { path: path.to_owned(), stream, source, format: Format::Unknown };
+    for _ in 0..BLOCKS_BEFORE_MAX {
+        let next = match &mut file.format {
+            Format::Pcap(pcap) => pcap.next(&mut file.stream),
+            Format::Pcapng(pcapng) => pcapng.next(&mut file.stream),
+            Format::Dnstap(_) => return None,
+            Format::Unknown => match file.find_format() {
+                Ok(Step::More) => continue,
+                Ok(Step::Idle | Step::End) | Err(_) => return None,
+            },
+        };
+        match next {
+            Ok(Next::Record(record)) => return Some(record.at),
+            Ok(Next::Other(whole)) => file.stream.consume(whole),
+            Ok(Next::Idle | Next::End) | Err(_) => return None,
+        }
+    }
+    None
 }
 
 impl Open {

@@ -52,6 +52,8 @@ pub(crate) struct Job {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) jobs: Vec<Job>,
+    /// How much of the capture had been read by then, bytes.
+    pub(crate) read: u64,
     bytes: Vec<u8>,
 }
 

@@ -130,6 +130,11 @@ impl Ledger {
         self.tallies[target].sent(intended, sent);
     }
 
+    /// Gives up a query for which there is no connection to a target: it was due.
+    pub(crate) fn unconnected(&mut self, slot: usize, target: usize) {
+        self.lose(slot, target, |counts| &mut counts.unconnected);
+    }
+
     /// Notes that a query was not sent to a target in the end.
     pub(crate) fn unsent(&mut self, slot: usize, target: usize) {
         self.counts(target).send_errors += 1;
@@ -146,6 +151,8 @@ impl Ledger {
             self.counts(target).malformed += 1;
             return;
         };
+        // What is behind its time-out is late, whenever that is looked for.
+        self.expire(now);
         // An error may come without the question.
         let is_bare = header.qdcount() == 0 && header.rcode() != 0;
         let settled = self.flights.settle(target, lane, header.id(), |flight| {

@@ -209,7 +209,7 @@ impl Run {
         }
         let row = self.measured[0].totals.add(interval, None);
         if row.sent + row.answered + row.lost > 0 {
-            self.progress.show_second(row, self.control.read.load(Relaxed));
+            self.progress.show_second(row, self.control.done.load(Relaxed));
         }
     }
 
@@ -283,6 +283,9 @@ impl Run {
             bail!("no query of {} was to be sent", options.capture.display());
         }
         report.ensure_answers()?;
+        if let Some(error) = read.error {
+            bail!("the capture could not be read further: {error}");
+        }
         Ok(if report.failed.is_empty() { Outcome::Measured } else { Outcome::Failed })
     }
 }

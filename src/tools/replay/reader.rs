@@ -18,6 +18,10 @@ use crate::tools::replay::worker::Control;
 
 /// Batches that a thread is ahead of one that sends.
 pub(crate) const BATCHES: usize = 32;
+/// How long jobs of a pipe wait for more, before they are handed over.
+const GATHERED: TickDelta = TickDelta::from_ms(20);
+/// By how much sending is behind a pipe without recorded answers: some times of gathering.
+const BEHIND: TickDelta = TickDelta::from_ms(100);
 /// How long it is waited for a thread that has enough, until others may need some.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -38,6 +42,10 @@ pub(crate) struct Reader {
     control: Arc<Control>,
     /// Told once, when there is something to send or nothing will come.
     begun: Option<Sender<()>>,
+    /// Whether it is a pipe, whose next packet may take its time.
+    is_pipe: bool,
+    /// When jobs of a pipe were handed over.
+    handed: Tick,
     /// When something was read of a pipe.
     heard: Tick,
     error: Option<String>,
@@ -60,16 +68,18 @@ impl Reader {
         let capture = Capture::open(std::slice::from_ref(&options.capture), &capture_options)?;
         let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 2);
         let feeder = Feeder::new(options, outputs.len(), hasher);
-        let begun = Some(begun);
-        Ok(Self { capture, feeder, outputs, control, begun, heard: Tick(0), error: None })
+        let (begun, is_pipe, never) = (Some(begun), is_pipe(options), Tick(0));
+        Ok(Self { capture, feeder, outputs, control, begun, is_pipe, handed: never, heard: never, error: None })
     }
 
-    /// Returns by how much sending has to be behind reading, for a pipe whose answers are wanted.
+    /// Returns by how much sending has to be behind reading, which matters for a pipe.
     pub(crate) fn delay(options: &ReplayOptions) -> TickDelta {
-        let is_file = options.capture.metadata().is_ok_and(|m| m.is_file());
         let pairs = options.second.is_none() && !options.ignore_recorded;
-        let delays = pairs && (!is_file || options.capture == Path::new("-"));
-        TickDelta(if delays { WINDOW } else { 0 })
+        match (is_pipe(options), pairs) {
+            (false, _) => TickDelta(0),
+            (true, false) => BEHIND,
+            (true, true) => TickDelta(WINDOW + BEHIND.0),
+        }
     }
 
     /// Reads until the end, or until it is to stop.
@@ -82,8 +92,10 @@ impl Reader {
                 Ok(Step::End) => break,
                 Err(error) => self.error = Some(error.to_string()),
             }
+            if self.is_pipe {
+                self.hand_over_soon();
+            }
             if !self.feeder.ready.is_empty() {
-                self.control.read.store(self.capture.position().0, Relaxed);
                 self.hand_over();
             }
         }
@@ -95,6 +107,19 @@ impl Reader {
         send(ready, &outputs, &control);
         drop((outputs, begun));
         Read { fed, counts: capture.counts().clone(), error }
+    }
+
+    /// Hands over what a pipe had some milliseconds ago, however little it is. The run begins with the
+    /// first query, which may wait for its recorded answer.
+    fn hand_over_soon(&mut self) {
+        if self.feeder.pending() > 0 {
+            self.begun = None;
+        }
+        let now = clock::now();
+        if now.since(self.handed) >= GATHERED {
+            self.handed = now;
+            self.feeder.flush();
+        }
     }
 
     /// A pipe is silent: sends what it has, once that is due.
@@ -116,8 +141,14 @@ impl Reader {
     fn hand_over(&mut self) {
         // Whoever waits for it begins.
         self.begun = None;
+        let read = self.capture.position().0;
+        self.feeder.ready.iter_mut().for_each(|(_, batch)| batch.read = read);
         send(std::mem::take(&mut self.feeder.ready), &self.outputs, &self.control);
     }
+}
+
+fn is_pipe(options: &ReplayOptions) -> bool {
+    options.capture == Path::new("-") || !options.capture.metadata().is_ok_and(|m| m.is_file())
 }
 
 /// Passes batches to their threads; waits where one has enough, without keeping the others waiting.

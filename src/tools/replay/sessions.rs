@@ -5,8 +5,11 @@
 //!  recorded:  opened and closed when it had been; its queries wait in it while it is being made
 //!  a client:  opened by a query, closed when it has been idle for too long
 //! ```
-//! Whatever ends a connection, the next query of its client opens another.
+//! Whatever ends a connection, the next query of its client opens another. Where there are as many as
+//! there may be, it takes the place of the one that has been idle for longest; if each waits for an
+//! answer, the query is lost for want of a connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,6 +29,9 @@ use crate::tools::replay::ledger::Ledger;
 
 /// What lanes and events of connections have that those of UDP sockets do not.
 pub(crate) const STREAM: u32 = 1 << 31;
+
+/// Entries of the list of idle connections that may be out of date, beside one for each connection.
+const IDLE_SLACK: usize = 4_096;
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +85,9 @@ pub(crate) struct Sessions {
     connections: Vec<Option<Connection>>,
     free: Vec<u32>,
     by_key: AHashMap<(Key, usize), u32>,
+    /// Connections that owed nothing at a time, the earliest first; those that have been used since then
+    /// are passed over.
+    idle: VecDeque<(Tick, u32)>,
     buffer: Vec<u8>,
     message: Vec<u8>,
     /// Connections that were closed before their time, because there were too many.
@@ -91,6 +100,7 @@ impl Sessions {
             connections: Vec::new(),
             free: Vec::new(),
             by_key: AHashMap::with_hasher(plan.hasher.clone()),
+            idle: VecDeque::new(),
             buffer: Vec::new(),
             message: Vec::new(),
             evicted: 0,
@@ -98,10 +108,12 @@ impl Sessions {
         }
     }
 
-    /// Opens the connections of a job.
+    /// Opens the connections of a job; where there are too many, its queries will.
     pub(crate) fn open(&mut self, ledger: &mut Ledger, waiter: &Waiter, batch: &Batch, job: &Job) {
         for target in 0..self.plan.targets.len() {
-            self.lane(ledger, waiter, batch, job, target);
+            if self.by_key.len() < self.plan.most {
+                self.lane(ledger, waiter, batch, job, target);
+            }
         }
     }
 
@@ -139,11 +151,11 @@ impl Sessions {
         for (target, lane) in lanes.into_iter().enumerate().take(self.plan.targets.len()) {
             let place = lane.and_then(|at| self.connections.get_mut(at as usize));
             let Some(Some(connection)) = place else {
-                ledger.unsent(slot, target);
+                ledger.unconnected(slot, target);
                 continue;
             };
             if !connection.stream.push(&self.message) {
-                ledger.unsent(slot, target);
+                ledger.unconnected(slot, target);
                 continue;
             }
             connection.owed += 1;
@@ -181,10 +193,15 @@ impl Sessions {
         }
         if readable {
             let owed = &mut connection.owed;
+            let owed_before = *owed;
             let outcome = connection.stream.read(&mut self.buffer, &mut |message| {
                 *owed = owed.saturating_sub(1);
                 ledger.take(target, at | STREAM, message, clock::now());
             });
+            if connection.owed == 0 && owed_before > 0 {
+                connection.used = clock::now();
+                self.idle.push_back((connection.used, at));
+            }
             match outcome {
                 Ok(Open::Yes) if connection.is_ending && connection.owed == 0 => return self.end(ledger, at),
                 Ok(Open::Yes) => {}
@@ -200,6 +217,11 @@ impl Sessions {
 
     /// Closes connections whose time is over.
     pub(crate) fn sweep(&mut self, ledger: &mut Ledger, now: Tick) {
+        if self.idle.len() > 2 * self.by_key.len() + IDLE_SLACK {
+            let mut idle = std::mem::take(&mut self.idle);
+            idle.retain(|(since, at)| self.is_idle_since(*since, *at));
+            self.idle = idle;
+        }
         for at in 0..self.connections.len() as u32 {
             let Some(Some(connection)) = self.connections.get(at as usize) else { continue };
             let idle = now.since(connection.used);
@@ -228,8 +250,8 @@ impl Sessions {
         if let Some(at) = self.by_key.get(&(key, target)) {
             return Some(*at);
         }
-        while self.by_key.len() >= self.plan.most {
-            self.evict(ledger);
+        if self.by_key.len() >= self.plan.most && !self.evict(ledger) {
+            return None;
         }
         let at = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
@@ -259,16 +281,25 @@ impl Sessions {
         };
         self.connections[at as usize] = Some(connection);
         self.by_key.insert((key, target), at);
+        self.idle.push_back((used, at));
         Some(at)
     }
 
-    /// Closes the connection that has been idle for longest.
-    fn evict(&mut self, ledger: &mut Ledger) {
-        let all = self.connections.iter().enumerate();
-        let oldest = all.filter_map(|(at, c)| c.as_ref().map(|c| (c.owed > 0, c.used, at))).min();
-        let Some((_, _, at)) = oldest else { return self.by_key.clear() };
-        self.evicted += 1;
-        self.end(ledger, at as u32);
+    /// Closes the connection that has been idle for longest; false if each waits for an answer.
+    fn evict(&mut self, ledger: &mut Ledger) -> bool {
+        while let Some((since, at)) = self.idle.pop_front() {
+            if self.is_idle_since(since, at) {
+                self.evicted += 1;
+                self.end(ledger, at);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn is_idle_since(&self, since: Tick, at: u32) -> bool {
+        let connection = self.connections.get(at as usize).and_then(Option::as_ref);
+        connection.is_some_and(|connection| connection.owed == 0 && connection.used == since)
     }
 
     /// Writes what a connection takes, and waits for the rest.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::base::packet::Packet;
 use crate::wire::ecs::{self, Ecs};
 use crate::wire::proxy::{Transport, write_v2};
+use crate::wire::signature;
 
 /// Bytes that a client subnet option and an OPT record for it take at most.
 const ROOM: usize = 48;
@@ -12,8 +13,11 @@ const ROOM: usize = 48;
 const PAYLOAD: u16 = 1232;
 
 /// Puts the client's network into a query, in place of one that it may have; false, and nothing is
-/// changed, if that is not possible.
+/// changed, if that is not possible, or would break a signature (RFC 8945, 5.5).
 pub(crate) fn subnet(message: &mut Vec<u8>, client: IpAddr, bits: (u8, u8)) -> bool {
+    if signature::is_signed(message) {
+        return false;
+    }
     let length = message.len();
     message.resize(length + ROOM, 0);
     let mut packet = Packet::new(message, 0, length);
@@ -50,6 +54,17 @@ mod tests {
     #[test]
     fn a_query_that_cannot_be_stamped_stays() {
         let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01cut".to_vec();
+        let before = message.clone();
+        assert!(!subnet(&mut message, [192, 0, 2, 77].into(), (24, 56)));
+        assert_eq!(message, before);
+    }
+
+    #[test]
+    fn a_signed_query_stays() {
+        let mut message = QUERY.to_vec();
+        message[11] = 1;
+        // A TSIG record without anything in it.
+        message.extend(b"\x01k\0\0\xfa\0\xff\0\0\0\0\0\0");
         let before = message.clone();
         assert!(!subnet(&mut message, [192, 0, 2, 77].into(), (24, 56)));
         assert_eq!(message, before);

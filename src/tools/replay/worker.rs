@@ -29,8 +29,8 @@ pub(crate) struct Control {
     pub(crate) stopping: AtomicBool,
     /// Do not wait either.
     pub(crate) cut: AtomicBool,
-    /// How much of the capture is read, bytes.
-    pub(crate) read: AtomicU64,
+    /// How much of the capture is sent, bytes.
+    pub(crate) done: AtomicU64,
 }
 
 /// What a thread is given.
@@ -144,7 +144,10 @@ impl Worker {
     fn fetch(&mut self) -> bool {
         while self.next == self.batch.jobs.len() && !self.is_last {
             match self.jobs.try_recv() {
-                Ok(batch) => (self.batch, self.next) = (batch, 0),
+                Ok(batch) => {
+                    self.control.done.fetch_max(self.batch.read, Relaxed);
+                    (self.batch, self.next) = (batch, 0);
+                }
                 Err(TryRecvError::Disconnected) => self.is_last = true,
                 Err(TryRecvError::Empty) => return false,
             }
@@ -175,8 +178,10 @@ impl Worker {
                 Kind::Close => self.sessions.close(&mut self.ledger, job),
             }
         }
+        let sent = &self.batch.jobs[self.next..self.next + count];
+        let has_queries = sent.iter().any(|job| job.kind == Kind::Query);
         self.next += count;
-        if count > 0 {
+        if has_queries {
             self.datagrams.send(&mut self.ledger, &self.waiter, &self.batch, &self.turn, begin);
             self.sent_until = clock::now();
         }

@@ -88,6 +88,10 @@ impl Report {
     pub(crate) fn ensure_answers(&self) -> anyhow::Result<()> {
         let why = self.failures.all().first().map_or_else(String::new, |(why, _)| format!(": {why}"));
         ensure!(self.totals.counts.answered > 0, "no answer from {}{why}", self.target);
+        let second = self.replayed.as_ref().and_then(|replayed| replayed.second.as_ref());
+        if let Some((name, totals)) = second {
+            ensure!(totals.counts.answered > 0, "no answer from {name}");
+        }
         Ok(())
     }
 }

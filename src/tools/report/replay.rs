@@ -48,6 +48,15 @@ impl Compared {
         ]
     }
 
+    /// Returns all results: the label, what it means, how many, and of how many.
+    fn lines(&self) -> impl Iterator<Item = (&'static str, &'static str, u64, u64)> {
+        let compared = self.outcomes.compared();
+        let unpaired = self.unpaired();
+        let all = compared + unpaired.iter().map(|(.., n)| n).sum::<u64>();
+        let classes = self.classes().into_iter().map(move |(label, doc, n)| (label, doc, n, compared));
+        classes.chain(unpaired.into_iter().map(move |(label, doc, n)| (label, doc, n, all)))
+    }
+
     fn verdicts(&self) -> Vec<(&'static str, u64)> {
         Verdict::ALL.iter().map(|verdict| (verdict.label(), self.outcomes.judged(*verdict))).collect()
     }
@@ -87,9 +96,9 @@ pub(super) fn text(replayed: &Replayed) -> String {
         );
         let verdicts = compared.verdicts();
         let _ = writeln!(out, "judged      {}", text::list(&verdicts).trim_start_matches(": "));
-        for (label, doc, n) in compared.classes().into_iter().chain(compared.unpaired()) {
+        for (label, doc, n, of) in compared.lines() {
             if n > 0 {
-                let share = text::percent(n, all);
+                let share = text::percent(n, of);
                 let _ = writeln!(out, "{label:<12}{:>12}  {share:>10}  {doc}", text::grouped(n));
             }
         }
@@ -186,9 +195,9 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
             text::grouped(all),
             escaped(&compared.aspects)
         );
-        for (label, doc, n) in compared.classes().into_iter().chain(compared.unpaired()) {
+        for (label, doc, n, of) in compared.lines() {
             if n > 0 {
-                let (number, share) = (text::grouped(n), text::percent(n, all));
+                let (number, share) = (text::grouped(n), text::percent(n, of));
                 let _ = writeln!(
                     out,
                     "<tr><th scope=\"row\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"

@@ -13,9 +13,10 @@ use crate::config::scope::Only;
 use crate::stats::traffic_ring::ShortName;
 use crate::tools::capture::{Event, Message, Protocol};
 use crate::tools::load::tally::Counts;
-use crate::tools::scope::pending::{Answer, Asked, Lost, Pending, Query, REMEMBERED_MAX};
+use crate::tools::scope::pending::{self, Answer, Asked, Lost, Pending, Query, REMEMBERED_MAX};
 use crate::tools::scope::seconds::Seconds;
 use crate::tools::scope::tops::{Clients, Names, domain};
+use crate::wire::edns;
 use crate::wire::header::{Header, rcode};
 use crate::wire::name::LEN_MAX;
 use crate::wire::query::Question;
@@ -140,7 +141,7 @@ impl Analysis {
             self.seen.without_question += 1;
             if message.is_response {
                 self.response(message, header);
-                self.seen.unmatched += 1;
+                self.bare(message, header);
             } else {
                 self.query(message);
             }
@@ -155,6 +156,19 @@ impl Analysis {
         } else {
             self.query(message);
             self.ask(message, &question, key, name, folded.hash);
+        }
+    }
+
+    /// Takes an answer without a question, as servers send that could not read it (RFC 1035, 7.3): it
+    /// is that of the last query with its id.
+    fn bare(&mut self, message: &Message<'_>, header: Header<'_>) {
+        let asked = self.pending.last_of(self.front(message, header.id()));
+        match asked.filter(|_| header.rcode() != 0) {
+            Some((key, name)) => {
+                let hash = self.hash(name.bytes());
+                self.answer(message, header, key, name.bytes(), hash);
+            }
+            None => self.seen.unmatched += 1,
         }
     }
 
@@ -202,15 +216,19 @@ impl Analysis {
     /// out, and hosts with several addresses answer from another one.
     #[inline]
     fn key(&self, message: &Message<'_>, id: u16, question: &Question<'_>, name: u64) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(u64::from(question.qtype) << 16 | u64::from(question.qclass));
+        hasher.write_u64(name);
+        pending::key(self.front(message, id), hasher.finish())
+    }
+
+    /// Returns what a query and its answer have in common beside the question.
+    #[inline]
+    fn front(&self, message: &Message<'_>, id: u16) -> u64 {
         let SocketAddrParts(ip, port) = parts(message.client);
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u128(u128::from_be_bytes(ip));
-        let numbers = u64::from(port) << 48
-            | u64::from(id) << 32
-            | u64::from(question.qtype) << 16
-            | u64::from(question.qclass);
-        hasher.write_u64(numbers);
-        hasher.write_u64(name ^ message.protocol as u64);
+        hasher.write_u64(u64::from(port) << 32 | u64::from(id) << 16 | message.protocol as u64);
         hasher.finish()
     }
 
@@ -248,7 +266,7 @@ impl Analysis {
     fn response(&mut self, message: &Message<'_>, header: Header<'_>) {
         self.seen.responses += 1;
         self.seen.response_bytes += u64::from(to_u32(message.payload.len()));
-        self.counts.codes[usize::from(header.rcode())] += 1;
+        self.counts.code(edns::rcode(message.payload));
         self.counts.truncated += u64::from(header.is_truncated());
     }
 

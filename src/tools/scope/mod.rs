@@ -33,8 +33,10 @@ use crate::tools::report::{self, findings};
 use crate::tools::scope::analysis::Analysis;
 use crate::tools::scope::summary::Run;
 
-/// Packets until the clock and signals are looked at.
+/// Packets of a file until the clock and signals are looked at,
 const TURN: usize = 16_384;
+/// and of a pipe or an interface, where the next packet may take its time.
+const TURN_OF_SLOW: usize = 8;
 /// How often it is said how far it is.
 const SAY: TickDelta = TickDelta::from_ms(1_000);
 
@@ -85,11 +87,13 @@ fn follow(
     until: Option<Tick>,
 ) -> (Vec<CaptureError>, bool) {
     let (mut errors, mut said) = (Vec::new(), clock::now());
-    let progress = Progress::of_bytes(capture.position().1);
+    let length = capture.position().1;
+    let progress = Progress::of_bytes(length);
+    let turn = if length.is_some() { TURN } else { TURN_OF_SLOW };
     let mut visit = |event: crate::tools::capture::Event<'_>| analysis.event(&event);
     let interrupted = loop {
         let mut is_end = false;
-        for _ in 0..TURN {
+        for _ in 0..turn {
             match capture.step(&mut visit) {
                 Ok(Step::More) => {}
                 Ok(Step::Idle) => break,

@@ -11,10 +11,19 @@ use crate::stats::traffic_ring::ShortName;
 /// Most queries that are remembered, 60 MB of them: the last four seconds of 130,000 per second.
 pub(super) const REMEMBERED_MAX: usize = 1 << 19;
 
+/// The last queries among which that of an answer without a question is looked for.
+const LOOKED_AT: usize = 4_096;
+
+/// Joins what a query and its answer have in common: client, port and id, and the question. Both are
+/// hashes.
+pub(super) const fn key(front: u64, question: u64) -> u64 {
+    front & 0xffff_ffff_0000_0000 | question >> 32
+}
+
 /// A query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Query {
-    /// What is alike in its answer: client, port, id, question.
+    /// What is alike in its answer, see [`key`].
     pub(super) key: u64,
     /// When it was asked, nanoseconds.
     pub(super) at: u64,
@@ -143,6 +152,13 @@ impl Pending {
             State::TimedOut => Answer::Late,
             State::Answered => Answer::Again,
         }
+    }
+
+    /// Returns the key and the name of the last query of a client, port and id that waits.
+    pub(super) fn last_of(&self, front: u64) -> Option<(u64, ShortName)> {
+        let mut last = self.ring.iter().rev().take(LOOKED_AT);
+        let found = last.find(|(query, state)| *state == State::Open && (query.key ^ front) >> 32 == 0);
+        found.map(|(query, _)| (query.key, query.name))
     }
 
     /// Returns how many wait.

@@ -12,12 +12,16 @@ use crate::tools::report::hdr::HdrLog;
 const SECOND: u64 = 1_000_000_000;
 /// Most rows: two hours of seconds.
 const ROWS_MAX: usize = 7_200;
+/// A clock that goes back by more has been set, or an older file follows, nanoseconds: time goes on.
+const SET_BACK: u64 = SECOND;
 
 /// The seconds of a capture.
 pub(super) struct Seconds {
     /// When the first began, nanoseconds since 1970.
     begin: Option<u64>,
     end: u64,
+    /// What is added to times, so that they go on where a clock was set back.
+    offset: u64,
     current: Row,
     /// Latencies of this second.
     latency: Histogram<u64>,
@@ -37,6 +41,7 @@ impl Seconds {
         Self {
             begin: None,
             end: 0,
+            offset: 0,
             current: Row::default(),
             latency: histogram(),
             all: histogram(),
@@ -52,6 +57,11 @@ impl Seconds {
     #[inline]
     pub(super) fn advance(&mut self, at: u64) {
         let begin = *self.begin.get_or_insert(at);
+        let mut at = at.saturating_add(self.offset);
+        if at.saturating_add(SET_BACK) < self.end {
+            self.offset = self.offset.saturating_add(self.end - at);
+            at = self.end;
+        }
         self.end = self.end.max(at);
         let second = at.saturating_sub(begin) / SECOND;
         if second > self.current.second {
@@ -179,6 +189,19 @@ mod tests {
         assert_eq!(ended.rows.iter().map(|row| row.sent).sum::<u64>(), count);
         assert_eq!((ended.rows[1].second, ended.rows[1].sent, ended.latency.len()), (4, 4, count));
         assert!(ended.rows[1].p50_ns >= 1_999_000, "the higher one");
+    }
+
+    #[test]
+    fn time_goes_on_behind_a_step_back() {
+        let mut seconds = Seconds::new(None);
+        // Ten seconds, and then ten earlier ones.
+        for at in (100..110).chain(50..60) {
+            seconds.advance(at * SECOND);
+            seconds.row().sent += 1;
+        }
+        let ended = seconds.end().expect("no log");
+        assert_eq!((ended.begin, ended.span), (100 * SECOND, 18 * SECOND));
+        assert_eq!((ended.rows.len(), ended.rows[9].sent, ended.rows[18].sent), (19, 2, 1));
     }
 
     #[test]
