@@ -46,6 +46,11 @@ impl<T: Copy> PacketQueue<T> {
         self.queued += usize::from(is_queued);
     }
 
+    /// Takes back the packet that was queued last, unless that was handed out.
+    pub fn retract(&mut self) {
+        self.queued = self.queued.saturating_sub(1).max(self.taken);
+    }
+
     /// Hands out the next packet; none when all were handed out, after which the queue is empty.
     pub fn take(&mut self) -> Option<(T, &[u8])> {
         if self.taken == self.queued {
@@ -88,6 +93,19 @@ mod tests {
             }
             assert!(queue.take().is_none() && queue.is_empty());
         }
+    }
+
+    #[test]
+    fn the_last_can_be_taken_back() {
+        let mut queue = PacketQueue::new(2, 0);
+        queue.push(1, b"a", |_| true);
+        queue.push(2, b"b", |_| true);
+        queue.retract();
+        queue.push(3, b"c", |_| true);
+        assert_eq!(queue.take(), Some((1, &b"a"[..])));
+        assert_eq!(queue.take(), Some((3, &b"c"[..])));
+        queue.retract();
+        assert_eq!(queue.take(), None, "both were handed out");
     }
 
     #[test]

@@ -69,6 +69,37 @@ impl Answer {
     }
 }
 
+#[test]
+fn examples_name_the_records_that_differ() {
+    let record = |rtype, data: &[u8]| Written { owner: QNAME.to_vec(), rtype, ttl: 60, data: data.to_vec() };
+    let answer = |records: Vec<Written>| {
+        let sections = [records, Vec::new(), Vec::new()];
+        Answer { flags: [0x81, 0x80], sections, opt: None }.wire(true, false)
+    };
+    let said = |first: &[u8], second: &[u8]| {
+        describe(&Comparer::new(Aspects::all()).compare(first, second), first, second)
+    };
+    let ns = record(rtype::NS, b"\x02ns\0");
+    let first = answer(vec![ns, record(rtype::A, &[192, 0, 2, 1])]);
+    let second = answer(vec![record(rtype::A, &[192, 0, 2, 9])]);
+    let text = said(&first, &second);
+    assert!(text.contains("without www.example. NS ns."), "{text}");
+    assert!(text.contains("www.example. A 192.0.2.1, then www.example. A 192.0.2.9"), "{text}");
+
+    let soa = |serial: u8| {
+        let names = b"\x02ns\x07example\0\x0ahostmaster\x07example\0".to_vec();
+        answer(vec![record(rtype::SOA, &[&names[..], &[0; 3], &[serial], &[0; 16]].concat())])
+    };
+    let text = said(&soa(1), &soa(2));
+    assert!(text.contains("SOA ns.example. hostmaster.example. 1 0 0 0 0, then"), "{text}");
+    assert!(text.contains(" hostmaster.example. 2 0 0 0 0"), "{text}");
+
+    let long = |last: u8| answer(vec![record(16, &[&[60], &[b'a'; 59][..], &[last]].concat())]);
+    let text = said(&long(0xb1), &long(0xb2));
+    assert!(text.contains("…616161 b1".replace(' ', "").as_str()), "{text}");
+    assert!(text.contains("616161b2"), "{text}");
+}
+
 fn classes(first: &[u8], second: &[u8]) -> Vec<Class> {
     let found = Comparer::new(Aspects::all()).compare(first, second);
     assert!(!describe(&found, first, second).is_empty());

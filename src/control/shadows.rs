@@ -22,6 +22,7 @@ use crate::stats::histogram::Latency;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{ShadowReading, ShadowStats};
 use crate::stats::shadow_queue::{End, ShadowEvent, ShadowId, Side};
+use crate::wire::header::TC;
 
 /// Pairs that wait for an answer, at most; more are not compared.
 const PAIRS_MAX: usize = 65_536;
@@ -54,6 +55,7 @@ pub(super) struct Shadows {
 #[derive(Debug)]
 struct Pair {
     pool: Box<str>,
+    by_stream: bool,
     asked: Tick,
     live: Option<End>,
     shadow: Option<End>,
@@ -132,9 +134,12 @@ impl Shadows {
 
     fn take(&mut self, shard: usize, event: ShadowEvent, snapshot: &Snapshot, now: Tick) {
         match event {
-            ShadowEvent::Asked { id, pool } => {
+            ShadowEvent::Asked { id, pool, by_stream } => {
                 if !self.pools.contains_key(&pool) && self.pools.len() == POOLS_MAX {
-                    return;
+                    // One that a reload has removed makes room.
+                    let is_gone = |name: &str| !snapshot.pools.iter().any(|pool| pool.name == name);
+                    let Some(gone) = self.pools.keys().find(|name| is_gone(name)).cloned() else { return };
+                    self.pools.remove(&gone);
                 }
                 let known = self.pools.entry(pool.clone()).or_default();
                 known.stats.queries.add(1);
@@ -142,7 +147,8 @@ impl Shadows {
                     known.stats.incomplete.add(1);
                     return;
                 }
-                self.pairs.insert((shard, id), Pair { pool, asked: now, live: None, shadow: None });
+                self.pairs
+                    .insert((shard, id), Pair { pool, by_stream, asked: now, live: None, shadow: None });
             }
             ShadowEvent::Ended { id, side, end } => {
                 let Some(mut pair) = self.pairs.remove(&(shard, id)) else { return };
@@ -182,6 +188,11 @@ impl Shadows {
             (End::None, End::Response { .. }) => return stats.only_shadow.add(1),
             (End::Response { .. }, End::None) => return stats.only_live.add(1),
         };
+        let is_cut = |message: &[u8]| message.get(2).is_some_and(|flags| flags & TC != 0);
+        if pair.by_stream && is_cut(&b) && !is_cut(&a) {
+            // A datagram does not hold what the client's connection did.
+            return stats.too_long.add(1);
+        }
         let found = self.comparer.compare(&a, &b);
         let class = found.class();
         stats.answers[class].add(1);
@@ -347,7 +358,11 @@ mod tests {
         let live_state = LiveState::new(1, 4);
         let queue = &live_state.shards()[0].shadow_queue;
         for id in 1..=asked {
-            assert!(queue.file(ShadowEvent::Asked { id: ShadowId(id), pool: "next".into() }));
+            assert!(queue.file(ShadowEvent::Asked {
+                id: ShadowId(id),
+                pool: "next".into(),
+                by_stream: false
+            }));
         }
         for (side, id, end) in ends {
             assert!(queue.file(ShadowEvent::Ended { id: ShadowId(*id), side: *side, end: end.clone() }));
@@ -423,7 +438,7 @@ mod tests {
         let (live_state, mut shadows) = (LiveState::new(1, 4), Shadows::default());
         for id in (1..).map(ShadowId).take(most + 10) {
             let queue = &live_state.shards()[0].shadow_queue;
-            assert!(queue.file(ShadowEvent::Asked { id, pool: "next".into() }));
+            assert!(queue.file(ShadowEvent::Asked { id, pool: "next".into(), by_stream: false }));
             let end = response(long.clone(), 0, 1);
             assert!(queue.file(ShadowEvent::Ended { id, side: Side::Live, end }));
             shadows.turn(&snapshot, &live_state, Tick(0));
@@ -440,7 +455,11 @@ mod tests {
         let (live_state, mut shadows) = (LiveState::new(2, 4), Shadows::default());
         for stats in live_state.shards() {
             for id in (0..EVENTS_MAX as u32).map(ShadowId) {
-                assert!(stats.shadow_queue.file(ShadowEvent::Asked { id, pool: "next".into() }));
+                assert!(stats.shadow_queue.file(ShadowEvent::Asked {
+                    id,
+                    pool: "next".into(),
+                    by_stream: false
+                }));
             }
         }
         for turn in 1..=2 {

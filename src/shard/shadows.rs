@@ -17,7 +17,8 @@ const ROOM: usize = 32 + copied::ROOM;
 /// Those that wait for the next tick, each for a server, and the number of the last one.
 #[derive(Debug)]
 pub(crate) struct Shadows {
-    pub(crate) queue: PacketQueue<(BackendSlot, PendingQuery)>,
+    /// With whether the client asked over a connection.
+    pub(crate) queue: PacketQueue<(BackendSlot, PendingQuery, bool)>,
     last: u32,
 }
 

@@ -345,9 +345,10 @@ registry! {
         only_shadow: Counter = "shadow-only-shadow", Queries;
         /// Queries that nobody has answered.
         no_response: Counter = "shadow-neither", Queries;
-        /// Queries with an answer of more than 8,192 bytes, which is not compared.
+        /// Queries with an answer that is not compared: of more than 8,192 bytes, or over a client's
+        /// connection and too long for the copy's datagram.
         too_long: Counter = "shadow-too-long", Queries;
-        /// Queries that were not compared because there were too many at once.
+        /// Queries that were not compared: too many at once, or cut off by a reload.
         incomplete: Counter = "shadow-incomplete", Queries;
         /// The latency of their own servers.
         live_latency: Histogram = "shadow-own-latency", Milliseconds;

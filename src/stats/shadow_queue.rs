@@ -45,6 +45,8 @@ pub enum ShadowEvent {
         id: ShadowId,
         /// The pool's name.
         pool: Box<str>,
+        /// Whether its client asked over a connection; the copy goes by a datagram.
+        by_stream: bool,
     },
     /// One side has ended.
     Ended {

@@ -353,7 +353,15 @@ impl UserData for Timed {
         let mut all = Methods::new(methods, TIMED_SET_METHODS);
         all.add("slice", |_, timed, _| Ok(timed.0.clone()));
         for name in ["add", "cleanup", "clear"] {
-            all.add(name, |_, _, _| Ok(Value::Nil));
+            all.add(name, move |lua, timed, _| {
+                timed.0.context.call(lua, name, |call| {
+                    call.warn(Fault::Note(format!(
+                        "{name}() has an effect in functions of rules only: addresses that are known beforehand belong \
+                         into NetmaskGroupRule"
+                    )));
+                    Ok(Value::Nil)
+                })
+            });
         }
     }
 }

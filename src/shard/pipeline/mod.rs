@@ -202,9 +202,16 @@ impl Shard {
                 None => self.no_server(query, packet),
             };
         };
-        if self.cx.needs.shadows {
-            self.begin_shadow(query, packet);
+        let has_shadow = self.cx.needs.shadows && self.begin_shadow(query, packet);
+        let outcome = self.dispatch(backend, query, packet);
+        if has_shadow && matches!(outcome, Outcome::Dropped(_)) {
+            self.shadows.queue.retract();
         }
+        outcome
+    }
+
+    /// Sends the query to a server, and keeps what its response will need.
+    fn dispatch(&mut self, backend: BackendSlot, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.cx.needs;

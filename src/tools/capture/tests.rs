@@ -541,6 +541,15 @@ fn dnstap_is_read() {
     for (why, n) in [(Skip::ResolverSide, 1), (Skip::BadFrame, 2), (Skip::Direction, 1)] {
         assert_eq!(read_all.counts.skipped(why), n, "{why:?}");
     }
+    // Two files that were joined, and what nobody has begun.
+    let one = || dnstap(&[tap(5, 1, &query)]);
+    let joined = read([one(), one()].concat());
+    assert!(joined.errors.is_empty() && joined.messages.len() == 2, "{:?}", joined.errors);
+    let mut behind = one();
+    behind.extend([0, 0, 0, 1, 9]);
+    let behind = read(behind);
+    assert_eq!(behind.messages.len(), 1);
+    assert!(behind.errors[0].to_string().contains("a frame behind the stop"), "{:?}", behind.errors);
     let mut other = dnstap(&[tap(5, 1, &query)]);
     other[30] = b'x';
     assert!(read(other).errors[0].to_string().contains("frames of something else than dnstap"));

@@ -179,7 +179,8 @@ impl Ledger {
 
     /// Gives up what has been waited for too long.
     pub(crate) fn expire(&mut self, now: Tick) {
-        while let Some(slot) = self.flights.overdue(now - self.timeout) {
+        let Some(until) = now.0.checked_sub(self.timeout.0) else { return };
+        while let Some(slot) = self.flights.overdue(Tick(until)) {
             self.lose_all_of(slot, |counts| &mut counts.timed_out);
         }
     }

@@ -69,7 +69,17 @@ impl Reader {
         let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 2);
         let feeder = Feeder::new(options, outputs.len(), hasher);
         let (begun, is_pipe, never) = (Some(begun), is_pipe(options), Tick(0));
-        Ok(Self { capture, feeder, outputs, control, begun, is_pipe, handed: never, heard: never, error: None })
+        Ok(Self {
+            capture,
+            feeder,
+            outputs,
+            control,
+            begun,
+            is_pipe,
+            handed: never,
+            heard: never,
+            error: None,
+        })
     }
 
     /// Returns by how much sending has to be behind reading, which matters for a pipe.

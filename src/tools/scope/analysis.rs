@@ -13,7 +13,7 @@ use crate::config::scope::Only;
 use crate::stats::traffic_ring::ShortName;
 use crate::tools::capture::{Event, Message, Protocol};
 use crate::tools::load::tally::Counts;
-use crate::tools::scope::pending::{self, Answer, Asked, Lost, Pending, Query, REMEMBERED_MAX};
+use crate::tools::scope::pending::{Answer, Asked, Lost, Pending, Query, REMEMBERED_MAX};
 use crate::tools::scope::seconds::Seconds;
 use crate::tools::scope::tops::{Clients, Names, domain};
 use crate::wire::edns;
@@ -155,14 +155,14 @@ impl Analysis {
             self.answer(message, header, key, name, folded.hash);
         } else {
             self.query(message);
-            self.ask(message, &question, key, name, folded.hash);
+            self.ask(message, &question, key, header.id(), name, folded.hash);
         }
     }
 
     /// Takes an answer without a question, as servers send that could not read it (RFC 1035, 7.3): it
     /// is that of the last query with its id.
     fn bare(&mut self, message: &Message<'_>, header: Header<'_>) {
-        let asked = self.pending.last_of(self.front(message, header.id()));
+        let asked = self.pending.last_of(message.client, header.id());
         match asked.filter(|_| header.rcode() != 0) {
             Some((key, name)) => {
                 let hash = self.hash(name.bytes());
@@ -216,19 +216,15 @@ impl Analysis {
     /// out, and hosts with several addresses answer from another one.
     #[inline]
     fn key(&self, message: &Message<'_>, id: u16, question: &Question<'_>, name: u64) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(u64::from(question.qtype) << 16 | u64::from(question.qclass));
-        hasher.write_u64(name);
-        pending::key(self.front(message, id), hasher.finish())
-    }
-
-    /// Returns what a query and its answer have in common beside the question.
-    #[inline]
-    fn front(&self, message: &Message<'_>, id: u16) -> u64 {
         let SocketAddrParts(ip, port) = parts(message.client);
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u128(u128::from_be_bytes(ip));
-        hasher.write_u64(u64::from(port) << 32 | u64::from(id) << 16 | message.protocol as u64);
+        let numbers = u64::from(port) << 48
+            | u64::from(id) << 32
+            | u64::from(question.qtype) << 16
+            | u64::from(question.qclass);
+        hasher.write_u64(numbers);
+        hasher.write_u64(name ^ message.protocol as u64);
         hasher.finish()
     }
 
@@ -240,7 +236,15 @@ impl Analysis {
     }
 
     #[inline]
-    fn ask(&mut self, message: &Message<'_>, question: &Question<'_>, key: u64, name: &[u8], hash: u64) {
+    fn ask(
+        &mut self,
+        message: &Message<'_>,
+        question: &Question<'_>,
+        key: u64,
+        id: u16,
+        name: &[u8],
+        hash: u64,
+    ) {
         self.types[usize::from(question.qtype)] += 1;
         let client = message.client.ip();
         let client_hash = self.hash(&addr::mapped(client));
@@ -248,7 +252,8 @@ impl Analysis {
         let domain = domain(name);
         self.lists.domains.add(self.hash(domain), domain);
         self.lists.clients.add(client_hash, client);
-        let query = Query { key, at: message.at, name: ShortName::new(name), client };
+        let port_and_id = (message.client.port(), id);
+        let query = Query { key, at: message.at, name: ShortName::new(name), client, port_and_id };
         let Self { pending, seconds, counts, seen, lists, hasher, .. } = self;
         let asked =
             pending.ask(query, &mut |query, how| lose(query, how, seconds, counts, seen, lists, hasher));

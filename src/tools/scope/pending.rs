@@ -2,7 +2,7 @@
 //! repeated. Their number has a bound.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ahash::{AHashMap, RandomState};
 
@@ -14,21 +14,17 @@ pub(super) const REMEMBERED_MAX: usize = 1 << 19;
 /// The last queries among which that of an answer without a question is looked for.
 const LOOKED_AT: usize = 4_096;
 
-/// Joins what a query and its answer have in common: client, port and id, and the question. Both are
-/// hashes.
-pub(super) const fn key(front: u64, question: u64) -> u64 {
-    front & 0xffff_ffff_0000_0000 | question >> 32
-}
-
 /// A query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Query {
-    /// What is alike in its answer, see [`key`].
+    /// What is alike in its answer: client, port, id, question.
     pub(super) key: u64,
     /// When it was asked, nanoseconds.
     pub(super) at: u64,
     pub(super) name: ShortName,
     pub(super) client: IpAddr,
+    /// The client's port and the id: what an answer without a question has.
+    pub(super) port_and_id: (u16, u16),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,9 +151,11 @@ impl Pending {
     }
 
     /// Returns the key and the name of the last query of a client, port and id that waits.
-    pub(super) fn last_of(&self, front: u64) -> Option<(u64, ShortName)> {
+    pub(super) fn last_of(&self, client: SocketAddr, id: u16) -> Option<(u64, ShortName)> {
         let mut last = self.ring.iter().rev().take(LOOKED_AT);
-        let found = last.find(|(query, state)| *state == State::Open && (query.key ^ front) >> 32 == 0);
+        let found = last.find(|(query, state)| {
+            *state == State::Open && query.port_and_id == (client.port(), id) && query.client == client.ip()
+        });
         found.map(|(query, _)| (query.key, query.name))
     }
 
@@ -179,7 +177,7 @@ mod tests {
     }
 
     fn query(key: u64, at: u64) -> Query {
-        Query { key, at, name: ShortName::UNKNOWN, client: Ipv4Addr::LOCALHOST.into() }
+        Query { key, at, name: ShortName::UNKNOWN, client: Ipv4Addr::LOCALHOST.into(), port_and_id: (1, 1) }
     }
 
     /// Asks, and returns what was lost by it.

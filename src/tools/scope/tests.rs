@@ -113,6 +113,36 @@ fn percentiles_are_those_of_the_sorted_values() {
 }
 
 #[test]
+fn an_error_without_a_question_is_an_answer() {
+    let mut traffic = Traffic::new(&[]);
+    traffic.query(0, 1, "refused");
+    traffic.query(MS, 1, "the-last-one");
+    traffic.message(2 * MS, address(CLIENT), &[0, 1, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // Without an error it is nothing, nor is one with an id of nobody.
+    traffic.message(3 * MS, address(CLIENT), &[0, 1, 0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    traffic.message(4 * MS, address(CLIENT), &[0, 9, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let (findings, document) = traffic.end();
+    let counts = &document["counts"];
+    assert_eq!(
+        (&counts["answered"], &counts["unmatched"], &counts["open"]),
+        (&1.into(), &2.into(), &1.into())
+    );
+    assert!(findings.latency.max() < 2 * MS, "it is the later query's");
+}
+
+#[test]
+fn response_codes_have_their_high_bits() {
+    let mut traffic = Traffic::new(&[]);
+    traffic.query(0, 1, "version");
+    let mut answer = dns(1, true, "version");
+    answer[11] = 1;
+    answer.extend(b"\0\0\x29\x04\xd0\x01\0\0\0\0\0");
+    traffic.message(MS, address(CLIENT), &answer);
+    let (_, document) = traffic.end();
+    assert_eq!(rows(&document, "rcodes"), [("BADVERS".to_owned(), 1)]);
+}
+
+#[test]
 fn every_query_has_one_end() {
     let mut traffic = Traffic::new(&["--timeout", "100ms"]);
     traffic.query(0, 1, "answered");
