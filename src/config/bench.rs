@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 
 use crate::base::prefix::Prefix;
@@ -211,6 +212,20 @@ fn without_effect(m: &ArgMatches, transport: Transport) -> Vec<&'static str> {
     .filter(|(id, _, is_idle)| *is_idle && m.contains_id(id))
     .map(|(_, name, _)| name)
     .collect()
+}
+
+/// Adds to an error how the conditions of `--ramp` are written. Since they may be left out, a word of its
+/// own is not taken for them.
+pub(crate) fn with_hint(mut error: clap::Error) -> clap::Error {
+    let is_condition =
+        |value: &ContextValue| matches!(value, ContextValue::String(text) if Criteria::parse(text).is_ok());
+    if error.kind() == ErrorKind::UnknownArgument
+        && error.get(ContextKind::InvalidArg).is_some_and(is_condition)
+    {
+        let hint = format!("conditions of --ramp are written with '=', as --ramp='{RAMP}'");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
 }
 
 /// Makes a parser of whole numbers.
@@ -460,6 +475,11 @@ mod tests {
         parsed(&[]).expect_err("no target");
         let said = parsed(&["127.0.0.1", "--rate", "1e6"]).expect_err("no digits").to_string();
         assert!(said.contains("queries per second from 1 to 20000000"), "{said}");
+        let ramp = parsed(&["127.0.0.1", "--ramp", "p99>20ms"]).expect_err("a word of its own");
+        let said = with_hint(ramp).to_string();
+        assert!(said.contains("--ramp='p99>100ms,loss>1%'"), "{said}");
+        let other = parsed(&["127.0.0.1", "--rate", "5", "word"]).expect_err("a word of its own");
+        assert!(!with_hint(other).to_string().contains("--ramp="), "not meant for it");
         let said = parsed(&["localhost"]).expect_err("a name").to_string();
         assert!(said.contains("names are not looked up"), "{said}");
     }

@@ -146,7 +146,7 @@ fn parse_with<I>(arguments: I, default: &Path) -> Result<Invocation, clap::Error
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let matches = command().try_get_matches_from(arguments)?;
+    let matches = command().try_get_matches_from(arguments).map_err(bench::with_hint)?;
     match matches.subcommand() {
         Some(("demo", m)) => Ok(Invocation::Demo(DemoOptions {
             seconds: m.get_one("seconds").copied().unwrap_or(DEMO.seconds),

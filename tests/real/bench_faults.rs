@@ -132,6 +132,32 @@ fn nonsense_over_tcp_is_counted() {
 }
 
 #[test]
+fn an_answer_of_another_protocol_is_counted() {
+    let (address, _thread) = listener(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        std::mem::forget(stream);
+    });
+    let run = [
+        "--transport",
+        "tcp",
+        "--connections",
+        "2",
+        "--rate",
+        "50",
+        "--duration",
+        "1s",
+        "--timeout",
+        "100ms",
+    ];
+    let output = bench(&address, &[&["--json"], &run[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "no answer at all");
+    let document = document(&output);
+    // Read as a frame of 18,516 bytes, which never comes to its end.
+    assert!(number(&document, "/counts/malformed") >= 2, "{document:#}");
+    assert!(number(&document, "/counts/connections") > 2, "they are made again: {document:#}");
+}
+
+#[test]
 fn what_is_prepared_is_not_measured() {
     let reflect = Reflect::start(&[]);
     for arguments in [

@@ -507,4 +507,8 @@ fn what_cannot_work_is_said_before() {
     assert_eq!(nobody.status.code(), Some(1), "no answer at all");
     let document: Value = serde_json::from_slice(&nobody.stdout).expect("JSON");
     assert_eq!([number(&document, "/counts/refused"), number(&document, "/lost")], [1; 2], "{document:#}");
+    let address = format!("127.0.0.1:{}", port());
+    let nobody = replay(&capture, &[&address, "--transport", "tcp", "--timeout", "200ms"]);
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(said.contains(&format!("no answer from {address}: refused")), "{said}");
 }

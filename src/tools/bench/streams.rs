@@ -65,6 +65,8 @@ struct Connection {
     answered: bool,
     /// Whether it has been open, or has failed.
     tried: bool,
+    /// Since when a message has come in part.
+    partial_since: Option<Tick>,
 }
 
 /// The connections.
@@ -100,6 +102,7 @@ impl Streams {
             writable: false,
             answered: false,
             tried: false,
+            partial_since: None,
         });
         Self {
             target,
@@ -216,7 +219,8 @@ impl Streams {
         readable: bool,
         writable: bool,
     ) {
-        let Some(Connection { state, lane, answered, .. }) = self.connections.get_mut(number) else { return };
+        let Some(connection) = self.connections.get_mut(number) else { return };
+        let Connection { state, lane, answered, partial_since, .. } = connection;
         if let State::Making { stream, is_connected, .. } = state {
             let was_connected = std::mem::replace(is_connected, true);
             match stream.socket().take_error() {
@@ -248,10 +252,18 @@ impl Streams {
         let State::Open(stream) = state else { return };
         if readable {
             let before = asker.tally.counts().answered;
+            let mut is_whole = false;
             let outcome = stream.read(&mut self.buffer, &mut |message| {
+                is_whole = true;
                 asker.take(lane, message, clock::now());
             });
             *answered |= asker.tally.counts().answered > before;
+            if is_whole || !stream.is_partial() {
+                *partial_since = None;
+            }
+            if stream.is_partial() {
+                partial_since.get_or_insert_with(clock::now);
+            }
             match outcome {
                 Ok(Open::Yes) => {}
                 Ok(Open::Closed) => {
@@ -314,15 +326,22 @@ impl Streams {
     fn end(&mut self, asker: &mut Asker, number: usize) {
         let connection = &mut self.connections[number];
         asker.lose_all(&mut connection.lane, |counts| &mut counts.closed);
+        connection.partial_since = None;
         let pause = if std::mem::take(&mut connection.answered) { TickDelta(0) } else { PAUSE };
         connection.state = State::Apart(clock::now() + pause);
         self.open -= 1;
     }
 
-    /// Gives up what was sent too long ago.
+    /// Gives up what was sent too long ago, and connections whose message does not come to its end: it
+    /// may be none of DNS, and its length not one.
     pub(crate) fn expire(&mut self, asker: &mut Asker, now: Tick, timeout: TickDelta) {
-        for connection in &mut self.connections {
+        for number in 0..self.connections.len() {
+            let connection = &mut self.connections[number];
             asker.expire(&mut connection.lane, now, timeout);
+            if connection.partial_since.is_some_and(|since| since + timeout < now) {
+                asker.tally.counts().malformed += 1;
+                self.end(asker, number);
+            }
         }
     }
 

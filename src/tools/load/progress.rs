@@ -20,7 +20,7 @@ impl Progress {
             return Self(None);
         }
         let bar = ProgressBar::new(seconds.max(1));
-        if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} s, {eta} left  {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:10} {pos}/{len} s, {eta} left  {wide_msg}") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(500));
@@ -33,7 +33,7 @@ impl Progress {
             return Self(None);
         }
         let (bar, template) = match bytes {
-            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:20} {percent} %, {eta} left  {wide_msg}"),
+            Some(bytes) => (ProgressBar::new(bytes.max(1)), "{bar:10} {percent} %, {eta} left  {wide_msg}"),
             None => (ProgressBar::no_length(), "{spinner} {elapsed}  {wide_msg}"),
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -45,7 +45,7 @@ impl Progress {
     /// Shows a second, and how many bytes are done.
     pub(crate) fn show_second(&self, row: &Row, done: u64) {
         match &self.0 {
-            Some(_) => self.show_bytes(done, line(row, "")),
+            Some(_) => self.show_bytes(done, short_line(row, "")),
             None => self.show(row, ""),
         }
     }
@@ -64,14 +64,14 @@ impl Progress {
 
     /// Shows a second.
     pub(crate) fn show(&self, row: &Row, note: &str) {
-        let line = line(row, note);
         match &self.0 {
             Some(bar) => {
-                bar.set_position(row.second + 1);
-                bar.set_message(line);
+                // Answers may come behind the end.
+                bar.set_position((row.second + 1).min(bar.length().unwrap_or(u64::MAX)));
+                bar.set_message(short_line(row, note));
             }
             // Whoever reads it may be gone.
-            None => drop(writeln!(io::stderr(), "{:>4} s  {line}", row.second + 1)),
+            None => drop(writeln!(io::stderr(), "{:>4} s  {}", row.second + 1, line(row, note))),
         }
     }
 
@@ -96,8 +96,23 @@ fn shows_bars() -> bool {
     io::stderr().is_terminal() && !matches!(std::env::var("TERM").as_deref(), Ok("dumb") | Err(_))
 }
 
+/// Returns a latency of a second for people.
+fn of_second(row: &Row, ns: u64) -> String {
+    latency((row.answered > 0).then_some(ns))
+}
+
+/// Writes what fits a terminal of 80 columns beside a bar.
+fn short_line(row: &Row, note: &str) -> String {
+    format!(
+        "answered {}, lost {}, wrong {}, p99 {} ms{note}",
+        grouped(row.answered),
+        grouped(row.lost),
+        grouped(row.wrong),
+        of_second(row, row.p99_ns),
+    )
+}
+
 fn line(row: &Row, note: &str) -> String {
-    let latency = |ns: u64| latency((row.answered > 0).then_some(ns));
     let wanted = row.wanted.map_or_else(String::new, |wanted| format!(" of {}", grouped(wanted)));
     format!(
         "sent {}{wanted}, answered {}, lost {}, wrong {}, p50 {} ms, p99 {} ms{note}",
@@ -105,8 +120,8 @@ fn line(row: &Row, note: &str) -> String {
         grouped(row.answered),
         grouped(row.lost),
         grouped(row.wrong),
-        latency(row.p50_ns),
-        latency(row.p99_ns),
+        of_second(row, row.p50_ns),
+        of_second(row, row.p99_ns),
     )
 }
 
@@ -130,6 +145,9 @@ mod tests {
             line(&row, ""),
             "sent 49,990 of 50,000, answered 49,000, lost 12, wrong 0, p50 0.120 ms, p99 2.000 ms"
         );
+        let short = short_line(&row, "");
+        assert_eq!(short, "answered 49,000, lost 12, wrong 0, p99 2.000 ms");
+        assert!("██████████ 100/100 s, 100s left  ".chars().count() + short.len() <= 80, "beside its bar");
         assert_eq!(
             line(&Row::default(), "; x"),
             "sent 0, answered 0, lost 0, wrong 0, p50 - ms, p99 - ms; x"

@@ -218,11 +218,12 @@ impl Run {
         self.progress.end();
         let logged = self.log.take().map_or(Ok(()), HdrLog::end);
         let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
-        let mut until = self.begin;
+        let (mut until, mut failures) = (self.begin, Failures::default());
         for thread in self.threads {
             match thread.join() {
                 Ok(done) => {
                     outcomes.join(done.outcomes);
+                    failures.join(&done.failures);
                     notes.extend(done.notes);
                     until = until.max(done.sent_until);
                 }
@@ -268,7 +269,7 @@ impl Run {
             totals,
             ramp: None,
             failed: held,
-            failures: Failures::default(),
+            failures,
             notes,
             replayed: Some(Replayed {
                 capture: capture(&read),

@@ -20,6 +20,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
 use crate::tls::client::ClientTls;
 use crate::tls::session::Session;
+use crate::tools::load::failures::{Failures, at_handshake, reason};
 use crate::tools::load::sockets;
 use crate::tools::load::stream::{Open, Stream};
 use crate::tools::load::waiter::Waiter;
@@ -92,6 +93,8 @@ pub(crate) struct Sessions {
     message: Vec<u8>,
     /// Connections that were closed before their time, because there were too many.
     pub(crate) evicted: u64,
+    /// Why connections could not be made.
+    pub(crate) failures: Failures,
 }
 
 impl Sessions {
@@ -104,6 +107,7 @@ impl Sessions {
             buffer: Vec::new(),
             message: Vec::new(),
             evicted: 0,
+            failures: Failures::default(),
             plan,
         }
     }
@@ -185,8 +189,9 @@ impl Sessions {
                     ledger.counts(target).connections += 1;
                 }
                 Ok(None) => return,
-                Ok(Some(_)) | Err(_) => {
+                Ok(Some(error)) | Err(error) => {
                     ledger.counts(target).connect_errors += 1;
+                    self.failures.add(&reason(&error));
                     return self.end(ledger, at);
                 }
             }
@@ -206,8 +211,11 @@ impl Sessions {
                 Ok(Open::Yes) if connection.is_ending && connection.owed == 0 => return self.end(ledger, at),
                 Ok(Open::Yes) => {}
                 Ok(Open::Closed) => return self.end(ledger, at),
-                Err(_) => {
-                    ledger.counts(target).connect_errors += u64::from(connection.stream.is_handshaking());
+                Err(error) => {
+                    if connection.stream.is_handshaking() {
+                        ledger.counts(target).connect_errors += 1;
+                        self.failures.add(&at_handshake(true, &reason(&error)));
+                    }
                     return self.end(ledger, at);
                 }
             }
@@ -263,10 +271,14 @@ impl Sessions {
             waiter.add(stream.socket(), u64::from(at | STREAM), true)?;
             Ok(stream)
         });
-        let Ok(stream) = opened else {
-            ledger.counts(target).connect_errors += 1;
-            self.free.push(at);
-            return None;
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => {
+                ledger.counts(target).connect_errors += 1;
+                self.failures.add(&reason(&error));
+                self.free.push(at);
+                return None;
+            }
         };
         let used = clock::now();
         let connection = Connection {

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
 use crate::engine::clock;
+use crate::tools::load::failures::Failures;
 use crate::tools::load::waiter::Waiter;
 use crate::tools::replay::batch::{Batch, Kind};
 use crate::tools::replay::datagrams::{self, Datagrams};
@@ -55,6 +56,8 @@ pub(crate) struct Done {
     pub(crate) outcomes: Outcomes,
     /// When it has sent its last query.
     pub(crate) sent_until: Tick,
+    /// Why connections could not be made.
+    pub(crate) failures: Failures,
     pub(crate) notes: Vec<String>,
 }
 
@@ -137,7 +140,8 @@ impl Worker {
             let evicted = self.sessions.evicted;
             notes.push(format!("{evicted} connections were closed early, to stay within --connections"));
         }
-        Done { outcomes: self.ledger.end(), sent_until: self.sent_until, notes }
+        let failures = self.sessions.failures;
+        Done { outcomes: self.ledger.end(), sent_until: self.sent_until, failures, notes }
     }
 
     /// Returns whether there is a job, if need be of another batch.
