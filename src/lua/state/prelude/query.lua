@@ -355,4 +355,6 @@ end
 P.members = {
   query = keys(methods, reads), response = keys(response_methods, reads), header = keys(headers),
   name = keys(NAME.__index), address = keys(P.ADDRESS.__index), written = keys(writes),
+  server = keys(P.server_methods, { upStatus = true, name = true, address = true, order = true, weight = true }), names = keys(P.name_set_methods),
+  networks = keys(P.network_set_methods),
 }
