@@ -297,6 +297,8 @@ pub struct QueryState {
     pub failed: bool,
     /// The pool that gets it too, so that both answers are compared.
     pub shadow: Shadow,
+    /// The answer is one of the packet cache that has expired.
+    pub is_stale: bool,
     /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
     /// How often it was restarted.

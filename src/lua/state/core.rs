@@ -133,6 +133,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
         c.query_state_mut().temporary_failure_ttl = ttl;
         Ok(())
     })?;
+    f.define("is_stale", |_, c, ()| Ok(c.query_state().is_stale))?;
     f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state().protocol)))?;
     f.define("server_name", |lua, c, ()| lua.create_string(&c.query_state().sni))?;
     f.define("interface", |lua, c, ()| {
