@@ -77,8 +77,10 @@
 //! cache/                the packet cache: responses that all shards share
 //!   cleaning.rs         removes what has expired, a part at a time
 //!   entry.rs            what is stored of a response, and for how long
+//!   figures.rs          its figures as dnsdist's clients know them
 //!   key.rs              which queries are the same
 //!   options.rs          what a cache is told
+//!   removal.rs          removes what functions ask for: a part at once, and the rest later
 //!   snapshot.rs         its entries as bytes that outlive the process
 //!   table.rs            keys and values as bytes: look-ups without a lock, eviction
 //!     entry.rs            an entry in its words
@@ -274,6 +276,7 @@
 //!     dump.rs             functions as LuaJIT dumps them
 //!     flow.rs             which global names and members a function uses where
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
+//!     caches.rs           those that search packet caches
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family: queries, answers, servers
 //!     handles.rs          objects that scripts make and free
@@ -281,9 +284,11 @@
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
 //!     packets.rs          those that read a message
 //!     proxy.rs            those about the PROXY protocol
+//!     rings.rs            those about the last queries
 //!     running_call.rs     the packet of the running call, lent to those functions
 //!     services.rs         those of SVCB and HTTPS records
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
+//!     without.rs          those about what dnslob does not have
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
 //!     answers.rs          answers of our own: the spoofing actions, SVCB records
@@ -291,6 +296,7 @@
 //!     arguments.rs        the arguments of one call, by their place
 //!     bound.lua           methods that are bound to their object
 //!     cache.rs            newPacketCache and its object
+//!     captured.rs         objects of the configuration that functions use later
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
@@ -334,6 +340,7 @@
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
 //!   state/              Lua per shard: functions that are run per query, without a lock
+//!     caches.rs           packet caches as functions use them
 //!     call_state.rs       what a script knows of the running call
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
@@ -343,6 +350,7 @@
 //!     metrics.rs          declareMetric and what changes such metrics
 //!     prelude/            dq, dr, names, addresses, sets, as scripts see them
 //!       addresses.lua     ComboAddress, networks
+//!       caches.lua        packet caches and pools, for functions that run later
 //!       calls.lua         how functions are called
 //!       common.lua        what the others share
 //!       configuration.lua functions of the configuration, which only note functions

@@ -36,10 +36,9 @@ fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     log::hold();
     control::configured::start_log(flags);
-    let compiled = front_end::load_first(flags, log::set_style)
-        .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(|_| loaded))
-        .and_then(|loaded| met(&loaded.draft).map(|()| LogStyle::of(&loaded.draft.settings)));
-    match compiled {
+    let checked = front_end::load_first(flags, log::set_style)
+        .and_then(|loaded| compiled(&loaded.draft).map(|_| LogStyle::of(&loaded.draft.settings)));
+    match checked {
         Ok(style) => {
             // Before anything else, as dnsdist's users parse it.
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
@@ -55,10 +54,15 @@ fn check(flags: &Flags) -> ExitCode {
     }
 }
 
-/// Refuses what the machine does not have.
-fn met(draft: &config::Draft) -> Result<(), Vec<config::ConfigError>> {
+/// Compiles a configuration. What is wrong with it, and what the machine does not have, is said
+/// together.
+fn compiled(draft: &config::Draft) -> Result<config::Compiled, Vec<config::ConfigError>> {
     let missing = control::preconditions::missing(draft);
-    if missing.is_empty() { Ok(()) } else { Err(missing) }
+    match config::compile(draft, &Slots::default(), 1) {
+        Ok(compiled) if missing.is_empty() => Ok(compiled),
+        Ok(_) => Err(missing),
+        Err(errors) => Err(errors.into_iter().chain(missing).collect()),
+    }
 }
 
 fn refuse(errors: &[config::ConfigError]) -> ExitCode {
@@ -80,13 +84,10 @@ fn serve(flags: &Flags) -> ExitCode {
     };
     control::configured::start_log(flags);
     match front_end::load_first(flags, log::set_style) {
-        Ok(loaded) => {
-            let compiled = config::compile(&loaded.draft, &Slots::default(), 1);
-            match compiled.and_then(|compiled| met(&loaded.draft).map(|()| compiled)) {
-                Ok(compiled) => control::run(flags, loaded, compiled, signals),
-                Err(errors) => refuse(&errors),
-            }
-        }
+        Ok(loaded) => match compiled(&loaded.draft) {
+            Ok(compiled) => control::run(flags, loaded, compiled, signals),
+            Err(errors) => refuse(&errors),
+        },
         Err(errors) => refuse(&errors),
     }
 }

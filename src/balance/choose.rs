@@ -266,7 +266,17 @@ fn two_choices<'t>(view: &View<'_>, group: &'t [Member], rng: &mut ShardRng) -> 
     let one = rng.below(count);
     let two = rng.below(count - 1);
     let (one, two) = (nth(one)?, nth(two + u32::from(two >= one))?);
-    Some(if wait(view, two, one) < wait(view, one, two) { two } else { one })
+    let (here, there) = (wait(view, one, two), wait(view, two, one));
+    let (better, worse, ratio) = match there < here {
+        true => (two, one, here as f64 / there as f64),
+        false => (one, two, there as f64 / here as f64),
+    };
+    // Waits that differ little are as good as equal: if a small difference decided for all queries,
+    // one of two equal servers would get nearly all of them for seconds. The worse one gets half of
+    // the queries where both are equal, and none from twice the wait on.
+    let share = (2.0 - ratio) / 2.0;
+    let random = (rng.u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    Some(if random < share { worse } else { better })
 }
 
 /// Returns how long a query would wait at `member`, without a unit: its queue multiplied by its

@@ -242,6 +242,40 @@ fn a_server_that_froze_is_used_again_within_seconds() {
 }
 
 #[test]
+fn two_equal_servers_share_each_second() {
+    let mut fixture = Fixture::new(Policy::new(Kind::P2c), backends(2, |_, _| {}));
+    let mut noise = ShardRng::from_seed(7);
+    let mut in_flight: Vec<(u64, u16, u64)> = Vec::new();
+    for second in 0..30_u64 {
+        let mut served = [0_u32; 2];
+        // 400 queries per second, each answered after 0.9 to 1.1 ms; time in steps of half a
+        // millisecond.
+        for step in 0..2_000_u64 {
+            fixture.now = Tick((second * 2_000 + step) * 500_000);
+            fixture.balancer.publish();
+            fixture.balancer.begin_batch(fixture.now, &fixture.snapshot);
+            let now = fixture.now.0;
+            in_flight.retain(|(due, slot, us)| {
+                let is_due = *due <= now;
+                if is_due {
+                    fixture.balancer.settled(BackendSlot(*slot), Some(TickDelta::from_us(*us)));
+                }
+                !is_due
+            });
+            if step % 5 == 0 {
+                let slot = fixture.ask(1).expect("a server");
+                fixture.claim(slot, 1);
+                let us = 900 + u64::from(noise.below(200));
+                in_flight.push((now + us * 1_000, slot, us));
+                served[usize::from(slot)] += 1;
+            }
+        }
+        // Five standard deviations, and a twentieth for latencies that differ by chance.
+        assert!(served.iter().all(|n| (130..=270).contains(n)), "second {second}: {served:?}");
+    }
+}
+
+#[test]
 fn a_slow_server_is_asked_seldom() {
     for kind in [Kind::P2c, Kind::LeastOutstanding] {
         let mut fixture = Fixture::new(Policy::new(kind), backends(2, |_, _| {}));
@@ -490,8 +524,8 @@ fn p2c_prefers_the_shorter_wait() {
         fixture.settle(slot, us);
     }
     assert_eq!(fixture.shares(2, 50), [50, 0], "3 + 1 at 100 us before 0 + 1 at 1000 us");
-    fixture.claim(0, 8);
-    assert_eq!(fixture.shares(2, 50), [0, 50]);
+    fixture.claim(0, 18);
+    assert_eq!(fixture.shares(2, 50), [0, 50], "22 at 100 us are more than twice the wait");
     let mut even = Fixture::new(Policy::new(Kind::P2c), backends(5, |_, _| {}));
     even.shares(5, 50_000).iter().for_each(|n| about(*n, 50_000, 0.2));
 }

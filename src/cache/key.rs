@@ -261,6 +261,17 @@ pub fn question(key: &[u8]) -> Option<Asked<'_>> {
     Some(Asked { qname: &key[NAME_AT..end], qtype: u16::from_be_bytes([high, low]), by_stream })
 }
 
+/// Returns whether a key is that of a question about a name (wire format, any case), or with `suffix`
+/// about one in its zone; and of a type.
+#[must_use]
+pub fn is_about(key: &[u8], qname: &[u8], qtype: Option<u16>, suffix: bool) -> bool {
+    question(key).is_some_and(|asked| {
+        let is_named =
+            if suffix { is_in_zone(asked.qname, qname) } else { asked.qname.eq_ignore_ascii_case(qname) };
+        is_named && qtype.is_none_or(|qtype| qtype == asked.qtype)
+    })
+}
+
 /// Returns whether a name (wire format, lower case) is a zone's, or in it.
 #[must_use]
 pub fn is_in_zone(qname: &[u8], zone: &[u8]) -> bool {

@@ -10,8 +10,10 @@
 
 mod cleaning;
 pub mod entry;
+pub mod figures;
 pub mod key;
 pub mod options;
+pub mod removal;
 pub mod snapshot;
 pub mod table;
 pub mod warm_up;
@@ -21,12 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ahash::RandomState;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::base::narrow::to_u32;
 use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::cache::key::Key;
 pub use crate::cache::options::CacheOptions;
+use crate::cache::removal::Removal;
 use crate::cache::table::{Insert, Meta, Table};
 use crate::cache::warm_up::WarmUp;
 use crate::stats::not_cached::NotCached;
@@ -68,6 +72,8 @@ struct Store {
     hasher: RandomState,
     /// How often it was cleaned of expired entries.
     cleanups: AtomicU64,
+    /// Removals that have begun.
+    removals: (Sender<Removal>, Receiver<Removal>),
 }
 
 impl fmt::Debug for Store {
@@ -110,6 +116,7 @@ impl PacketCache {
                 RandomState::with_seeds(a, b, c, d)
             },
             cleanups: AtomicU64::new(0),
+            removals: bounded(removal::PLACES),
         };
         let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
         Self { options, store: Arc::new(store), warm_up }
@@ -284,15 +291,7 @@ impl PacketCache {
     /// Removes the entries of a name (wire format, any case), or of all names in its zone if
     /// `suffix`; of one type, or of all. Returns how many it has removed.
     pub fn expunge_by_name(&self, qname: &[u8], qtype: Option<u16>, suffix: bool) -> usize {
-        self.retain(|bytes, _, _| {
-            let Some(question) = key::question(bytes) else { return true };
-            let is_named = if suffix {
-                key::is_in_zone(question.qname, qname)
-            } else {
-                question.qname.eq_ignore_ascii_case(qname)
-            };
-            !(is_named && qtype.is_none_or(|qtype| qtype == question.qtype))
-        })
+        self.retain(|bytes, _, _| !key::is_about(bytes, qname, qtype, suffix))
     }
 
     /// Calls `each` with every entry.

@@ -472,6 +472,7 @@ fn pools(
                 eject: settings.and_then(|p| p.eject),
                 tcp_to_udp: settings.is_some_and(|p| p.tcp_to_udp),
                 cache: settings.and_then(|p| caches.get(&p.cache?).cloned()),
+                cache_number: settings.and_then(|p| p.cache),
                 sends_subnet: servers.iter().any(|b| b.use_client_subnet),
                 zero_scope: !settings.is_some_and(|p| p.disable_zero_scope)
                     && !disable_zero_scope.contains(name),

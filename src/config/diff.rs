@@ -412,6 +412,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
         eject,
         tcp_to_udp,
         cache,
+        cache_number: _,
         sends_subnet: _,
         zero_scope,
     } = pool;

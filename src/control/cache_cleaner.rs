@@ -38,7 +38,7 @@ struct Part {
 impl CacheCleaner {
     /// Returns when the next part is due; none while no pool has a cache.
     pub(super) fn at(&self, snapshot: &Snapshot) -> Option<Tick> {
-        if !self.left.is_empty() {
+        if !self.left.is_empty() || removing(snapshot).next().is_some() {
             return Some(self.next);
         }
         let is_needed = snapshot.pools.iter().any(|pool| pool.cache.is_some());
@@ -48,6 +48,13 @@ impl CacheCleaner {
     /// Cleans what is due.
     pub(super) fn turn(&mut self, snapshot: &Snapshot, is_up: impl Fn(BackendSlot) -> bool, now: Tick) {
         report_warm_ups(snapshot);
+        if now >= self.next
+            && let Some(cache) = removing(snapshot).next()
+        {
+            cache.remove_waiting(SETS);
+            self.next = now + PAUSE;
+            return;
+        }
         if self.left.is_empty() {
             let Some(begun) = self.begun else {
                 // New entries have not expired.
@@ -69,6 +76,11 @@ impl CacheCleaner {
             None => _ = self.left.pop_front(),
         }
     }
+}
+
+/// Returns the caches of which functions have asked to remove entries.
+fn removing(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<PacketCache>> {
+    snapshot.pools.iter().filter_map(|pool| pool.cache.as_ref()).filter(|cache| cache.has_waiting())
 }
 
 /// Says what has come of lists of names that caches have begun with.
@@ -122,6 +134,7 @@ fn parts(snapshot: &Snapshot, is_up: impl Fn(BackendSlot) -> bool) -> VecDeque<P
 mod tests {
     use super::*;
     use crate::cache::CacheOptions;
+    use crate::cache::removal::What;
     use crate::control::fixture;
     use crate::model::{CacheCleaning, Pool};
 
@@ -181,6 +194,22 @@ mod tests {
         assert_eq!(len(&snapshot), 10);
         clean(&mut CacheCleaner::default(), &snapshot, true);
         assert_eq!(len(&snapshot), 2);
+    }
+
+    #[test]
+    fn removals_of_functions_come_to_their_end() {
+        let mut snapshot = snapshot(100, false);
+        let cache = Arc::new(PacketCache::new(CacheOptions::new(200_000), [1, 2, 3, 4]));
+        (0..30_000).for_each(|n| fixture::store_name(&cache, &format!("n{n}.test"), 500, Tick(0)));
+        snapshot.pools[0].cache = Some(Arc::clone(&cache));
+        let mut cleaner = CacheCleaner::default();
+        cleaner.turn(&snapshot, |_| true, Tick(SECOND));
+        cache.remove_soon(What::Any(0), Tick(SECOND)).expect("nothing waits");
+        assert!(cleaner.at(&snapshot).is_some_and(|at| at <= Tick(SECOND)) && !cache.is_empty());
+        for turn in 0..20 {
+            cleaner.turn(&snapshot, |_| true, Tick(2 * SECOND) + TickDelta::from_ms(turn * 10));
+        }
+        assert_eq!((cache.len(), cleaner.at(&snapshot)), (0, Some(Tick(61 * SECOND))));
     }
 
     #[test]

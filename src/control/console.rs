@@ -8,13 +8,18 @@
 //! A connection is one task, which waits for its client and for the control loop, so that a client
 //! that never reads, or sends half a message, holds up nothing else. The control loop takes one
 //! command after the other.
+//!
+//! Whoever has not proved yet that he has the key makes room for the next one when there are as many
+//! connections as there may be: an idle one costs nothing, and must not keep the operator out. Where
+//! all have proved it, the next one gets an answer that says why, and no more.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,9 +29,11 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::base::addr::mapped;
+use crate::base::time::{Tick, TickDelta};
 use crate::control::console::channel::{Channel, LENGTH_BYTES, NONCE_BYTES, TAG_BYTES};
 use crate::control::request::{Reply, Request, Terms};
-use crate::model::console::Console;
+use crate::engine::clock;
+use crate::model::console::{Console, ConsoleKey};
 
 pub mod channel;
 
@@ -41,6 +48,13 @@ const RECEIVE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(30);
 /// Idle time after which the kernel asks whether the client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Connections that are told that there are too many, at a time.
+const TOLD_MAX: usize = 8;
+/// Interval of lines in the log about connections that were refused.
+const LOG_INTERVAL: TickDelta = TickDelta::from_ms(10_000);
+/// What a client is told that is one too many.
+const FULL: &[u8] =
+    b"Error: the console has as many connections as setConsoleMaximumConcurrentConnections allows\n";
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -117,7 +131,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves connections until the process ends.
 async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sender<Request>) {
     let (mut console, mut listener) = (None::<Arc<Console>>, None::<tokio::net::TcpListener>);
-    let (open, replies) = (Arc::new(AtomicUsize::new(0)), Replies::default());
+    let (door, replies) = (Rc::<Door>::default(), Replies::default());
     loop {
         tokio::select! {
             update = updates.recv() => {
@@ -134,7 +148,7 @@ async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sen
             }
             accepted = accept(listener.as_ref()) => {
                 let (Some(console), Some((stream, peer))) = (&console, accepted) else { continue };
-                admit(stream, peer, console, &open, &requests, &replies);
+                admit(stream, peer, console, &door, &requests, &replies);
             }
         }
     }
@@ -191,12 +205,112 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Counts an open connection.
-struct Counted(Arc<AtomicUsize>);
+/// Connections that were refused, or closed for others.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-impl Drop for Counted {
+/// Returns how many connections were refused, or closed for others before they had proved the key.
+pub(in crate::control) fn refused() -> u64 {
+    REFUSED.load(Relaxed)
+}
+
+/// Who is there.
+#[derive(Debug, Default)]
+struct Door {
+    /// Those that are served.
+    served: Lane,
+    /// Those that are told that there are too many.
+    told: Lane,
+    /// When the log said last that connections were refused, and how many there have been since.
+    logged: Cell<Option<Tick>>,
+    unsaid: Cell<u64>,
+}
+
+/// Connections of one kind.
+#[derive(Debug, Default)]
+struct Lane {
+    open: Cell<usize>,
+    /// Those that have not proved the key, oldest first: dropping what is here closes one.
+    unproved: RefCell<VecDeque<(u64, oneshot::Sender<()>)>>,
+    next: Cell<u64>,
+}
+
+/// A connection of a lane, which leaves it when this is dropped.
+struct Place {
+    door: Rc<Door>,
+    is_served: bool,
+    number: u64,
+}
+
+impl Door {
+    const fn lane(&self, is_served: bool) -> &Lane {
+        if is_served { &self.served } else { &self.told }
+    }
+
+    /// Returns a place for a new connection, and what ends when it is to be closed for another one.
+    /// `most`: as many may be served; 0 is no limit.
+    fn enter(self: &Rc<Self>, most: usize) -> (Place, oneshot::Receiver<()>) {
+        let is_full = |lane: &Lane, most: usize| most > 0 && lane.open.get() >= most;
+        let may_stay = !is_full(&self.served, most) || self.served.evict();
+        let is_served = may_stay;
+        if !may_stay && is_full(&self.told, TOLD_MAX) {
+            self.told.evict();
+        }
+        let lane = self.lane(is_served);
+        let number = lane.next.replace(lane.next.get() + 1);
+        let (closes, closed) = oneshot::channel();
+        lane.unproved.borrow_mut().push_back((number, closes));
+        lane.open.set(lane.open.get() + 1);
+        (Place { door: Rc::clone(self), is_served, number }, closed)
+    }
+
+    /// Counts a connection that was refused, and says so now and then.
+    fn refuse(&self, reason: &str) {
+        REFUSED.fetch_add(1, Relaxed);
+        self.unsaid.set(self.unsaid.get() + 1);
+        let now = clock::now();
+        if self.logged.get().is_none_or(|at| now.since(at) >= LOG_INTERVAL) {
+            self.logged.set(Some(now));
+            let connections = self.unsaid.replace(0);
+            tracing::warn!(connections, "console connections were refused; the last one: {reason}");
+        }
+    }
+}
+
+impl Lane {
+    /// Closes the oldest connection that has not proved the key; returns whether there was one.
+    fn evict(&self) -> bool {
+        let oldest = self.unproved.borrow_mut().pop_front();
+        if oldest.is_some() {
+            // Its task ends later, and must not leave twice.
+            self.open.set(self.open.get().saturating_sub(1));
+        }
+        oldest.is_some()
+    }
+
+    /// Takes a connection from those that can be closed for others; returns whether it was among
+    /// them.
+    fn settle(&self, number: u64) -> bool {
+        let mut unproved = self.unproved.borrow_mut();
+        let at = unproved.iter().position(|(of, _)| *of == number);
+        at.and_then(|at| unproved.remove(at)).is_some()
+    }
+}
+
+impl Place {
+    /// The client has proved that it has the key.
+    fn prove(&mut self) {
+        self.door.lane(self.is_served).settle(self.number);
+        // From here on it is nobody's.
+        self.number = u64::MAX;
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let lane = self.door.lane(self.is_served);
+        if self.number == u64::MAX || lane.settle(self.number) {
+            lane.open.set(lane.open.get().saturating_sub(1));
+        }
     }
 }
 
@@ -205,15 +319,12 @@ fn admit(
     stream: TcpStream,
     peer: SocketAddr,
     console: &Arc<Console>,
-    open: &Arc<AtomicUsize>,
+    door: &Rc<Door>,
     requests: &mpsc::Sender<Request>,
     replies: &Replies,
 ) {
-    let is_full = console.connections_max > 0 && open.load(Relaxed) >= console.connections_max;
     let refused = if !console.acl.contains(&mapped(peer.ip())) {
         Some("the ACL does not allow it")
-    } else if is_full {
-        Some("there are too many")
     } else if console.key.is_none() {
         Some("there is no setKey")
     } else {
@@ -221,19 +332,25 @@ fn admit(
     };
     if let Some(reason) = refused {
         tracing::debug!(%peer, reason, "console connection refused");
+        door.refuse(reason);
         return;
     }
-    open.fetch_add(1, Relaxed);
-    let counted = Counted(Arc::clone(open));
+    let (mut place, closed) = door.enter(console.connections_max);
+    if !place.is_served {
+        door.refuse("there are too many that have proved the key (setConsoleMaximumConcurrentConnections)");
+    }
     let (console, requests, replies) = (Arc::clone(console), requests.clone(), replies.clone());
     tokio::task::spawn_local(async move {
-        let _counted = counted;
         let log = console.log_connections;
         if log {
             tracing::info!(%peer, "console connection opened");
         }
-        let ended = converse(stream, &console, &requests, &replies).await;
+        let ended = converse(stream, &console, (&mut place, closed), &requests, &replies).await;
         match ended {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                tracing::debug!(%peer, %error, "console connection closed");
+                place.door.refuse("it had not proved the key, and another one needed its place");
+            }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::warn!(%peer, %error, "console connection closed");
             }
@@ -247,6 +364,7 @@ fn admit(
 async fn converse(
     mut stream: TcpStream,
     console: &Console,
+    (place, closes): (&mut Place, oneshot::Receiver<()>),
     requests: &mpsc::Sender<Request>,
     replies: &Replies,
 ) -> io::Result<()> {
@@ -254,26 +372,18 @@ async fn converse(
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    let own = channel::nonce().map_err(io::Error::other)?;
-    let mut peer = [0; NONCE_BYTES];
-    within(RECEIVE, stream.read_exact(&mut peer)).await?;
-    within(SEND, stream.write_all(&own)).await?;
-    let mut channel = Channel::new(key, &own, &peer);
-    loop {
-        let mut length = [0; LENGTH_BYTES];
-        // A client may think as long as it likes about its next command, but not within one.
-        if stream.read(&mut length[..1]).await? == 0 {
-            return Ok(());
-        }
-        within(RECEIVE, stream.read_exact(&mut length[1..])).await?;
-        let length = u32::from_be_bytes(length) as usize;
-        if length > COMMAND_MAX + TAG_BYTES {
-            return Err(io::Error::other("the command is too long"));
-        }
-        let mut sealed = vec![0; length];
-        within(RECEIVE, stream.read_exact(&mut sealed)).await?;
-        let opened = channel.open(&sealed);
-        let opened = opened.map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
+    let mut begun = tokio::select! {
+        begun = begin(&mut stream, key) => begun?,
+        _ = closes => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "another one needs its place")),
+    };
+    let Some((channel, first)) = &mut begun else { return Ok(()) };
+    place.prove();
+    if !place.is_served {
+        let sealed = channel.seal(FULL).map_err(io::Error::other)?;
+        return within(SEND, stream.write_all(&sealed)).await;
+    }
+    let mut next = Some(std::mem::take(first));
+    while let Some(opened) = next {
         // dnsdist's client counts the tag among what it takes.
         let mut share = replies.share(console.output_max.saturating_sub(TAG_BYTES));
         let reply = match String::from_utf8(opened) {
@@ -291,7 +401,40 @@ async fn converse(
         let sealed = channel.seal(&reply).map_err(io::Error::other)?;
         drop(reply);
         within(SEND, stream.write_all(&sealed)).await?;
+        drop(share);
+        next = command(&mut stream, channel).await?;
     }
+    Ok(())
+}
+
+/// Exchanges the first bytes, and reads the first command, which proves that the client has the key;
+/// none if the client closes the connection before.
+async fn begin(stream: &mut TcpStream, key: &ConsoleKey) -> io::Result<Option<(Channel, Vec<u8>)>> {
+    let own = channel::nonce().map_err(io::Error::other)?;
+    let mut peer = [0; NONCE_BYTES];
+    within(RECEIVE, stream.read_exact(&mut peer)).await?;
+    within(SEND, stream.write_all(&own)).await?;
+    let mut channel = Channel::new(key, &own, &peer);
+    let first = command(stream, &mut channel).await?;
+    Ok(first.map(|first| (channel, first)))
+}
+
+/// Reads a command; none if the client closes the connection. It may think as long as it likes about
+/// the next one, but not within one.
+async fn command(stream: &mut TcpStream, channel: &mut Channel) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; LENGTH_BYTES];
+    if stream.read(&mut length[..1]).await? == 0 {
+        return Ok(None);
+    }
+    within(RECEIVE, stream.read_exact(&mut length[1..])).await?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > COMMAND_MAX + TAG_BYTES {
+        return Err(io::Error::other("the command is too long"));
+    }
+    let mut sealed = vec![0; length];
+    within(RECEIVE, stream.read_exact(&mut sealed)).await?;
+    let opened = channel.open(&sealed);
+    opened.map(Some).map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))
 }
 
 /// Waits until the client has closed the connection; for ever once it has sent something more.
@@ -319,6 +462,43 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_not_proved_the_key_makes_room() {
+        let door = Rc::<Door>::default();
+        let is_closed = |closed: &mut oneshot::Receiver<()>| {
+            closed.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+        };
+        let (first, mut first_closed) = door.enter(2);
+        let (mut second, mut second_closed) = door.enter(2);
+        second.prove();
+        let (mut third, mut third_closed) = door.enter(2);
+        assert!(first.is_served && third.is_served, "the oldest without a proof goes");
+        assert!(is_closed(&mut first_closed) && !is_closed(&mut third_closed));
+        third.prove();
+        // The second one's end was dropped when it had proved the key; nobody waits for it any more.
+        assert!(is_closed(&mut second_closed));
+        let (fourth, _) = door.enter(2);
+        assert!(!fourth.is_served, "all have proved it");
+        drop(first);
+        assert_eq!((door.served.open.get(), door.told.open.get()), (2, 1), "nobody leaves twice");
+        drop(second);
+        assert!(door.enter(2).0.is_served);
+        drop((third, fourth));
+        assert_eq!((door.served.open.get(), door.told.open.get()), (0, 0));
+        let told: Vec<_> = (0..100)
+            .map(|_| {
+                let (mut place, closed) = door.enter(1);
+                if place.is_served {
+                    place.prove();
+                }
+                (place, closed)
+            })
+            .collect();
+        assert_eq!((door.served.open.get(), door.told.open.get()), (1, TOLD_MAX));
+        drop(told);
+        assert_eq!((door.served.open.get(), door.told.open.get()), (0, 0));
+    }
 
     #[test]
     fn replies_that_nobody_reads_have_an_end() {

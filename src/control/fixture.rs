@@ -88,10 +88,18 @@ pub(crate) fn health(mode: HealthMode) -> Health {
 /// Stores the answer to a question about a name of its own, `nN.example` A, with this TTL: the address
 /// 192.0.2.N.
 pub(crate) fn store(cache: &PacketCache, n: u8, ttl: u32, now: Tick) {
-    let label = format!("n{n}");
-    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(label.len()).expect("a label")];
-    query.extend_from_slice(label.as_bytes());
-    query.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+    store_address(cache, &format!("n{n}.example"), n, ttl, now);
+}
+
+/// Stores the answer to a question about a name, A, with this TTL.
+pub(crate) fn store_name(cache: &PacketCache, name: &str, ttl: u32, now: Tick) {
+    store_address(cache, name, 1, ttl, now);
+}
+
+fn store_address(cache: &PacketCache, name: &str, n: u8, ttl: u32, now: Tick) {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend_from_slice(&crate::wire::name::from_text(name).expect("a name"));
+    query.extend_from_slice(b"\0\x01\0\x01");
     let mut key = Key::default();
     assert!(key.read(&query, About::default(), cache), "a query with a key");
     let mut response = query;

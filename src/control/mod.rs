@@ -66,7 +66,7 @@ pub mod console;
 pub mod eject;
 mod events;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod health;
 mod history;
 pub mod launcher;
@@ -120,7 +120,8 @@ pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled, signals: Signals) 
     match run_held(source, &fixed, first, signals, None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            // Each of several has a line of its own.
+            error.lines().for_each(|line| tracing::error!("{line}"));
             ExitCode::FAILURE
         }
     }

@@ -22,6 +22,7 @@ use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
+use crate::control::console;
 use crate::control::limits::open_files;
 use crate::control::log;
 use crate::control::notes::{Note, Notes};
@@ -232,6 +233,7 @@ impl Monitor {
             output_lines_lost: log::output().lost(),
             query_log_lines_lost: self.query_log_lines_lost.load(Relaxed),
             key_log_lines_lost: tls::key_log_lines_lost(),
+            console_refused: console::refused(),
             generation: snapshot.generation,
             changes_refused: self.changes_refused.load(Relaxed),
             shards_behind: self

@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use crate::base::time::{Tick, TickDelta};
 use crate::control::log::FLUSH;
 use crate::control::log::privacy::Shown;
-use crate::engine::clock;
+use crate::engine::{clock, sys};
 use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::log_queue::LogTarget;
@@ -273,7 +273,7 @@ impl Files {
 #[derive(Debug)]
 struct Sink {
     target: Arc<LogTarget>,
-    file: Option<File>,
+    file: Option<Output>,
     /// The file's contents are ours.
     was_open: bool,
     waiting: VecDeque<u8>,
@@ -433,8 +433,47 @@ impl Sink {
     }
 }
 
+/// What lines are written to.
+#[derive(Debug)]
+enum Output {
+    File(File),
+    /// A descriptor of the process that is a socket, as systemd gives for standard output.
+    Socket(socket2::Socket),
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            // Others may write to the same socket, and must not find it changed.
+            Self::Socket(socket) => socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL),
+        }
+    }
+}
+
+/// Returns the descriptor of the process that a path names.
+fn descriptor(path: &str) -> Option<i32> {
+    match path {
+        "/dev/stdout" => Some(1),
+        "/dev/stderr" => Some(2),
+        _ => path.strip_prefix("/dev/fd/").or(path.strip_prefix("/proc/self/fd/"))?.parse().ok(),
+    }
+}
+
+/// Opens what lines are written to. A path that names a descriptor cannot be opened if that is a
+/// socket: the descriptor itself is used then.
+fn open(target: &LogTarget, kept: bool) -> io::Result<Output> {
+    match open_file(target, kept) {
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {
+            let socket = descriptor(&target.path).and_then(|number| sys::duplicate_socket(number).ok());
+            socket.map(Output::Socket).ok_or(e)
+        }
+        opened => opened.map(Output::File),
+    }
+}
+
 /// Opens a file. A pipe must not block, neither for a reader to open it nor for it to read.
-fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
+fn open_file(target: &LogTarget, kept: bool) -> io::Result<File> {
     let append = target.append || kept;
     OpenOptions::new()
         .create(true)
@@ -446,7 +485,8 @@ fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
 }
 
 /// Returns whether a path names another file than the one that is open, or none.
-fn is_rotated(file: &File, path: &str) -> bool {
+fn is_rotated(output: &Output, path: &str) -> bool {
+    let Output::File(file) = output else { return false };
     let Ok(open) = file.metadata() else { return false };
     // A pipe or device is what it is.
     open.is_file()
@@ -630,6 +670,21 @@ mod tests {
     }
 
     const SECOND: Tick = Tick(1_000_000_000);
+
+    #[test]
+    fn a_descriptor_that_is_a_socket_is_written_to() {
+        let (mut reader, socket) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        for path in [format!("/dev/fd/{number}"), format!("/proc/self/fd/{number}")] {
+            let target = target(&path);
+            let mut files = Files::open(&[Arc::new(target.clone())]).expect("a socket");
+            files.line(&line(target, 7), true, SystemTime::now(), Tick(0));
+            files.finish(Tick(0));
+            let mut bytes = [0; 200];
+            let read = std::io::Read::read(&mut reader, &mut bytes).expect("a line");
+            assert!(String::from_utf8_lossy(&bytes[..read]).contains("www.test"), "{path}");
+        }
+    }
 
     #[test]
     fn a_file_that_cannot_be_opened_is_retried_every_second() {

@@ -23,7 +23,8 @@ use crate::base::addr::Endpoint;
 use crate::base::packet::Packet;
 pub use crate::engine::sys::options::{bytes_of, set_bytes, set_option, set_reuseport_program};
 pub use crate::engine::sys::process::{
-    StackBounds, at_exit, can_make_code, ignore_signals, inherited_socket, lua_with_ffi, unblock_signals,
+    StackBounds, at_exit, can_make_code, duplicate_socket, ignore_signals, inherited_socket, lua_with_ffi,
+    unblock_signals,
 };
 pub use crate::engine::sys::raw::wait;
 pub use crate::engine::sys::signal_stack::SignalStack;

@@ -30,6 +30,8 @@ pub struct Pool {
     pub tcp_to_udp: bool,
     /// Its packet cache, which other pools may share.
     pub cache: Option<Arc<PacketCache>>,
+    /// Which of the configuration's caches that is, from 0: functions name it so.
+    pub cache_number: Option<usize>,
     /// Some of its servers get the client's subnet.
     pub sends_subnet: bool,
     /// An answer of a server that is valid for every subnet is given to clients of all
@@ -50,6 +52,7 @@ impl Default for Pool {
             eject: None,
             tcp_to_udp: false,
             cache: None,
+            cache_number: None,
             sends_subnet: false,
             zero_scope: true,
         }

@@ -9,12 +9,14 @@ use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::stats::shadow_queue::ShadowId;
 use crate::wire::ecs::Ecs;
-use crate::wire::{ecs, header, proxy, signature};
+use crate::wire::{answer, ecs, header, proxy, signature};
 
 /// Bytes of all tags of a query, names and values together.
 const TAG_BYTES_MAX: usize = 4096;
 /// Tags of a query, at most.
 const TAGS_MAX: usize = 64;
+/// Most bytes of the Extended DNS Errors that are added to a first one.
+const ERRORS_BYTES_MAX: usize = 1024;
 
 /// The protocol of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -279,6 +281,8 @@ pub struct QueryState {
     pub error: Option<u16>,
     /// Text of that error.
     pub error_text: Vec<u8>,
+    /// Further errors, as options.
+    pub errors_more: Vec<u8>,
     /// The client's question (name, type and class) when a rule changed the name: it is restored in
     /// the answer.
     pub original: Vec<u8>,
@@ -293,6 +297,8 @@ pub struct QueryState {
     pub failed: bool,
     /// The pool that gets it too, so that both answers are compared.
     pub shadow: Shadow,
+    /// The answer is one of the packet cache that has expired.
+    pub is_stale: bool,
     /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
     /// How often it was restarted.
@@ -306,6 +312,7 @@ impl QueryState {
         let mut original = std::mem::take(&mut self.original);
         let mut transferred = std::mem::take(&mut self.transferred);
         let mut error_text = std::mem::take(&mut self.error_text);
+        let mut errors_more = std::mem::take(&mut self.errors_more);
         let mut proxy = std::mem::take(&mut self.proxy);
         let mut sni = std::mem::take(&mut self.sni);
         let mut client_subnet = std::mem::take(&mut self.client_subnet);
@@ -313,6 +320,7 @@ impl QueryState {
         original.clear();
         transferred.clear();
         error_text.clear();
+        errors_more.clear();
         proxy.clear();
         sni.clear();
         client_subnet.clear();
@@ -326,6 +334,7 @@ impl QueryState {
             original,
             transferred,
             error_text,
+            errors_more,
             client_subnet,
             ..Self::default()
         };
@@ -348,8 +357,19 @@ impl QueryState {
         Some(id)
     }
 
+    /// Adds an Extended DNS Error to those of the answer; false when there would be too much of them.
+    pub fn add_error(&mut self, code: u16, text: &[u8]) -> bool {
+        if self.error.is_none() {
+            self.set_error(code, text);
+            return true;
+        }
+        self.errors_more.len() + text.len() <= ERRORS_BYTES_MAX
+            && answer::ede_option(&mut self.errors_more, code, text)
+    }
+
     /// Sets the Extended DNS Error of the answer.
     pub fn set_error(&mut self, code: u16, text: &[u8]) {
+        self.errors_more.clear();
         self.error = Some(code);
         self.error_text.clear();
         self.error_text.extend_from_slice(text);

@@ -147,6 +147,8 @@ registry! {
         query_log_lines_lost: Counter = "query-log-lines-lost", Lines;
         /// Lines of logs of TLS keys that were not written.
         key_log_lines_lost: Counter = "key-log-lines-lost", Lines;
+        /// Connections to the console that were refused, or closed for others before they had proved the key.
+        console_refused: Counter = "console-refused", Connections;
         /// The configuration in force; each reload adds 1.
         generation: Gauge = "generation", Number;
         /// Changes of the configuration, by a reload or on the console, that were refused.

@@ -8,6 +8,8 @@ use crate::stats::traffic_ring::Record;
 pub const WINDOW_MAX: u32 = 900;
 /// Most rows of a list.
 pub const ROWS_MAX: usize = 1_000;
+/// Most queries of a list of the last ones.
+pub const QUERIES_MAX: usize = 10_000;
 
 /// Returns the name that a list shows, without the mark of one whose first labels are cut off.
 #[must_use]
@@ -188,7 +190,7 @@ pub struct TopList {
 pub struct GrepRequest {
     /// Which.
     pub filter: Filter,
-    /// Most of them; the last ones.
+    /// Most of them, at most [`QUERIES_MAX`]; the last ones.
     pub rows: usize,
 }
 

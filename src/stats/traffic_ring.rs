@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  slot, 16 words: sequence, time, address (2), port|id|listener|server, latency|type|pool,
-//!                  connection|size|flags|end, length of the name|stored, name (8)
+//!                  connection|size|flags|end, counts|length of the name|stored, name (8)
 //! ```
 //!
 //! The sequence is odd while a slot is written and names the record that it then holds, so that a
@@ -277,6 +277,12 @@ impl TrafficRing {
 
     /// Writes a record, in place of the oldest one when the ring is full. Only its shard calls this.
     pub fn write(&self, finished: &Finished, qname: &[u8]) {
+        self.write_counted(finished, qname, [0; 3]);
+    }
+
+    /// The same, with the numbers of records in the sections of the answer, or of the query that has
+    /// none.
+    pub fn write_counted(&self, finished: &Finished, qname: &[u8], [an, ns, ar]: [u16; 3]) {
         let Some(slots) = self.slots.get() else { return };
         let number = self.written.load(Relaxed);
         let Slot(words) = &slots[number as usize & (slots.len() - 1)];
@@ -297,7 +303,8 @@ impl TrafficRing {
             packed([u16::from(f.by_connection), f.answer_bytes, flags, u16::from(f.end.number())]),
             Relaxed,
         );
-        words[7].store((qname.len() as u64 & 0xff) << 8 | stored.len() as u64, Relaxed);
+        let lengths = (qname.len() as u16 & 0xff) << 8 | stored.len() as u16;
+        words[7].store(packed([an, ns, ar, lengths]), Relaxed);
         let (chunks, rest) = stored.as_chunks::<8>();
         for (word, chunk) in words[FIXED..].iter().zip(chunks) {
             word.store(name::fold(u64::from_le_bytes(*chunk)), Relaxed);
@@ -316,8 +323,25 @@ impl TrafficRing {
         self.written.load(Acquire)
     }
 
+    /// Calls `each` with the last records that are there, youngest first, and the numbers of records
+    /// in their sections; as long as it returns true.
+    pub fn last(&self, mut each: impl FnMut(Record, [u16; 3]) -> bool) {
+        let written = self.written();
+        let slots = self.slots.get().map_or(0, |slots| slots.len() as u64);
+        for number in (written.saturating_sub(slots)..written).rev() {
+            let Some((record, counts)) = self.read_counted(number) else { return };
+            if !each(record, counts) {
+                return;
+            }
+        }
+    }
+
     /// Reads the record with this number; none if it is overwritten, or not written yet.
     fn read(&self, number: u64) -> Option<Record> {
+        self.read_counted(number).map(|(record, _)| record)
+    }
+
+    fn read_counted(&self, number: u64) -> Option<(Record, [u16; 3])> {
         let slots = self.slots.get()?;
         let Slot(words) = &slots[number as usize & (slots.len() - 1)];
         let whole = (number << 1).wrapping_add(2);
@@ -330,6 +354,7 @@ impl TrafficRing {
         let [by_connection, answer_bytes, flags, end] = parts(word(6));
         let latency_us = (word(5) >> 32) as u32;
         let [.., whole_len, stored] = word(7).to_be_bytes();
+        let [an, ns, ar, _] = parts(word(7));
         let stored = stored.min(NAME_MAX as u8);
         let mut ip = [0; 16];
         ip[..8].copy_from_slice(&word(2).to_be_bytes());
@@ -361,7 +386,7 @@ impl TrafficRing {
         };
         // Bytes behind the name may be of an earlier one.
         bytes[usize::from(stored)..].fill(0);
-        Some(Record { finished, qname: ShortName { bytes, stored, whole: whole_len } })
+        Some((Record { finished, qname: ShortName { bytes, stored, whole: whole_len } }, [an, ns, ar]))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The supported ciphers, by the OpenSSL names that configurations use.
 //!
-//! OpenSSL's expressions (`HIGH:!aNULL`) are not supported: every cipher here is strong, so a list
-//! is enough.
+//! Words of OpenSSL's expressions (`HIGH:!aNULL`) select among them; every cipher here is strong.
 
 use std::sync::Arc;
 
@@ -38,9 +37,9 @@ pub const TLS13: &[NamedCipher] = &[
 ///
 /// Unknown names, and lists that leave no cipher from this version on.
 pub(super) fn provider(tls12: &str, tls13: &str, lowest: Version) -> Result<Arc<CryptoProvider>, TlsError> {
-    let mut suites = chosen(tls13, TLS13)?;
+    let mut suites = chosen(tls13, TLS13, false)?;
     if lowest == Version::Tls12 {
-        suites.extend(chosen(tls12, TLS12)?);
+        suites.extend(chosen(tls12, TLS12, true)?);
     }
     if suites.is_empty() {
         return Err(Fault::NoCipherLeft.into());
@@ -48,20 +47,137 @@ pub(super) fn provider(tls12: &str, tls13: &str, lowest: Version) -> Result<Arc<
     Ok(Arc::new(CryptoProvider { cipher_suites: suites, ..ring::default_provider() }))
 }
 
-fn chosen(list: &str, known: &[NamedCipher]) -> Result<Vec<SupportedCipherSuite>, TlsError> {
-    let mut names = list.split([':', ',', ' ']).filter(|name| !name.is_empty()).peekable();
-    if names.peek().is_none() {
+/// Returns the ciphers of a list, or of an expression of OpenSSL.
+fn chosen(
+    list: &str,
+    known: &[NamedCipher],
+    takes_words: bool,
+) -> Result<Vec<SupportedCipherSuite>, TlsError> {
+    if parts(list).next().is_none() {
         return Ok(known.iter().map(|cipher| cipher.1).collect());
     }
-    names
-        .map(|name| {
-            let found = known.iter().find(|cipher| cipher.0.eq_ignore_ascii_case(name));
-            found.map(|cipher| cipher.1).ok_or_else(|| {
-                let names = known.iter().map(|cipher| cipher.0).collect();
-                Fault::UnknownCipher(name.to_owned(), names).into()
-            })
-        })
-        .collect()
+    let mut selected: Vec<&NamedCipher> = Vec::new();
+    for part in parts(list) {
+        let (removes, moves) = (part.starts_with(['!', '-']), part.starts_with('+'));
+        let words = if takes_words { part.trim_start_matches(['!', '-', '+']) } else { part };
+        let is_meant =
+            |name: &str| words.split('+').all(|word| selects(word, name, takes_words) == Some(true));
+        if removes {
+            selected.retain(|cipher| !is_meant(cipher.0));
+        } else if moves {
+            // Those that it means are last from here on.
+            selected.sort_by_key(|cipher| is_meant(cipher.0));
+        } else {
+            let new = known.iter().filter(|cipher| is_meant(cipher.0));
+            let new: Vec<_> = new.filter(|cipher| !selected.iter().any(|had| had.0 == cipher.0)).collect();
+            selected.extend(new);
+        }
+    }
+    if selected.is_empty() {
+        let names = known.iter().map(|cipher| cipher.0).collect();
+        return Err(Fault::UnknownCipher(list.to_owned(), names).into());
+    }
+    Ok(selected.into_iter().map(|cipher| cipher.1).collect())
+}
+
+fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split([':', ',', ' ', ';']).filter(|part| !part.is_empty())
+}
+
+/// Returns whether a word of OpenSSL's expressions, or a name, means a cipher; none if the word is not
+/// known.
+fn selects(word: &str, name: &str, takes_words: bool) -> Option<bool> {
+    /// Words that mean none of the supported ciphers.
+    const NONE: &[&str] = &[
+        "MEDIUM",
+        "LOW",
+        "EXP",
+        "EXPORT",
+        "eNULL",
+        "NULL",
+        "aNULL",
+        "ADH",
+        "AECDH",
+        "MD5",
+        "RC2",
+        "RC4",
+        "DES",
+        "3DES",
+        "IDEA",
+        "SEED",
+        "CAMELLIA",
+        "CAMELLIA128",
+        "CAMELLIA256",
+        "ARIA",
+        "ARIA128",
+        "ARIA256",
+        "ARIAGCM",
+        "GOST",
+        "PSK",
+        "kPSK",
+        "aPSK",
+        "kECDHEPSK",
+        "kDHEPSK",
+        "kRSAPSK",
+        "SRP",
+        "DSS",
+        "aDSS",
+        "kRSA",
+        "DHE",
+        "EDH",
+        "kDHE",
+        "kEDH",
+        "DH",
+        "kDH",
+        "kDHr",
+        "kDHd",
+        "aDH",
+        "ECDH",
+        "kECDH",
+        "aECDH",
+        "SHA",
+        "SHA1",
+        "SHA256",
+        "SHA384",
+        "TLSv1",
+        "TLSv1.0",
+        "TLSv1.1",
+        "SSLv2",
+        "SSLv3",
+        "AESCCM",
+        "AESCCM8",
+        "CBC",
+    ];
+    if name.eq_ignore_ascii_case(word) {
+        return Some(true);
+    }
+    if !takes_words {
+        return None;
+    }
+    match word {
+        "HIGH" | "DEFAULT" | "ALL" | "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" | "TLSv1.2" | "AEAD" => {
+            Some(true)
+        }
+        "AES" => Some(name.contains("AES")),
+        "AESGCM" => Some(name.contains("GCM")),
+        "AES128" | "AES256" | "CHACHA20" => Some(name.contains(word)),
+        "ECDSA" | "aECDSA" => Some(name.contains("-ECDSA-")),
+        "RSA" | "aRSA" => Some(name.contains("-RSA-")),
+        // They are in the order of their strength.
+        _ if word.starts_with('@') || NONE.contains(&word) => Some(false),
+        _ => None,
+    }
+}
+
+/// Returns the names in a list of ciphers, of TLS 1.2 or 1.3, that no supported cipher has.
+#[must_use]
+pub fn unsupported(list: &str, is_tls13: bool) -> Vec<&str> {
+    let known = if is_tls13 { TLS13 } else { TLS12 };
+    let words = parts(list).filter(|part| is_tls13 || !part.starts_with(['!', '-'])).flat_map(|part| {
+        let rest = if is_tls13 { part } else { part.trim_start_matches('+') };
+        rest.split('+')
+    });
+    words.filter(|word| known.iter().all(|cipher| selects(word, cipher.0, !is_tls13).is_none())).collect()
 }
 
 /// Returns the OpenSSL name of a cipher.
@@ -73,6 +189,37 @@ pub(super) fn name(cipher: CipherSuite) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expressions_of_openssl_select_ciphers() {
+        let of = |list: &str| -> Vec<&'static str> {
+            let suites = chosen(list, TLS12, true).unwrap_or_default();
+            suites.iter().map(|suite| name(suite.suite())).collect()
+        };
+        let all: Vec<&str> = TLS12.iter().map(|cipher| cipher.0).collect();
+        let of_rsa = |name: &&&str| name.contains("-RSA-");
+        for list in
+            ["HIGH:!aNULL:!MD5", "DEFAULT:!RC4:@STRENGTH", "ALL:!LOW:!EXP", "EECDH+AESGCM:EECDH+CHACHA20"]
+        {
+            let mut selected = of(list);
+            selected.sort_unstable();
+            let mut expected = all.clone();
+            expected.sort_unstable();
+            assert_eq!(selected, expected, "{list}");
+        }
+        let rsa: Vec<&str> = all.iter().filter(of_rsa).copied().collect();
+        assert_eq!(of("ECDHE+aRSA"), rsa);
+        assert_eq!(of("HIGH:!ECDSA"), rsa);
+        assert_eq!(of("CHACHA20+RSA:AES128+RSA"), [rsa[2], rsa[1]]);
+        assert_eq!(of("AES128+RSA:AES128-SHA:DHE-RSA-AES256-GCM-SHA384"), [rsa[1]], "others are left out");
+        assert_eq!(of("aRSA:+AES256").last(), Some(&rsa[0]));
+        assert!(of("NULL").is_empty() && of("HIGH:!ALL").is_empty() && of("!HIGH").is_empty());
+        assert_eq!(unsupported("HIGH:AES128-SHA:!FOO:kRSA", false), ["AES128-SHA"]);
+        assert_eq!(
+            unsupported("TLS_AES_128_CCM_SHA256:TLS_AES_128_GCM_SHA256", true),
+            ["TLS_AES_128_CCM_SHA256"]
+        );
+    }
 
     #[test]
     fn lists_select_and_order_ciphers() {

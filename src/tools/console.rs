@@ -12,6 +12,7 @@ use crate::control::console::channel::{Channel, LENGTH_BYTES, NONCE_BYTES, nonce
 use crate::lua::front_end;
 use crate::model::console::ConsoleKey;
 
+mod completion;
 mod prompt;
 
 /// How long a connection may take, and the first bytes of the server.
@@ -37,14 +38,17 @@ impl Connection {
         stream.set_read_timeout(Some(CONNECT))?;
         stream.set_write_timeout(Some(REPLY))?;
         let own = nonce().map_err(io::Error::other)?;
-        stream.write_all(&own)?;
         let mut peer = [0; NONCE_BYTES];
-        stream.read_exact(&mut peer)?;
+        let greeted = stream.write_all(&own).and_then(|()| stream.read_exact(&mut peer));
+        greeted.map_err(|e| {
+            closed(e, "its setConsoleACL does not allow this client, it has no setKey, or more connections at a time than it takes")
+        })?;
         let channel = Channel::new(key, &own, &peer);
         stream.set_read_timeout(Some(REPLY))?;
         let mut connection = Self { stream, channel };
-        connection.ask("")?;
-        Ok(connection)
+        let reply = connection.ask("").map_err(|e| closed(e, "it has another key"))?;
+        // To nothing there is no answer but that there are too many.
+        if is_error(&reply) { Err(io::Error::other(reply.trim_end().to_owned())) } else { Ok(connection) }
     }
 
     /// Sends a command and returns the reply.
@@ -95,16 +99,19 @@ pub fn run(options: &ConsoleOptions) -> ExitCode {
 
 /// Says why there is no connection.
 fn refused(address: SocketAddr, error: &io::Error) -> String {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
-    let kind = error.kind();
-    let hint = if [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&kind) {
-        ": it has another key, or its setConsoleACL does not allow this client"
-    } else if kind == ConnectionRefused {
-        ": nothing listens there"
-    } else {
-        return format!("{address}: {error}");
-    };
-    format!("{address} refused the connection{hint}")
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return format!("{address} refused the connection: nothing listens there");
+    }
+    format!("{address}: {error}")
+}
+
+/// Returns the error of a connection that the server has closed: why that may be.
+fn closed(error: io::Error, why: &str) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    if [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&error.kind()) {
+        return io::Error::other(format!("it refused the connection: {why}"));
+    }
+    error
 }
 
 /// Runs commands in turn. Returns whether all of them worked.

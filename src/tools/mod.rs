@@ -29,7 +29,8 @@
 //!   tcp.rs              messages out of TCP segments
 //!   unpack.rs           gzip and zstd
 //! console.rs          `dnslob console`: the client
-//!   prompt.rs           completion, history, pages
+//!   completion.rs       what can follow what is typed
+//!   prompt.rs           history, pages, commands of several lines
 //! demo/               `dnslob demo`: all of it in one process
 //!   account.rs          where every query went
 //!   backend.rs          a name server with a cache that must warm up

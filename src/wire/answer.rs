@@ -215,9 +215,26 @@ pub fn own_opt(packet: &mut Packet<'_>, own: AnswerEdns) -> bool {
 /// answer has no OPT record, or there is no space.
 #[must_use]
 pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
+    edes(packet, info_code, text, &[])
+}
+
+/// The same, and `further` errors as [`ede_option`] makes them.
+#[must_use]
+pub fn edes(packet: &mut Packet<'_>, info_code: u16, text: &[u8], further: &[u8]) -> bool {
+    let data = [&info_code.to_be_bytes(), text];
     edns::locate(packet.bytes()).is_some()
-        && edns::put_option(packet, code::EXTENDED_ERROR, &[&info_code.to_be_bytes(), text], 0)
-            != Outcome::Failed
+        && edns::put_options(packet, code::EXTENDED_ERROR, &data, further, 0) != Outcome::Failed
+}
+
+/// Appends an extended DNS error as an option; false when its text is too long.
+#[must_use]
+pub fn ede_option(to: &mut Vec<u8>, info_code: u16, text: &[u8]) -> bool {
+    let Ok(length) = u16::try_from(text.len() + 2) else { return false };
+    for part in [code::EXTENDED_ERROR, length, info_code] {
+        to.extend_from_slice(&part.to_be_bytes());
+    }
+    to.extend_from_slice(text);
+    true
 }
 
 /// Returns the longest answer over UDP, bytes, that the sender of a query accepts.

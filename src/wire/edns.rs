@@ -155,18 +155,29 @@ pub fn set_option(packet: &mut Packet<'_>, code: u16, data: &[u8], payload: u16)
 
 /// [`set_option`] with its data in parts.
 pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], payload: u16) -> Outcome {
+    put_options(packet, code, data, &[], payload)
+}
+
+/// The same; behind the option come further ones, as bytes.
+pub(super) fn put_options(
+    packet: &mut Packet<'_>,
+    code: u16,
+    data: &[&[u8]],
+    further: &[u8],
+    payload: u16,
+) -> Outcome {
     let Some(head) = option_head(code, data) else { return Outcome::Failed };
     let opt = locate(packet.bytes());
     // A message of more bytes than a frame holds would be lost.
     let fixed = if opt.is_some() { 0 } else { FIXED };
-    let added = fixed + head.len() + data.iter().map(|part| part.len()).sum::<usize>();
+    let added = fixed + head.len() + data.iter().map(|part| part.len()).sum::<usize>() + further.len();
     if packet.len() + added > MESSAGE_MAX {
         return Outcome::Failed;
     }
-    let mut parts: [&[u8]; 5] = [&[]; 5];
-    let Some(rest) = parts.get_mut(2..2 + data.len()) else { return Outcome::Failed };
+    let mut parts: [&[u8]; 6] = [&[]; 6];
+    let Some(rest) = parts[..5].get_mut(2..2 + data.len()) else { return Outcome::Failed };
     rest.copy_from_slice(data);
-    parts[1] = &head;
+    (parts[1], parts[5]) = (&head, further);
     if let Some(opt) = opt {
         return match rewrite(packet, &opt, code, &parts) {
             Some(true) => Outcome::Replaced,

@@ -288,6 +288,11 @@ fn the_dashboard_lives_in_a_browser() {
         "a narrow page that fits",
         "return document.documentElement.scrollWidth <= innerWidth && innerWidth === 360",
     );
+    shows(
+        "rows as cards, with every figure within the page",
+        "const tables = [...document.querySelectorAll('table.cards')]; return tables.length > 3 && \
+         tables.every((t) => t.parentElement.scrollWidth <= t.parentElement.clientWidth)",
+    );
     assert_no_faults(&browser, "narrow");
     browser.picture("dashboard-narrow");
 

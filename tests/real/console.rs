@@ -171,7 +171,7 @@ fn changes_and_hostile_clients_lose_no_query() {
     assert!(text.len() < 11_000_000, "{fine} {}", text.len());
     let (fine, text) = ours(at, "while true do end");
     assert!(!fine && text.contains("too long") || text.contains("in time"), "{text}");
-    // More connections than are allowed are closed at once; those that are there go on.
+    // The oldest of more connections than are allowed are closed, as none has proved the key.
     drop(idle);
     wait_for(|| "a connection".to_owned(), || ours(at, "1").0.then_some(()));
     let mut many: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(at).expect("a connection")).collect();
@@ -187,10 +187,57 @@ fn changes_and_hostile_clients_lose_no_query() {
     );
     // The end of the connection before them may not have been noticed yet.
     assert!((20..=21).contains(&closed), "{closed}");
+    assert_eq!(works(at, "1"), "1\n", "idle connections keep nobody out");
     drop(many);
     wait_for(|| "a connection".to_owned(), || ours(at, "1").0.then_some(()));
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
     assert!(instance.stop().success());
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let (dns, at) = (local(), local());
+    let server = Backend::start(1, Behaviour::Prompt);
+    let lua = listen(dns)
+        + &console(at)
+        + &backend(server.address, "")
+        + "setConsoleMaximumConcurrentConnections(1)\n";
+    let instance = Instance::start(&lua);
+    let mut first = Command::new(binary());
+    first.args(["console", &at.to_string(), "-k", KEY]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = first.spawn().expect("a client");
+    let mut input = first.stdin.take().expect("its input");
+    input.write_all(b"1 + 1\n").expect("written");
+    let mut reply = [0; 2];
+    first.stdout.take().expect("its output").read_exact(&mut reply).expect("a reply");
+    assert_eq!(&reply, b"2\n");
+    let (fine, text) = ours(at, "1");
+    assert!(
+        !fine && text.contains("as many connections as setConsoleMaximumConcurrentConnections"),
+        "{text}"
+    );
+    drop(input);
+    assert!(first.wait().expect("an end").success());
+    wait_for(|| "a connection".to_owned(), || ours(at, "1").0.then_some(()));
+    assert!(instance.figure("console-refused") >= 1);
+}
+
+#[test]
+fn a_function_of_a_rule_empties_the_packet_cache() {
+    let server = Server::start(Kind::Nsd, 75);
+    let (dns, at) = (local(), local());
+    let lua = listen(dns)
+        + &console(at)
+        + &backend(server.address, "")
+        + "cache = newPacketCache(100)\ngetPool(''):setCache(cache)\n\
+           addAction('flush.test', LuaAction(function(dq)\n\
+             cache:expungeByName(newDNSName('test'), DNSQType.ANY, true)\n\
+             return DNSAction.Nxdomain, '' end))\n";
+    let instance = Instance::start(&lua);
+    assert!(dig(dns, "a.test").contains("192.0.2.75"), "{}", instance.program.transcript());
+    assert_eq!(works(at, "cache:toString()").trim(), "1/100");
+    assert!(dig(dns, "flush.test").contains("NXDOMAIN"));
+    assert_eq!(works(at, "cache:toString()").trim(), "0/100");
 }
 
 #[test]

@@ -310,6 +310,41 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 4 QR a/A A=192.0.2.7,60",
     ),
     (
+        "stale: functions are told",
+        "setStaleCacheEntriesTTL(86400) getPool(''):setCache(newPacketCache(100, {staleTTL=33}))
+         addCacheHitResponseAction(AllRule(), LuaResponseAction(function(dr)
+         if dr:getStaleCacheHit() then dr.dh:setAA(true) end return DNSResponseAction.HeaderModify, '' end)) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,2
+         < 1 QR a/A A=192.0.2.1,2
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,2
+         wait 3000
+         q 3 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 3 QR AA a/A A=192.0.2.1,33",
+    ),
+    (
+        "a function of a rule empties the cache",
+        "local cache = newPacketCache(100) getPool(''):setCache(cache)
+         addAction('flush', LuaAction(function(dq)
+         cache:expungeByName('a', DNSQType.ANY, true) return DNSAction.Refused, '' end)) ",
+        "q 1 b.a/A
+         > 2 * b.a/A
+         a * QR b.a/A A=192.0.2.1,60
+         < 1 QR b.a/A A=192.0.2.1,60
+         q 2 b.a/A
+         < 2 QR b.a/A A=192.0.2.1,60
+         q 3 flush/A
+         < 3 QR REFUSED flush/A
+         q 4 b.a/A
+         > 2 * b.a/A
+         a * QR b.a/A A=192.0.2.2,60
+         < 4 QR b.a/A A=192.0.2.2,60",
+    ),
+    (
         "stale: REFUSED and SERVFAIL are not worth keeping, and a SERVFAIL without a question counts",
         "setStaleCacheEntriesTTL(86400)
          getPool(''):setCache(newPacketCache(100, {temporaryFailureTTL=2})) ",

@@ -1,7 +1,7 @@
 //! All entries of a table, one set after the other.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::parts::Removed;
 use super::set::{SET_WORDS, Set, WAYS};
@@ -9,6 +9,19 @@ use super::slot::Kind;
 use super::{ENTRY_BYTES, KEY_MAX, Meta, Table};
 
 impl Table {
+    /// Returns the first set from here on that has had an entry.
+    pub fn next_used(&self, from: usize) -> Option<usize> {
+        let mut at = from;
+        while at < self.sets {
+            let word = self.used.get(at / 64).map_or(0, |word| word.load(Ordering::Relaxed)) >> (at % 64);
+            if word != 0 {
+                return Some(at + word.trailing_zeros() as usize).filter(|set| *set < self.sets);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
     /// Shows `keep` the entries of some sets, and removes those that it does not want to keep; returns
     /// how many. Each set is copied under its lock, so entries are seen once, and `keep` may take its
     /// time. What others replace meanwhile stays.

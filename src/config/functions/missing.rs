@@ -12,7 +12,12 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
         family: "rules",
         meanwhile: "remove it; the counters of rules show how many queries each got",
-        names: &["setQueryCount", "setQueryCountFilter", "benchRule"],
+        names: &["benchRule"],
+    },
+    Missing {
+        family: "counts of queries by name",
+        meanwhile: "use topQueries, which lists the names of any time up to 15 minutes",
+        names: &["getQueryCounters", "clearQueryCounters"],
     },
     Missing {
         family: "histograms of the configuration",
@@ -72,8 +77,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "showDOQFrontends",
             "showDOHResponseCodes",
             "showDNSCryptBinds",
-            "clearQueryCounters",
-            "getQueryCounters",
             "showTLSCertificates",
             "requestTCPStatesDump",
             "getBind",
@@ -261,6 +264,11 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         names: &["setServerID", "setVerboseLogDestination"],
     },
     Missing {
+        family: "counts of queries by name",
+        meanwhile: "names are always counted, for topQueries; other keys can be counted by incMetric with a label",
+        names: &["setQueryCount", "setQueryCountFilter"],
+    },
+    Missing {
         family: "advisories",
         meanwhile: "dnslob does not poll for advisories",
         names: &["setSecurityPollInterval"],
@@ -274,5 +282,67 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "syslog",
         meanwhile: "log lines go to standard error, where the service manager reads them",
         names: &["setSyslogFacility"],
+    },
+];
+
+/// The functions of the LuaFFI family that dnslob does not implement yet, without `dnsdist_ffi_`.
+pub static FFI_MISSING: &[Missing] = &[
+    Missing {
+        family: "answers of DNS over HTTPS",
+        meanwhile: "refuse the query with DNSAction.Refused, or answer it with dnsquestion_spoof_raw",
+        names: &["dnsquestion_set_http_response"],
+    },
+    Missing {
+        family: "metadata of exported messages",
+        meanwhile: "remove it: nothing exports it; dnsquestion_set_tag tells other rules",
+        names: &[
+            "dnsquestion_meta_begin_key",
+            "dnsquestion_meta_add_str_value_to_key",
+            "dnsquestion_meta_add_int64_value_to_key",
+            "dnsquestion_meta_end_key",
+            "dnsresponse_meta_begin_key",
+            "dnsresponse_meta_add_str_value_to_key",
+            "dnsresponse_meta_add_int64_value_to_key",
+            "dnsresponse_meta_end_key",
+        ],
+    },
+    Missing {
+        family: "asynchronous processing",
+        meanwhile: "decide within the function, or send the query to a pool whose server decides",
+        names: &[
+            "dnsquestion_set_async",
+            "dnsresponse_set_async",
+            "resume_from_async",
+            "resume_from_async_with_alternate_name",
+            "drop_from_async",
+            "set_answer_from_async",
+            "set_rcode_from_async",
+        ],
+    },
+    Missing {
+        family: "messages of other programs",
+        meanwhile: "use maintenance(), which can read files, or another program and the API",
+        names: &[
+            "network_endpoint_new",
+            "network_endpoint_is_valid",
+            "network_endpoint_send",
+            "network_endpoint_free",
+            "network_message_get_payload",
+            "network_message_get_payload_size",
+            "network_message_get_endpoint_id",
+        ],
+    },
+    Missing {
+        family: "dynamic blocks",
+        meanwhile: "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a function blocks \
+                    for a time",
+        names: &[
+            "dynamic_blocks_add",
+            "dynamic_blocks_smt_add",
+            "dynamic_blocks_get_entries",
+            "dynamic_blocks_smt_get_entries",
+            "dynamic_blocks_list_get",
+            "dynamic_blocks_list_free",
+        ],
     },
 ];

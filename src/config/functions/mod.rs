@@ -25,7 +25,7 @@ use std::borrow::Cow;
 pub use crate::config::functions::cache::{CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS};
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::console::{CONSOLE, INSPECTION};
-pub use crate::config::functions::missing::{FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
+pub use crate::config::functions::missing::{FFI_MISSING, FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
     ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
     NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,

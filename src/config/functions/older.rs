@@ -9,10 +9,12 @@ pub struct Older {
     pub today: &'static str,
     /// The body of a Lua function that does it.
     pub body: &'static str,
+    /// It is another name of what there is today, and nobody needs to be told.
+    pub is_alias: bool,
 }
 
 const fn renamed(name: &'static str, today: &'static str, body: &'static str) -> Older {
-    Older { name, today, body }
+    Older { name, today, body, is_alias: false }
 }
 
 /// The functions.
@@ -43,7 +45,7 @@ pub static OLDER: &[Older] = &[
         "SetTempFailureCacheTTLAction(ttl)",
         "return SetTempFailureCacheTTLAction(...)",
     ),
-    renamed("show", "print(text)", "print(...)"),
+    Older { name: "show", today: "print(text)", body: "print(...)", is_alias: true },
     renamed("topRule", "mvRuleToTop()", "return mvRuleToTop(...)"),
     renamed("topResponseRule", "mvResponseRuleToTop()", "return mvResponseRuleToTop(...)"),
     renamed(

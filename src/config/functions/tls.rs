@@ -12,7 +12,8 @@ pub static TLS_LOCAL_OPTIONS: &[Entry] = &[
     entry(
         "ciphers",
         "text",
-        "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; by default all.",
+        "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons, or an expression of OpenSSL as \"HIGH:!aNULL\"; \
+         those that are not supported are left out with a warning. By default all.",
     ),
     entry("ciphersTLS13", "text", "The same for TLS 1.3."),
     entry("preferServerCiphers", "true", "Whether our order of ciphers decides rather than the client's."),
@@ -72,7 +73,8 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
     entry(
         "ciphers",
         "text",
-        "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; by default all.",
+        "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons, or an expression of OpenSSL as \"HIGH:!aNULL\"; \
+         those that are not supported are left out with a warning. By default all.",
     ),
     entry("ciphersTLS13", "text", "The same for TLS 1.3."),
     entry(

@@ -25,7 +25,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
     (
         "getQueryCounters('')",
-        "getQueryCounters: the function (console, web server, metrics) is not implemented yet; the console",
+        "getQueryCounters: the function (counts of queries by name) is not implemented yet; use topQueries",
     ),
     (
         "getAddressInfo('a', print)",
@@ -39,6 +39,11 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "require('ffi').C.dnsdist_ffi_no_such(dq)",
         "unknown function of the LuaFFI family \"dnsdist_ffi_no_such\"",
+    ),
+    (
+        "require('ffi').C.dnsdist_ffi_dnsquestion_set_http_response(dq, 200, '', 0, '')",
+        "dnsdist_ffi_dnsquestion_set_http_response: the function (answers of DNS over HTTPS) is not implemented yet; \
+         refuse the query",
     ),
     (
         "local C = require('ffi').C C.dnsdist_ffi_dnsquestion_get_qtyp(dq)",
@@ -279,4 +284,101 @@ fn members_that_an_object_does_not_have_are_errors() {
 fn servers_are_read_by_functions_of_rules() {
     let made = good(&shard("return #getPoolServers(''), getServer(0), getServers()"));
     assert!(made.0.draft.warnings.is_empty(), "{:?}", made.0.draft.warnings);
+}
+
+#[test]
+fn objects_of_the_configuration_that_functions_cannot_use_are_found() {
+    /// What stands in front, the body of a function, and its error.
+    const USES: &[(&str, &str, &str)] = &[
+        ("local pc = newPacketCache(10)", "pc:dump('x')", "dump: of a packet cache, works only while"),
+        ("pc = newPacketCache(10)", "pc:dump('x')", "dump: of a packet cache, works only while"),
+        (
+            "pc = newPacketCache(10)",
+            "return (function() pc:dump('x') end)()",
+            "dump: of a packet cache, works only",
+        ),
+        (
+            "local pc = newPacketCache(10)",
+            "return (function() pc:dump('x') end)()",
+            "dump: of a packet cache",
+        ),
+        ("pc = newPacketCache(10)", "local c = pc c:dump('x')", "dump: of a packet cache, works only while"),
+        (
+            "pc = newPacketCache(10)",
+            "pc:expungeByNam('x')",
+            "unknown method of a packet cache \"expungeByNam\"; did you",
+        ),
+        ("", "getPool('x'):getCache():dump('x')", "dump: of a packet cache, works only while"),
+        ("", "local c = getPool('x'):getCache() c:dump('x')", "dump: of a packet cache, works only while"),
+        ("", "getPool('x'):setCache(nil)", "setCache: of a pool, works only while"),
+        ("local p = getPool('x')", "p:setServerPolicy(roundrobin)", "setServerPolicy: of a pool, works only"),
+        ("local s = newServer('192.0.2.1')", "s:setDown()", "setDown: of a server, works only while"),
+        ("s = newServer('192.0.2.1')", "s.weight = 5", "weight: of a server, works only while"),
+        ("local s = newServer('192.0.2.1')", "return s.pools", "pools: of a server, works only while"),
+        ("", "getServer(0):setDown()", "setDown: of a server, works only while"),
+        (
+            "local set = newSuffixMatchNode()",
+            "set:addFile('x')",
+            "addFile: of a set of names, works only while",
+        ),
+        ("local r = QTypeRule(1)", "return r:getMatches()", "getMatches: of an object of the configuration"),
+        ("local a = DropAction()", "return a:getStats()", "getStats: of an object of the configuration"),
+    ];
+    for (before, body, want) in USES {
+        let want = format!("FILE:2: {want}");
+        for text in [
+            format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))"),
+            format!("{before} addAction(LuaRule(function(dq)\n{body} end), DropAction())"),
+            format!("{before} function maintenance()\n{body} end"),
+            format!("{before} setServerPolicyLua('p', function(servers, dq)\n{body} end)"),
+        ] {
+            let errors = broken(&text);
+            assert!(
+                errors.len() == 1 && errors[0].starts_with(&want),
+                "{text}\ngave {errors:#?}\nnot  {want}"
+            );
+        }
+        // A function that others call may have been called by the file, too.
+        let text = format!(
+            "{before} local function f()\n{body} end addAction(AllRule(), LuaAction(function(dq) f() end))"
+        );
+        if !want.contains("unknown") {
+            let warnings = good(&text).0.draft.warnings.into_list();
+            assert!(
+                warnings.iter().any(|w| w.to_string().contains(&want["FILE".len()..])),
+                "{text} gave {warnings:#?}"
+            );
+        }
+    }
+    for (before, body) in [
+        (
+            "local pc = newPacketCache(10)",
+            "pc:expungeByName(dq.qname, DNSQType.ANY, true) pc:expunge(0) pc:purgeExpired(1)",
+        ),
+        (
+            "pc = newPacketCache(10)",
+            "local s = pc:getStats() pc:printStats() return tostring(pc) .. pc:toString(), pc:isFull()",
+        ),
+        ("", "getPool('x'):getCache():expungeByName(dq.qname)"),
+        (
+            "local s = newServer{address='192.0.2.1', id='a'}",
+            "return s:isUp() and s.name .. s.weight .. s.order, s.upStatus",
+        ),
+        (
+            "local set = newDNSNameSet()",
+            "set:add('a') return set:check(dq.qname), set:getBestMatch(dq.qname)",
+        ),
+        ("local set = newNMG()", "set:addMask('192.0.2.0/24') return set:match(dq.remoteaddr), set:size()"),
+        ("local set = TimedIPSetRule()", "set:add(dq.remoteaddr, 5)"),
+        // Another value may be there then, and what expects errors has them.
+        (
+            "local pc = newPacketCache(10) function set(c) pc = c end",
+            "if pc then pc = nil end return pc:dump('x')",
+        ),
+        ("local pc = newPacketCache(10)", "pcall(function() pc:dump('x') end)"),
+        ("local pc = newPacketCache(10)", "if not dnslob then pc:dump('x') end"),
+    ] {
+        let text = format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))");
+        assert_eq!(broken(&text), [] as [String; 0], "{text}");
+    }
 }

@@ -360,6 +360,10 @@ const BROKEN: &[(&str, &str)] = &[
         "QNameSuffixRule({})",
         "FILE:1: QNameSuffixRule: the first argument is an empty list; expected a domain name",
     ),
+    (
+        "SuffixMatchNodeRule(newDNSNameSet())",
+        "FILE:1: SuffixMatchNodeRule: the first argument is a newDNSNameSet; expected its rule, QNameSetRule",
+    ),
     ("QNameSuffixRule('a', 1)", "FILE:1: QNameSuffixRule: quiet is 1; expected true or false"),
     ("RegexRule(5)", "FILE:1: RegexRule: 5 is not allowed; expected a regular expression"),
     ("QTypeRule(65536)", "FILE:1: QTypeRule: 65536 is not allowed; expected a whole number from 0 to 65535"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
 use crate::cache::PacketCache;
+use crate::cache::figures::Counts;
 use crate::model::{Pool, Snapshot};
 use crate::stats::live::LiveState;
 use crate::stats::not_cached::NotCached;
@@ -17,17 +18,6 @@ pub(in crate::control) struct CacheOfPool<'s> {
     pub(in crate::control) cache: &'s Arc<PacketCache>,
     pub(in crate::control) reading: CacheReading,
     pub(in crate::control) counts: Counts,
-}
-
-/// What pools count of a packet cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::control) struct Counts {
-    pub(in crate::control) hits: u64,
-    pub(in crate::control) misses: u64,
-    /// Not stored, as another thread was changing the same part of the table.
-    pub(in crate::control) busy: u64,
-    /// Not stored for a TTL that is too short.
-    pub(in crate::control) ttl_too_short: u64,
 }
 
 /// Returns the pools that have a packet cache.
@@ -71,18 +61,6 @@ impl CacheOfPool<'_> {
 
     /// Returns its figures as dnsdist's clients know them, by their names in Lua.
     pub(in crate::control) fn figures(&self) -> [(&'static str, u64); 10] {
-        [
-            ("entries", self.reading.entries),
-            ("maxEntries", self.reading.size),
-            ("hits", self.counts.hits),
-            ("misses", self.counts.misses),
-            ("deferredInserts", self.counts.busy),
-            // No shard waits for another, and the whole key is compared.
-            ("deferredLookups", 0),
-            ("lookupCollisions", 0),
-            ("insertCollisions", 0),
-            ("ttlTooShorts", self.counts.ttl_too_short),
-            ("cleanupCount", self.reading.cleanups),
-        ]
+        self.cache.figures(&self.counts)
     }
 }

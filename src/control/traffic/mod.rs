@@ -44,8 +44,8 @@ use crate::stats::live::{LiveState, ShardStats};
 use crate::stats::query_type::QueryType;
 use crate::stats::registry::TrafficStats;
 use crate::stats::top::{
-    By, Filter, Found, FoundList, GrepRequest, Only, ROWS_MAX, SLOW_MS, TopList, TopRequest, TopRow,
-    WINDOW_MAX,
+    By, Filter, Found, FoundList, GrepRequest, Only, QUERIES_MAX, ROWS_MAX, SLOW_MS, TopList, TopRequest,
+    TopRow, WINDOW_MAX,
 };
 use crate::stats::traffic_ring::{End, Reader, Record, SLOTS, ShortName};
 use crate::wire::codes::{rcode_name, type_name};
@@ -366,7 +366,7 @@ impl State {
             for record in stratum.records.iter().rev() {
                 if matching.takes(record) {
                     found.push(self.shown(record, now));
-                    if found.len() >= request.rows.min(ROWS_MAX) {
+                    if found.len() >= request.rows.min(QUERIES_MAX) {
                         break 'all;
                     }
                 }

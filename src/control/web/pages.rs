@@ -111,9 +111,8 @@ async fn statistics(State(site): State<Site>, uri: Uri) -> Response {
         Some("stats") => answer(&json::statistics(&site.monitor.figures())),
         // There are no dynamic blocks.
         Some("dynblocklist" | "ebpfblocklist") => answer(&json!({})),
-        _ => {
-            (StatusCode::NOT_FOUND, "command is one of stats, dynblocklist, ebpfblocklist\n").into_response()
-        }
+        _ => (StatusCode::NOT_FOUND, "command is stats, or dynblocklist, which is always empty\n")
+            .into_response(),
     }
 }
 

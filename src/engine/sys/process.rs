@@ -26,6 +26,21 @@ pub fn inherited_socket(descriptor: i32) -> io::Result<socket2::Socket> {
     Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
 }
 
+/// Returns a duplicate of a descriptor of this process that is a socket.
+///
+/// # Errors
+/// Fails when the descriptor is not open, or no socket.
+pub fn duplicate_socket(descriptor: i32) -> io::Result<socket2::Socket> {
+    if descriptor < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: only borrowed to ask what it is and to duplicate it; nothing is closed here, and a
+    // closed descriptor makes the calls fail with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)?;
+    Ok(socket2::Socket::from(borrowed.try_clone_to_owned()?))
+}
+
 /// Creates a Lua state with LuaJIT's `ffi`, which configurations rely on.
 #[must_use]
 pub fn lua_with_ffi() -> mlua::Lua {

@@ -28,6 +28,8 @@ pub(crate) struct Prototype {
     pub(crate) first_line: u32,
     /// By the number that instructions contain.
     constants: Vec<Constant>,
+    /// Where the function around it has what it shares with that.
+    shared: Vec<u16>,
 }
 
 /// A constant of a function.
@@ -73,6 +75,19 @@ impl Prototype {
             Constant::Function(function) => Some(function),
             Constant::Text(_) | Constant::Other => None,
         }
+    }
+
+    /// Returns, for each value that it shares with the function around it, its number among those that
+    /// that one shares itself; none for a local variable of that function.
+    pub(crate) fn outer(&self) -> impl Iterator<Item = Option<usize>> {
+        /// Flag of a local variable.
+        const LOCAL: u16 = 0x8000;
+        self.shared.iter().map(|place| (place & LOCAL == 0).then_some(usize::from(*place)))
+    }
+
+    /// Returns the texts among its constants.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        (0..self.constants.len()).filter_map(|at| self.text(at))
     }
 
     /// Returns the functions within it.
@@ -128,7 +143,8 @@ fn prototype(from: &mut Bytes<'_>, waiting: &mut Vec<Prototype>) -> Option<Proto
     let debug = from.size()?;
     let (first_line, lines) = if debug > 0 { (from.number()?, from.size()?) } else { (0, 0) };
     let code = from.take(instructions.checked_mul(4)?)?;
-    from.take(usize::from(upvalues) * 2)?;
+    let places = from.take(usize::from(upvalues) * 2)?.as_chunks::<2>().0;
+    let shared = places.iter().map(|two| u16::from_le_bytes(*two)).collect();
     let mut read = Vec::new();
     for _ in 0..constants {
         read.push(constant(from, waiting)?);
@@ -162,6 +178,7 @@ fn prototype(from: &mut Bytes<'_>, waiting: &mut Vec<Prototype>) -> Option<Proto
         instructions: code.map(|(at, four)| (instruction(four), line(at))).collect(),
         first_line,
         constants: read,
+        shared,
     })
 }
 

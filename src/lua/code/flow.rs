@@ -29,6 +29,8 @@ mod op {
     pub(super) const KPRI: u8 = 43;
     pub(super) const KNIL: u8 = 44;
     pub(super) const UGET: u8 = 45;
+    pub(super) const USETV: u8 = 46;
+    pub(super) const USETP: u8 = 49;
     pub(super) const UCLO: u8 = 50;
     pub(super) const FNEW: u8 = 51;
     pub(super) const GGET: u8 = 54;
@@ -126,6 +128,18 @@ pub(crate) enum Shape {
     Name,
     /// `dq.remoteaddr`.
     Address,
+    /// What `getServer` returns.
+    Server,
+    /// What `getPool` returns.
+    Pool,
+    /// What `newPacketCache` returns.
+    Cache,
+    /// What `newSuffixMatchNode` and `newDNSNameSet` return.
+    Names,
+    /// What `newNMG` returns.
+    Networks,
+    /// Another object of the configuration, which functions that run later cannot use.
+    Other,
 }
 
 impl Shape {
@@ -138,13 +152,21 @@ impl Shape {
             _ => None,
         }
     }
+
+    /// Returns what a method of it returns.
+    fn returned(self, method: &str) -> Option<Self> {
+        (self == Self::Pool && method == "getCache").then_some(Self::Cache)
+    }
 }
 
 /// The tables of decisions.
 pub(crate) const DECISIONS: [&str; 2] = ["DNSAction", "DNSResponseAction"];
 
+/// Functions that return objects of the configuration at any time.
+const MAKERS: [(&str, Shape); 2] = [("getPool", Shape::Pool), ("getServer", Shape::Server)];
+
 /// How the names of functions of the LuaFFI family begin.
-const FFI: &str = "dnsdist_ffi_";
+pub(crate) const FFI: &str = "dnsdist_ffi_";
 /// Functions after which names cannot be followed.
 const OPAQUE: [&str; 3] = ["setfenv", "getfenv", "module"];
 /// Functions that run code which is not seen.
@@ -157,6 +179,8 @@ pub(crate) struct Names {
     pub(crate) read: BTreeSet<String>,
     /// Those that it sets.
     pub(crate) set: BTreeSet<String>,
+    /// Those of them that functions set, which run later.
+    pub(crate) set_later: BTreeSet<String>,
     /// It may set others, too.
     pub(crate) is_opaque: bool,
 }
@@ -183,7 +207,10 @@ impl Names {
                     }
                     self.read.insert(name.to_owned());
                 }
-                op::GSET => self.set.extend(function.text(i.d()).map(str::to_owned)),
+                op::GSET => {
+                    self.set.extend(function.text(i.d()).map(str::to_owned));
+                    self.set_later.extend(function.text(i.d()).filter(|_| !is_root).map(str::to_owned));
+                }
                 op::TGETS if table == Some(i.b) => {
                     self.read.extend(function.text(i.c.into()).map(str::to_owned));
                     table = None;
@@ -220,9 +247,17 @@ pub(crate) struct Walk<'w> {
     pub(crate) when: &'w dyn Fn(&str, u32) -> When,
     /// The object that the function at a place gets, and as which of its arguments, from 0.
     pub(crate) takes: Takes<'w>,
+    /// The object of the configuration that a global name has.
+    pub(crate) global: &'w dyn Fn(&str) -> Option<Shape>,
+    /// The objects that the function at a place shares with the configuration, by their numbers; none
+    /// of a function that is not known to run later.
+    pub(crate) shares: &'w dyn Fn(&str, u32) -> Option<Shares>,
     /// What was found.
     pub(crate) found: BTreeSet<Use>,
 }
+
+/// The objects that a function shares with others, by their numbers.
+pub(crate) type Shares = Vec<Option<Shape>>;
 
 /// What a register holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +268,8 @@ enum Held<'c> {
     TypeOf(&'c str),
     /// The function of a constant.
     Function(usize),
+    /// A function that returns an object of ours.
+    Gives(Shape),
     /// An object of ours.
     Object(Shape),
 }
@@ -243,12 +280,25 @@ impl Walk<'_> {
     /// Walks through the functions of a chunk; `within` says that its outermost function is one of
     /// the configuration, not the file, and when it runs.
     pub(crate) fn chunk(&mut self, chunk: &Chunk, within: Option<When>) {
-        self.function(&chunk.name, &chunk.root, within.unwrap_or(When::Unknown), within.is_some());
+        let when = within.unwrap_or(When::Unknown);
+        self.function(&chunk.name, &chunk.root, (when, None), within.is_some());
     }
 
     /// Walks through one function; of a file itself, only what is in its functions is noted: it has
-    /// run.
-    fn function(&mut self, chunk: &str, function: &Prototype, when: When, noted: bool) {
+    /// run. `shares`: the objects that it shares; none if it is not known to run later.
+    fn function(
+        &mut self,
+        chunk: &str,
+        function: &Prototype,
+        (when, shares): (When, Option<&Shares>),
+        noted: bool,
+    ) {
+        let mut own_shares = (self.shares)(chunk, function.first_line).filter(|_| noted);
+        // What is replaced later may be anything.
+        for at in sets(function) {
+            own_shares.iter_mut().filter_map(|shares| shares.get_mut(at)).for_each(|shape| *shape = None);
+        }
+        let shares = own_shares.as_ref().or(shares);
         // The registers at the beginnings of pieces of code, and those that are to be done.
         let taken = (self.takes)(chunk, function.first_line);
         let begins = taken.map(|(register, shape)| (register, Held::Object(shape))).into_iter().collect();
@@ -270,7 +320,7 @@ impl Walk<'_> {
                     within.insert(i.d());
                 }
                 let next = self.next(function, at, *i, &registers, when);
-                step(function, *i, &mut registers);
+                self.step(function, *i, &mut registers, shares);
                 if let [only] = next[..]
                     && only == at + 1
                     && !starts.contains(&only)
@@ -298,7 +348,9 @@ impl Walk<'_> {
         for inner in within.difference(&guarded).filter_map(|at| function.function(*at)) {
             let own = (self.when)(chunk, inner.first_line);
             let when = if own == When::Unknown { when } else { own };
-            self.function(chunk, inner, when, true);
+            let passed: Option<Shares> = shares
+                .map(|shares| inner.outer().map(|outer| shares.get(outer?).copied().flatten()).collect());
+            self.function(chunk, inner, (when, passed.as_ref()), true);
         }
     }
 
@@ -388,7 +440,7 @@ impl Walk<'_> {
     ) -> Option<bool> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
-            Held::TypeOf(_) | Held::Function(_) | Held::Object(_) => None,
+            Held::TypeOf(_) | Held::Function(_) | Held::Gives(_) | Held::Object(_) => None,
         };
         let is_nil = |register| match standing(register)? {
             Standing::There => Some(false),
@@ -417,6 +469,76 @@ impl Walk<'_> {
             _ => None,
         }
     }
+
+    /// Changes the registers as an instruction does.
+    fn step<'c>(
+        &self,
+        function: &'c Prototype,
+        i: Instruction,
+        registers: &mut Registers<'c>,
+        shares: Option<&Shares>,
+    ) {
+        let held = match i.op {
+            op::MOV => u8::try_from(i.d()).ok().and_then(|from| registers.get(&from).cloned()),
+            op::GGET => function.text(i.d()).map(|name| {
+                let object = shares.and_then(|_| (self.global)(name));
+                object.map_or(Held::Global(name), Held::Object)
+            }),
+            op::UGET => shares.and_then(|shares| *shares.get(i.d())?).map(Held::Object),
+            op::FNEW => Some(Held::Function(i.d())),
+            op::TGETS => match registers.get(&i.b) {
+                Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
+                Some(Held::Object(shape)) => function.text(i.c.into()).and_then(|name| {
+                    let member = shape.member(name).map(Held::Object);
+                    member.or_else(|| shape.returned(name).map(Held::Gives))
+                }),
+                _ => None,
+            },
+            op::CALL => match (registers.get(&i.a), registers.get(&i.a.saturating_add(2))) {
+                // With one argument.
+                (Some(Held::Global("type")), Some(Held::Global(name))) if i.c == 2 => {
+                    Some(Held::TypeOf(name))
+                }
+                // With one result.
+                (Some(Held::Gives(shape)), _) if i.b == 2 => Some(Held::Object(*shape)),
+                (Some(Held::Global(name)), _) if i.b == 2 && shares.is_some() => {
+                    MAKERS.iter().find(|(maker, _)| maker == name).map(|(_, shape)| Held::Object(*shape))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let first_of_many = match i.op {
+            op::CALLM | op::CALL | op::ITERC | op::ITERN | op::VARG | op::FORI | op::FORL => Some(i.a),
+            op::CAT => Some(i.a.min(i.b)),
+            op::ITERL => Some(i.a.saturating_sub(1)),
+            op::KNIL => Some(i.a),
+            _ => None,
+        };
+        if let Some(first) = first_of_many {
+            registers.split_off(&first);
+        }
+        let one = matches!(i.op, op::ISTC | op::ISFC | op::MOV..=op::KPRI | op::UGET)
+            || matches!(i.op, op::FNEW..=op::GGET | op::TGETV..=op::TGETR);
+        if one {
+            registers.remove(&i.a);
+        }
+        if let Some(held) = held {
+            registers.insert(i.a, held);
+        }
+    }
+}
+
+/// Returns the numbers of what a function shares with others and replaces, itself or within.
+fn sets(function: &Prototype) -> BTreeSet<usize> {
+    let code = function.instructions.iter();
+    let own = code.filter(|(i, _)| matches!(i.op, op::USETV..=op::USETP)).map(|(i, _)| usize::from(i.a));
+    let within = function.functions().flat_map(|inner| {
+        let replaced = sets(inner);
+        let outer: Vec<_> = inner.outer().collect();
+        replaced.into_iter().filter_map(move |at| *outer.get(at)?)
+    });
+    own.chain(within).collect()
 }
 
 /// Returns where pieces of code begin: behind and at the end of jumps.
@@ -442,45 +564,5 @@ fn pcalled<'r, 'c>(i: Instruction, registers: &'r Registers<'c>) -> Option<&'r H
     match registers.get(&i.a) {
         Some(Held::Global("pcall" | "xpcall")) if is_call => registers.get(&i.a.checked_add(2)?),
         _ => None,
-    }
-}
-
-/// Changes the registers as an instruction does.
-fn step<'c>(function: &'c Prototype, i: Instruction, registers: &mut Registers<'c>) {
-    let held = match i.op {
-        op::MOV => u8::try_from(i.d()).ok().and_then(|from| registers.get(&from).cloned()),
-        op::GGET => function.text(i.d()).map(Held::Global),
-        op::FNEW => Some(Held::Function(i.d())),
-        op::TGETS => match registers.get(&i.b) {
-            Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
-            Some(Held::Object(shape)) => {
-                function.text(i.c.into()).and_then(|name| shape.member(name)).map(Held::Object)
-            }
-            _ => None,
-        },
-        // With one argument.
-        op::CALL if i.c == 2 => match (registers.get(&i.a), registers.get(&i.a.saturating_add(2))) {
-            (Some(Held::Global("type")), Some(Held::Global(name))) => Some(Held::TypeOf(name)),
-            _ => None,
-        },
-        _ => None,
-    };
-    let first_of_many = match i.op {
-        op::CALLM | op::CALL | op::ITERC | op::ITERN | op::VARG | op::FORI | op::FORL => Some(i.a),
-        op::CAT => Some(i.a.min(i.b)),
-        op::ITERL => Some(i.a.saturating_sub(1)),
-        op::KNIL => Some(i.a),
-        _ => None,
-    };
-    if let Some(first) = first_of_many {
-        registers.split_off(&first);
-    }
-    let one = matches!(i.op, op::ISTC | op::ISFC | op::MOV..=op::KPRI | op::UGET)
-        || matches!(i.op, op::FNEW..=op::GGET | op::TGETV..=op::TGETR);
-    if one {
-        registers.remove(&i.a);
-    }
-    if let Some(held) = held {
-        registers.insert(i.a, held);
     }
 }

@@ -462,8 +462,7 @@ c_functions! {
     }
     "bool (*)(dnsdist_ffi_dnsresponse_t*)"
     fn dnsdist_ffi_dnsresponse_get_stale_cache_hit(dr: Token) -> bool {
-        // There is no cache: no answer can be stale.
-        with(dr, false, |_| false)
+        with(dr, false, |c| c.query_state().is_stale)
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*)"
     fn dnsdist_ffi_servers_list_get_count(list: Token) -> usize {

@@ -15,6 +15,7 @@
 
 #![allow(unsafe_code)]
 
+mod caches;
 pub(crate) mod call;
 mod functions;
 pub(crate) mod handles;
@@ -22,9 +23,11 @@ mod metrics;
 mod objects;
 mod packets;
 mod proxy;
+mod rings;
 pub(crate) mod running_call;
 mod services;
 pub mod watch;
+mod without;
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -64,6 +67,10 @@ typedef struct dnsdist_ffi_dnsresponse_t dnsdist_ffi_dnsresponse_t;
 typedef struct dnsdist_ffi_servers_list_t dnsdist_ffi_servers_list_t;
 typedef struct dnsdist_ffi_server_t dnsdist_ffi_server_t;
 typedef struct dnsdist_ffi_dnspacket_t dnsdist_ffi_dnspacket_t;
+typedef struct dnsdist_ffi_ring_entry_list_t dnsdist_ffi_ring_entry_list_t;
+typedef struct dnsdist_ffi_address_list_t dnsdist_ffi_address_list_t;
+typedef struct dnsdist_ffi_domain_list_t dnsdist_ffi_domain_list_t;
+typedef struct dnsdist_ffi_http_header { const char* name; const char* value; } dnsdist_ffi_http_header_t;
 typedef struct dnsdist_ffi_svc_record_parameters_t dnsdist_ffi_svc_record_parameters_t;
 typedef struct dnsdist_ffi_ednsoption { uint16_t optionCode; uint16_t len; const void* data; } dnsdist_ffi_ednsoption_t;
 typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_ffi_tag_t;
@@ -108,8 +115,9 @@ pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
 
 /// Returns the functions of the LuaFFI family.
 fn functions() -> impl Iterator<Item = Function> {
-    let tables = [functions::table(), packets::table(), services::table(), proxy::table(), metrics::table()];
-    tables.into_iter().flatten()
+    let of_messages = [functions::table(), packets::table(), services::table(), proxy::table()];
+    let others = [metrics::table(), rings::table(), caches::table(), without::table()];
+    of_messages.into_iter().chain(others).flatten()
 }
 
 /// Returns the names of the functions of the LuaFFI family.

@@ -141,7 +141,7 @@ fn read(message: &[u8]) -> Option<ReadPacket> {
 fn with<R>(packet: Token, otherwise: R, body: impl FnOnce(&ReadPacket) -> Option<R>) -> R {
     with_handles(otherwise, |all| match all.object(packet)? {
         Object::Packet(packet) => body(packet),
-        Object::Service(_) => None,
+        Object::Service(_) | Object::Ring(_) | Object::Texts(_) => None,
     })
 }
 

@@ -147,6 +147,21 @@ impl RunningCall {
         result
     }
 
+    /// Runs `call`, which is about no packet, with access to what scripts have made.
+    pub(crate) fn without_packet<R>(&self, call: impl FnOnce() -> R) -> R {
+        /// Ends the access, also when `call` panics.
+        struct Access(*const RunningCall);
+        impl Drop for Access {
+            fn drop(&mut self) {
+                RUNNING.set(self.0);
+            }
+        }
+        let kept = Access(RUNNING.replace(self));
+        let result = call();
+        drop(kept);
+        result
+    }
+
     /// Calls `body` with the packet of the running call, if one runs and the packet is not in use.
     pub(crate) fn open<R>(&self, body: impl for<'a, 's, 'p> FnOnce(&mut Open<'a, 's, 'p>) -> R) -> Option<R> {
         let context = self.context.get()?;
@@ -254,6 +269,6 @@ fn bytes_of(mapped: &[u8; 16]) -> (*const u8, usize) {
 /// Calls `of` with the state of the call that runs in this thread, if there is one.
 pub(crate) fn running<R>(of: impl FnOnce(&RunningCall) -> R) -> Option<R> {
     let call = RUNNING.get();
-    // SAFETY: set only while its target is borrowed by `during`.
+    // SAFETY: set only while its target is borrowed by `during` or `without_packet`.
     (!call.is_null()).then(|| of(unsafe { &*call }))
 }

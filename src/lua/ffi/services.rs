@@ -95,7 +95,7 @@ c_functions! {
                     Object::Service(s) if s.params.lacks().is_none() => {
                         SvcRecord::new(s.priority, s.target.clone(), &s.params).ok()
                     }
-                    Object::Service(_) | Object::Packet(_) => None,
+                    Object::Service(_) | Object::Packet(_) | Object::Ring(_) | Object::Texts(_) => None,
                 }
             };
             let Some(records) = tokens.iter().map(made).collect::<Option<Vec<_>>>() else { return false };

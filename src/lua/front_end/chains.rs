@@ -5,7 +5,7 @@ use std::fmt::Write;
 use mlua::{Lua, UserData, UserDataMethods, Value};
 
 use crate::base::printable::Printable;
-use crate::config::error::Fault;
+use crate::config::error::{ConfigError, Fault};
 use crate::config::functions::{CHAINS, ChainFunctions, RULE_METHODS};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
 use crate::lua::front_end::actions::{ActionObject, action};
@@ -90,7 +90,7 @@ fn define_chain(
     context.define_entry(lua, rm, move |call, a| {
         match find(call, key, a.at(0)) {
             Some(at) => drop(call.draft.rules.chain_mut(key).remove(at)),
-            None => absent(call, no_such_rule(a, 0)?)?,
+            None => absent(call, no_such_rule(a, 0)?),
         }
         Ok(Value::Nil)
     })?;
@@ -101,7 +101,7 @@ fn define_chain(
         for (n, fits, below) in [(0, from < count, "below"), (1, to <= count, "up to")] {
             if !fits {
                 let fault = a.wrong(n, format!("a number {below} that of the rules, which are {count}"));
-                absent(call, fault)?;
+                absent(call, fault);
                 return Ok(Value::Nil);
             }
         }
@@ -116,7 +116,7 @@ fn define_chain(
             Some(v) => match find(call, key, v) {
                 Some(at) => at,
                 None => {
-                    absent(call, no_such_rule(a, 0)?)?;
+                    absent(call, no_such_rule(a, 0)?);
                     return Ok(Value::Nil);
                 }
             },
@@ -209,14 +209,11 @@ fn label(what: &str, v: &Value) -> Result<String, Fault> {
     if label.len() > NAME_BYTES { Err(wrong(what, v, LABEL)) } else { Ok(label) }
 }
 
-/// Says that there is no such rule: in a file a warning, as in dnsdist. Of a command it is an error,
-/// by which a script sees that nothing was done.
-fn absent(call: &mut Call<'_>, fault: Fault) -> Result<(), Fault> {
-    if call.session.is_some() {
-        return Err(fault);
-    }
-    call.warn(fault);
-    Ok(())
+/// Says that there is no such rule and goes on, as dnsdist does: once for each line, as configurations
+/// remove what there may be in a loop.
+fn absent(call: &mut Call<'_>, fault: Fault) {
+    let warning = ConfigError::new(&call.origin, call.function, fault);
+    call.draft.warnings.push_once(warning);
 }
 
 /// Returns the warning that there is no such rule: dnsdist says so and goes on.
@@ -342,7 +339,7 @@ fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options, top: 
 
 /// A rule with its action as a Lua object.
 #[derive(Clone, Debug)]
-struct RuleObject {
+pub(crate) struct RuleObject {
     context: Context,
     rule: DraftRule,
 }

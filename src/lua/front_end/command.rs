@@ -414,14 +414,14 @@ fn compile(lua: &Lua, name: &str, text: &str) -> mlua::Result<(Function, File, b
     }
 }
 
-/// Formats what a command returned: texts and numbers as they are, a table of numbers by name as
-/// JSON, objects by their names.
+/// Formats what a command returned: texts and numbers as they are, a list line by line, other tables,
+/// and those within, as JSON, objects by their names.
 fn shown(returned: &MultiValue) -> mlua::Result<Vec<u8>> {
     let Some(value) = returned.front() else { return Ok(Vec::new()) };
     let mut out = match value {
         Value::Nil => return Ok(Vec::new()),
         Value::String(text) => text.as_bytes().to_vec(),
-        Value::Table(table) => json(table)?,
+        Value::Table(table) => listed(table)?,
         other => other.to_string()?.into_bytes(),
     };
     if out.last().is_some_and(|last| *last != b'\n') {
@@ -431,26 +431,45 @@ fn shown(returned: &MultiValue) -> mlua::Result<Vec<u8>> {
 }
 
 /// Formats a table: a list line by line, others as an object of JSON, by name.
-fn json(table: &mlua::Table) -> mlua::Result<Vec<u8>> {
+fn listed(table: &mlua::Table) -> mlua::Result<Vec<u8>> {
+    if table.raw_len() == 0 {
+        return Ok(json(&Value::Table(table.clone()), 0)?.into_bytes());
+    }
     let mut out = Vec::new();
+    for item in table.sequence_values::<Value>() {
+        let line = match item? {
+            table @ Value::Table(_) => json(&table, 0)?,
+            other => other.to_string()?,
+        };
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    }
+    Ok(out)
+}
+
+/// Returns a value as JSON; tables beyond a depth, as of one that contains itself, as texts.
+fn json(value: &Value, depth: usize) -> mlua::Result<String> {
+    /// Deeper than anything that functions return.
+    const DEPTH_MAX: usize = 8;
+    let quoted = |text: String| serde_json::Value::String(text).to_string();
+    let table = match value {
+        Value::Integer(_) | Value::Boolean(_) => return value.to_string(),
+        Value::Number(n) if n.is_finite() => return value.to_string(),
+        Value::Nil => return Ok("null".to_owned()),
+        Value::Table(table) if depth < DEPTH_MAX => table,
+        other => return Ok(quoted(other.to_string()?)),
+    };
     if table.raw_len() > 0 {
-        for item in table.sequence_values::<Value>() {
-            out.extend_from_slice(item?.to_string()?.as_bytes());
-            out.push(b'\n');
-        }
-        return Ok(out);
+        let items = table.sequence_values::<Value>().map(|item| json(&item?, depth + 1));
+        return Ok(format!("[{}]", items.collect::<mlua::Result<Vec<_>>>()?.join(", ")));
     }
     let mut pairs = Vec::new();
     for pair in table.pairs::<Value, Value>() {
         let (name, value) = pair?;
-        let value = match value {
-            Value::Integer(_) | Value::Number(_) | Value::Boolean(_) => value.to_string()?,
-            other => format!("{:?}", other.to_string()?),
-        };
-        pairs.push(format!("{:?}: {value}", name.to_string()?));
+        pairs.push(format!("{}: {}", quoted(name.to_string()?), json(&value, depth + 1)?));
     }
     pairs.sort();
-    Ok(format!("{{{}}}", pairs.join(", ")).into_bytes())
+    Ok(format!("{{{}}}", pairs.join(", ")))
 }
 
 #[cfg(test)]

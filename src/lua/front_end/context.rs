@@ -304,7 +304,7 @@ impl Call<'_> {
 
     /// Keeps a Lua function beyond the evaluation.
     pub(crate) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
-        self.code.function(&function, When::Check);
+        self.code.function(self.lua, &function, When::Check)?;
         self.functions.push(self.lua.create_registry_value(function)?);
         Ok(LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX)))
     }

@@ -45,7 +45,7 @@ pub(crate) fn record(
             // Nor has one of ours.
             let line = line.filter(|_| !source.starts_with('='));
             let line = line.ok_or_else(|| wrong(what, value, "a function written in Lua"))?;
-            call.code.function(function, When::Shard);
+            call.code.function(call.lua, function, When::Shard)?;
             if interface == Interface::Objects {
                 let (register, shape) = match kind {
                     FunctionKind::Action | FunctionKind::Rule => (0, Shape::Query),

@@ -81,8 +81,11 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     }
     for family in WITHOUT_EFFECT {
         for name in family.names {
-            context.define_any(lua, name, move |call, _| {
-                call.warn(Fault::Note(format!("has no effect: {}", family.meanwhile)));
+            context.define_any(lua, name, move |call, arguments| {
+                // What is disabled is as it is anyway.
+                if !matches!(arguments, [Value::Boolean(false)]) {
+                    call.warn(Fault::Note(format!("has no effect: {}", family.meanwhile)));
+                }
                 Ok(Value::Nil)
             })?;
         }

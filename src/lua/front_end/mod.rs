@@ -20,6 +20,7 @@ mod answers;
 mod argument;
 mod arguments;
 mod cache;
+mod captured;
 mod chains;
 pub mod command;
 pub mod console;

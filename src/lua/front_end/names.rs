@@ -4,15 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlua::{Function, Lua, Value};
+use mlua::{Function, Lua, RegistryKey, Value};
 
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
-use crate::config::functions::{FOR_FUNCTIONS, FUNCTIONS_MISSING};
+use crate::config::functions::{
+    CACHE_METHODS, Entry, FFI_MISSING, FOR_FUNCTIONS, FUNCTIONS_MISSING, NAME_SET_METHODS,
+    NETWORK_SET_METHODS, POOL_METHODS, SERVER_METHODS,
+};
 use crate::lua::code::dump;
-use crate::lua::code::dump::Prototype;
-use crate::lua::code::flow::{DECISIONS, Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::dump::{Chunk, Prototype};
+use crate::lua::code::flow::{DECISIONS, FFI, Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
 use crate::lua::ffi;
+use crate::lua::front_end::captured;
+use crate::lua::front_end::captured::Captured;
 use crate::lua::front_end::lua_error::every_name;
 use crate::lua::front_end::missing;
 use crate::lua::limits::Interrupt;
@@ -29,6 +34,8 @@ pub(crate) struct Code {
     when: BTreeMap<(String, u32), When>,
     /// What they get: an object, and as which argument.
     takes: BTreeMap<(String, u32), (u8, Shape)>,
+    /// Those that shards run. In the registry, which can hold any number; Rust can hold few values.
+    later: Vec<RegistryKey>,
 }
 
 /// Code as LuaJIT dumps it.
@@ -81,15 +88,22 @@ impl Code {
     }
 
     /// Notes when a function runs, and adds it if no file that is known contains it.
-    pub(crate) fn function(&mut self, function: &Function, when: When) {
+    ///
+    /// # Errors
+    /// Those of Lua.
+    pub(crate) fn function(&mut self, lua: &Lua, function: &Function, when: When) -> mlua::Result<()> {
         let info = function.info();
-        let (Some(source), Some(line)) = (info.source, info.line_defined) else { return };
+        let (Some(source), Some(line)) = (info.source, info.line_defined) else { return Ok(()) };
         let is_known = self.files.contains(&source);
         let line = u32::try_from(line).unwrap_or(0);
+        if when == When::Shard {
+            self.later.push(lua.create_registry_value(function)?);
+        }
         let is_new = self.when.insert((source, line), when).is_none();
         if is_new && !is_known {
             self.pieces.push(Piece { dump: function.dump(false), when: Some(when), origin: None });
         }
+        Ok(())
     }
 }
 
@@ -106,8 +120,10 @@ pub(crate) fn check(
 ) -> Result<(), ConfigError> {
     let globals = lua.globals();
     if let Ok(Value::Function(maintenance)) = globals.raw_get("maintenance") {
-        code.function(&maintenance, When::Shard);
+        // One more handle is not missed if the state has no room for it.
+        let _ = code.function(lua, &maintenance, When::Shard);
     }
+    let later = std::mem::take(&mut code.later);
     let chunks: Vec<_> =
         code.pieces.iter().filter_map(|piece| Some((dump::read(&piece.dump)?, piece))).collect();
     if chunks.iter().all(|(chunk, piece)| piece.when.is_none() && chunk.root.functions().next().is_none()) {
@@ -137,7 +153,21 @@ pub(crate) fn check(
         let is_alone = begun.get(&(chunk, line)) == Some(&1);
         code.takes.get(&(chunk.to_owned(), line)).filter(|_| is_alone).copied()
     };
-    let lacks = |kind: Kind, member: &str| members.of(kind).is_some_and(|known| !known.contains(member));
+    let lacks = |kind: Kind, member: &str| match kind {
+        Kind::Member(Shape::Other) => true,
+        Kind::Written(shape) if configured(shape).is_some() => true,
+        _ => members.of(kind).is_some_and(|known| !known.contains(member)),
+    };
+    let all: Vec<&Chunk> = chunks.iter().map(|(chunk, _)| chunk).collect();
+    let captured = Captured::find(lua, later, &all).unwrap_or_default();
+    let shares = |chunk: &str, line: u32| {
+        let is_alone = begun.get(&(chunk, line)) == Some(&1);
+        captured.shares.get(&(chunk.to_owned(), line)).filter(|_| is_alone).cloned()
+    };
+    let global = |name: &str| {
+        let value = globals.raw_get::<Value>(name).ok()?;
+        captured::shape(&value).filter(|_| !names.set_later.contains(name))
+    };
     let family: BTreeSet<&str> = ffi::family().into_iter().collect();
     let mut walk = Walk {
         standing: &|name, when| standings.get(name).map_or(Standing::Open, |all| all[when as usize]),
@@ -145,6 +175,8 @@ pub(crate) fn check(
         lacks: &lacks,
         when: &when,
         takes: &takes,
+        global: &global,
+        shares: &shares,
         found: BTreeSet::new(),
     };
     for (chunk, piece) in &chunks {
@@ -209,9 +241,68 @@ const fn what_of(kind: Kind) -> &'static str {
         Kind::Member(Shape::Header) => "method of a header",
         Kind::Member(Shape::Name) => "method of a name",
         Kind::Member(Shape::Address) => "method of an address",
+        Kind::Member(Shape::Server) => "member of a server",
+        Kind::Member(Shape::Pool) => "method of a pool",
+        Kind::Member(Shape::Cache) => "method of a packet cache",
+        Kind::Member(Shape::Names) => "method of a set of names",
+        Kind::Member(Shape::Networks) => "method of a set of networks",
+        Kind::Member(Shape::Other) => "member of an object of the configuration",
         Kind::Written(_) => "member that can be set",
         Kind::Decision => "decision of a function",
         Kind::Call | Kind::Ffi => "name",
+    }
+}
+
+/// Returns the methods of an object of the configuration, as the file has them; none for an object that
+/// functions get.
+const fn configured(shape: Shape) -> Option<&'static [Entry]> {
+    match shape {
+        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address => None,
+        Shape::Server => Some(SERVER_METHODS),
+        Shape::Pool => Some(POOL_METHODS),
+        Shape::Cache => Some(CACHE_METHODS),
+        Shape::Names => Some(NAME_SET_METHODS),
+        Shape::Networks => Some(NETWORK_SET_METHODS),
+        Shape::Other => Some(&[]),
+    }
+}
+
+/// Returns whether the file can use a member; of objects without methods, any.
+fn knows(methods: &[Entry], member: &str) -> bool {
+    /// Members of servers that are no methods.
+    const FIELDS: [&str; 5] = ["order", "weight", "qps", "id", "pools"];
+    methods.is_empty() || FIELDS.contains(&member) || methods.iter().any(|entry| entry.name == member)
+}
+
+/// Creates the error of a member that works only while the configuration is evaluated.
+fn only_configures(found: &Use, shape: Shape, members: &Members) -> Fault {
+    let of = |what: &str, instead: &str| Fault::Conflict {
+        wrong: format!(
+            "of {what}, works only while the configuration is evaluated, and a function that runs later uses it"
+        ),
+        expected: instead.to_owned(),
+    };
+    let there: Vec<&str> =
+        members.of(Kind::Member(shape)).into_iter().flatten().map(String::as_str).collect();
+    let there = there.join(", ");
+    match shape {
+        Shape::Server => of(
+            "a server",
+            &format!("the console, or PATCH /api/v2/servers/ID, to change it; a function can use {there}"),
+        ),
+        Shape::Pool => of(
+            "a pool",
+            &format!("the console, or PATCH /api/v2/pools/NAME, to change it; a function can use {there}"),
+        ),
+        Shape::Cache => of("a packet cache", &format!("the console for it; a function can use {there}")),
+        Shape::Names => of("a set of names", &format!("its use in the file; a function can use {there}")),
+        Shape::Networks => {
+            of("a set of networks", &format!("its use in the file; a function can use {there}"))
+        }
+        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address | Shape::Other => {
+            let what = format!("an object of the configuration ({})", found.name);
+            of(&what, "its use in the file: a tag or a pool tells rules what a function has found")
+        }
     }
 }
 
@@ -233,8 +324,28 @@ fn report(
     };
     let fault = match (found.kind, family(&found.name)) {
         (Kind::Ffi, _) => {
-            let near = nearest(&found.name, ffi::family().into_iter());
-            unknown("function of the LuaFFI family", near, "docs/how-to/lua.md says which there are")
+            let short = found.name.strip_prefix(FFI).unwrap_or(&found.name);
+            match FFI_MISSING.iter().find(|missing| missing.names.contains(&short)) {
+                Some(missing) => {
+                    let what = format!("the function ({})", missing.family);
+                    let fault = missing::fault(&what, missing.meanwhile);
+                    draft.errors.push_once(ConfigError::new(&origin, &found.name, fault));
+                    return;
+                }
+                None => {
+                    let near = nearest(&found.name, ffi::family().into_iter());
+                    unknown("function of the LuaFFI family", near, "docs/how-to/lua.md says which there are")
+                }
+            }
+        }
+        (Kind::Member(shape) | Kind::Written(shape), _)
+            if configured(shape).is_some_and(|known| knows(known, &found.name)) =>
+        {
+            let fault = only_configures(found, shape, members);
+            // A function that others call may be one that the file has called, too.
+            let to = if found.when == When::Shard { &mut draft.errors } else { &mut draft.warnings };
+            to.push_once(ConfigError::new(&origin, &found.name, fault));
+            return;
         }
         (kind @ (Kind::Member(_) | Kind::Written(_) | Kind::Decision), _) => {
             let known = members.of(kind).into_iter().flatten().map(String::as_str);

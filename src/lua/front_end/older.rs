@@ -10,6 +10,7 @@ pub(crate) fn define(lua: &Lua, warn: Option<&Function>) -> mlua::Result<()> {
         // Names that begin with "=" are no origins of calls.
         let text =
             format!("local warn, at = ... return function(...) if warn then warn(at) end {} end", older.body);
+        let warn = warn.filter(|_| !older.is_alias);
         let function: Function = lua.load(text).set_name("=older").call((warn, at))?;
         lua.globals().raw_set(older.name, function)?;
     }

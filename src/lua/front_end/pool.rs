@@ -60,9 +60,16 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 
 /// A policy as a Lua object; `concentrate` can be called with options.
 #[derive(Clone, Debug)]
-struct PolicyObject {
+pub(crate) struct PolicyObject {
     policy: Policy,
     context: Context,
+}
+
+impl PolicyObject {
+    /// Returns whether it is written in Lua.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(self.policy.kind, Kind::Lua(_))
+    }
 }
 
 impl UserData for PolicyObject {
@@ -348,7 +355,7 @@ fn set_policy(call: &mut Call<'_>, pool: &str, policy: Policy) {
 
 /// A pool as a Lua object: its name.
 #[derive(Clone, Debug)]
-struct PoolObject {
+pub(crate) struct PoolObject {
     context: Context,
     name: String,
 }

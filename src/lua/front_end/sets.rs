@@ -87,6 +87,14 @@ pub(crate) fn shown(mut names: Vec<&[u8]>) -> String {
 /// Reads one name or a list, in wire format.
 pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
     const NAMES: &str = "a domain name, or a list of them";
+    if let Some(set) = value.as_userdata().and_then(|u| u.borrow::<NameSet>().ok()) {
+        // The other rule takes it.
+        let (made, rule) = match set.below {
+            true => ("a newSuffixMatchNode", "QNameSuffixRule"),
+            false => ("a newDNSNameSet", "QNameSetRule"),
+        };
+        return Err(Fault::value(what, made, format!("its rule, {rule}, or {NAMES}")));
+    }
     let items = items(value).map_err(|_| wrong(what, value, NAMES))?;
     let names: Vec<Vec<u8>> = items.map(|item| packet::wire(what, &item?)).collect::<Result<_, _>>()?;
     if names.is_empty() { Err(Fault::value(what, "an empty list", NAMES)) } else { Ok(names) }

@@ -306,7 +306,7 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
     context.define(lua, "addMaintenanceCallback", |call, a| {
         let callback = a.at(0).as_function().ok_or_else(|| a.wrong(0, "a function"))?;
-        call.code.function(callback, When::Shard);
+        call.code.function(call.lua, callback, When::Shard)?;
         call.draft.maintenance = true;
         Ok(Value::Nil)
     })?;

@@ -19,6 +19,7 @@ use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::settings::local_option;
 use crate::lua::front_end::{missing, nearest, needs};
 use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
+use crate::tls::ciphers::unsupported;
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
 
@@ -308,8 +309,8 @@ fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Val
         "minTLSVersion" => {
             spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
         }
-        "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
-        "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+        "ciphers" => spec.ciphers = ciphers(call, name, v)?,
+        "ciphersTLS13" => spec.ciphers_tls13 = ciphers(call, name, v)?,
         "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
         "sessionTickets" => spec.tickets = switch(name, v)?,
         "numberOfTicketsKeys" => {
@@ -344,6 +345,16 @@ fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Val
 }
 
 const CIPHERS: &str = "names of ciphers separated by colons";
+
+/// Reads a list of ciphers. Those that are not supported are left out, with a warning.
+fn ciphers(call: &mut Call<'_>, name: &str, v: &Value) -> Result<String, Fault> {
+    let list = text(name, v, CIPHERS)?;
+    let missing = unsupported(&list, name == "ciphersTLS13").join(", ");
+    if !missing.is_empty() {
+        call.warn(Fault::Note(format!("{name}: {missing}: not supported, and left out")));
+    }
+    Ok(list)
+}
 
 /// The TLS arguments of `newServer`.
 #[derive(Clone, Debug, Default)]
@@ -390,8 +401,8 @@ impl ServerArguments {
                     Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
             }
             "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
-            "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
-            "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+            "ciphers" => spec.ciphers = ciphers(call, name, v)?,
+            "ciphersTLS13" => spec.ciphers_tls13 = ciphers(call, name, v)?,
             "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
             "releaseBuffers" => {
                 switch(name, v)?;

@@ -12,7 +12,8 @@ use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::values::{POOL, code};
 use crate::lua::front_end::{nearest, traffic_text};
 use crate::stats::top::{
-    By, Filter, Found, GrepRequest, LISTS, Only, ROWS_MAX, TopList, TopRequest, WINDOW_MAX, uncut,
+    By, Filter, Found, GrepRequest, LISTS, Only, QUERIES_MAX, ROWS_MAX, TopList, TopRequest, WINDOW_MAX,
+    uncut,
 };
 use crate::stats::traffic_ring::End;
 use crate::wire::codes::type_name;
@@ -31,10 +32,11 @@ const TYPE: &str = "a type, as DNSQType.AAAA or \"AAAA\"";
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define_printing(lua, entry("topClients")?, |call, a| {
-        top(call, a, 1, TopRequest::new(By::Client, Only::All, rows(a, 0)?))
+        let request = TopRequest::new(By::Client, Only::All, rows(call, a, 0)?);
+        top(call, a, 1, request)
     })?;
     context.define_printing(lua, entry("topBandwidth")?, |call, a| {
-        let request = TopRequest { bytes: true, ..TopRequest::new(By::Client, Only::All, rows(a, 0)?) };
+        let request = TopRequest { bytes: true, ..TopRequest::new(By::Client, Only::All, rows(call, a, 0)?) };
         top(call, a, 1, request)
     })?;
     context.define_printing(lua, entry("topQueries")?, |call, a| by_name(call, a, 1, Only::All))?;
@@ -50,7 +52,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define_printing(lua, entry("top")?, |call, a| {
         let expected = || format!("one of {}", LISTS.join(", "));
         let what = a.text(0, &expected())?;
-        let request = TopRequest::named(&what, rows(a, 1)?).ok_or_else(|| a.wrong(0, expected()))?;
+        let request = TopRequest::named(&what, rows(call, a, 1)?).ok_or_else(|| a.wrong(0, expected()))?;
         top(call, a, 2, request)
     })?;
     context.define(lua, "getTopQueries", returned_top_queries)?;
@@ -117,10 +119,17 @@ fn set_ring(call: &mut Call<'_>, records: u32) {
     call.draft.settings.set(Key::TrafficRing, value);
 }
 
-/// Reads the number of rows.
-fn rows(a: Arguments<'_>, n: usize) -> Result<usize, Fault> {
-    // A longer list than there can be is what there is.
-    Ok(a.whole(n, u32::MAX)?.min(ROWS_MAX as u32) as usize)
+/// Reads the number of rows, of which there are at most so many.
+fn rows_of(call: &mut Call<'_>, a: Arguments<'_>, n: usize, most: usize) -> Result<usize, Fault> {
+    let asked = a.whole(n, u32::MAX)? as usize;
+    if asked > most {
+        call.warn(Fault::Note(format!("{asked} are asked for: the list ends after {most}")));
+    }
+    Ok(asked.min(most))
+}
+
+fn rows(call: &mut Call<'_>, a: Arguments<'_>, n: usize) -> Result<usize, Fault> {
+    rows_of(call, a, n, ROWS_MAX)
 }
 
 /// Prints a list of names, whose labels are an argument.
@@ -131,7 +140,8 @@ fn by_name(call: &mut Call<'_>, a: Arguments<'_>, n: usize, only: Only) -> Resul
         Some(_) => (a.byte(n, LABELS_MAX)?, n + 1),
         None => (0, n + 1),
     };
-    top(call, a, rest, TopRequest::new(By::Name(labels), only, rows(a, 0)?))
+    let request = TopRequest::new(By::Name(labels), only, rows(call, a, 0)?);
+    top(call, a, rest, request)
 }
 
 /// Prints a list; the argument `n` may narrow it.
@@ -206,7 +216,8 @@ fn latency_us(text: &str) -> Option<u32> {
 
 fn returned_top_queries(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fault> {
     let labels = if a.given(1).is_some() { a.byte(1, LABELS_MAX)? } else { 0 };
-    let list = ask(call, TopRequest::new(By::Name(labels), Only::All, rows(a, 0)?))?.unwrap_or_default();
+    let request = TopRequest::new(By::Name(labels), Only::All, rows(call, a, 0)?);
+    let list = ask(call, request)?.unwrap_or_default();
     let table = call.lua.create_table()?;
     let mut rest = list.total;
     let listed = list.rows.into_iter().map(|row| {
@@ -239,14 +250,14 @@ fn grepq(call: &mut Call<'_>, a: Arguments<'_>) -> Result<String, Fault> {
             filter.names.push(wire_name(&written).ok_or_else(|| wrong(a.what(0), &item, CONDITION))?);
         }
     }
-    let request = GrepRequest { filter, rows: rows(a, 1)? };
+    let request = GrepRequest { filter, rows: rows_of(call, a, 1, QUERIES_MAX)? };
     let list = call.session.as_ref().map(|session| session.view.grep(request));
     Ok(list.transpose().map_err(unanswered)?.map_or_else(String::new, |list| traffic_text::grep(&list)))
 }
 
 /// Returns the last queries.
-fn last(call: &Call<'_>, a: Arguments<'_>) -> Result<Vec<Found>, Fault> {
-    let request = GrepRequest { filter: Filter::default(), rows: rows(a, 0)? };
+fn last(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Found>, Fault> {
+    let request = GrepRequest { filter: Filter::default(), rows: rows_of(call, a, 0, QUERIES_MAX)? };
     let list = call.session.as_ref().map(|session| session.view.grep(request));
     Ok(list.transpose().map_err(unanswered)?.unwrap_or_default().found)
 }

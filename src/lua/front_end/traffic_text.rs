@@ -22,7 +22,7 @@ pub(crate) fn top(list: &TopList, unit: &str) -> String {
         let _ = writeln!(out, "{rank:>4}  {label:<width$} {count:>4} {:>4.1}%{error}", percent(count));
     }
     let (rank, rest) = (list.rows.len() + 1, list.total.saturating_sub(listed));
-    let share = if list.total == 0 { 100.0 } else { percent(rest) };
+    let share = percent(rest);
     let _ = writeln!(out, "{rank:>4}  {:<width$} {rest:>4} {share:>4.1}%", "Rest");
     let _ = writeln!(out, "{}", worth(list, unit));
     out

@@ -88,6 +88,9 @@ impl Runtime {
         lua.set_memory_limit(EVALUATION_BYTES)?;
         // A file is evaluated once: compiling it would cost more than it gains.
         lua.load("jit.off()").exec()?;
+        // Scripts cannot have it: it reaches into functions of others.
+        let debug: mlua::Table = lua.globals().raw_get("debug")?;
+        lua.set_named_registry_value(UPVALUES, debug.raw_get::<mlua::Function>("getupvalue")?)?;
         let watch = Watch::new(&lua, interrupt)?;
         let serve = library::define(&lua, watch.alarm())?;
         Ok(Self { watch, lua, serve })
@@ -152,6 +155,18 @@ impl Runtime {
         // An error in a collection comes from a finaliser, and no finaliser is in Lua.
         let _ = self.lua.gc_collect();
     }
+}
+
+/// The registry's name for the function that reads what a function shares with others.
+const UPVALUES: &str = "dnslob.upvalues";
+
+/// Returns the function that, given a function and a number from 1, returns the name and the value of
+/// what that function shares with others under this number.
+///
+/// # Errors
+/// The state was not made by [`Runtime::new`].
+pub(crate) fn upvalues(lua: &Lua) -> mlua::Result<mlua::Function> {
+    lua.named_registry_value(UPVALUES)
 }
 
 /// Returns the ended call that caused an error, if one did.

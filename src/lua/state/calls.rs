@@ -71,7 +71,7 @@ pub(crate) struct State {
 }
 
 /// The parts of the prelude, in their order: each gets the table that they share.
-const PRELUDE: [&str; 11] = [
+const PRELUDE: [&str; 12] = [
     include_str!("prelude/common.lua"),
     include_str!("prelude/names.lua"),
     include_str!("prelude/addresses.lua"),
@@ -79,6 +79,7 @@ const PRELUDE: [&str; 11] = [
     include_str!("prelude/servers.lua"),
     include_str!("prelude/query.lua"),
     include_str!("prelude/overlay.lua"),
+    include_str!("prelude/caches.lua"),
     include_str!("prelude/policies.lua"),
     include_str!("prelude/metrics.lua"),
     include_str!("prelude/configuration.lua"),
@@ -507,7 +508,8 @@ impl Script for State {
     fn maintain(&mut self, now: Tick) {
         pace(self.runtime.lua());
         let Some(maintain) = &self.maintain else { return };
-        let (result, _) = self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
+        let run = || self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
+        let (result, _) = self.call.without_packet(run);
         if let Err(e) = result {
             self.ended(&e, None, now);
         }

@@ -19,7 +19,7 @@ use crate::config::value::DOT_PORT;
 use crate::engine::clock;
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::state::call_state::{Open, SPOOF_TTL, TimedChange};
-use crate::lua::state::{Shared, files, metrics};
+use crate::lua::state::{Shared, caches, files, metrics};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::query_state::Protocol;
@@ -108,6 +108,7 @@ pub(crate) fn table(lua: &Lua, call: &Rc<RunningCall>, shared: &Arc<Shared>) -> 
     sets(&functions, shared)?;
     world(&functions, shared)?;
     metrics::define(lua, &functions.table)?;
+    caches::define(lua, &functions.table, call)?;
     Ok(functions.table)
 }
 
@@ -132,6 +133,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
         c.query_state_mut().temporary_failure_ttl = ttl;
         Ok(())
     })?;
+    f.define("is_stale", |_, c, ()| Ok(c.query_state().is_stale))?;
     f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state().protocol)))?;
     f.define("server_name", |lua, c, ()| lua.create_string(&c.query_state().sni))?;
     f.define("interface", |lua, c, ()| {

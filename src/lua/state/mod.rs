@@ -22,6 +22,7 @@
 // The kinds of values and errors belong to the Lua library; a new one is handled like the others.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+pub(crate) mod caches;
 pub(crate) mod call_state;
 pub mod calls;
 mod core;
@@ -171,11 +172,14 @@ impl Members {
             Kind::Member(Shape::Header) => "header",
             Kind::Member(Shape::Name) => "name",
             Kind::Member(Shape::Address) => "address",
+            Kind::Member(Shape::Server) => "server",
+            Kind::Member(Shape::Pool) => "pool",
+            Kind::Member(Shape::Cache) => "cache",
+            Kind::Member(Shape::Names) => "names",
+            Kind::Member(Shape::Networks) => "networks",
             Kind::Written(Shape::Query | Shape::Response) => "written",
             Kind::Decision => "decision",
-            Kind::Call | Kind::Ffi | Kind::Written(Shape::Header | Shape::Name | Shape::Address) => {
-                return None;
-            }
+            Kind::Call | Kind::Ffi | Kind::Member(Shape::Other) | Kind::Written(_) => return None,
         };
         self.0.get(name)
     }

@@ -1003,6 +1003,7 @@ fn calls_leave_no_garbage() {
     assert_eq!(fixture.number(1), Some(ScriptAction::Allow));
 }
 
+mod caches;
 mod compiled;
 mod family;
 mod objects;

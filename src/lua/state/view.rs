@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
-use crate::model::{HealthMode, Snapshot};
-use crate::stats::live::{LiveState, State};
+use crate::cache::PacketCache;
+use crate::cache::figures::Counts;
+use crate::model::{HealthMode, Service, Snapshot};
+use crate::stats::live::{LiveState, ShardStats, State};
+use crate::stats::not_cached::NotCached;
 
 /// What scripts can read of the configuration, copied once per generation.
 #[derive(Debug, Default)]
@@ -19,7 +22,10 @@ pub(crate) struct ConfigurationView {
     /// By slot.
     servers: Vec<Option<Server>>,
     live_state: Option<Arc<LiveState>>,
-    listeners: Vec<(ListenerSlot, String)>,
+    /// The packet caches of pools: the number of each in the file.
+    caches: Vec<(PoolSlot, Option<usize>, Arc<PacketCache>)>,
+    /// The interface of each, and whether it speaks TLS.
+    listeners: Vec<(ListenerSlot, String, bool)>,
 }
 
 /// What scripts can read of a server.
@@ -58,8 +64,14 @@ impl ConfigurationView {
         self.pools = snapshot.pools.iter().map(|p| p.name.clone()).collect();
         self.members = snapshot.pools.iter().map(|p| p.members.to_vec()).collect();
         self.servers = snapshot.backends.iter().map(|b| b.as_deref().map(server)).collect();
+        let pools = (0..).map(PoolSlot).zip(&snapshot.pools);
+        let cached =
+            pools.filter_map(|(slot, p)| Some((slot, p.cache_number, Arc::clone(p.cache.as_ref()?))));
+        self.caches = cached.collect();
         let listeners = snapshot.listeners.iter();
-        self.listeners = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
+        let is_tls = |service: &Service| matches!(service, Service::Dot(_));
+        let seen = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default(), is_tls(&l.service)));
+        self.listeners = seen.collect();
     }
 
     /// Returns the generation of the configuration.
@@ -122,10 +134,54 @@ impl ConfigurationView {
         u16::try_from(at).ok().map(PoolSlot)
     }
 
+    /// Returns a packet cache that a pool has.
+    pub(crate) fn cache(&self, which: WhichCache<'_>) -> Option<&Arc<PacketCache>> {
+        let is_it = |slot: PoolSlot, number: Option<usize>| match which {
+            WhichCache::Number(wanted) => number == Some(wanted),
+            WhichCache::OfPool(name) => {
+                self.pool(slot).as_bytes() == name && self.pool_named(name) == Some(slot)
+            }
+        };
+        self.caches.iter().find(|(slot, number, _)| is_it(*slot, *number)).map(|(.., cache)| cache)
+    }
+
+    /// Returns what all pools with a packet cache have counted of it.
+    pub(crate) fn cache_counts(&self, cache: &PacketCache) -> Counts {
+        let mut counts = Counts::default();
+        let Some(live_state) = &self.live_state else { return counts };
+        for (slot, ..) in self.caches.iter().filter(|(.., other)| other.shares_entries(cache)) {
+            let reading = live_state.pool(*slot);
+            counts.hits += reading.cache_hits;
+            counts.misses += reading.cache_misses;
+            counts.busy += reading.cache_not_stored[NotCached::Busy];
+            counts.ttl_too_short += reading.cache_not_stored[NotCached::TtlTooShort];
+        }
+        counts
+    }
+
+    /// Returns the pages of all shards.
+    pub(crate) fn shards(&self) -> &[ShardStats] {
+        self.live_state.as_deref().map_or(&[], LiveState::shards)
+    }
+
+    /// Returns whether a listener speaks TLS.
+    pub(crate) fn has_tls(&self, slot: ListenerSlot) -> bool {
+        self.listeners.iter().any(|(of, _, is_tls)| *of == slot && *is_tls)
+    }
+
     /// Returns the interface that a listener is bound to; empty without one.
     pub(crate) fn interface(&self, slot: ListenerSlot) -> &str {
         self.listeners.iter().find(|l| l.0 == slot).map_or("", |l| l.1.as_str())
     }
+}
+
+/// How functions name a packet cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhichCache<'n> {
+    /// By its number in the file.
+    Number(usize),
+    /// By the name of a pool that has it.
+    OfPool(&'n [u8]),
 }
 
 impl Server {

@@ -373,7 +373,8 @@ fn add_error(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) {
     let Some(code) = context.query_state.error else { return };
     if takes_options(context, effects) {
         // If it does not fit, the answer goes without it.
-        let _ = answer::ede(context.packet, code, &context.query_state.error_text);
+        let state = &context.query_state;
+        let _ = answer::edes(context.packet, code, &state.error_text, &state.errors_more);
         context.reread();
     }
 }

@@ -190,6 +190,7 @@ impl Shard {
         }
         if query.state.is_some() || !self.cx.snapshot.chains.cache_hit.is_empty() {
             self.ensure_state(query);
+            query.state.iter_mut().for_each(|state| state.is_stale = hit.is_stale);
             query.facts = Facts::of(packet.bytes());
             let decision = self.evaluate(query, None, packet, apply::cache_hit);
             if let ResponseDecision::Drop(reason) = decision {

@@ -127,6 +127,7 @@ impl Shard {
             latency_us: u32::try_from(cx.now.since(arrived).0 / 1_000).unwrap_or(u32::MAX),
             answer_bytes: if has_answer { to_u16(message.len()) } else { 0 },
         };
-        cx.stats().traffic.write(&finished, qname);
+        let count = |at: usize| message.get(at..at + 2).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+        cx.stats().traffic.write_counted(&finished, qname, [count(6), count(8), count(10)]);
     }
 }

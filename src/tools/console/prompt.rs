@@ -14,12 +14,8 @@ use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor};
 
-use crate::config::functions::{
-    CACHE_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SERVER_METHODS,
-};
-use crate::config::options::SETTINGS;
 use crate::lua::front_end::every_function;
-use crate::tools::console::{Connection, is_error};
+use crate::tools::console::{Connection, completion, is_error};
 
 /// Commands that are remembered.
 const HISTORY: usize = 10_000;
@@ -122,82 +118,17 @@ struct Lua {
     connection: Rc<RefCell<Connection>>,
 }
 
-/// What is typed before the cursor, as far as completion needs it.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted<'t> {
-    /// A function.
-    Function(&'t str),
-    /// A method.
-    Method(&'t str),
-    /// A text that is the argument of a function.
-    Argument(&'t str, &'t str),
-}
-
-/// Returns what is to be completed.
-fn wanted(typed: &str) -> Wanted<'_> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let mut quotes = typed.char_indices().filter(|(_, c)| *c == '"' || *c == '\'');
-    if let Some((at, quote)) = quotes.next_back()
-        && typed.matches(quote).count() % 2 == 1
-        && let Some(before) = typed[..at].trim_end().strip_suffix('(')
-    {
-        let function = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
-        return Wanted::Argument(function, &typed[at + 1..]);
-    }
-    let word = typed.rsplit(|c| !is_word(c)).next().unwrap_or_default();
-    match typed[..typed.len() - word.len()].chars().next_back() {
-        Some(':' | '.') => Wanted::Method(word),
-        _ => Wanted::Function(word),
-    }
-}
-
-/// The command that lists what an argument of a function may be, a line each.
-fn listing(function: &str) -> Option<&'static str> {
-    match function {
-        "getPool" | "getPoolServers" | "PoolAction" | "PoolAvailableRule" | "showPoolServerPolicy" => {
-            Some("getPoolNames()")
-        }
-        "getServer" | "rmServer" => Some(
-            "local t = {} for _, s in ipairs(getServers()) do t[#t + 1] = s:getName() end \
-             return table.concat(t, '\\n')",
-        ),
-        "rmACL" => Some("getACL()"),
-        _ => None,
-    }
-}
-
 impl Completer for Lua {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let (word, mut names) = match wanted(&line[..at]) {
-            Wanted::Function(word) => {
-                let functions = every_function().map(|e| e.name);
-                let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
-                (word, functions.chain(settings).map(|name| format!("{name}(")).collect::<Vec<_>>())
-            }
-            Wanted::Method(word) => {
-                let tables = [
-                    SERVER_METHODS,
-                    POOL_METHODS,
-                    CACHE_METHODS,
-                    RULE_METHODS,
-                    NAME_SET_METHODS,
-                    NETWORK_SET_METHODS,
-                ];
-                (word, tables.into_iter().flatten().map(|e| format!("{}(", e.name)).collect())
-            }
-            Wanted::Argument(function, word) => {
-                let listed = listing(function).map(|command| self.connection.borrow_mut().ask(command));
-                let listed = listed.and_then(Result::ok).filter(|reply| !is_error(reply));
-                (word, listed.unwrap_or_default().lines().map(str::to_owned).collect())
-            }
+        let mut ask = |command: &str| -> Vec<String> {
+            let reply = self.connection.borrow_mut().ask(command).ok().filter(|reply| !is_error(reply));
+            reply.unwrap_or_default().lines().map(str::to_owned).collect()
         };
-        names.retain(|name| name.starts_with(word));
-        names.sort();
-        names.dedup();
+        let (length, names) = completion::candidates(&line[..at], &mut ask);
         let pairs = names.into_iter().map(|name| Pair { display: name.clone(), replacement: name });
-        Ok((at - word.len(), pairs.collect()))
+        Ok((at - length, pairs.collect()))
     }
 }
 
@@ -235,24 +166,3 @@ impl Validator for Lua {
 }
 
 impl rustyline::Helper for Lua {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_to_be_completed() {
-        for (typed, expected) in [
-            ("", Wanted::Function("")),
-            ("show", Wanted::Function("show")),
-            ("x = getSer", Wanted::Function("getSer")),
-            ("getServer(0):set", Wanted::Method("set")),
-            ("getPool(\"", Wanted::Argument("getPool", "")),
-            ("getPool('ab", Wanted::Argument("getPool", "ab")),
-            ("addAction('x.', PoolAction('ab", Wanted::Argument("PoolAction", "ab")),
-            ("getPool('a'):", Wanted::Method("")),
-        ] {
-            assert_eq!(wanted(typed), expected, "{typed}");
-        }
-    }
-}

@@ -213,6 +213,13 @@ fn an_extended_error_needs_edns() {
         built(&query_edns(1), |p| rcode(p, 5, PLAIN, OWN) && ede(p, 15, b"no") && ede(p, 16, b"never"));
     let opt = b"\0\0\x29\x04\xd0\0\0\x80\0\0\x0b\0\x0f\0\x07\0\x10never";
     assert_eq!(answer, expected(0x8195, 1, [0, 0, 1], opt));
+    let mut further = Vec::new();
+    assert!(ede_option(&mut further, 17, b"two") && !ede_option(&mut further, 18, &[0; 65_534]));
+    let answer = built(&query_edns(1), |p| {
+        rcode(p, 5, PLAIN, OWN) && ede(p, 15, b"no") && edes(p, 16, b"one", &further)
+    });
+    let opt = b"\0\0\x29\x04\xd0\0\0\x80\0\0\x12\0\x0f\0\x05\0\x10one\0\x0f\0\x05\0\x11two";
+    assert_eq!(answer, expected(0x8195, 1, [0, 0, 1], opt), "two errors, and not the one before");
     let (answer, done) = edited(&query(1), ROOM, |p| rcode(p, 5, PLAIN, OWN) && ede(p, 15, b"no"));
     assert_eq!((answer, done), (expected(0x8195, 1, [0; 3], b""), false));
 }

@@ -123,6 +123,13 @@ impl Console {
         String::from_utf8(ran.reply.expect("no error")).expect("UTF-8")
     }
 
+    /// The reply to a command that works, whether or not it changes something.
+    fn says(&self, text: &str) -> String {
+        let ran = self.run(text);
+        self.lua.settle(true);
+        String::from_utf8(ran.reply.expect("no error")).expect("UTF-8")
+    }
+
     /// The draft after a command that works and changes something.
     fn change(&self, text: &str) -> Draft {
         let ran = self.run(text);
@@ -535,14 +542,39 @@ fn warnings_of_a_strict_command_refuse_it() {
 }
 
 #[test]
-fn a_rule_that_is_not_there_is_an_error_of_a_command() {
-    let console = Console::new("addAction(AllRule(), DropAction())\n");
-    for (command, error) in [
+fn a_rule_that_is_not_there_is_said_and_the_command_goes_on() {
+    for (command, warning) in [
         ("rmRule(999)", "there is no rule 999"),
         ("rmRule('x')", "there is no rule \"x\""),
         ("mvRule(1, 0)", "a number below that of the rules"),
+        ("mvRuleToTop(7)", "there is no rule 7"),
+        ("for i = 0, 100 do rmResponseRule(0) end", "rmResponseRule: there is no rule 0"),
     ] {
-        let found = console.error(command);
-        assert!(found.contains(error), "{command}: {found}");
+        let console = Console::new("addAction(AllRule(), DropAction())\n");
+        let reply = console.says(&format!("{command} addAction(AllRule(), RCodeAction(5))"));
+        assert_eq!(reply.matches(warning).count(), 1, "{command}: {reply}");
+        assert_eq!(console.says("showRules()").lines().count(), 3, "{command}");
+        let strict = Console { strict: true, ..Console::new("addAction(AllRule(), DropAction())\n") };
+        assert!(strict.error(command).contains(warning), "{command}");
     }
+}
+
+#[test]
+fn tables_within_tables_are_json() {
+    let console = Console::new("");
+    for (command, reply) in [
+        ("{{'a', 1, 2.5}, {n={x=true}}}", "[\"a\", 1, 2.5]\n{\"n\": {\"x\": true}}\n"),
+        ("{a={1, {2}}, b='q\"'}", "{\"a\": [1, [2]], \"b\": \"q\\\"\"}\n"),
+        ("{'x', 'y'}", "x\ny\n"),
+        ("{}", "{}\n"),
+    ] {
+        assert_eq!(console.says(command), reply, "{command}");
+    }
+    let itself = console.says("(function() local t = {} t.t = t return t end)()");
+    assert!(itself.contains("\"t\": {\"t\":") && itself.len() < 1_000, "{itself}");
+}
+
+#[test]
+fn show_is_another_name_of_print() {
+    assert_eq!(Console::new("").says("show('a') show('b')"), "a\nb\n");
 }

@@ -91,6 +91,10 @@ for _, name in ipairs(P.stand_ins) do
 end
 P.define_policies(INERT)
 
+configures("newPacketCache", P.new_cache)
+configures("rmPool", P.remove_pool)
+-- As there is no pool that a function could make.
+getPool = P.pool
 configures("newServer", P.new_server)
 configures("rmServer", P.remove_server)
 -- Those that only read work at any time.

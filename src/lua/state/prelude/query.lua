@@ -335,8 +335,7 @@ response_method("getSelectedBackend", 0, function()
   local slot = core.selected()
   return slot and server(slot) or nil
 end)
--- There is no cache: no answer can be stale.
-response_method("getStaleCacheHit", 0, function() return false end)
+response_method("getStaleCacheHit", 0, core.is_stale)
 response_method("editTTLs", 1, function(change)
   if type(change) ~= "function" then wrong("editTTLs", change, "a function", 3) end
   core.edit_ttls(change)
@@ -355,4 +354,6 @@ end
 P.members = {
   query = keys(methods, reads), response = keys(response_methods, reads), header = keys(headers),
   name = keys(NAME.__index), address = keys(P.ADDRESS.__index), written = keys(writes),
+  server = keys(P.server_methods, { upStatus = true, name = true, address = true, order = true, weight = true }), names = keys(P.name_set_methods),
+  networks = keys(P.network_set_methods),
 }

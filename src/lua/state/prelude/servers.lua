@@ -18,12 +18,14 @@ function servers:getLatency() return c.latency(c.running, self.slot) end
 function servers:isUp() return c.is_up(c.running, self.slot) ~= 0 end
 function servers:canAcceptQueries() return c.is_up(c.running, self.slot) ~= 0 end
 function servers:getHealthCheckMode() return core.health_mode(self.slot) end
+P.server_methods = servers
+local refused = {}
 for _, name in ipairs({ "addPool", "rmPool", "setUp", "setDown", "setAuto", "setActiveAuto", "setLazyAuto", "drain",
                         "setQPS", "setOrder", "setWeight", "setHealthCheckParams", "getDrops", "setTCPBackup" }) do
-  servers[name] = function() error(name .. " is not available to functions that are run per query", 2) end
+  refused[name] = function() error(name .. " is not available to functions that are run per query", 2) end
 end
 function SERVER.__index(it, key)
-  local method = servers[key]
+  local method = servers[key] or refused[key]
   if method then return method end
   if key == "upStatus" then return c.is_up(c.running, it.slot) ~= 0 end
 end

@@ -246,6 +246,10 @@ function timed:cleanup() end
 
 P.TIMED, P.timed, P.limiter = TIMED, timed, limiter
 
+-- What works at any time, for the check of a file.
+P.name_set_methods, P.network_set_methods = {}, networks
+for name, method in pairs(suffixes) do P.name_set_methods[name] = name ~= "addFile" and method or nil end
+
 -- The control thread counts all sets of names together.
 local function new_names(class)
   local at

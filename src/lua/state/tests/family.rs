@@ -184,9 +184,9 @@ fn what_functions_cannot_do_is_said_as_it_is() {
          LuaAction(function(dq)\n\
            says('works only while the configuration is evaluated', newServer, '192.0.2.1')\n\
            says('not in the configuration that runs', function() s:setDown() end)\n\
-           says('only while that is evaluated', function() p:addToPool('x') end)\n\
-           says('only while that is evaluated', function() cache:expunge() end)\n\
-           says('getQueryCounters is not implemented yet; the console', get, '')\n\
+           says('setRetry of a pool works only while', function() p:setRetry({}) end)\n\
+           says('dump of a packet cache works only while', function() cache:dump('x') end)\n\
+           says('getQueryCounters is not implemented yet; use topQueries', get, '')\n\
            getTLSContext(0):rotateTicketsKey() return DNSAction.Allow end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));

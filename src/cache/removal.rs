@@ -1,0 +1,195 @@
+//! Removes entries for functions of the packet path: at once as far as a bounded part of the table
+//! goes, and the rest a part at a time, by whoever cleans the cache.
+
+use crate::base::time::Tick;
+use crate::cache::{PacketCache, expires_ms, key, milliseconds, seconds};
+
+/// Sets with entries that one call looks at: some ten thousand entries, one or two milliseconds.
+pub(super) const SETS_AT_ONCE: usize = 1_024;
+/// Removals that wait at most.
+pub(super) const WAITING_MAX: usize = 64;
+/// Places for them: threads that ask at the same time may each be one too many.
+pub(super) const PLACES: usize = 2 * WAITING_MAX;
+
+/// What is to be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The entries of a name in wire format, or of all names in its zone; of one type, or of all.
+    Named {
+        /// The name.
+        qname: Box<[u8]>,
+        /// The type; all without one.
+        qtype: Option<u16>,
+        /// All names in its zone.
+        suffix: bool,
+    },
+    /// Expired entries, until no more than this number of entries is left.
+    Expired(usize),
+    /// Entries, until no more than this number is left.
+    Any(usize),
+}
+
+/// Entries that are to be removed, and where the rest of them begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    what: What,
+    /// When that was asked for; what is stored later stays.
+    asked: Tick,
+    from: usize,
+}
+
+impl PacketCache {
+    /// Removes entries in a first part of the table, and leaves the rest to [`Self::remove_waiting`].
+    /// Returns how many it has removed.
+    ///
+    /// # Errors
+    /// Too many removals wait already; this one has ended with its first part.
+    pub fn remove_soon(&self, what: What, now: Tick) -> Result<usize, &'static str> {
+        let mut removal = Removal { what, asked: now, from: 0 };
+        let removed = self.remove_part(&mut removal, SETS_AT_ONCE);
+        if removal.from < self.store.table.sets() {
+            let full = "too many removals of entries wait for their end";
+            let waiting = &self.store.removals.0;
+            if waiting.len() >= WAITING_MAX {
+                return Err(full);
+            }
+            waiting.try_send(removal).map_err(|_| full)?;
+        }
+        Ok(removed)
+    }
+
+    /// Returns whether a removal waits.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.store.removals.1.is_empty()
+    }
+
+    /// Removes entries of the removal that waits for longest, in so many sets.
+    pub fn remove_waiting(&self, sets: usize) {
+        let Ok(mut removal) = self.store.removals.1.try_recv() else { return };
+        self.remove_part(&mut removal, sets);
+        if removal.from < self.store.table.sets() {
+            // There are places beyond those of new ones.
+            let _ = self.store.removals.0.try_send(removal);
+        }
+    }
+
+    /// Removes entries in the next sets that have some. Returns how many.
+    fn remove_part(&self, removal: &mut Removal, sets: usize) -> usize {
+        let table = &self.store.table;
+        let (mut left, now) = (table.len(), removal.asked);
+        let mut removed = 0;
+        for _ in 0..sets {
+            let most = match removal.what {
+                What::Named { .. } => 0,
+                What::Expired(most) | What::Any(most) => most,
+            };
+            let Some(set) = table.next_used(removal.from).filter(|_| left > most) else {
+                removal.from = table.sets();
+                return removed;
+            };
+            let gone = table.visit(set..set + 1, |bytes, _, meta| {
+                let goes = meta.stored <= seconds(now)
+                    && match &removal.what {
+                        What::Named { qname, qtype, suffix } => key::is_about(bytes, qname, *qtype, *suffix),
+                        What::Expired(most) => left > *most && expires_ms(&meta) <= milliseconds(now),
+                        What::Any(most) => left > *most,
+                    };
+                left = left.saturating_sub(usize::from(goes));
+                !goes
+            });
+            removed += gone;
+            removal.from = set + 1;
+        }
+        if table.next_used(removal.from).is_none() {
+            removal.from = table.sets();
+        }
+        removed
+    }
+
+    /// Calls `each` with the entries of the first sets that have some, so many of them. Returns
+    /// whether these were all entries.
+    pub fn for_some(&self, sets: usize, now: Tick, mut each: impl FnMut(&super::entry::Seen<'_>)) -> bool {
+        let (table, now) = (&self.store.table, seconds(now));
+        let mut from = 0;
+        for _ in 0..sets {
+            let Some(set) = table.next_used(from) else { return true };
+            table.visit(set..set + 1, |bytes, value, meta| {
+                if let Some(seen) = super::entry::Seen::of(bytes, value, meta, now) {
+                    each(&seen);
+                }
+                true
+            });
+            from = set + 1;
+        }
+        table.next_used(from).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheOptions;
+    use crate::control::fixture;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A cache with many names, in more sets than one call looks at.
+    fn large() -> PacketCache {
+        let cache = PacketCache::new(CacheOptions::new(200_000), [1, 2, 3, 4]);
+        for n in 0..30_000 {
+            fixture::store_name(&cache, &format!("n{n}.a.test"), 500, Tick(0));
+        }
+        assert!(cache.len() > 29_000, "{}", cache.len());
+        cache
+    }
+
+    fn named(name: &str, suffix: bool) -> What {
+        let qname = crate::wire::name::from_text(name).expect("a name").into();
+        What::Named { qname, qtype: None, suffix }
+    }
+
+    #[test]
+    fn a_small_cache_is_done_at_once() {
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        for name in ["a.test", "b.a.test", "c.test"] {
+            fixture::store_name(&cache, name, 500, Tick(0));
+        }
+        assert_eq!(cache.remove_soon(named("A.TEST", false), Tick(SECOND)), Ok(1));
+        assert_eq!(cache.remove_soon(named("a.test", true), Tick(SECOND)), Ok(1));
+        assert_eq!((cache.len(), cache.has_waiting()), (1, false));
+        assert_eq!(cache.remove_soon(What::Any(0), Tick(SECOND)), Ok(1));
+    }
+
+    #[test]
+    fn one_call_is_bounded_and_the_rest_follows() {
+        let cache = large();
+        let all = cache.len();
+        let first = cache.remove_soon(named("a.test", true), Tick(SECOND)).expect("it is free");
+        assert!(first > 0 && first < all, "{first} of {all}");
+        // What is stored meanwhile stays.
+        fixture::store_name(&cache, "new.a.test", 500, Tick(2 * SECOND));
+        for _ in 0..1_000 {
+            cache.remove_waiting(SETS_AT_ONCE);
+        }
+        assert_eq!((cache.len(), cache.has_waiting()), (1, false));
+    }
+
+    #[test]
+    fn what_waits_has_a_bound() {
+        let cache = large();
+        let ask = |n: usize| cache.remove_soon(named(&format!("n{n}.x.test"), false), Tick(SECOND));
+        assert!((0..WAITING_MAX).all(|n| ask(n).is_ok()));
+        assert!(ask(WAITING_MAX).is_err());
+    }
+
+    #[test]
+    fn numbers_of_entries_are_kept() {
+        let cache = large();
+        let all = cache.len();
+        let first = cache.remove_soon(What::Any(all - 10), Tick(SECOND));
+        assert_eq!((first, cache.len(), cache.has_waiting()), (Ok(10), all - 10, false));
+        assert_eq!(cache.remove_soon(What::Expired(0), Tick(SECOND)), Ok(0), "none has expired");
+        assert_eq!(cache.remove_soon(What::Expired(all - 20), Tick(501 * SECOND)), Ok(10));
+    }
+}
