@@ -99,6 +99,14 @@ fn new_cache(call: &mut Call<'_>, a: Arguments<'_>) -> CacheOptions {
             wrong: format!("minTTL ({}) is above maxTTL ({}): nothing is kept", cache.ttl_min, cache.ttl_max),
             expected: "a lower minTTL".to_owned(),
         });
+    } else if cache.ttl_min > cache.negative_ttl_max && cache.negative_ttl_max > 0 {
+        call.warn(Fault::Conflict {
+            wrong: format!(
+                "minTTL ({}) is above maxNegativeTTL ({}): no negative answer is kept",
+                cache.ttl_min, cache.negative_ttl_max
+            ),
+            expected: "a lower minTTL, or maxNegativeTTL=0".to_owned(),
+        });
     }
     discard_ranks(call, &mut cache);
     cache
