@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -312,18 +312,21 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
 
 /// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
 fn set_aside(path: &str) {
-    let aside = format!("{path}.refused");
-    if irreplaceable(&aside).is_some() {
-        return;
-    }
-    match fs::rename(path, &aside) {
-        Ok(()) => tracing::info!("the cache snapshot {path:?} that was refused is kept as {aside:?}"),
+    let kept = files::resolved(Path::new(path)).and_then(|file| {
+        let aside = beside(&file, ".refused");
+        match irreplaceable(&aside) {
+            None => fs::rename(&file, &aside).map(|()| aside),
+            Some(why) => Err(io::Error::other(format!("{aside:?}: {why}"))),
+        }
+    });
+    match kept {
+        Ok(aside) => tracing::info!("the cache snapshot {path:?} that was refused is kept as {aside:?}"),
         Err(error) => tracing::warn!("the cache snapshot {path:?} that was refused is not kept: {error}"),
     }
 }
 
 /// Opens a regular file. A pipe would be waited for, a terminal made that of the process.
-fn open(path: &str) -> io::Result<File> {
+fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
@@ -339,8 +342,13 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     let begun = clock::now();
     let clocks = Clocks { now: begun, unix_ms };
     // A link stays one: the file that it leads to is replaced.
-    let written = files::resolved(Path::new(path))
-        .and_then(|file| files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on)));
+    let written = files::resolved(Path::new(path)).and_then(|file| {
+        let unfinished = beside(&file, files::UNFINISHED);
+        if let Some(why) = irreplaceable(&unfinished) {
+            return Err(io::Error::other(format!("{unfinished:?}: {why}")));
+        }
+        files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on))
+    });
     let took_ms = clock::now().since(begun).as_ms_ceil();
     match written {
         Ok(entries) => tracing::info!(entries, took_ms, "wrote the cache snapshot {path:?}"),
@@ -348,9 +356,16 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     }
 }
 
+/// Returns the path of a file whose name ends with something more.
+fn beside(file: &Path, more: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(more);
+    path.into()
+}
+
 /// Returns why a file may not be replaced; none if nothing is lost with it: it is not there, is empty, or
 /// begins as a snapshot.
-fn irreplaceable(path: &str) -> Option<String> {
+fn irreplaceable(path: impl AsRef<Path>) -> Option<String> {
     let mut begin = Vec::new();
     match open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)) {
         Ok(_) if begin.is_empty() || begin == MAGIC => None,

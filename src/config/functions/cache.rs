@@ -125,7 +125,11 @@ pub static CACHE_METHODS: &[Entry] = &[
          Returns how many.",
     ),
     entry("getAddressListByDomain", "name", "Returns the addresses in the answers about a name, as a list."),
-    entry("getDomainListByAddress", "address", "Returns the names whose answers have an address, as a list."),
+    entry(
+        "getDomainListByAddress",
+        "address",
+        "Returns the names whose answers have an address, as a list; 100,000 at most.",
+    ),
     entry("getStats", "", "Returns its figures, as a table by name."),
     entry("isFull", "", "Returns whether a new entry replaces another one."),
     entry("printStats", "", "Prints its figures."),

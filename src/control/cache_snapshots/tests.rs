@@ -221,7 +221,7 @@ fn the_true_reason_is_said_for_a_file_that_is_not_replaced() {
     ] {
         assert_eq!(irreplaceable(&path).as_deref(), Some(why), "{path}");
     }
-    assert_eq!(irreplaceable(&place.file("none")), None);
+    assert_eq!(irreplaceable(place.file("none")), None);
 }
 
 #[test]
@@ -315,4 +315,29 @@ fn a_snapshot_with_other_options_is_set_aside() {
     assert_eq!(place.names(), ["cache.bin", "cache.bin.refused"]);
     assert!(fs::read(place.file("cache.bin.refused")).expect("the old one") == before);
     assert!(fs::read(&path).expect("the new one") != before);
+}
+
+#[test]
+fn no_other_file_makes_room_for_an_unfinished_or_refused_one() {
+    let place = Place::new("beside");
+    let path = place.file("cache.bin");
+    let other = place.file("cache.bin.unfinished");
+    fs::write(&other, "mine").expect("a file");
+    write(&path, &filled(3, &path), &Orders::default());
+    assert_eq!(
+        (place.names(), fs::read(&other).expect("it")),
+        (vec!["cache.bin.unfinished".into()], b"mine".to_vec())
+    );
+    // Of a process that was killed.
+    fs::write(&other, MAGIC).expect("a file");
+    write(&path, &filled(3, &path), &Orders::default());
+    assert_eq!(place.names(), ["cache.bin"]);
+    // The file that a link leads to is set aside, not the link.
+    std::os::unix::fs::symlink("cache.bin", place.file("link")).expect("a link");
+    set_aside(&place.file("link"));
+    assert_eq!(place.names(), ["cache.bin.refused", "link"]);
+    fs::write(&path, "other").expect("a file");
+    fs::write(place.file("cache.bin.refused"), "mine").expect("a file");
+    set_aside(&path);
+    assert_eq!(fs::read(&path).expect("it"), b"other");
 }
