@@ -154,6 +154,9 @@ pub fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::ELOOP.into())
 }
 
+/// How the name of a file ends while [`replace`] writes it.
+pub const UNFINISHED: &str = ".unfinished";
+
 /// Replaces a file by what `write` writes: whoever opens the path gets the old file or the whole new
 /// one, also after a crash. Only the process's user may read it. What is not finished is removed.
 ///
@@ -161,7 +164,7 @@ pub fn resolved(path: &Path) -> io::Result<PathBuf> {
 /// Those of `write` and of the operating system; the old file is as it was.
 pub fn replace<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>) -> io::Result<T> {
     let mut name = path.file_name().ok_or_else(|| io::Error::other("it has no name"))?.to_owned();
-    name.push(".unfinished");
+    name.push(UNFINISHED);
     let unfinished = path.with_file_name(name);
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
     let file = create().or_else(|error| {

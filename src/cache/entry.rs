@@ -29,6 +29,10 @@ const OFFSET: usize = 2;
 /// The longest TTL (RFC 2181, section 8).
 const TTL_MAX: u32 = i32::MAX as u32;
 
+/// Response codes that no lifetime follows from: FORMERR, and the extended ones from BADVERS on.
+const FORMERR: u16 = rcode::FORMERR as u16;
+const BADVERS: u16 = 16;
+
 /// What becomes of the TTLs of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
@@ -90,6 +94,10 @@ pub fn lifetime(response: &[u8], cache: &CacheOptions, failure_ttl: Option<u32>)
     if header.is_truncated() {
         return if cache.truncated_ttl > 0 { Ok(cache.truncated_ttl) } else { Err(NotCached::Truncated) };
     }
+    if matches!(edns::rcode(response), FORMERR | BADVERS..) {
+        // They are about more of a query than its key.
+        return Err(NotCached::NoTtl);
+    }
     if matches!(header.rcode(), rcode::SERVFAIL | rcode::REFUSED) {
         let ttl = failure_ttl.unwrap_or(cache.failure_ttl);
         return if ttl > 0 { Ok(ttl.min(cache.ttl_max)) } else { Err(NotCached::TtlTooShort) };
@@ -109,11 +117,32 @@ pub fn is_worth_keeping(response: &[u8]) -> bool {
         .is_some_and(|h| !h.is_truncated() && matches!(h.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
 }
 
+/// The same of what is stored of one.
+pub(in crate::cache) fn is_stored_worth_keeping(stored: &[u8]) -> bool {
+    let Some(header) = stored.last_chunk::<HEADER>() else { return false };
+    let mut whole = [0; LEN];
+    whole[2..].copy_from_slice(header);
+    is_worth_keeping(&whole)
+}
+
+/// Returns whether a response says that its server could not answer, and nothing else: without a
+/// question, as servers send that have not read it.
+#[must_use]
+pub fn is_bare_failure(response: &[u8]) -> bool {
+    let Some(header) = Header::parse(response) else { return false };
+    let ends = if header.arcount() == 0 { Some(LEN) } else { edns::find(response, LEN).map(|opt| opt.end) };
+    matches!(header.rcode(), rcode::SERVFAIL | rcode::REFUSED)
+        && (header.qdcount(), header.ancount(), header.nscount()) == (0, 0, 0)
+        && header.arcount() <= 1
+        && ends == Some(response.len())
+}
+
 /// Writes what is stored of a response, whose records can all be read, to `out`. None when it has no
-/// question, or more records than can be counted.
+/// question and is no bare failure, or has more records than can be counted.
 pub fn pack(response: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.clear();
-    let question_end = Question::parse(response)?.end;
+    let is_bare = is_bare_failure(response);
+    let question_end = if is_bare { LEN } else { Question::parse(response)?.end };
     out.extend_from_slice(&response[question_end..]);
     let mut count = 0_u16;
     for record in Records::of(response).filter(|record| record.rtype != rtype::OPT) {
@@ -122,6 +151,10 @@ pub fn pack(response: &[u8], out: &mut Vec<u8>) -> Option<()> {
     }
     out.extend_from_slice(&count.to_be_bytes());
     out.extend_from_slice(response.get(2..LEN)?);
+    if is_bare && let Some(header) = out.last_chunk_mut::<HEADER>() {
+        // It is given with the question of its client.
+        header[3] = 1;
+    }
     Some(())
 }
 
@@ -215,9 +248,15 @@ const SHUFFLED_MAX: usize = 64;
 pub fn shuffle(message: &mut [u8], rng: &mut ShardRng) {
     for (wanted, length) in [(rtype::A, 4), (rtype::AAAA, 16)] {
         let (mut at, mut count) = ([0; SHUFFLED_MAX], 0);
-        // Only the last name of a chain of aliases has addresses: they are one set.
+        // Only the last name of a chain of aliases has addresses, so they are one set. Those of another
+        // name stay with it.
+        let mut first = None;
         let addresses = Records::of(message).filter(|record| {
-            record.section == Section::Answer && record.rtype == wanted && record.rdata.len() == length
+            let owner = message.get(record.start..record.ttl_at - 4);
+            record.section == Section::Answer
+                && record.rtype == wanted
+                && record.rdata.len() == length
+                && *first.get_or_insert(owner) == owner
         });
         for (place, record) in at.iter_mut().zip(addresses) {
             *place = record.rdata.start;

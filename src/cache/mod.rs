@@ -153,9 +153,10 @@ impl PacketCache {
         self.warm_up.as_ref()
     }
 
-    /// Returns whether nobody else asks anew for the entry of a key, and nobody else will.
+    /// Returns whether nobody else asks anew for the entry of a key, and nobody else will; none if
+    /// another thread is changing entries beside it, so that nobody knows.
     #[must_use]
-    pub fn claim_refresh(&self, key: &Key) -> bool {
+    pub fn claim_refresh(&self, key: &Key) -> Option<bool> {
         self.store.table.claim_refresh(key.hash(), key.bytes())
     }
 
@@ -190,12 +191,18 @@ impl PacketCache {
         now: Tick,
         scratch: &mut [u8],
     ) -> Option<Hit> {
-        let (len, meta) = self.store.table.get(key.hash(), key.bytes(), seconds(now), scratch)?;
+        // How long an entry is good enough as a stale answer can be longer than when it was stored.
+        let at = if wanted == Wanted::Fresh { seconds(now) } else { 0 };
+        let (len, meta) = self.store.table.get(key.hash(), key.bytes(), at, scratch)?;
         let (now, expires) = (milliseconds(now), expires_ms(&meta));
         let is_stale = now >= expires;
         match wanted {
             Wanted::Fresh if is_stale => return None,
             Wanted::Stale(most) if now.saturating_sub(expires) > u64::from(most) * 1_000 => return None,
+            // It expired before this clock began: nothing else says when.
+            Wanted::Stale(_) if meta.expires <= meta.stored && u64::from(meta.gone) * 1_000 <= now => {
+                return None;
+            }
             Wanted::Fresh | Wanted::Stale(_) => {}
         }
         let options = &self.options;
@@ -209,6 +216,9 @@ impl PacketCache {
             (false, false) => entry::Ttl::Aged(age),
         };
         let stored = scratch.get_mut(..len)?;
+        if is_stale && !entry::is_stored_worth_keeping(stored) {
+            return None;
+        }
         // Percent of seconds are hundredths of ten milliseconds.
         let is_due = !is_stale && remaining < u64::from(lifetime) * u64::from(options.prefetch_percent) * 10;
         entry::unpack(stored, packet, question_end, ttl).then_some(Hit {
@@ -220,11 +230,38 @@ impl PacketCache {
 
     /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
     /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
-    /// overwritten. Returns whether it is a new entry.
+    /// overwritten. Returns whether it is a new entry. An answer that is not stored removes the one of
+    /// before, which is superseded.
     ///
     /// # Errors
     /// Why it is not stored.
     pub fn store(
+        &self,
+        key: &Key,
+        response: &[u8],
+        failure_ttl: Option<u32>,
+        stale_seconds: u32,
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, NotCached> {
+        let stored = self.store_answer(key, response, failure_ttl, stale_seconds, now, buffer);
+        if let Err(reason) = stored
+            && !matches!(reason, NotCached::Malformed | NotCached::Class)
+        {
+            self.supersede(key, response);
+        }
+        stored
+    }
+
+    /// A server has answered the query with a key: if that refreshes what is there (RFC 8767, 5), that is
+    /// given to nobody any more, fresh or stale.
+    pub fn supersede(&self, key: &Key, response: &[u8]) {
+        if entry::is_worth_keeping(response) {
+            self.store.table.forget(key.hash(), key.bytes());
+        }
+    }
+
+    fn store_answer(
         &self,
         key: &Key,
         response: &[u8],

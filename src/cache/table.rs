@@ -173,7 +173,7 @@ impl Table {
     }
 
     /// Copies the value of a key into `out`, and returns its length and what is known of it. One that
-    /// has expired is found until it is gone. What does not fit into `out` is not found.
+    /// has expired is found until it is gone; at second 0 nothing is. What does not fit into `out` is not found.
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8], now: u32, out: &mut [u8]) -> Option<(usize, Meta)> {
         let place = self.place(hash);
@@ -417,12 +417,12 @@ impl Table {
     }
 
     /// Notes that the entry of a key is being refreshed, until another one takes its place. False if
-    /// that was noted before, there is none, or another thread is changing its set.
-    pub fn claim_refresh(&self, hash: u64, key: &[u8]) -> bool {
+    /// that was noted before, or there is none; none if another thread is changing its set.
+    pub fn claim_refresh(&self, hash: u64, key: &[u8]) -> Option<bool> {
         let place = self.place(hash);
         let wanted = Wanted { key, check: place.check, is_part: false };
-        let Some(locked) = self.set(place.set).and_then(Set::try_lock) else { return false };
-        locked.find(place.tag, wanted).is_some_and(|way| locked.mark_refreshed(way, true))
+        let locked = self.set(place.set).and_then(Set::try_lock)?;
+        Some(locked.find(place.tag, wanted).is_some_and(|way| locked.mark_refreshed(way, true)))
     }
 
     /// Notes that nobody refreshes the entry of a key.
@@ -433,6 +433,22 @@ impl Table {
         if let Some(way) = locked.find(place.tag, wanted) {
             locked.mark_refreshed(way, false);
         }
+    }
+
+    /// Removes the entry of a key, unless another thread is changing its set. Where there is none, no lock
+    /// is taken.
+    pub fn forget(&self, hash: u64, key: &[u8]) {
+        let place = self.place(hash);
+        let Some(set) = self.set(place.set).filter(|set| set.may_have(place.tag)) else { return };
+        let Some(mut locked) = set.try_lock() else { return };
+        let wanted = Wanted { key, check: place.check, is_part: false };
+        let Some(way) = locked.find(place.tag, wanted) else { return };
+        let mut removed = Removed::default();
+        locked.note_family(way, &mut removed);
+        locked.remove(way);
+        drop(locked);
+        removed.gone = 1;
+        self.settle_quietly(place.set, removed);
     }
 
     /// Removes the entry of a key; returns whether there was one.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
-use crate::cache::entry::{Ttl, lifetime, pack, shuffle, unpack};
+use crate::cache::entry::{Ttl, is_bare_failure, lifetime, pack, shuffle, unpack};
 use crate::cache::key::{About, Key, Subnet, is_in_zone, question};
 use crate::cache::{CacheOptions, PacketCache, Wanted};
 use crate::stats::not_cached::NotCached;
@@ -136,6 +136,98 @@ fn subnets_connections_and_what_rules_add_are_told_apart() {
 }
 
 #[test]
+fn what_is_not_stored_removes_what_was_there_if_it_says_anything_of_the_name() {
+    let asked = query("a", 1);
+    let answer = |ttl, code: u8| {
+        let mut message = response(&asked, ttl, 9);
+        message[3] |= code;
+        message
+    };
+    let mut truncated = answer(0, 0);
+    truncated[2] |= 2;
+    let mut surplus = answer(60, 0);
+    surplus.push(0);
+    for (later, is_left) in [
+        (answer(0, 0), false),
+        (answer(0, 3), false),
+        (answer(u32::MAX, 0), false),
+        (answer(4, 0), false),
+        (answer(0, 2), true),
+        (answer(0, 5), true),
+        (answer(0, 1), true),
+        (truncated, true),
+        (surplus, true),
+    ] {
+        let cache = cache(CacheOptions { ttl_min: 5, failure_ttl: 0, ..CacheOptions::new(10) });
+        let key = key_of(&cache, &asked, About::default()).expect("a key");
+        let at = |second| Tick(second * SECOND);
+        assert!(cache.store(&key, &response(&asked, 30, 7), None, 3_600, at(0), &mut Vec::new()).is_ok());
+        assert!(cache.store(&key, &later, None, 3_600, at(40), &mut Vec::new()).is_err());
+        let found = look_up(&cache, &asked, Wanted::Stale(3_600), 50);
+        assert_eq!((found, cache.len()), (is_left.then_some((7, 60)), usize::from(is_left)), "{later:?}");
+    }
+}
+
+#[test]
+fn stale_entries_last_as_long_as_is_wanted_when_they_are_asked_for() {
+    let cache = cache(CacheOptions::new(10));
+    let (good, failed) = (query("a", 1), query("b", 1));
+    let put = |asked: &[u8], code: u8| {
+        let mut answer = response(asked, 30, 7);
+        answer[3] |= code;
+        let key = key_of(&cache, asked, About::default()).expect("a key");
+        assert!(cache.store(&key, &answer, Some(30), 5, Tick(0), &mut Vec::new()).is_ok());
+    };
+    put(&good, 0);
+    put(&failed, 2);
+    assert_eq!(look_up(&cache, &good, Wanted::Stale(5), 36), None);
+    assert_eq!(look_up(&cache, &good, Wanted::Stale(3_600), 3_630), Some((7, 60)));
+    assert_eq!(look_up(&cache, &good, Wanted::Stale(3_600), 3_631), None);
+    assert_eq!(look_up(&cache, &failed, Wanted::Stale(3_600), 31), None, "a failure is not kept");
+    let clean = |stale_seconds, second| {
+        assert_eq!(cache.clean(0, usize::MAX, 0, stale_seconds, Tick(second * SECOND)), None);
+        cache.len()
+    };
+    assert_eq!((clean(3_600, 34), clean(3_600, 3_629), clean(3_600, 3_630)), (1, 1, 0));
+}
+
+#[test]
+fn a_failure_without_a_question_gets_that_of_each_client() {
+    let asked = query("a", 1);
+    let bare = |code: u8, rest: &[u8], additional: u8| {
+        let mut message = vec![0, 0, 0x81, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, additional];
+        message.extend_from_slice(rest);
+        message
+    };
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    for (response, rest) in [(bare(2, b"", 0), &[][..]), (bare(5, &opt, 1), &opt[..])] {
+        assert!(is_bare_failure(&response), "{response:?}");
+        let (mut packed, mut buffer) = (Vec::new(), asked.clone());
+        buffer.resize(100, 0);
+        pack(&response, &mut packed).expect("packed");
+        let mut packet = Packet::new(&mut buffer, 0, asked.len());
+        assert!(unpack(&packed, &mut packet, asked.len(), Ttl::Unchanged));
+        let mut wanted = [&asked[..], rest].concat();
+        (wanted[2], wanted[3], wanted[11]) = (0x81, response[3], response[11]);
+        assert_eq!(packet.bytes(), wanted);
+    }
+    for other in [bare(0, b"", 0), bare(1, b"", 0), bare(2, b"\0", 0), bare(2, b"", 1), bare(2, &opt, 2)] {
+        assert!(!is_bare_failure(&other), "{other:?}");
+    }
+}
+
+#[test]
+fn addresses_of_two_names_stay_with_them() {
+    let mut message = response(&query("a", 1), 60, 1);
+    message.extend_from_slice(b"\x01b\0\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x02");
+    message[7] = 2;
+    let before = message.clone();
+    let mut rng = ShardRng::from_seed(1);
+    (0..100).for_each(|_| shuffle(&mut message, &mut rng));
+    assert_eq!(message, before);
+}
+
+#[test]
 fn addresses_are_shuffled_within_their_set() {
     let mut message = response(&query("a", 1), 60, 1);
     for value in 2..=8 {
@@ -169,6 +261,8 @@ proptest! {
             if stores {
                 let stored = store(&cache, &asked, ttl, value, now);
                 prop_assert_eq!(stored.is_ok(), ttl >= 2);
+                // What is not stored supersedes what is there.
+                model.remove(&name);
                 if ttl >= 2 {
                     model.insert(name, (value, ttl, now));
                 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use crate::wire::codes::type_from_name;
 use crate::wire::name::from_text;
@@ -101,6 +101,8 @@ fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) ->
 /// Each query is asked once; when all have ended, those that have failed are asked again.
 #[derive(Debug)]
 pub struct WarmUp {
+    /// Its number in this process.
+    id: u32,
     list: Arc<WarmUpList>,
     /// The next query, and the next one that is looked at for the second time.
     next: AtomicUsize,
@@ -122,8 +124,10 @@ impl WarmUp {
     /// Begins a list.
     #[must_use]
     pub fn new(list: Arc<WarmUpList>) -> Self {
+        static BEGUN: AtomicU32 = AtomicU32::new(0);
         let words = (list.len() * FORMS).div_ceil(64);
         Self {
+            id: BEGUN.fetch_add(1, Relaxed),
             list,
             next: AtomicUsize::new(0),
             second: AtomicUsize::new(0),
@@ -133,6 +137,12 @@ impl WarmUp {
             failed: AtomicUsize::new(0),
             is_reported: AtomicBool::new(false),
         }
+    }
+
+    /// Returns its number in this process: [`Self::ended`] wants to know of its own queries only.
+    #[must_use]
+    pub const fn id(&self) -> u32 {
+        self.id
     }
 
     fn len(&self) -> usize {

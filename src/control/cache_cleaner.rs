@@ -71,7 +71,7 @@ impl CacheCleaner {
         }
         self.next = now + PAUSE;
         let Some(part) = self.left.front_mut() else { return };
-        match part.cache.clean(part.from, SETS, part.most, now) {
+        match part.cache.clean(part.from, SETS, part.most, snapshot.globals.stale_cache_seconds, now) {
             Some(next) => part.from = next,
             None => _ = self.left.pop_front(),
         }

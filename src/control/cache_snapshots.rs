@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -131,9 +131,15 @@ impl CacheSnapshots {
         }
     }
 
-    /// Writes all caches, and ends the thread; within a limit, and until a signal says that the
-    /// process is to end at once. With `discards` nothing is written.
-    pub(super) async fn finish(&mut self, discards: bool, notifier: &Notifier, signals: &mut Signals) {
+    /// Writes all caches, and ends the thread; within a limit, and until a third signal to stop. With
+    /// `discards` nothing is written. `is_urgent`: the second one has come.
+    pub(super) async fn finish(
+        &mut self,
+        discards: bool,
+        notifier: &Notifier,
+        signals: &mut Signals,
+        is_urgent: bool,
+    ) {
         self.stop_reading();
         let writes = std::mem::take(&mut self.caches).into_iter().map(Job::Write).collect();
         if !discards {
@@ -142,15 +148,43 @@ impl CacheSnapshots {
         let Some(Thread { jobs, orders, mut ended }) = self.thread.take() else { return };
         drop(jobs);
         notifier.extend(WRITING_MAX + ENDING_MAX);
-        tokio::select! {
-            _ = &mut ended => return,
-            _ = signals.term.recv() => {}
-            _ = signals.int.recv() => {}
-            () = tokio::time::sleep(WRITING_MAX) => {}
+        signals.set_writes(true);
+        let stop = async || {
+            tokio::select! {
+                _ = signals.term.recv() => {}
+                _ = signals.int.recv() => {}
+            }
+        };
+        if !has_ended(&mut ended, is_urgent, stop).await {
+            orders.stops.store(true, Relaxed);
+            if tokio::time::timeout(ENDING_MAX, ended).await.is_err() {
+                tracing::warn!("snapshots of caches are not written: the file system does not answer");
+            }
         }
-        orders.stops.store(true, Relaxed);
-        if tokio::time::timeout(ENDING_MAX, ended).await.is_err() {
-            tracing::warn!("snapshots of caches are not written: the file system does not answer");
+        signals.set_writes(false);
+    }
+}
+
+/// Waits until the thread has ended, as long as files are written at most; returns false if it has not, or
+/// a signal to stop is the third one. `signal`: waits for the next. The second one ends what shards do, and
+/// the snapshots are written nevertheless.
+async fn has_ended(
+    ended: &mut oneshot::Receiver<()>,
+    mut is_urgent: bool,
+    mut signal: impl AsyncFnMut(),
+) -> bool {
+    let limit = tokio::time::sleep(WRITING_MAX);
+    tokio::pin!(limit);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut *ended => return true,
+            () = signal() => {
+                if std::mem::replace(&mut is_urgent, true) {
+                    return false;
+                }
+            }
+            () = &mut limit => return false,
         }
     }
 }
@@ -190,20 +224,27 @@ fn run(queue: &Receiver<Job>, orders: &Orders) {
     let _ = privileges::follow();
     // Stores whose file was not read to its end, each with this file: a reload may have given it another.
     let mut incomplete = BTreeSet::new();
+    // Files that are good snapshots, but not for their caches.
+    let mut refused = BTreeSet::new();
     for job in queue {
         let Adopted { cache, is_removed } = job.adopted();
         let Some(path) = &cache.options().snapshot else { continue };
         match job {
-            Job::Read(_) => {
-                if !read(path, cache, orders, is_removed) {
-                    incomplete.insert((cache.id(), path.clone()));
-                }
-            }
+            Job::Read(_) => match read(path, cache, orders, is_removed) {
+                Reading::Done => {}
+                Reading::Incomplete => _ = incomplete.insert((cache.id(), path.clone())),
+                Reading::Refused => _ = refused.insert(path.clone()),
+            },
             // It is the last that is asked for it.
             Job::Write(_) if incomplete.remove(&(cache.id(), path.clone())) => {
                 tracing::info!("the cache snapshot {path:?} stays as it is: it was not read to its end");
             }
-            Job::Write(_) => write(path, cache, orders),
+            Job::Write(_) => {
+                if refused.remove(path) {
+                    set_aside(path);
+                }
+                write(path, cache, orders);
+            }
         }
     }
 }
@@ -214,8 +255,19 @@ fn unix_ms() -> u64 {
     seconds * 1_000 + u64::from(milliseconds)
 }
 
-/// Reads a file into a cache; false if there is one, and it was stopped or not begun.
-fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBool) -> bool {
+/// What has come of reading a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It was read, is not there, or is of no use to anybody.
+    Done,
+    /// There is one, and it was stopped or not begun.
+    Incomplete,
+    /// It would be good for a cache with other options, another version or a right clock.
+    Refused,
+}
+
+/// Reads a file into a cache.
+fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBool) -> Reading {
     let goes_on = || !orders.stops_reading.load(Relaxed) && !is_removed.load(Relaxed);
     if goes_on()
         && let Some(why) = unwritable(Path::new(path))
@@ -246,15 +298,35 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
             let why =
                 if is_removed.load(Relaxed) { "a reload has removed the cache" } else { "the process stops" };
             tracing::info!("the cache snapshot {path:?} is not read to its end: {why}");
-            return false;
+            return Reading::Incomplete;
         }
-        Err(why) => tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}"),
+        Err(why) => {
+            tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}");
+            if matches!(why, Refused::Options | Refused::Version(_) | Refused::Future(_)) {
+                return Reading::Refused;
+            }
+        }
     }
-    true
+    Reading::Done
+}
+
+/// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
+fn set_aside(path: &str) {
+    let kept = files::resolved(Path::new(path)).and_then(|file| {
+        let aside = beside(&file, ".refused");
+        match irreplaceable(&aside) {
+            None => fs::rename(&file, &aside).map(|()| aside),
+            Some(why) => Err(io::Error::other(format!("{aside:?}: {why}"))),
+        }
+    });
+    match kept {
+        Ok(aside) => tracing::info!("the cache snapshot {path:?} that was refused is kept as {aside:?}"),
+        Err(error) => tracing::warn!("the cache snapshot {path:?} that was refused is not kept: {error}"),
+    }
 }
 
 /// Opens a regular file. A pipe would be waited for, a terminal made that of the process.
-fn open(path: &str) -> io::Result<File> {
+fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
@@ -270,8 +342,13 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     let begun = clock::now();
     let clocks = Clocks { now: begun, unix_ms };
     // A link stays one: the file that it leads to is replaced.
-    let written = files::resolved(Path::new(path))
-        .and_then(|file| files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on)));
+    let written = files::resolved(Path::new(path)).and_then(|file| {
+        let unfinished = beside(&file, files::UNFINISHED);
+        if let Some(why) = irreplaceable(&unfinished) {
+            return Err(io::Error::other(format!("{unfinished:?}: {why}")));
+        }
+        files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on))
+    });
     let took_ms = clock::now().since(begun).as_ms_ceil();
     match written {
         Ok(entries) => tracing::info!(entries, took_ms, "wrote the cache snapshot {path:?}"),
@@ -279,9 +356,16 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     }
 }
 
+/// Returns the path of a file whose name ends with something more.
+fn beside(file: &Path, more: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(more);
+    path.into()
+}
+
 /// Returns why a file may not be replaced; none if nothing is lost with it: it is not there, is empty, or
 /// begins as a snapshot.
-fn irreplaceable(path: &str) -> Option<String> {
+fn irreplaceable(path: impl AsRef<Path>) -> Option<String> {
     let mut begin = Vec::new();
     match open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)) {
         Ok(_) if begin.is_empty() || begin == MAGIC => None,

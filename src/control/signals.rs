@@ -21,6 +21,11 @@ use crate::engine::sys::SignalStack;
 /// without it: longer than it waits for aborted shards.
 const FORCED: Duration = Duration::from_secs(4);
 
+/// How often, and how many times, the thread looks whether files are still written: they have longer than
+/// the control loop gives them.
+const WRITE: Duration = Duration::from_secs(1);
+const WRITES_MAX: u32 = 40;
+
 /// The signals that the control loop waits for.
 #[derive(Debug)]
 pub struct Signals {
@@ -33,6 +38,7 @@ pub struct Signals {
     /// SIGINT.
     pub int: Signal,
     attended: Arc<AtomicBool>,
+    writes: Arc<AtomicBool>,
     shed: Arc<Notify>,
     /// The stack of the thread that called [`Signals::start`], which gets most signals.
     _stack: SignalStack,
@@ -47,6 +53,7 @@ impl Signals {
         sys::ignore_signals()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (attended, shed) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+        let writes = Arc::<AtomicBool>::default();
         let (signals, first) = {
             let _entered = runtime.enter();
             let streams =
@@ -58,6 +65,7 @@ impl Signals {
                 term,
                 int,
                 attended: Arc::clone(&attended),
+                writes: Arc::clone(&writes),
                 shed: Arc::clone(&shed),
                 _stack: SignalStack::enlarge(),
             };
@@ -68,7 +76,7 @@ impl Signals {
         };
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let _stack = SignalStack::enlarge();
-            runtime.block_on(stop(first, attended, shed));
+            runtime.block_on(stop(first, &attended, &writes, shed));
         })?;
         Ok(signals)
     }
@@ -78,6 +86,11 @@ impl Signals {
         self.attended.store(true, Relaxed);
     }
 
+    /// Says whether files are written before the process ends: the thread waits for them, too.
+    pub fn set_writes(&self, writes: bool) {
+        self.writes.store(writes, Relaxed);
+    }
+
     /// Makes the thread drop its capabilities, as the process has.
     pub fn shed(&self) {
         self.shed.notify_one();
@@ -85,7 +98,12 @@ impl Signals {
 }
 
 /// Ensures that requests to stop are obeyed.
-async fn stop([mut term, mut int]: [Signal; 2], attended: Arc<AtomicBool>, shed: Arc<Notify>) {
+async fn stop(
+    [mut term, mut int]: [Signal; 2],
+    attended: &AtomicBool,
+    writes: &AtomicBool,
+    shed: Arc<Notify>,
+) {
     let mut asked = 0;
     loop {
         tokio::select! {
@@ -103,6 +121,12 @@ async fn stop([mut term, mut int]: [Signal; 2], attended: Arc<AtomicBool>, shed:
         asked += 1;
         if asked == 2 {
             tokio::time::sleep(FORCED).await;
+            for _ in 0..WRITES_MAX {
+                if !writes.load(Relaxed) {
+                    break;
+                }
+                tokio::time::sleep(WRITE).await;
+            }
             tracing::error!("forced to end: the control thread does not stop");
             std::process::exit(0);
         }

@@ -21,11 +21,15 @@ impl<S: Source> Control<S> {
         tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
         self.shards.send_all(&|| Message::Stop);
         let deadline = clock::now() + self.settings.drain;
+        let mut is_urgent = false;
         while !self.shards.all_ended() && clock::now() < deadline {
             tokio::select! {
-                _ = signals.term.recv() => break,
-                _ = signals.int.recv() => break,
+                _ = signals.term.recv() => is_urgent = true,
+                _ = signals.int.recv() => is_urgent = true,
                 () = tokio::time::sleep(Duration::from(SOON)) => {}
+            }
+            if is_urgent {
+                break;
             }
         }
         if !self.shards.all_ended() {
@@ -41,7 +45,7 @@ impl<S: Source> Control<S> {
         }
         self.querylog.finish();
         // A start that has failed leaves the files to the process that has its addresses.
-        self.cache_snapshots.finish(!self.serving, &self.notifier, signals).await;
+        self.cache_snapshots.finish(!self.serving, &self.notifier, signals, is_urgent).await;
         tracing::info!("stopped");
     }
 

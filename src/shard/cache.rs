@@ -109,6 +109,15 @@ impl CacheBuffers {
         cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
     }
 
+    /// A response to the query with the key at hand is not stored: what is there is superseded.
+    pub(crate) fn supersede(&mut self, cache: &PacketCache, response: &[u8]) {
+        cache.supersede(&self.key, response);
+        if self.is_for_every_subnet && cache.options().parse_ecs {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            cache.supersede(&self.every_subnet, response);
+        }
+    }
+
     /// Takes the buffer for a message, with an id and a question in it; returns where that ends, too.
     /// [`CacheBuffers::give`] takes the buffer back.
     pub(crate) fn message(&mut self, id: u16, qname: &[u8], qtype: u16) -> (Vec<u8>, usize) {

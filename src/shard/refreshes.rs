@@ -11,6 +11,9 @@ const WATCHED: usize = 1 << 16;
 const WAYS: usize = 8;
 /// Own queries that are outstanding at a time.
 const OUTSTANDING_MAX: u32 = 1_024;
+/// The same when one more entry is asked for that was asked for in vain: servers that are silent for some
+/// names leave places for the others.
+const OUTSTANDING_AGAIN_MAX: u32 = OUTSTANDING_MAX / 2;
 /// Of those of all shards, how many while names are resolved that nobody waits for.
 const WARM_UP_MAX: u32 = 32;
 /// How long a cache waits for a server.
@@ -26,6 +29,10 @@ struct Watched {
     hits: u32,
     /// Second from which on they count.
     from: u32,
+    /// It was asked for: nothing is to be done until that has ended.
+    is_asked: bool,
+    /// It was asked for in vain.
+    has_failed: bool,
 }
 
 /// What a shard knows of them.
@@ -50,8 +57,8 @@ impl Refreshes {
         (hash >> 20) as usize % (WATCHED / WAYS) * WAYS
     }
 
-    /// Counts a hit in the last part of an entry's time; returns whether it is the one that makes the
-    /// entry popular.
+    /// Counts a hit in the last part of an entry's time; returns whether the entry is popular and to be
+    /// asked for, if there is room for one more. [`Self::asked`] says that it was.
     pub(crate) fn is_popular(&mut self, hash: u64, expires: u32, hits: u32, now: Tick) -> bool {
         self.watched.resize(WATCHED, Watched::default());
         let (now, place) = (seconds(now), Self::place(hash));
@@ -64,27 +71,36 @@ impl Refreshes {
         });
         let Some(watched) = at.and_then(|at| places.get_mut(at)) else { return false };
         if (watched.hash, watched.expires) != (hash, expires) {
-            *watched = Watched { hash, expires, hits: 0, from: 0 };
+            *watched = Watched { hash, expires, ..Watched::default() };
         }
-        if now < watched.from {
+        if now < watched.from || watched.is_asked {
             return false;
         }
         watched.hits = watched.hits.saturating_add(1);
-        watched.hits == hits
+        let most = if watched.has_failed { OUTSTANDING_AGAIN_MAX } else { OUTSTANDING_MAX };
+        watched.hits >= hits && self.outstanding < most && !self.is_stopping
+    }
+
+    fn known(&mut self, hash: u64) -> Option<&mut Watched> {
+        self.watched.iter_mut().skip(Self::place(hash)).take(WAYS).find(|watched| watched.hash == hash)
+    }
+
+    /// An entry is asked for.
+    pub(crate) fn asked(&mut self, hash: u64) {
+        self.known(hash).into_iter().for_each(|watched| watched.is_asked = true);
+    }
+
+    /// An entry is asked for by another shard, which may get nothing: it is looked at again after a while.
+    pub(crate) fn postpone(&mut self, hash: u64, now: Tick) {
+        self.known(hash).into_iter().for_each(|watched| watched.from = seconds(now) + RETRY_SECONDS);
     }
 
     /// An entry was asked for in vain: its hits count anew, after a while.
     pub(crate) fn failed(&mut self, hash: u64, now: Tick) {
-        let place = Self::place(hash);
-        let watched = self.watched.iter_mut().skip(place).take(WAYS).find(|w| w.hash == hash);
-        if let Some(watched) = watched {
+        if let Some(watched) = self.known(hash) {
             (watched.hits, watched.from) = (0, seconds(now) + RETRY_SECONDS);
+            (watched.is_asked, watched.has_failed) = (false, true);
         }
-    }
-
-    /// Returns whether one more may be outstanding.
-    pub(crate) const fn may_begin(&self) -> bool {
-        self.outstanding < OUTSTANDING_MAX && !self.is_stopping
     }
 
     /// Returns how many names a shard resolves at a time that nobody has asked for.
@@ -145,17 +161,51 @@ mod tests {
     #[test]
     fn an_entry_becomes_popular_once_in_its_time() {
         let (mut refreshes, now) = (Refreshes::default(), second(50));
-        let popular: Vec<bool> = (0..4).map(|_| refreshes.is_popular(5, 100, 2, now)).collect();
-        assert_eq!(popular, [false, true, false, false]);
-        let mut hit = |hash, expires, hits| refreshes.is_popular(hash, expires, hits, now);
+        let mut hit = |hash, expires, hits| {
+            let is_popular = refreshes.is_popular(hash, expires, hits, now);
+            if is_popular {
+                refreshes.asked(hash);
+            }
+            is_popular
+        };
+        assert_eq!([0; 4].map(|_| hit(5, 100, 2)), [false, true, false, false]);
         assert!(!hit(5, 200, 2) && hit(5, 200, 2), "its next time");
         assert!(hit(6, 100, 1), "one hit is enough");
+    }
+
+    #[test]
+    fn an_entry_that_found_no_room_is_asked_for_by_its_next_hit_with_room() {
+        let (mut refreshes, now) = (Refreshes::default(), second(50));
+        (0..OUTSTANDING_MAX).for_each(|_| refreshes.begun());
+        assert_eq!([0; 3].map(|_| refreshes.is_popular(5, 100, 2, now)), [false; 3], "no room");
+        refreshes.ended();
+        assert!(refreshes.is_popular(5, 100, 2, now));
+        assert!(refreshes.is_popular(5, 100, 2, now), "it could not be claimed");
+        refreshes.postpone(5, now);
+        assert!(!refreshes.is_popular(5, 100, 2, now), "another shard asks");
+        assert!(refreshes.is_popular(5, 100, 2, second(51)));
+        refreshes.asked(5);
+        assert!(!refreshes.is_popular(5, 100, 2, second(52)), "once");
+    }
+
+    #[test]
+    fn entries_that_were_asked_for_in_vain_leave_room_for_others() {
+        let (mut refreshes, now) = (Refreshes::default(), second(50));
+        assert!(refreshes.is_popular(5, 100, 1, now));
+        refreshes.asked(5);
+        refreshes.failed(5, now);
+        (0..OUTSTANDING_AGAIN_MAX).for_each(|_| refreshes.begun());
+        assert!(!refreshes.is_popular(5, 100, 1, second(52)), "one more of them");
+        assert!(refreshes.is_popular(6, 100, 1, second(52)), "another one");
+        refreshes.ended();
+        assert!(refreshes.is_popular(5, 100, 1, second(52)));
     }
 
     #[test]
     fn one_that_was_asked_for_in_vain_becomes_popular_again() {
         let mut refreshes = Refreshes::default();
         assert!(refreshes.is_popular(5, 100, 1, second(50)));
+        refreshes.asked(5);
         refreshes.failed(5, second(52));
         assert!(!refreshes.is_popular(5, 100, 1, second(52)), "not at once");
         assert!(refreshes.is_popular(5, 100, 1, second(53)));

@@ -15,13 +15,13 @@ reasons! {
         Class = "class",
         /// It has an EDNS cookie, and cookieHashing is off: it is for one client alone.
         Cookie = "cookie",
-        /// No record has a TTL.
+        /// No record has a TTL, or the response is FORMERR or has an extended code, which concern one client.
         NoTtl = "no-ttl",
         /// A record has a TTL above 2^31 - 1, which counts as 0 (RFC 2181, section 8).
         TtlInvalid = "ttl-invalid",
         /// Its lowest TTL is 0, or below minTTL; or a temporary failure, and those are not kept.
         TtlTooShort = "ttl-too-short",
-        /// It is longer than maximumEntrySize.
+        /// It is longer than maximumEntrySize, or with two bytes for each record than 65,535 bytes.
         TooLarge = "too-large",
         /// Another thread was changing the same part of the table.
         Busy = "busy",

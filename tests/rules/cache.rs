@@ -24,6 +24,8 @@ const ROWS: &[(&str, &str, &str)] = &[
          wait 50000
          q 4321 RD WWW.example/A
          > 2 * RD WWW.example/A
+         a * QR RD WWW.example/A A=192.0.2.1,60
+         < 4321 QR RD WWW.example/A A=192.0.2.1,60
          cache 1 2",
     ),
     (
@@ -51,7 +53,7 @@ const ROWS: &[(&str, &str, &str)] = &[
          > 2 * RD a/A OPT=4096
          q 10 RD a/A OPT=1232,3:
          > 2 * RD a/A OPT=1232,3:
-         cache 1 9",
+         cache 1 1",
     ),
     (
         "payloadRanks: sizes share answers",
@@ -600,6 +602,8 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR r/A A=192.0.2.1
          q 4 r/A
          > 2 * r/A
+         a * QR r/A A=192.0.2.1
+         < 4 QR r/A A=192.0.2.1
          cache 0 2",
     ),
     (
@@ -665,7 +669,7 @@ const ROWS: &[(&str, &str, &str)] = &[
          > 2 * a/A",
     ),
     (
-        "those that wait get an answer that is not stored, but none that is for one client",
+        "those that wait get an answer that is not stored, without another client's cookie",
         CACHE,
         "q 1 a/A
          > 2 * a/A
@@ -682,9 +686,149 @@ const ROWS: &[(&str, &str, &str)] = &[
          a * QR b/A A=192.0.2.1 OPT=1232,10:0102
          < 3 QR b/A A=192.0.2.1 OPT=1232,10:0102
          wait 0
+         < 4 QR b/A A=192.0.2.1 OPT=1232
+         q 5 c/A OPT=1232,10:0102030405060708
+         > 2 * c/A OPT=1232,10:0102030405060708
+         q 6 c/A OPT=1232
+         hold
+         a * QR c/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         < 5 QR c/A A=192.0.2.1 OPT=1232,10:01020304050607081122334455667788
+         wait 0
+         < 6 QR c/A A=192.0.2.1 OPT=1232
+         q 7 d/A OPT=1232,10:0102030405060708
+         > 2 * d/A OPT=1232,10:0102030405060708
+         q 8 d/A OPT=1232
+         hold
+         a * QR d/A OPT=1232,x1,10:01020304050607081122334455667788
+         < 7 QR d/A OPT=1232,x1,10:01020304050607081122334455667788
+         wait 0
+         > 2 * d/A OPT=1232",
+    ),
+    (
+        "those that wait get a failure without a question, as if it had theirs",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         q 2 A/A
+         hold
+         q 3 a/A
+         hold
+         a * QR REFUSED
+         < 1 QR REFUSED
+         wait 0
+         < 3 QR REFUSED a/A
+         < 2 QR REFUSED A/A
+         cache 2 1
+         q 4 b/A
+         > 2 * b/A
+         q 5 b/A
+         hold
+         a * QR SERVFAIL
+         < 4 QR SERVFAIL
+         wait 0
+         < 5 QR SERVFAIL b/A
+         q 6 b/A
+         > 2 * b/A",
+    ),
+    (
+        "stale: what servers have answered since supersedes it, stored or not",
+        "setStaleCacheEntriesTTL(86400) addResponseAction('skip', SetSkipCacheResponseAction())
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR NXDOMAIN a/A RR=2,x,SOA,1,00
+         < 1 QR NXDOMAIN a/A RR=2,x,SOA,1,00
+         wait 2000
+         q 2 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.2,0
+         < 2 QR a/A A=192.0.2.2,0
+         q 3 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 3 QR SERVFAIL a/A
+         q 4 b/A OPT=1232
+         > 2 * b/A OPT=1232
+         a * QR b/A A=192.0.2.1,1 OPT=1232
+         < 4 QR b/A A=192.0.2.1,1 OPT=1232
+         wait 2000
+         q 5 b/A OPT=1232,10:0102030405060708
          > 2 * b/A OPT=1232,10:0102030405060708
-         a * QR b/A A=192.0.2.2 OPT=1232
-         < 4 QR b/A A=192.0.2.2 OPT=1232",
+         a * QR b/A A=192.0.2.2,60 OPT=1232,10:01020304050607081122334455667788
+         < 5 QR b/A A=192.0.2.2,60 OPT=1232,10:01020304050607081122334455667788
+         q 6 b/A OPT=1232
+         > 2 * b/A OPT=1232
+         wait 2500
+         ! timeout",
+    ),
+    (
+        "stale: an answer that a rule keeps out supersedes it",
+        "setStaleCacheEntriesTTL(86400)
+         addResponseAction(AndRule{QNameRule('skip'), RCodeRule(DNSRCode.NXDOMAIN)}, SetSkipCacheResponseAction())
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 skip/A
+         > 2 * skip/A
+         a * QR skip/A A=192.0.2.1,1
+         < 1 QR skip/A A=192.0.2.1,1
+         wait 2000
+         q 2 skip/A
+         > 2 * skip/A
+         a * QR NXDOMAIN skip/A RR=2,x,SOA,60,00
+         < 2 QR NXDOMAIN skip/A RR=2,x,SOA,60,00
+         q 3 skip/A
+         > 2 * skip/A
+         a * QR SERVFAIL skip/A
+         < 3 QR SERVFAIL skip/A",
+    ),
+    (
+        "stale: it hides neither what a policy blocks nor what DNSSEC finds forged, and no client's own fault",
+        "setStaleCacheEntriesTTL(86400) getPool(''):setCache(newPacketCache(100, {temporaryFailureTTL=0})) ",
+        "q 1 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR a/A A=192.0.2.1,1 OPT=1232
+         < 1 QR a/A A=192.0.2.1,1 OPT=1232
+         wait 2000
+         q 2 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR REFUSED a/A OPT=1232,15:000f
+         < 2 QR REFUSED a/A OPT=1232,15:000f
+         q 3 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232,15:0016,15:0006
+         < 3 QR SERVFAIL a/A OPT=1232,15:0016,15:0006
+         q 4 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR FORMERR a/A OPT=1232
+         < 4 QR FORMERR a/A OPT=1232
+         q 5 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232,15:0016
+         < 5 QR a/A A=192.0.2.1,60 OPT=1232,15:0003
+         cache 1 4",
+    ),
+    (
+        "stale: an answer counts once, as a hit",
+        "setStaleCacheEntriesTTL(86400) getPool(''):setCache(newPacketCache(100, {temporaryFailureTTL=1})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,1
+         < 1 QR a/A A=192.0.2.1,1
+         cache 0 1
+         wait 2000
+         q 2 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 2 QR a/A A=192.0.2.1,60
+         cache 1 1
+         wait 2000
+         q 3 a/A
+         > 2 * a/A
+         q 4 a/A
+         hold
+         wait 2500
+         < 3 QR a/A A=192.0.2.1,60
+         < 4 QR a/A A=192.0.2.1,60
+         cache 3 1",
     ),
     (
         "when the leader times out, one that waits asks again for all",
@@ -841,6 +985,7 @@ const REFUSED: &[(&str, NotCached)] = &[
     ("a/A A=192.0.2.1 CUT=30", NotCached::Malformed),
     ("a/A A=192.0.2.1 RR=3,k,250,0,00", NotCached::Signed),
     ("a/A A=192.0.2.1 OPT=1232,10:01", NotCached::Cookie),
+    ("FORMERR a/A RR=2,x,SOA,900,00", NotCached::NoTtl),
 ];
 
 #[test]
@@ -922,6 +1067,38 @@ fn names_of_a_list_are_resolved_when_the_cache_begins() {
     bench.play("nobody gets the time-outs", "wait 3000\nq 2 RD a/A\n> 2 * RD a/A");
     bench.reload(&format!("{SERVER}{cache}addAction('never', DropAction())"));
     bench.play("once", "wait 0");
+    std::fs::remove_file(path).expect("the file");
+}
+
+#[test]
+fn stale_answers_without_a_server_count_once() {
+    let mut bench = Bench::new(
+        "setACL('0.0.0.0/0') newServer{address='127.0.1.2', pool='p'} setStaleCacheEntriesTTL(3600)
+         setServFailWhenNoServer(true) addAction(NetmaskGroupRule('192.0.2.0/24'), PoolAction('p'))
+         local c = newPacketCache(100) getPool(''):setCache(c) getPool('p'):setCache(c) ",
+    );
+    bench.play(
+        "of the pool with a server",
+        "from 192.0.2.9:53\nq 1 a/A\n> 2 * a/A\na * QR a/A A=192.0.2.1,5\n< 1 QR a/A A=192.0.2.1,5",
+    );
+    bench.play("stale", "wait 6000\nfrom 198.51.100.1:53\nq 2 a/A\n< 2 QR a/A A=192.0.2.1,60\ncache 1 0");
+    bench.play("none", "q 3 b/A\n< 3 QR SERVFAIL b/A\ncache 1 1");
+}
+
+#[test]
+fn a_list_that_is_replaced_while_it_is_under_way_says_nothing_of_the_new_one() {
+    let path = std::env::temp_dir().join(format!("dnslob-names-replaced-{}", std::process::id()));
+    let configuration = format!("{SERVER}getPool(''):setCache(newPacketCache(100, {{warmUp={path:?}}})) ");
+    std::fs::write(&path, "a A\n").expect("a file");
+    let mut bench = Bench::new(&configuration);
+    bench.play("the old list", "wait 0\n> 2 * RD a/A\n> 2 * RD a/A OPT=1232");
+    std::fs::write(&path, "b A\n").expect("a file");
+    bench.reload(&configuration);
+    let asked = "> 2 * RD b/A\n> 2 * RD b/A OPT=1232";
+    bench.play("the new list", &format!("wait 1000\n{asked}"));
+    bench.play("the old one ends", "wait 1500");
+    bench.play("what has failed of the new one is asked for once more", &format!("wait 1000\n{asked}"));
+    bench.play("once", "wait 3000\nwait 3000");
     std::fs::remove_file(path).expect("the file");
 }
 

@@ -96,6 +96,11 @@ impl<'t> Set<'t> {
         Ways(ways)
     }
 
+    /// Returns whether an entry may have a tag, without the lock.
+    pub(super) fn may_have(self, tag: u16) -> bool {
+        self.ways_of(tag).next().is_some()
+    }
+
     #[inline]
     fn slot(self, way: usize) -> &'t AtomicU64 {
         &self.0[SLOTS + way % WAYS]

@@ -32,13 +32,15 @@ pub static CACHE_OPTIONS: &[Entry] = &[
     entry(
         "staleOnFailure",
         "true",
-        "Give a stale answer also when the servers do not answer in time or with SERVFAIL (RFC 8767), not only when none \
-         is up; with `setStaleCacheEntriesTTL` alone. Not in dnsdist.",
+        "Give a stale answer also when the servers do not answer in time, or with SERVFAIL, REFUSED or another failure \
+         (RFC 8767) that is not explained by policy or DNSSEC, not only when none is up; with `setStaleCacheEntriesTTL` \
+         alone. Not in dnsdist.",
     ),
     entry(
         "keepStaleData",
         "false",
-        "Remove no expired entries while no server of the pools is up; they are given for `setStaleCacheEntriesTTL` at most.",
+        "Remove no expired entries while no server of the pools is up; they are given for `setStaleCacheEntriesTTL` at \
+         most, also if it is raised meanwhile.",
     ),
     entry("dontAge", "false", "Give TTLs as they were stored, rather than what is left of them."),
     entry(
@@ -62,7 +64,11 @@ pub static CACHE_OPTIONS: &[Entry] = &[
         "UDP payload sizes: those of queries count as the next lower one of these, so that queries with different sizes \
          share answers.",
     ),
-    entry("maximumEntrySize", "4096", "The longest answer that is kept, bytes."),
+    entry(
+        "maximumEntrySize",
+        "4096",
+        "The longest answer that is kept, bytes; 65,535 include two more for each of its records.",
+    ),
     entry("shuffle", "false", "Give the addresses of an answer in another order each time."),
     entry(
         "coalesce",
@@ -119,7 +125,11 @@ pub static CACHE_METHODS: &[Entry] = &[
          Returns how many.",
     ),
     entry("getAddressListByDomain", "name", "Returns the addresses in the answers about a name, as a list."),
-    entry("getDomainListByAddress", "address", "Returns the names whose answers have an address, as a list."),
+    entry(
+        "getDomainListByAddress",
+        "address",
+        "Returns the names whose answers have an address, as a list; 100,000 at most.",
+    ),
     entry("getStats", "", "Returns its figures, as a table by name."),
     entry("isFull", "", "Returns whether a new entry replaces another one."),
     entry("printStats", "", "Prints its figures."),

@@ -90,6 +90,16 @@ fn what_is_wrong_is_said() {
         ),
         ("newPacketCache(5, {snapshot='/tmp/'})", "snapshot is \"/tmp/\"; expected the path of a file"),
         ("newPacketCache(5, {snapshot='/tmp/\\0'})", "expected the path of a file"),
+        ("newPacketCache(5, {snapshot='/tmp/.'})", "snapshot is \"/tmp/.\"; expected the path of a file"),
+        ("newPacketCache(5, {snapshot='..'})", "snapshot is \"..\"; expected the path of a file"),
+        (
+            "newPacketCache(5, {snapshot='/tmp/x.unfinished'})",
+            "expected a name that no other snapshot is kept by",
+        ),
+        (
+            "newPacketCache(5, {snapshot='/tmp/x.refused'})",
+            "expected a name that no other snapshot is kept by",
+        ),
         ("newPacketCache(5, {snapshot=true})", "snapshot is true; expected the path of a file"),
         ("newPacketCache(5, 'x')", "maxTTL is \"x\"; expected"),
         ("getPool(''):setCache(5)", "5 is not allowed; expected a packet cache, as newPacketCache(10000)"),
@@ -188,6 +198,10 @@ fn what_is_odd_is_a_warning() {
         (
             "5, {maxTTL=5, minTTL=6}",
             "minTTL (6) is above maxTTL (5): nothing is kept; expected a lower minTTL",
+        ),
+        (
+            "5, {maxNegativeTTL=5, minTTL=6}",
+            "minTTL (6) is above maxNegativeTTL (5): no negative answer is kept; expected a lower minTTL, or",
         ),
         (
             "5, {payloadRanks={100, 512}}",

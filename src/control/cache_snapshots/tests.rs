@@ -169,11 +169,15 @@ fn reading_ends_when_a_reload_removes_the_cache() {
     let path = place.file("cache.bin");
     finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
     let new = cache(1_000, &path);
-    assert!(!read(&path, &new, &Orders::default(), &AtomicBool::new(true)));
+    assert_eq!(read(&path, &new, &Orders::default(), &AtomicBool::new(true)), Reading::Incomplete);
     assert!(new.is_empty());
     let (gone, none) = (AtomicBool::new(true), place.file("none.bin"));
-    assert!(read(&none, &new, &Orders::default(), &gone), "nothing is missing where there is no file");
-    assert!(read(&path, &new, &Orders::default(), &AtomicBool::new(false)));
+    assert_eq!(
+        read(&none, &new, &Orders::default(), &gone),
+        Reading::Done,
+        "nothing is missing where there is no file"
+    );
+    assert_eq!(read(&path, &new, &Orders::default(), &AtomicBool::new(false)), Reading::Done);
     assert_eq!(new.len(), 9);
 }
 
@@ -187,7 +191,7 @@ fn a_link_stays_one_and_its_file_is_replaced() {
         write(&link, &filled(count, &link), &Orders::default());
         assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
         let new = cache(1_000, &file);
-        assert!(read(&file, &new, &Orders::default(), &AtomicBool::default()));
+        assert_eq!(read(&file, &new, &Orders::default(), &AtomicBool::default()), Reading::Done);
         assert_eq!(new.len(), usize::from(count));
     }
     assert_eq!((place.names(), disk.names()), (vec!["cache.bin".to_owned()], vec!["real.bin".to_owned()]));
@@ -217,7 +221,7 @@ fn the_true_reason_is_said_for_a_file_that_is_not_replaced() {
     ] {
         assert_eq!(irreplaceable(&path).as_deref(), Some(why), "{path}");
     }
-    assert_eq!(irreplaceable(&place.file("none")), None);
+    assert_eq!(irreplaceable(place.file("none")), None);
 }
 
 #[test]
@@ -239,13 +243,17 @@ fn what_is_no_snapshot_is_neither_read_nor_replaced() {
     fs::write(&path, "newServer('192.0.2.1')\n").expect("a file");
     let cache = filled(3, &path);
     let orders = Orders::default();
-    assert!(read(&path, &cache, &orders, &AtomicBool::default()));
+    assert_eq!(read(&path, &cache, &orders, &AtomicBool::default()), Reading::Done);
     write(&path, &cache, &orders);
     assert_eq!(fs::read(&path).expect("the file"), b"newServer('192.0.2.1')\n");
-    for (name, begin) in [("empty", &b""[..]), ("cut", &MAGIC), ("newer", b"\x89dnslob\n\xff\0\0\0\0")] {
+    for (name, begin, outcome) in [
+        ("empty", &b""[..], Reading::Done),
+        ("cut", &MAGIC, Reading::Done),
+        ("newer", b"\x89dnslob\n\xff\0\0\0\0", Reading::Refused),
+    ] {
         let path = place.file(name);
         fs::write(&path, begin).expect("a file");
-        assert!(read(&path, &cache, &orders, &AtomicBool::default()));
+        assert_eq!(read(&path, &cache, &orders, &AtomicBool::default()), outcome);
         write(&path, &cache, &orders);
         assert!(fs::read(&path).expect("the file").len() > 100, "{name} is replaced");
     }
@@ -253,7 +261,7 @@ fn what_is_no_snapshot_is_neither_read_nor_replaced() {
     let fifo = place.file("fifo");
     nix::unistd::mkfifo(&*fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
     for path in [place.0.display().to_string(), fifo, "/dev/zero".to_owned(), "/dev/null".to_owned()] {
-        assert!(read(&path, &cache, &orders, &AtomicBool::default()));
+        assert_eq!(read(&path, &cache, &orders, &AtomicBool::default()), Reading::Done);
         write(&path, &cache, &orders);
         assert!(!fs::metadata(&path).expect("it is there").is_file());
     }
@@ -272,6 +280,64 @@ fn a_directory_that_cannot_be_written_is_named() {
     let cache = cache(10, "/nonexistent/x");
     fixture::store(&cache, 1, 60, Tick(0));
     // Both say so in the log, and go on.
-    assert!(read("/nonexistent/x", &cache, &Orders::default(), &AtomicBool::default()));
+    assert_eq!(read("/nonexistent/x", &cache, &Orders::default(), &AtomicBool::default()), Reading::Done);
     write("/nonexistent/x", &cache, &Orders::default());
+}
+
+#[test]
+fn the_third_signal_to_stop_ends_the_writing_and_the_second_one_does_not() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    for (is_urgent, signals) in [(false, 2), (true, 1)] {
+        let (_end, mut ended) = oneshot::channel();
+        let mut seen = 0;
+        assert!(!runtime.block_on(has_ended(&mut ended, is_urgent, async || seen += 1)), "{is_urgent}");
+        assert_eq!(seen, signals, "the second one came before: {is_urgent}");
+    }
+    let (end, mut ended) = oneshot::channel();
+    let mut end = Some(end);
+    let written_meanwhile = async || _ = end.take().map(|end| end.send(()));
+    assert!(runtime.block_on(has_ended(&mut ended, false, written_meanwhile)));
+}
+
+#[test]
+fn a_snapshot_with_other_options_is_set_aside() {
+    let place = Place::new("aside");
+    let path = place.file("cache.bin");
+    finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
+    let before = fs::read(&path).expect("the file");
+    let options = CacheOptions {
+        snapshot: Some(path.clone()),
+        payload_ranks: vec![512, 1_232],
+        ..CacheOptions::new(1_000)
+    };
+    let other = Arc::new(PacketCache::new(options, [1, 2, 3, 4]));
+    finish(CacheSnapshots::begin(&configuration(&[&other])));
+    assert_eq!(place.names(), ["cache.bin", "cache.bin.refused"]);
+    assert!(fs::read(place.file("cache.bin.refused")).expect("the old one") == before);
+    assert!(fs::read(&path).expect("the new one") != before);
+}
+
+#[test]
+fn no_other_file_makes_room_for_an_unfinished_or_refused_one() {
+    let place = Place::new("beside");
+    let path = place.file("cache.bin");
+    let other = place.file("cache.bin.unfinished");
+    fs::write(&other, "mine").expect("a file");
+    write(&path, &filled(3, &path), &Orders::default());
+    assert_eq!(
+        (place.names(), fs::read(&other).expect("it")),
+        (vec!["cache.bin.unfinished".into()], b"mine".to_vec())
+    );
+    // Of a process that was killed.
+    fs::write(&other, MAGIC).expect("a file");
+    write(&path, &filled(3, &path), &Orders::default());
+    assert_eq!(place.names(), ["cache.bin"]);
+    // The file that a link leads to is set aside, not the link.
+    std::os::unix::fs::symlink("cache.bin", place.file("link")).expect("a link");
+    set_aside(&place.file("link"));
+    assert_eq!(place.names(), ["cache.bin.refused", "link"]);
+    fs::write(&path, "other").expect("a file");
+    fs::write(place.file("cache.bin.refused"), "mine").expect("a file");
+    set_aside(&path);
+    assert_eq!(fs::read(&path).expect("it"), b"other");
 }

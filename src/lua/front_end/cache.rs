@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
+use crate::base::files::UNFINISHED;
 use crate::cache::CacheOptions;
 use crate::cache::warm_up::WarmUpList;
 use crate::config::caches::ENTRIES_MAX;
@@ -98,6 +99,14 @@ fn new_cache(call: &mut Call<'_>, a: Arguments<'_>) -> CacheOptions {
         call.warn(Fault::Conflict {
             wrong: format!("minTTL ({}) is above maxTTL ({}): nothing is kept", cache.ttl_min, cache.ttl_max),
             expected: "a lower minTTL".to_owned(),
+        });
+    } else if cache.ttl_min > cache.negative_ttl_max && cache.negative_ttl_max > 0 {
+        call.warn(Fault::Conflict {
+            wrong: format!(
+                "minTTL ({}) is above maxNegativeTTL ({}): no negative answer is kept",
+                cache.ttl_min, cache.negative_ttl_max
+            ),
+            expected: "a lower minTTL, or maxNegativeTTL=0".to_owned(),
         });
     }
     discard_ranks(call, &mut cache);
@@ -210,8 +219,16 @@ fn memory(name: &str, v: &Value) -> Result<usize, Fault> {
 fn path(name: &str, v: &Value) -> Result<String, Fault> {
     let expected = format!("the path of a file, of 1 to {PATH_MAX} bytes");
     let path = text(name, v, &expected)?;
-    let is_one = (1..=PATH_MAX).contains(&path.len()) && !path.contains('\0') && !path.ends_with('/');
-    if is_one { Ok(path) } else { Err(wrong(name, v, expected)) }
+    let end = path.rsplit('/').next().unwrap_or_default();
+    let is_one =
+        (1..=PATH_MAX).contains(&path.len()) && !path.contains('\0') && !["", ".", ".."].contains(&end);
+    if !is_one {
+        return Err(wrong(name, v, expected));
+    }
+    if [UNFINISHED, ".refused"].iter().any(|more| end.ends_with(more)) {
+        return Err(wrong(name, v, "a name that no other snapshot is kept by meanwhile".to_owned()));
+    }
+    Ok(path)
 }
 
 /// As dnsdist does, leaves out payload sizes that cannot make a difference.

@@ -64,6 +64,10 @@ pub(crate) struct CacheTicket {
     pub(crate) own: Option<Own>,
     /// Its response was stored.
     pub(crate) is_stored: bool,
+    /// The pool in whose cache it was looked for.
+    pub(crate) pool: PoolSlot,
+    /// It was counted as a hit.
+    pub(crate) is_hit: bool,
 }
 
 /// Why a shard asks for something itself.
@@ -71,14 +75,15 @@ pub(crate) struct CacheTicket {
 pub(crate) enum Own {
     /// It is popular, and expires soon.
     Popular,
-    /// It has this number in the list with which the cache begins.
-    WarmUp(u32),
+    /// It is of this list with which the cache begins, and has this number there.
+    WarmUp(u32, u32),
 }
 
 impl CacheTicket {
     fn clear(&mut self) {
         self.key.clear();
-        (self.waiting, self.next, self.own, self.is_stored) = (None, None, None, false);
+        (self.waiting, self.next, self.own) = (None, None, None);
+        (self.is_stored, self.is_hit) = (false, false);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::narrow::{to_u8, to_u16};
 use crate::base::packet::Packet;
 use crate::base::time::TickDelta;
-use crate::cache::entry::{lifetime, shuffle};
+use crate::cache::entry::{is_bare_failure, lifetime, shuffle};
 use crate::cache::key::{About, Subnet, question};
 use crate::cache::{CacheOptions, Hit, Wanted};
 use crate::rules::apply::{Decision, ResponseDecision};
@@ -21,14 +21,23 @@ use crate::stats::drop_reason::DropReason;
 use crate::stats::not_cached::NotCached;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
-use crate::wire::{answer, ecs, padding};
+use crate::wire::{answer, ecs, edns, padding};
 
+use crate::shard::pipeline::coalesce::Share;
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limit, visible_client};
 
 /// INFO-CODE of an Extended DNS Error: a stale answer (RFC 8914, 4.4).
 const STALE_ANSWER: u16 = 3;
 /// The same for NXDOMAIN (RFC 8914, 4.20).
 const STALE_NXDOMAIN: u16 = 19;
+/// Those of answers that DNSSEC proves wrong (RFC 8914, 4.7 to 4.13), and of what a policy forbids (4.16 to
+/// 4.19).
+const BOGUS: u16 = 6;
+const NSEC_MISSING: u16 = 12;
+const BLOCKED: u16 = 15;
+const PROHIBITED: u16 = 18;
+/// The largest response code without EDNS.
+const CODE_MAX: u16 = 15;
 /// Bytes of an Extended DNS Error without a text.
 const EDE_BYTES: usize = 6;
 /// How long no server is asked again that did not answer in time, while there is a stale answer: one
@@ -97,11 +106,29 @@ impl Shard {
 
     /// The cache has no answer to a query: it waits for another one like it, or asks a server.
     fn miss(&mut self, slot: PoolSlot, query: &mut Query, packet: &Packet<'_>) -> Option<Outcome> {
-        if !self.cache.key.is_empty() && self.join_leader(query, packet) {
-            return Some(Outcome::Waits);
+        if self.cache.key.is_empty() {
+            self.count_miss(slot);
+            return None;
         }
-        self.count_miss(slot);
-        None
+        self.join_leader(query, packet).then_some(Outcome::Waits)
+    }
+
+    /// Counts a query whose key is at hand, and which ends without having kept it.
+    pub(super) fn count_miss_at_hand(&self, pool: PoolSlot) {
+        if self.cx.needs.cache && !self.cache.key.is_empty() {
+            self.count_miss(pool);
+        }
+    }
+
+    /// Counts a query that ends and has kept its key: it is a miss unless it was answered from the cache
+    /// after all, by a stale answer or by what another one has got.
+    pub(super) fn count_end(&self, entry: Option<EntryId>) {
+        if let Some(ticket) = self.dispatcher.queries.ticket(entry)
+            && ticket.own.is_none()
+            && !ticket.is_hit
+        {
+            self.count_miss(ticket.pool);
+        }
     }
 
     /// Counts a query that its cache had no answer to.
@@ -177,6 +204,9 @@ impl Shard {
         let page = self.cx.stats().pool(query.pending.pool);
         page.cache_hits.add(1);
         page.cache_stale_hits.add(u64::from(hit.is_stale));
+        if let Some(ticket) = self.dispatcher.queries.ticket_mut(query.pending.waiter.entry()) {
+            ticket.is_hit = true;
+        }
         query_state::set_flags(packet.bytes_mut(), query_state::unpacked(query.pending.flags));
         if self.cx.snapshot.pool(query.pending.pool).cache.as_ref().is_some_and(|c| c.options().shuffle) {
             shuffle(packet.bytes_mut(), &mut self.cx.rng);
@@ -234,12 +264,13 @@ impl Shard {
         }
         let entry = query.pending.waiter.entry();
         let Some((entry, ticket)) = entry.zip(self.dispatcher.queries.ticket_mut(entry)) else {
+            self.count_miss(query.pending.pool);
             return self.cx.stats().pool(query.pending.pool).cache_not_stored[NotCached::TableFull].add(1);
         };
         ticket.key.copy(&self.cache.key);
         ticket.qname.clear();
         ticket.qname.extend_from_slice(query.facts.qname(packet.bytes()));
-        ticket.limit = to_u16(self.cache.limit);
+        (ticket.limit, ticket.pool) = (to_u16(self.cache.limit), query.pending.pool);
         self.lead(query.pending.pool, entry);
         self.cache.key.clear();
     }
@@ -291,7 +322,7 @@ impl Shard {
             }
             Err(reason) => page.cache_not_stored[reason].add(1),
         }
-        self.share_response(entry, response, (stored.is_ok(), is_for_all(stored.err(), response)));
+        self.share_response(entry, response, (stored.is_ok(), share(stored.err(), response)));
         stored.is_ok()
     }
 
@@ -301,7 +332,7 @@ impl Shard {
         let queries = &self.dispatcher.queries;
         if queries.ticket(entry).is_some_and(|ticket| ticket.next.is_some() && ticket.own.is_none()) {
             let reason = lifetime(response, &CacheOptions::new(1), None).err();
-            self.share_response(entry, response, (false, is_for_all(reason, response)));
+            self.share_response(entry, response, (false, share(reason, response)));
         }
     }
 
@@ -321,7 +352,11 @@ impl Shard {
             let pool = query.pending.pool;
             if skips {
                 self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(u64::from(stores));
-                self.share_response(query.pending.waiter.entry(), packet.bytes(), (false, false));
+                if stores && let Some(cache) = self.cx.snapshot.pool(pool).cache.as_deref() {
+                    self.cache.supersede(cache, packet.bytes());
+                }
+                let nothing = (false, Share::Nothing);
+                self.share_response(query.pending.waiter.entry(), packet.bytes(), nothing);
             } else if !stores {
                 self.share_unstored(query.pending.waiter.entry(), packet.bytes());
             } else if self.store(query.pending.waiter.entry(), pool, failure_ttl, packet.bytes())
@@ -339,11 +374,10 @@ impl Shard {
     }
 
     /// Returns whether a server's response is a failure in whose place an expired answer may be given:
-    /// every code but NOERROR and NXDOMAIN (RFC 8767, 5).
+    /// every code but NOERROR and NXDOMAIN (RFC 8767, 5), as no other one says anything of the name.
     pub(super) fn is_stale_wanted(&mut self, in_flight: &InFlight, packet: &Packet<'_>) -> bool {
         self.cx.needs.cache
-            && Header::parse(packet.bytes())
-                .is_some_and(|header| !matches!(header.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
+            && is_failure_to_refresh(packet.bytes())
             && self.wanted_stale(in_flight, in_flight.pending.waiter.entry()).is_some()
     }
 
@@ -469,15 +503,49 @@ impl Shard {
     }
 }
 
-/// Returns whether a response, stored or not for a reason, may be given to all who have asked the same.
-fn is_for_all(unstored: Option<NotCached>, response: &[u8]) -> bool {
-    // FORMERR is about more of a query than its key.
-    let is_about_question = Header::parse(response).is_some_and(|header| header.rcode() != rcode::FORMERR);
-    is_about_question
-        && !matches!(
-            unstored,
-            Some(NotCached::Malformed | NotCached::Signed | NotCached::Class | NotCached::Cookie)
+/// Returns what all who have asked the same may get of a response, which was stored or not for a reason.
+fn share(unstored: Option<NotCached>, response: &[u8]) -> Share {
+    if !is_about_key(response) {
+        return Share::Nothing;
+    }
+    match unstored {
+        // A key without a cookie is that of clients with another one, and with none.
+        Some(NotCached::Cookie) => Share::WithoutCookie,
+        Some(NotCached::Malformed) if is_bare_failure(response) => Share::WithoutCookie,
+        Some(NotCached::Malformed | NotCached::Signed | NotCached::Class) => Share::Nothing,
+        Some(
+            NotCached::Truncated
+            | NotCached::NoTtl
+            | NotCached::TtlInvalid
+            | NotCached::TtlTooShort
+            | NotCached::TooLarge
+            | NotCached::Busy
+            | NotCached::TableFull
+            | NotCached::Rule,
         )
+        | None => Share::All,
+    }
+}
+
+/// Returns whether a response is about nothing of a query but what its key has. FORMERR may be about a
+/// malformed cookie, and extended codes are about EDNS (RFC 6891, 9; RFC 7873, 8).
+fn is_about_key(response: &[u8]) -> bool {
+    Header::parse(response).is_some_and(|header| header.rcode() != rcode::FORMERR)
+        && edns::rcode(response) <= CODE_MAX
+}
+
+/// Returns whether a response is a failure to refresh what is known. One that says why its name has no
+/// answer, by policy or as DNSSEC finds it forged, is none: the old answer must not hide that.
+fn is_failure_to_refresh(response: &[u8]) -> bool {
+    let Some(header) = Header::parse(response) else { return false };
+    if matches!(header.rcode(), rcode::NOERROR | rcode::NXDOMAIN) || !is_about_key(response) {
+        return false;
+    }
+    let Some(opt) = edns::locate(response).filter(|_| header.arcount() > 0) else { return true };
+    !edns::options(response, &opt)
+        .filter(|(code, _)| *code == edns::code::EXTENDED_ERROR)
+        .filter_map(|(_, data)| response.get(data)?.first_chunk().copied().map(u16::from_be_bytes))
+        .any(|info| matches!(info, BOGUS..=NSEC_MISSING | BLOCKED..=PROHIBITED))
 }
 
 /// Returns whether a response says that its server could not answer.

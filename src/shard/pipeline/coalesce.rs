@@ -5,7 +5,7 @@ use crate::base::narrow::to_u16;
 use crate::base::packet::Packet;
 use crate::cache::Hit;
 use crate::cache::entry::{Ttl, pack, unpack};
-use crate::cache::key::question;
+use crate::cache::key::{COOKIE, question};
 use crate::rules::context::Facts;
 use crate::rules::query_state::QueryState;
 use crate::shard::Shard;
@@ -16,9 +16,20 @@ use crate::shard::scratch::Scratch;
 use crate::shard::verdict::Verdict;
 use crate::stats::claims;
 use crate::stats::drop_reason::DropReason;
-use crate::wire::edit;
+use crate::wire::{edit, edns};
 
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Out, Outcome, Query};
+
+/// What queries that wait for a response get of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All of it.
+    All,
+    /// All but its cookie, which is its client's.
+    WithoutCookie,
+    /// Nothing: it is for one client alone.
+    Nothing,
+}
 
 /// An answer that was given to another client at the same moment.
 const FRESH: Hit = Hit { is_stale: false, expires: 0, is_due: false };
@@ -83,7 +94,7 @@ impl Shard {
         ticket.key.copy(&self.cache.key);
         ticket.qname.clear();
         ticket.qname.extend_from_slice(qname);
-        ticket.limit = to_u16(limit);
+        (ticket.limit, ticket.pool) = (to_u16(limit), pending.pool);
         ticket.waiting = Some(waiting(pending));
         self.coalescing.joined();
         Some(entry)
@@ -131,16 +142,22 @@ impl Shard {
         &mut self,
         entry: Option<EntryId>,
         response: &[u8],
-        (is_stored, is_shared): (bool, bool),
+        (is_stored, share): (bool, Share),
     ) {
         let outcome = if is_stored { claims::Outcome::Stored } else { claims::Outcome::Separate };
         self.release_waiting(entry, outcome, || {
             let mut packed = Vec::new();
-            if is_shared && pack(response, &mut packed).is_some() {
-                Fate::Answered(packed)
-            } else {
-                Fate::Separate
-            }
+            let is_packed = match share {
+                Share::Nothing => false,
+                Share::All => pack(response, &mut packed).is_some(),
+                Share::WithoutCookie => {
+                    let mut bytes = response.to_vec();
+                    let mut bare = Packet::new(&mut bytes, 0, response.len());
+                    edns::remove_option(&mut bare, COOKIE);
+                    pack(bare.bytes(), &mut packed).is_some()
+                }
+            };
+            if is_packed { Fate::Answered(packed) } else { Fate::Separate }
         });
     }
 
@@ -216,12 +233,8 @@ impl Shard {
         let state = self.dispatcher.queries.take_state(Some(entry));
         let mut query = Query { pending, facts: Facts::of(packet.bytes()), state };
         if let Some(ticket) = self.dispatcher.queries.ticket(Some(entry)) {
-            let is_own = ticket.own.is_some();
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
-            if !is_own {
-                self.count_miss(query.pending.pool);
-            }
         }
         let outcome = match self.select(&mut query, &mut packet) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
@@ -272,7 +285,6 @@ impl Shard {
         if self.answer_stale_waiting(entry, &pending) {
             return;
         }
-        self.count_miss(pending.pool);
         self.finish_waiting(&pending, None, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));
     }
 

@@ -199,7 +199,10 @@ impl Shard {
         let Some(backend) = self.select(query, packet) else {
             return match self.answer_stale(query, packet) {
                 Some(outcome) => outcome,
-                None => self.no_server(query, packet),
+                None => {
+                    self.count_miss_at_hand(query.pending.pool);
+                    self.no_server(query, packet)
+                }
             };
         };
         let has_shadow = self.cx.needs.shadows && self.begin_shadow(query, packet);
@@ -225,7 +228,10 @@ impl Shard {
                             self.dispatcher.queries.set_limit(Some(entry), limit);
                         }
                     }
-                    None => return Outcome::Dropped(DropReason::QueryTableFull),
+                    None => {
+                        self.count_miss_at_hand(query.pending.pool);
+                        return Outcome::Dropped(DropReason::QueryTableFull);
+                    }
                 }
             } else {
                 self.dispatcher.queries.recycle(state);
@@ -358,6 +364,9 @@ impl Shard {
                 | Outcome::Waits => (claims::Outcome::Separate, Fate::Separate),
             };
             self.release_waiting(entry, told, || fate);
+        }
+        if entry.is_some() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+            self.count_end(entry);
         }
         let (verdict, counter, end) = match outcome {
             Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),

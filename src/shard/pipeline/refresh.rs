@@ -23,23 +23,29 @@ impl Shard {
     /// were kept: if it is popular, it is asked for again, as its client has asked.
     pub(super) fn prefetch_popular(&mut self, hit: Hit, query: &Query) {
         let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return };
-        let hits = cache.options().prefetch_hits;
-        let is_wanted = self.refreshes.is_popular(self.cache.key.hash(), hit.expires, hits, self.cx.now)
-            && self.refreshes.may_begin()
-            && cache.claim_refresh(&self.cache.key);
-        if !is_wanted {
+        let (hits, hash) = (cache.options().prefetch_hits, self.cache.key.hash());
+        if !self.refreshes.is_popular(hash, hit.expires, hits, self.cx.now) {
             return;
+        }
+        match cache.claim_refresh(&self.cache.key) {
+            Some(true) => self.refreshes.asked(hash),
+            Some(false) => return self.refreshes.postpone(hash, self.cx.now),
+            // The next hit tries again.
+            None => return,
         }
         let bytes = std::mem::take(&mut self.refreshes.query);
         let client = Client { connection: None, ..query.pending.client };
         let pending = PendingQuery { client, ..query.pending };
         let entry = self.begin_refresh(pending, &bytes, Own::Popular);
-        if entry.is_some()
-            && let Some(state) = &query.state
-        {
+        self.refreshes.query = bytes;
+        if entry.is_none() {
+            // There was no room for it.
+            self.refreshes.failed(hash, self.cx.now);
+            let cache = self.cx.snapshot.pool(query.pending.pool).cache.as_deref();
+            cache.into_iter().for_each(|cache| cache.release_refresh(&self.cache.key));
+        } else if let Some(state) = &query.state {
             self.dispatcher.queries.put(entry, state.clone());
         }
-        self.refreshes.query = bytes;
     }
 
     /// Asks for names with which caches begin, as many as may be outstanding.
@@ -82,7 +88,7 @@ impl Shard {
                     pool: slot,
                     flags: query_state::packed(query_state::flags_of(&bytes)),
                 };
-                if self.begin_refresh(pending, &bytes, Own::WarmUp(number)).is_none() {
+                if self.begin_refresh(pending, &bytes, Own::WarmUp(names.id(), number)).is_none() {
                     names.ended(number, true);
                 }
             }
@@ -138,8 +144,11 @@ impl Shard {
                     cache.release_refresh(&ticket.key);
                     self.refreshes.failed(ticket.key.hash(), self.cx.now);
                 }
-                (Some(Own::WarmUp(number)), Some(names)) => names.ended(number, !is_stored),
-                (Some(Own::Popular | Own::WarmUp(_)) | None, _) => {}
+                // A reload may have begun another list.
+                (Some(Own::WarmUp(list, number)), Some(names)) if list == names.id() => {
+                    names.ended(number, !is_stored);
+                }
+                (Some(Own::Popular | Own::WarmUp(..)) | None, _) => {}
             }
         }
         self.dispatcher.queries.close(entry);
