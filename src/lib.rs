@@ -421,6 +421,7 @@
 //!   concentrate.rs      finds the shares of `concentrate`
 //!     driver.rs           reads the live state for it, and writes shares
 //!     gauge.rs            full or good: the latency of fast answers against its floor
+//!     silence.rs          a server that responds to nothing, while others respond
 //!     trial.rs            whether load is the cause: an experiment
 //!   configured.rs       flags and file as a source of plans
 //!   console.rs          the console's thread and connections

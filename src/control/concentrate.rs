@@ -16,8 +16,8 @@
 //! was, and keeps it as long as it is not found to bear more or less.
 //!
 //! The gauge decides from the fast responses whether a server is full. Time-outs that its peers do
-//! not have count too, unless the fast responses are as fast as usual: then an authority is down or
-//! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
+//! not have count too; where the fast responses are as fast as usual, as when an authority is down,
+//! only if they are a tenth of its queries and its peers have far fewer. Outstanding queries and mean latency are ignored: with a
 //! slow authority both rise while the server is idle.
 //!
 //! Latency alone does not prove that a server is full: the host's scheduling or the network may have
@@ -65,6 +65,11 @@ const TIMEOUTS_MIN: f64 = 5.0;
 const TIMEOUT_EXCESS: f64 = 2.0;
 /// Peers' queries from which their time-out rate is significant.
 const PEER_QUERIES_MIN: f64 = 20.0;
+/// Time-outs that count beside fast responses: this part of the queries, so many times that of the
+/// peers, which had at least so many.
+const LOSS_MIN: f64 = 0.10;
+const LOSS_EXCESS: f64 = 4.0;
+const LOSS_PEERS_MIN: f64 = 10.0;
 /// Share kept by an open server that may not close yet: enough to stay warm and measured.
 const HOLD_SHARE: f64 = 0.04;
 /// A smaller change of share is not worth the cache misses that it causes.
@@ -129,6 +134,8 @@ struct Member {
     order: i32,
     usable: bool,
     is_silent: bool,
+    /// It came back with a cold cache.
+    is_joining: bool,
     gauge: Gauge,
     /// Queries and responses per second.
     rate: f64,
@@ -246,7 +253,9 @@ impl Concentrator {
             // Its cache is warm: the spread that its silence began can end.
             self.spread_until = None;
         }
-        member.usable = stats.usable && !member.is_silent;
+        let usable = stats.usable && !member.is_silent;
+        member.is_joining |= usable && !member.usable && member.warm == 0.0;
+        member.usable = usable;
         let a = smoothing(span, RATE_SPAN);
         let seconds = span.0 as f64 / 1e9;
         member.rate += (stats.queries as f64 / seconds - member.rate) * a;
@@ -284,7 +293,8 @@ impl Concentrator {
             if !member.usable || member.share == 0.0 {
                 continue;
             }
-            let timing_out = !member.gauge.is_calm(now) && member.times_out(all, &self.settings);
+            let timing_out = member.times_out(all, &self.settings)
+                && (!member.gauge.is_calm(now) || member.loses_much(all));
             if !timing_out && member.is_on_trial(now, &self.settings) {
                 continue;
             }
@@ -374,9 +384,22 @@ impl Concentrator {
         usable.peek().is_some() && usable.map(|m| m.cap.unwrap_or(f64::INFINITY)).sum::<f64>() < self.rate
     }
 
+    /// Spreads the load evenly over all usable servers; one that joins gets no more than its cache is warm
+    /// for, if there are others.
     fn even(&self) -> Vec<f64> {
         let usable = self.members.iter().filter(|m| m.usable).count().max(1) as f64;
-        self.members.iter().map(|m| if m.usable { 1.0 / usable } else { 0.0 }).collect()
+        let even = 1.0 / usable;
+        let warm = |m: &Member| m.warm.max(self.settings.join_share);
+        let joins = |m: &Member| m.usable && m.is_joining && warm(m) < even;
+        let others = self.members.iter().filter(|m| m.usable && !joins(m)).count() as f64;
+        let held: f64 = self.members.iter().filter(|m| joins(m)).map(warm).sum();
+        let share = |m: &Member| match m.usable {
+            false => 0.0,
+            true if others == 0.0 => even,
+            true if joins(m) => warm(m),
+            true => (1.0 - held) / others,
+        };
+        self.members.iter().map(share).collect()
     }
 
     /// Returns members in the order in which they are filled.
@@ -453,6 +476,7 @@ impl Concentrator {
                 member.spare_since = None;
             }
             member.share = *target;
+            member.is_joining &= member.warm < KNOWN_WARM;
             let limit = member.warm.max(self.settings.join_share);
             if *target >= limit * 0.95 {
                 if now >= member.held_until {
@@ -497,6 +521,7 @@ impl Member {
             order: stats.order,
             usable: stats.usable,
             is_silent: false,
+            is_joining: false,
             gauge: Gauge::new(),
             rate: 0.0,
             served: 0.0,
@@ -534,6 +559,14 @@ impl Member {
     fn failed(&self) -> (f64, f64) {
         let timeouts = self.timeouts.iter().sum::<u64>() as f64;
         (timeouts, timeouts + self.responses.iter().sum::<u64>() as f64)
+    }
+
+    /// Returns whether so much times out that the server must be the cause, however fast the rest is.
+    fn loses_much(&self, all: (f64, f64)) -> bool {
+        let (timeouts, finished) = self.failed();
+        let peers = (all.0 - timeouts, all.1 - finished);
+        let (own, usual) = (timeouts / finished.max(1.0), peers.0 / peers.1.max(1.0));
+        peers.1 >= LOSS_PEERS_MIN && own >= LOSS_MIN && own > LOSS_EXCESS * usual
     }
 
     fn times_out(&self, all: (f64, f64), settings: &Concentrate) -> bool {

@@ -418,7 +418,10 @@ fn captures_that_end_early_give_what_they_have() {
     let mut bytes = fs::read(&capture).expect("a capture");
     bytes.truncate(bytes.len() - 5);
     fs::write(&capture, &bytes).expect("a capture");
-    let document = replayed(&capture, &[&reflect.address]);
+    // What could be read is reported, and the exit code says that it is not all.
+    let output = replay(&capture, &["--json", &reflect.address]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
     assert_eq!(number(&document, "/counts/answered"), 9);
     let notes = document["notes"].to_string();
     assert!(notes.contains("could not be read further") && notes.contains("at byte"), "{notes}");

@@ -214,7 +214,7 @@ const ROWS: &[Row] = &[
         "q 1 a/A
          > 1 * a/A
          wait 0
-         > 2 * a/A OPT=1232,65353:6d61726b6d61726b
+         > 2 * a/A OPT=512,65353:6d61726b6d61726b
          a1 * QR a/A
          < 0001 QR a/A
          wait 2000
