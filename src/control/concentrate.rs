@@ -16,8 +16,8 @@
 //! was, and keeps it as long as it is not found to bear more or less.
 //!
 //! The gauge decides from the fast responses whether a server is full. Time-outs that its peers do
-//! not have count too; where the fast responses are as fast as usual, as when an authority is down,
-//! only if they are a tenth of its queries and its peers have far fewer. Outstanding queries and mean latency are ignored: with a
+//! not have count too, unless the fast responses are as fast as usual: then an authority is down or
+//! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
 //! slow authority both rise while the server is idle.
 //!
 //! Latency alone does not prove that a server is full: the host's scheduling or the network may have
@@ -65,11 +65,6 @@ const TIMEOUTS_MIN: f64 = 5.0;
 const TIMEOUT_EXCESS: f64 = 2.0;
 /// Peers' queries from which their time-out rate is significant.
 const PEER_QUERIES_MIN: f64 = 20.0;
-/// Time-outs that count beside fast responses: this part of the queries, so many times that of the
-/// peers, which had at least so many.
-const LOSS_MIN: f64 = 0.10;
-const LOSS_EXCESS: f64 = 4.0;
-const LOSS_PEERS_MIN: f64 = 10.0;
 /// Share kept by an open server that may not close yet: enough to stay warm and measured.
 const HOLD_SHARE: f64 = 0.04;
 /// A smaller change of share is not worth the cache misses that it causes.
@@ -293,8 +288,7 @@ impl Concentrator {
             if !member.usable || member.share == 0.0 {
                 continue;
             }
-            let timing_out = member.times_out(all, &self.settings)
-                && (!member.gauge.is_calm(now) || member.loses_much(all));
+            let timing_out = !member.gauge.is_calm(now) && member.times_out(all, &self.settings);
             if !timing_out && member.is_on_trial(now, &self.settings) {
                 continue;
             }
@@ -559,14 +553,6 @@ impl Member {
     fn failed(&self) -> (f64, f64) {
         let timeouts = self.timeouts.iter().sum::<u64>() as f64;
         (timeouts, timeouts + self.responses.iter().sum::<u64>() as f64)
-    }
-
-    /// Returns whether so much times out that the server must be the cause, however fast the rest is.
-    fn loses_much(&self, all: (f64, f64)) -> bool {
-        let (timeouts, finished) = self.failed();
-        let peers = (all.0 - timeouts, all.1 - finished);
-        let (own, usual) = (timeouts / finished.max(1.0), peers.0 / peers.1.max(1.0));
-        peers.1 >= LOSS_PEERS_MIN && own >= LOSS_MIN && own > LOSS_EXCESS * usual
     }
 
     fn times_out(&self, all: (f64, f64), settings: &Concentrate) -> bool {

@@ -343,19 +343,6 @@ fn timeouts_alone_do_not_make_a_server_full() {
 }
 
 #[test]
-fn a_server_that_loses_a_third_is_left_although_the_rest_is_fast() {
-    let mut pool = Pool::new(3, 3_000.0);
-    pool.pass(80, idle);
-    pool.pass_with(10, idle, |at| if at == 0 { 0.3 } else { 0.0 });
-    assert!(pool.part(0) < 0.2, "{:?}", pool.parts());
-    // An authority that is down: all lose as much.
-    let mut dead = Pool::new(3, 3_000.0);
-    dead.pass(80, idle);
-    dead.pass_with(10, idle, |_| 0.3);
-    assert_eq!(dead.parts()[0], 100);
-}
-
-#[test]
 fn a_server_that_returns_while_the_load_is_spread_begins_small() {
     let mut pool = Pool::new(3, 3_000.0);
     pool.pass(80, idle);
