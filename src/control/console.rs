@@ -131,7 +131,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves connections until the process ends.
 async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sender<Request>) {
     let (mut console, mut listener) = (None::<Arc<Console>>, None::<tokio::net::TcpListener>);
-    let (door, replies) = (Rc::<Door>::default(), Replies::default());
+    let (admission, replies) = (Rc::<Admission>::default(), Replies::default());
     loop {
         tokio::select! {
             update = updates.recv() => {
@@ -148,7 +148,7 @@ async fn serve(mut updates: mpsc::UnboundedReceiver<Update>, requests: mpsc::Sen
             }
             accepted = accept(listener.as_ref()) => {
                 let (Some(console), Some((stream, peer))) = (&console, accepted) else { continue };
-                admit(stream, peer, console, &door, &requests, &replies);
+                admit(stream, peer, console, &admission, &requests, &replies);
             }
         }
     }
@@ -215,7 +215,7 @@ pub(in crate::control) fn refused() -> u64 {
 
 /// Who is there.
 #[derive(Debug, Default)]
-struct Door {
+struct Admission {
     /// Those that are served.
     served: Lane,
     /// Those that are told that there are too many.
@@ -236,12 +236,12 @@ struct Lane {
 
 /// A connection of a lane, which leaves it when this is dropped.
 struct Place {
-    door: Rc<Door>,
+    admission: Rc<Admission>,
     is_served: bool,
     number: u64,
 }
 
-impl Door {
+impl Admission {
     const fn lane(&self, is_served: bool) -> &Lane {
         if is_served { &self.served } else { &self.told }
     }
@@ -260,7 +260,7 @@ impl Door {
         let (closes, closed) = oneshot::channel();
         lane.unproved.borrow_mut().push_back((number, closes));
         lane.open.set(lane.open.get() + 1);
-        (Place { door: Rc::clone(self), is_served, number }, closed)
+        (Place { admission: Rc::clone(self), is_served, number }, closed)
     }
 
     /// Counts a connection that was refused, and says so now and then.
@@ -299,7 +299,7 @@ impl Lane {
 impl Place {
     /// The client has proved that it has the key.
     fn prove(&mut self) {
-        self.door.lane(self.is_served).settle(self.number);
+        self.admission.lane(self.is_served).settle(self.number);
         // From here on it is nobody's.
         self.number = u64::MAX;
     }
@@ -307,7 +307,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let lane = self.door.lane(self.is_served);
+        let lane = self.admission.lane(self.is_served);
         if self.number == u64::MAX || lane.settle(self.number) {
             lane.open.set(lane.open.get().saturating_sub(1));
         }
@@ -319,7 +319,7 @@ fn admit(
     stream: TcpStream,
     peer: SocketAddr,
     console: &Arc<Console>,
-    door: &Rc<Door>,
+    admission: &Rc<Admission>,
     requests: &mpsc::Sender<Request>,
     replies: &Replies,
 ) {
@@ -332,12 +332,13 @@ fn admit(
     };
     if let Some(reason) = refused {
         tracing::debug!(%peer, reason, "console connection refused");
-        door.refuse(reason);
+        admission.refuse(reason);
         return;
     }
-    let (mut place, closed) = door.enter(console.connections_max);
+    let (mut place, closed) = admission.enter(console.connections_max);
     if !place.is_served {
-        door.refuse("there are too many that have proved the key (setConsoleMaximumConcurrentConnections)");
+        admission
+            .refuse("there are too many that have proved the key (setConsoleMaximumConcurrentConnections)");
     }
     let (console, requests, replies) = (Arc::clone(console), requests.clone(), replies.clone());
     tokio::task::spawn_local(async move {
@@ -349,7 +350,7 @@ fn admit(
         match ended {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                 tracing::debug!(%peer, %error, "console connection closed");
-                place.door.refuse("it had not proved the key, and another one needed its place");
+                place.admission.refuse("it had not proved the key, and another one needed its place");
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::warn!(%peer, %error, "console connection closed");
@@ -465,39 +466,39 @@ mod tests {
 
     #[test]
     fn who_has_not_proved_the_key_makes_room() {
-        let door = Rc::<Door>::default();
+        let admission = Rc::<Admission>::default();
         let is_closed = |closed: &mut oneshot::Receiver<()>| {
             closed.try_recv() == Err(oneshot::error::TryRecvError::Closed)
         };
-        let (first, mut first_closed) = door.enter(2);
-        let (mut second, mut second_closed) = door.enter(2);
+        let (first, mut first_closed) = admission.enter(2);
+        let (mut second, mut second_closed) = admission.enter(2);
         second.prove();
-        let (mut third, mut third_closed) = door.enter(2);
+        let (mut third, mut third_closed) = admission.enter(2);
         assert!(first.is_served && third.is_served, "the oldest without a proof goes");
         assert!(is_closed(&mut first_closed) && !is_closed(&mut third_closed));
         third.prove();
         // The second one's end was dropped when it had proved the key; nobody waits for it any more.
         assert!(is_closed(&mut second_closed));
-        let (fourth, _) = door.enter(2);
+        let (fourth, _) = admission.enter(2);
         assert!(!fourth.is_served, "all have proved it");
         drop(first);
-        assert_eq!((door.served.open.get(), door.told.open.get()), (2, 1), "nobody leaves twice");
+        assert_eq!((admission.served.open.get(), admission.told.open.get()), (2, 1), "nobody leaves twice");
         drop(second);
-        assert!(door.enter(2).0.is_served);
+        assert!(admission.enter(2).0.is_served);
         drop((third, fourth));
-        assert_eq!((door.served.open.get(), door.told.open.get()), (0, 0));
+        assert_eq!((admission.served.open.get(), admission.told.open.get()), (0, 0));
         let told: Vec<_> = (0..100)
             .map(|_| {
-                let (mut place, closed) = door.enter(1);
+                let (mut place, closed) = admission.enter(1);
                 if place.is_served {
                     place.prove();
                 }
                 (place, closed)
             })
             .collect();
-        assert_eq!((door.served.open.get(), door.told.open.get()), (1, TOLD_MAX));
+        assert_eq!((admission.served.open.get(), admission.told.open.get()), (1, TOLD_MAX));
         drop(told);
-        assert_eq!((door.served.open.get(), door.told.open.get()), (0, 0));
+        assert_eq!((admission.served.open.get(), admission.told.open.get()), (0, 0));
     }
 
     #[test]
