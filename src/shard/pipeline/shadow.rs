@@ -83,13 +83,13 @@ impl Shard {
         while let Some(((backend, pending, by_stream), bytes)) = self.shadows.queue.take() {
             let mut packet = scratch.load(bytes);
             let Waiter::Shadow(id) = pending.waiter else { continue };
-            let name = self.cx.snapshot.pools.get(pending.pool.index()).map(|pool| pool.name.as_str().into());
             let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent = self.dispatcher.send_shadow(cx, connections, backend, &pending, &mut packet);
-            let (Some(sent), Some(pool)) = (sent, name) else {
+            let Some(sent) = sent else {
                 self.cx.drop(DropReason::ShadowNotSent);
                 continue;
             };
+            let pool = self.cx.snapshot.pool(pending.pool).name.as_str().into();
             // When the queue is full, the pair is not compared.
             let _ = self.cx.stats().shadow_queue.file(ShadowEvent::Asked { id, pool, by_stream });
             emit(Some((sent, packet)), out);
