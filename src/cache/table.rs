@@ -440,21 +440,19 @@ impl Table {
     pub fn forget(&self, hash: u64, key: &[u8]) {
         let place = self.place(hash);
         let Some(set) = self.set(place.set).filter(|set| set.may_have(place.tag)) else { return };
-        let Some(mut locked) = set.try_lock() else { return };
-        let wanted = Wanted { key, check: place.check, is_part: false };
-        let Some(way) = locked.find(place.tag, wanted) else { return };
-        let mut removed = Removed::default();
-        locked.note_family(way, &mut removed);
-        locked.remove(way);
-        drop(locked);
-        removed.gone = 1;
-        self.settle_quietly(place.set, removed);
+        if let Some(locked) = set.try_lock() {
+            self.remove_within(&place, locked, key);
+        }
     }
 
     /// Removes the entry of a key; returns whether there was one.
     pub fn remove(&self, hash: u64, key: &[u8]) -> bool {
         let place = self.place(hash);
-        let Some(mut locked) = self.set(place.set).map(Set::lock) else { return false };
+        self.set(place.set).is_some_and(|set| self.remove_within(&place, set.lock(), key))
+    }
+
+    /// Removes the entry of a key from its set; returns whether there was one.
+    fn remove_within(&self, place: &Place, mut locked: Locked<'_>, key: &[u8]) -> bool {
         let wanted = Wanted { key, check: place.check, is_part: false };
         let Some(way) = locked.find(place.tag, wanted) else { return false };
         let mut removed = Removed::default();

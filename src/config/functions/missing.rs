@@ -2,6 +2,10 @@
 
 use crate::config::functions::Missing;
 
+/// What does the work of dynamic blocks.
+const INSTEAD_OF_BLOCKS: &str = "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a \
+                                 function blocks for a time";
+
 /// The functions of dnsdist that dnslob does not implement yet.
 pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
@@ -105,8 +109,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "limits and dynamic blocks",
-        meanwhile: "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a function blocks \
-                    for a time",
+        meanwhile: INSTEAD_OF_BLOCKS,
         names: &[
             "addDynBlocks",
             "addDynBlockSMT",
@@ -334,8 +337,7 @@ pub static FFI_MISSING: &[Missing] = &[
     },
     Missing {
         family: "dynamic blocks",
-        meanwhile: "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a function blocks \
-                    for a time",
+        meanwhile: INSTEAD_OF_BLOCKS,
         names: &[
             "dynamic_blocks_add",
             "dynamic_blocks_smt_add",
