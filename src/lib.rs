@@ -290,12 +290,15 @@
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!     without.rs          those about what dnslob does not have
 //!   front_end/          the Lua front end: evaluates a file into a Draft
+//!     absent.rs           functions about what dnslob does not have
 //!     actions.rs          what rules do to queries
 //!     answers.rs          answers of our own: the spoofing actions, SVCB records
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
+//!     bind.rs             getBind and its object
 //!     bound.lua           methods that are bound to their object
 //!     cache.rs            newPacketCache and its object
+//!     callbacks.rs        addExitCallback and its like
 //!     captured.rs         objects of the configuration that functions use later
 //!     chains.rs           rules in their chains, groups
 //!     command.rs          commands of the console, in the state of the configuration
@@ -307,14 +310,18 @@
 //!     globals.lua         copies the globals, and puts them back
 //!     globals.rs          keeps them aside while something runs that may be refused
 //!     inspect.rs          functions that show the running process
+//!     limiter.rs          newQPSLimiter
 //!     lua_error.rs        errors of Lua: where they are, and what may have been meant
+//!     machine.rs          interfaces, addresses and resolvers of the machine
 //!     mark.rs             what changes by the API are about, and which of them still matter
 //!     metrics.rs          declareMetric and what changes such metrics
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
+//!     name_tree.lua       the last answers as a tree of their names
 //!     names.rs            names that functions use and nothing defines
 //!     nearest.rs          numbers out of range, which dnsdist takes: the nearest in range
 //!     needs.rs            options that have no effect without another one
 //!     networks.rs         sets of networks, addresses
+//!     notice.rs           what functions are told of
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
 //!     page.rs             functions that answer requests to the web server
@@ -339,6 +346,7 @@
 //!     library.rs          the functions under it
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
+//!   machine.rs          what a configuration asks of the machine
 //!   state/              Lua per shard: functions that are run per query, without a lock
 //!     caches.rs           packet caches as functions use them
 //!     call_state.rs       what a script knows of the running call
@@ -377,10 +385,13 @@
 //!   error.rs            every way to be wrong, with file and line
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
+//!     absent.rs           what shows parts of dnsdist that dnslob does not have
 //!     cache.rs            the packet cache
+//!     callbacks.rs        what is called when something happens
 //!     chains.rs           what manages the rules of each chain
 //!     console.rs          what configures the console, and what it shows
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
+//!     machine.rs          what asks the machine
 //!     missing.rs          names of dnsdist that are not there yet
 //!     needs.rs            options that have an effect only beside another one
 //!     objects.rs          sets, networks, names, and the methods of objects
@@ -415,6 +426,7 @@
 //!   budget.rs           that division at the start and over reloads
 //!   cache_cleaner.rs    cleans packet caches of what has expired
 //!   cache_snapshots.rs  reads and writes files with the entries of packet caches
+//!   callbacks.rs        tells functions of the configuration what happened
 //!   certificate_monitor.rs rotates ticket keys, complains of certificates in time
 //!   checks.rs           starts health checks that are due, takes their outcomes
 //!   commands.rs         commands of console and API, each a change like a reload

@@ -3,6 +3,7 @@
 //!
 //! A pure function: no file, no socket, no clock.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::model::Steer;
 use crate::model::console::Console;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ConnectionOptions, Health, HealthMode, Listener, Pool, ProxyHeader,
-    Service, Shown, Snapshot, SocketOptions,
+    Backend, BackendConnectionOptions, Callbacks, ConnectionOptions, Health, HealthMode, Listener, Pool,
+    ProxyHeader, Service, Shown, Snapshot, SocketOptions,
 };
 use crate::rules::action::Tee;
 use crate::stats::live::RULES_MAX;
@@ -75,6 +76,8 @@ pub struct Boot {
     pub console: Option<Console>,
     /// The web server. A reload changes it.
     pub web: WebSettings,
+    /// Functions that are told of something. A reload changes them.
+    pub callbacks: Callbacks,
     settings: Settings,
 }
 
@@ -106,6 +109,7 @@ impl Boot {
             verbose_health: settings.switch(Key::VerboseHealth),
             console: draft.console.compile(settings),
             web: WebSettings { names: MetricNames::of(settings), ..draft.web.clone() },
+            callbacks: draft.callbacks.clone(),
             settings: settings.clone(),
         }
     }
@@ -215,9 +219,16 @@ fn socket_options(settings: &Settings) -> SocketOptions {
     }
 }
 
-/// Returns the listeners without slots; by default dnsdist's.
-fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
-    let fallback = [DraftListener {
+/// Returns the listeners as they are written, besides relays; without any that of dnsdist.
+#[must_use]
+pub fn written_listeners(draft: &Draft) -> Cow<'_, [DraftListener]> {
+    // A configuration with nothing but relays serves no DNS.
+    let only_forwards = !draft.relays.is_empty() && draft.servers.is_empty();
+    // A listener with TLS is not replaced by a plain one.
+    if !draft.listeners.is_empty() || only_forwards || !draft.left_out.is_empty() {
+        return Cow::Borrowed(&draft.listeners);
+    }
+    Cow::Owned(vec![DraftListener {
         origin: Origin::command_line(),
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)),
         interface: None,
@@ -227,18 +238,15 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
         service: Service::Dns,
         connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::default(),
-    }];
+    }])
+}
+
+/// Returns the listeners without slots; by default dnsdist's.
+fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
     let key = draft.settings.text(Key::FastOpenKey).and_then(|key| value::fast_open_key(&key).ok());
-    // A configuration with nothing but relays serves no DNS.
-    let only_forwards = !draft.relays.is_empty() && draft.servers.is_empty();
-    let written = match &draft.listeners[..] {
-        // A listener with TLS is not replaced by a plain one.
-        [] if only_forwards || !draft.left_out.is_empty() => &[],
-        [] => &fallback[..],
-        written => written,
-    };
+    let written = written_listeners(draft);
     let mut listeners = Vec::with_capacity(written.len() + draft.relays.len());
-    for l in written {
+    for l in written.iter() {
         listeners.push(Listener {
             slot: ListenerSlot(0),
             address: l.address,

@@ -23,8 +23,8 @@ use crate::model::Source;
 use crate::model::console::{Console, ConsoleKey};
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Listener,
-    ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
+    Backend, BackendConnectionOptions, Callbacks, ClientAddress, ConnectionOptions, Eject, Health,
+    HealthMode, Listener, ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -66,6 +66,8 @@ pub struct Draft {
     pub console: DraftConsole,
     /// Judges the health check answers of every server without its own function.
     pub judge: Option<LuaFunction>,
+    /// Functions that are told of something.
+    pub callbacks: Callbacks,
     /// The rules.
     pub rules: Ruleset,
     /// The functions given to rules and policies; a `FunctionId` is an index into it.
@@ -110,6 +112,7 @@ impl Default for Draft {
             proxy_peers: Vec::new(),
             console: DraftConsole::default(),
             judge: None,
+            callbacks: Callbacks::default(),
             rules: Ruleset::default(),
             functions: Vec::new(),
             name_sets: Vec::new(),
@@ -154,7 +157,7 @@ impl Draft {
             && self.web == earlier.web
             && self.proxy_peers == earlier.proxy_peers
             && console(&self.console) == console(&earlier.console)
-            && self.judge == earlier.judge
+            && (self.judge, &self.callbacks) == (earlier.judge, &earlier.callbacks)
             && self.maintenance == earlier.maintenance
             && rules(self) == rules(earlier)
     }

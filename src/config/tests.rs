@@ -306,8 +306,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setRandomizedIdsOverUDP: false is not allowed; expected true: ids and sockets are always random",
     ),
     (
-        "showDynBlocks()",
-        "FILE:1: showDynBlocks: the function (console, web server, metrics) is not implemented yet; the console",
+        "benchRule(AllRule())",
+        "FILE:1: benchRule: the function (rules) is not implemented yet; remove it; the counters of rules show",
     ),
     ("registerWebHandler('mine', function() end)", "FILE:1: registerWebHandler: path is \"mine\"; expected"),
     (

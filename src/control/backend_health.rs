@@ -40,6 +40,8 @@ pub struct BackendHealth {
     /// Checks that could not be made since the last warning, and the time of that warning.
     unmade: u64,
     unmade_warned: Option<Tick>,
+    /// Servers that came up or went down since somebody asked, by name and address.
+    changes: Vec<(String, bool)>,
 }
 
 impl BackendHealth {
@@ -56,6 +58,7 @@ impl BackendHealth {
             reasons: BTreeMap::new(),
             unmade: 0,
             unmade_warned: None,
+            changes: Vec::new(),
         }
     }
 
@@ -85,6 +88,11 @@ impl BackendHealth {
         self.seen.remove(&slot);
         self.published.remove(&slot);
         self.reasons.remove(&slot);
+    }
+
+    /// Takes the servers that came up or went down, each with its name and address and whether it is up.
+    pub fn take_changes(&mut self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Returns when the next probe is due.
@@ -217,8 +225,12 @@ impl BackendHealth {
     /// Writes a backend's state to the live state and logs it, if it has changed.
     fn update(&mut self, backend: &Backend, reason: &str) {
         let Some(state) = self.checks.at(backend.slot).map(Check::state) else { return };
-        if self.published.insert(backend.slot, state) == Some(state) {
+        let before = self.published.insert(backend.slot, state);
+        if before == Some(state) {
             return;
+        }
+        if before.is_some_and(|before| (before == State::Up) != (state == State::Up)) {
+            self.changes.push((name_with_address(backend), state == State::Up));
         }
         self.live_state.set_state(backend.slot, state);
         let (server, address) = (&backend.name, backend.address);
@@ -228,6 +240,13 @@ impl BackendHealth {
             State::Down | State::Ejected => tracing::warn!(server, %address, reason, "server is {word}"),
         }
     }
+}
+
+/// Returns what `getNameWithAddr` returns of a server.
+fn name_with_address(backend: &Backend) -> String {
+    let address = backend.address.to_string();
+    let is_named = !backend.name.is_empty() && backend.name != address;
+    if is_named { format!("{} ({address})", backend.name) } else { address }
 }
 
 /// Writes a backend's warmth to the live state, if it has changed enough.
@@ -327,6 +346,8 @@ mod tests {
             backend_health.settle(backend, due[0].ticket, Err((Failure::Timeout, "late")), now);
         }
         assert_eq!(live_state.backend(a).state(), State::Down);
+        assert_eq!(backend_health.take_changes(), [("ns0 (192.0.2.0:53)".to_owned(), false)]);
+        assert!(backend_health.take_changes().is_empty());
         assert_eq!(live_state.backend(a).checks_failed(), [3, 0, 0, 0, 0, 0]);
         backend_health.leave(a);
         assert_eq!(backend_health.next(), None);

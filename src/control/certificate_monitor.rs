@@ -30,18 +30,14 @@ pub(crate) fn unix_time() -> (u64, u32) {
     (since.as_secs(), since.subsec_millis())
 }
 
-/// Logs warnings.
-pub(crate) fn warn(warnings: &[String]) {
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-}
-
 /// Ticket keys and certificates of the current configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CertificateMonitor {
     /// Ticket keys, each with its last rotation.
     keys: Vec<(Arc<ServerTls>, Tick)>,
+    /// Keys that were the first of their list at the last look, and those that have become so since.
+    seen: BTreeSet<Vec<u8>>,
+    added: Vec<Vec<u8>>,
     /// Time of the last warnings; `None` before the first configuration serves.
     complained: Option<Tick>,
 }
@@ -59,13 +55,14 @@ impl CertificateMonitor {
             let known = before.iter().find(|(known, _)| known.same_tickets(tls));
             self.keys.push((Arc::clone(tls), known.map_or(now, |(_, at)| *at)));
         }
+        self.see_keys();
         self.complained = Some(now);
         warnings_of(snapshot, unix)
     }
 
     /// Does what is due; returns warnings.
     pub(crate) fn turn(&mut self, snapshot: &Snapshot, now: Tick, unix: u64) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let (mut warnings, mut is_rotated) = (Vec::new(), false);
         for (tls, rotated) in &mut self.keys {
             let seconds = tls.spec().ticket_rotation_seconds;
             if seconds == 0 || now.since(*rotated) < TickDelta::from_ms(u64::from(seconds) * 1_000) {
@@ -75,12 +72,29 @@ impl CertificateMonitor {
             if let Err(error) = tls.rotate() {
                 warnings.push(format!("ticket keys stay as they are: {error}"));
             }
+            is_rotated = true;
+        }
+        if is_rotated {
+            self.see_keys();
         }
         if self.complained.is_some_and(|at| now.since(at) >= DAY) {
             self.complained = Some(now);
             warnings.extend(warnings_of(snapshot, unix));
         }
         warnings
+    }
+}
+
+impl CertificateMonitor {
+    /// Takes the keys that seal tickets since the last look.
+    pub(crate) fn take_keys(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.added)
+    }
+
+    fn see_keys(&mut self) {
+        let first = self.keys.iter().filter_map(|(tls, _)| tls.first_tickets_key());
+        let seen = std::mem::replace(&mut self.seen, first.collect());
+        self.added.extend(self.seen.difference(&seen).cloned());
     }
 }
 
@@ -141,13 +155,16 @@ mod tests {
         let first = snapshot(&[&tls, &tls]);
         let mut certificate_monitor = CertificateMonitor::default();
         assert_eq!(certificate_monitor.adopt(&first, at(0), GOOD), [] as [String; 0]);
+        assert_eq!(certificate_monitor.take_keys(), [tls.first_tickets_key().expect("a key")]);
         certificate_monitor.turn(&first, at(99), GOOD);
-        assert_eq!(tls.ticket_keys(), 1);
+        assert_eq!((tls.ticket_keys(), certificate_monitor.take_keys().len()), (1, 0));
         certificate_monitor.turn(&first, at(100), GOOD);
         assert_eq!(tls.ticket_keys(), 2);
+        assert_eq!(certificate_monitor.take_keys(), [tls.first_tickets_key().expect("another key")]);
         let loaded = Arc::new(ServerTls::load(&spec).expect("a listener").inherit(&tls));
         let second = snapshot(&[&loaded]);
         certificate_monitor.adopt(&second, at(150), GOOD);
+        assert!(certificate_monitor.take_keys().is_empty(), "a reload keeps the keys");
         certificate_monitor.turn(&second, at(199), GOOD);
         assert_eq!(loaded.ticket_keys(), 2, "a reload keeps the rotation time");
         certificate_monitor.turn(&second, at(200), GOOD);

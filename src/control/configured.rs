@@ -31,6 +31,7 @@ use crate::lua::front_end::Loaded;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::NoResult;
 use crate::lua::front_end::command::Command;
+use crate::lua::front_end::notice::Notice;
 use crate::lua::front_end::page;
 use crate::lua::front_end::view::View;
 use crate::model::{Backend, LuaFunction, Snapshot};
@@ -200,14 +201,16 @@ impl Source for Configured {
         request: page::Request,
         view: Arc<dyn View>,
     ) -> Pin<Box<dyn Future<Output = Result<page::Response, String>>>> {
-        let served = self.host.serve(function, request, view);
-        Box::pin(async move {
-            match served.await {
-                Ok(answered) => answered,
-                Err(NoResult::Busy) => Err("an earlier function is still running".to_owned()),
-                Err(NoResult::Failed(why)) => Err(why),
-            }
-        })
+        called(self.host.serve(function, request, view))
+    }
+
+    fn notify(
+        &mut self,
+        function: LuaFunction,
+        notice: Notice,
+        view: Arc<dyn View>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>>>> {
+        called(self.host.notify(function, notice, view))
     }
 
     fn load(&mut self) -> Result<Plan, Vec<String>> {
@@ -233,6 +236,19 @@ impl Source for Configured {
         (self.next, self.next_host) = (None, None);
         self.running.slots.retire_listeners(slots);
     }
+}
+
+/// Returns what a function returned, or why it did not.
+fn called<R: 'static>(
+    call: impl Future<Output = Result<Result<R, String>, NoResult>> + 'static,
+) -> Pin<Box<dyn Future<Output = Result<R, String>>>> {
+    Box::pin(async move {
+        match call.await {
+            Ok(returned) => returned,
+            Err(NoResult::Busy) => Err("an earlier function is still running".to_owned()),
+            Err(NoResult::Failed(why)) => Err(why),
+        }
+    })
 }
 
 /// Converts errors to lines.
@@ -336,6 +352,7 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<
             log: boot.log.clone(),
             console: boot.console.clone(),
             web: boot.web.clone(),
+            callbacks: boot.callbacks.clone(),
         },
         script: Rc::<LuaHost>::clone(host),
         changes,

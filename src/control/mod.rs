@@ -57,6 +57,7 @@ pub mod backend_health;
 mod budget;
 mod cache_cleaner;
 mod cache_snapshots;
+mod callbacks;
 pub mod certificate_monitor;
 mod checks;
 mod commands;
@@ -386,8 +387,8 @@ impl<S: Source> Control<S> {
         let is_up = |slot| live_state.backend(slot).state() == State::Up;
         self.cache_cleaner.turn(&self.feed.current(), is_up, now);
         let warnings = self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds());
-        self.monitor.notes().add_lines("certificate", &warnings);
-        certificate_monitor::warn(&warnings);
+        self.monitor.notes().warn("certificate", &warnings);
+        self.tell();
         if now >= self.monitor.rates().at(&self.settings) {
             self.print_line(now);
         }
@@ -532,8 +533,7 @@ impl<S: Source> Control<S> {
                 self.serving = true;
                 self.monitor.serve();
                 let warnings = self.certificate_monitor.adopt(&self.feed.current(), now, unix_seconds());
-                self.monitor.notes().add_lines("certificate", &warnings);
-                certificate_monitor::warn(&warnings);
+                self.monitor.notes().warn("certificate", &warnings);
                 self.monitor.notes().add_lines("change", &plan.changes);
                 if !done.removed.is_empty() {
                     // Listeners of an earlier change are retired at the latest here.

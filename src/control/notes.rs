@@ -42,6 +42,12 @@ impl Notes {
         }
     }
 
+    /// Notes warnings, which go to the log too.
+    pub(super) fn warn(&self, kind: &'static str, warnings: &[String]) {
+        self.add_lines(kind, warnings);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+
     /// Takes what waits.
     pub(super) fn take(&self) -> Vec<Note> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()

@@ -15,8 +15,10 @@ use crate::config::web::WebSettings;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
 use crate::lua::front_end::command::{Command, Wish};
+use crate::lua::front_end::notice::Notice;
 use crate::lua::front_end::page;
 use crate::lua::front_end::view::View;
+use crate::model::Callbacks;
 use crate::model::LuaFunction;
 use crate::model::Snapshot;
 use crate::model::Steer;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub console: Option<Console>,
     /// The web server.
     pub web: WebSettings,
+    /// The functions that are told of something.
+    pub callbacks: Callbacks,
 }
 
 impl Settings {
@@ -156,6 +160,16 @@ pub trait Source {
         _: page::Request,
         _: Arc<dyn View>,
     ) -> Pin<Box<dyn Future<Output = Result<page::Response, String>>>> {
+        Box::pin(std::future::ready(Err("this configuration has no Lua".to_owned())))
+    }
+
+    /// Tells a function of the current configuration of something.
+    fn notify(
+        &mut self,
+        _: LuaFunction,
+        _: Notice,
+        _: Arc<dyn View>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>>>> {
         Box::pin(std::future::ready(Err("this configuration has no Lua".to_owned())))
     }
 

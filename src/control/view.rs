@@ -23,6 +23,7 @@ impl View for Monitor {
             Table::Connections => tables::connections(&figures),
             Table::TlsErrors => tables::tls_errors(&figures),
             Table::TlsListeners => tables::tls_listeners(&figures),
+            Table::Certificates => tables::certificates(&figures),
             Table::Latency => tables::latencies(&figures),
             Table::Shadows => self.shadows().text(),
             Table::Metrics => tables::metrics(&figures),

@@ -4,4 +4,5 @@ pub(crate) mod code;
 pub mod ffi;
 pub mod front_end;
 pub mod limits;
+pub(crate) mod machine;
 pub mod state;

@@ -548,6 +548,17 @@ impl Default for Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LuaFunction(pub u32);
 
+/// Functions of the control thread that are told of something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Callbacks {
+    /// Of the end of the process.
+    pub exit: Vec<LuaFunction>,
+    /// Of servers that come up or go down.
+    pub server_state: Vec<LuaFunction>,
+    /// Of new keys of session tickets.
+    pub tickets_key: Option<LuaFunction>,
+}
+
 /// When lazy health checks begin to probe (dnsdist's `lazyHealthCheck*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lazy {

@@ -20,6 +20,14 @@ pub const COMBINATIONS_MAX: usize = 1_000;
 const LABELS_MAX: usize = 10;
 const LABEL_CHARS_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 100;
+/// Ranges of a histogram, besides that of what is above all bounds.
+pub const BOUNDS_MAX: usize = 50;
+/// The bounds of a histogram that is declared without any: those of Prometheus' client libraries.
+pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The label that a histogram's ranges have in Prometheus' format.
+const RANGE_LABEL: &str = "le";
+/// What the names of a histogram's values end with in Prometheus' format.
+pub const HISTOGRAM_ENDS: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// How the names of other metrics begin in Prometheus' format.
 const TAKEN: [&str; 3] = ["dnslob_", "dnsdist_", "process_"];
 
@@ -39,6 +47,8 @@ pub enum CustomKind {
     Counter,
     /// It is a level.
     Gauge,
+    /// Observed values are counted by ranges, and summed up.
+    Histogram,
 }
 
 impl CustomKind {
@@ -48,13 +58,14 @@ impl CustomKind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 
     /// Reads its name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Counter, Self::Gauge].into_iter().find(|kind| kind.label() == name)
+        [Self::Counter, Self::Gauge, Self::Histogram].into_iter().find(|kind| kind.label() == name)
     }
 }
 
@@ -74,7 +85,74 @@ pub struct CustomMetric {
     pub prometheus_name: Option<String>,
     /// Whether it has a value for each combination of labels.
     pub labelled: bool,
-    values: ArcSwap<BTreeMap<Labels, Arc<Level>>>,
+    /// The upper bounds of a histogram's ranges, growing; of others none.
+    pub bounds: Vec<f64>,
+    values: ArcSwap<BTreeMap<Labels, Arc<Stored>>>,
+}
+
+/// What is kept for a combination of labels.
+#[derive(Debug)]
+enum Stored {
+    Level(Level),
+    Distribution(Distribution),
+}
+
+impl Stored {
+    /// Returns the level; of a histogram the number of observed values.
+    fn value(&self) -> f64 {
+        match self {
+            Self::Level(level) => level.get(),
+            Self::Distribution(distribution) => distribution.read().count() as f64,
+        }
+    }
+}
+
+/// Observed values by ranges.
+#[derive(Debug)]
+struct Distribution {
+    /// For each range, those above all bounds last.
+    counts: Box<[AtomicU64]>,
+    sum: Level,
+}
+
+impl Distribution {
+    fn new(bounds: usize) -> Self {
+        Self { counts: (0..=bounds).map(|_| AtomicU64::new(0)).collect(), sum: Level::default() }
+    }
+
+    /// Counts a value that is in this range.
+    fn add(&self, range: usize, value: f64) {
+        if let Some(count) = self.counts.get(range) {
+            count.fetch_add(1, Relaxed);
+            self.sum.change(|sum| sum + value);
+        }
+    }
+
+    fn read(&self) -> Observed {
+        let counts = self.counts.iter().map(|count| count.load(Relaxed));
+        let at_most = counts.scan(0, |all, count| {
+            *all += count;
+            Some(*all)
+        });
+        Observed { at_most: at_most.collect(), sum: self.sum.get() }
+    }
+}
+
+/// What a histogram has counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// For each bound, how many values were at most that; then all of them.
+    pub at_most: Vec<u64>,
+    /// The sum of all values.
+    pub sum: f64,
+}
+
+impl Observed {
+    /// Returns how many values there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.at_most.last().copied().unwrap_or_default()
+    }
 }
 
 /// A value: the bits of a number with a fraction.
@@ -105,21 +183,58 @@ impl CustomMetric {
         if needs { name + "_total" } else { name }
     }
 
-    /// Returns whether both would be the same in Prometheus' format.
+    /// Returns whether both would have a name in common in Prometheus' format.
     fn is_shown_as(&self, other: &Self) -> bool {
-        self.name != other.name && self.name_with("dnslob", true) == other.name_with("dnslob", true)
+        let taken = other.shown_names();
+        self.name != other.name && self.shown_names().iter().any(|name| taken.contains(name))
+    }
+
+    /// Returns the names of its values in Prometheus' format.
+    fn shown_names(&self) -> Vec<String> {
+        let name = self.name_with("dnslob", true);
+        let ends = HISTOGRAM_ENDS.iter().filter(|_| self.kind == CustomKind::Histogram);
+        let more: Vec<_> = ends.map(|end| format!("{name}{end}")).collect();
+        std::iter::once(name).chain(more).collect()
     }
 
     /// Returns each combination of labels with its value; one without labels where there are none.
+    /// The value of a histogram is the number of observed ones.
     #[must_use]
     pub fn values(&self) -> Vec<(Labels, f64)> {
-        self.values.load().iter().map(|(labels, level)| (labels.clone(), level.get())).collect()
+        self.values.load().iter().map(|(labels, stored)| (labels.clone(), stored.value())).collect()
     }
 
-    /// Returns the value of these labels, made if there is room for one more.
-    fn level(&self, labels: &Labels) -> Result<Arc<Level>, &'static str> {
-        if let Some(level) = self.values.load().get(labels) {
-            return Ok(Arc::clone(level));
+    /// Returns what a histogram has counted for each combination of labels; of others nothing.
+    #[must_use]
+    pub fn observed(&self) -> Vec<(Labels, Observed)> {
+        let read = |stored: &Stored| match stored {
+            Stored::Level(_) => None,
+            Stored::Distribution(distribution) => Some(distribution.read()),
+        };
+        let values = self.values.load();
+        values.iter().filter_map(|(labels, stored)| Some((labels.clone(), read(stored)?))).collect()
+    }
+
+    /// Returns what is kept before anything was counted.
+    fn nothing(&self) -> Arc<Stored> {
+        Arc::new(match self.kind {
+            CustomKind::Counter | CustomKind::Gauge => Stored::Level(Level::default()),
+            CustomKind::Histogram => Stored::Distribution(Distribution::new(self.bounds.len())),
+        })
+    }
+
+    /// Changes the level of these labels; returns the new one.
+    fn change(&self, labels: &Labels, change: impl Fn(f64) -> f64) -> Result<f64, &'static str> {
+        match &*self.stored(labels)? {
+            Stored::Level(level) => Ok(level.change(change)),
+            Stored::Distribution(_) => Err(OBSERVED),
+        }
+    }
+
+    /// Returns what is kept of these labels, made if there is room for one more.
+    fn stored(&self, labels: &Labels) -> Result<Arc<Stored>, &'static str> {
+        if let Some(stored) = self.values.load().get(labels) {
+            return Ok(Arc::clone(stored));
         }
         if !labels.is_empty() && !self.labelled {
             return Err("the metric was declared without withLabels=true");
@@ -131,10 +246,13 @@ impl CustomMetric {
         if labels.iter().any(|label| !is_label(&label.0) || is_long(label)) {
             return Err("a label is letters, digits and underscores, and its value at most 100 characters");
         }
+        if self.kind == CustomKind::Histogram && labels.iter().any(|(label, _)| label == RANGE_LABEL) {
+            return Err("the ranges of a histogram have the label \"le\"");
+        }
         self.values.rcu(|values| {
             let mut values = BTreeMap::clone(values);
             if values.len() < COMBINATIONS_MAX {
-                values.entry(labels.clone()).or_default();
+                values.entry(labels.clone()).or_insert_with(|| self.nothing());
             }
             values
         });
@@ -143,12 +261,16 @@ impl CustomMetric {
     }
 }
 
+/// Why a histogram has no level.
+const OBSERVED: &str = "it is a histogram, whose values come by observeMetric";
+
 /// Metrics by name.
 #[derive(Debug, Default)]
 pub struct CustomMetrics(ArcSwap<BTreeMap<String, Arc<CustomMetric>>>);
 
 impl CustomMetrics {
-    /// Declares a metric; one that is there already keeps its values.
+    /// Declares a metric; one that is there already keeps its values. A histogram has the ranges of
+    /// [`BOUNDS`].
     ///
     /// # Errors
     /// What is wrong with it.
@@ -160,6 +282,31 @@ impl CustomMetrics {
         prometheus_name: Option<&str>,
         labelled: bool,
     ) -> Result<(), &'static str> {
+        let bounds: &[f64] = if kind == CustomKind::Histogram { &BOUNDS } else { &[] };
+        self.declare_with(bounds, name, kind, description, prometheus_name, labelled)
+    }
+
+    /// Declares a metric with these upper bounds of its ranges: none, unless it is a histogram.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn declare_with(
+        &self,
+        bounds: &[f64],
+        name: &str,
+        kind: CustomKind,
+        description: &str,
+        prometheus_name: Option<&str>,
+        labelled: bool,
+    ) -> Result<(), &'static str> {
+        if kind != CustomKind::Histogram && !bounds.is_empty() {
+            return Err("only a histogram has buckets");
+        }
+        let is_growing = bounds.iter().all(|bound| bound.is_finite()) && bounds.is_sorted_by(|a, b| a < b);
+        let has_bounds = kind != CustomKind::Histogram || !bounds.is_empty();
+        if !has_bounds || !is_growing || bounds.len() > BOUNDS_MAX {
+            return Err("the buckets of a histogram are 1 to 50 growing numbers");
+        }
         if !is_name(name) {
             return Err("a name is at most a hundred lower-case letters, digits and hyphens");
         }
@@ -174,16 +321,19 @@ impl CustomMetrics {
         if prometheus_name.is_some_and(|name| TAKEN.iter().any(|taken| name.starts_with(taken))) {
             return Err("names for Prometheus that begin with dnslob_, dnsdist_ or process_ are taken");
         }
-        let values =
-            if labelled { BTreeMap::new() } else { BTreeMap::from([(Labels::new(), Arc::default())]) };
-        let metric = Arc::new(CustomMetric {
+        let metric = CustomMetric {
             name: name.to_owned(),
             kind,
             description: description.chars().take(1_000).collect(),
             prometheus_name: prometheus_name.map(str::to_owned),
             labelled,
-            values: ArcSwap::from_pointee(values),
-        });
+            bounds: bounds.to_vec(),
+            values: ArcSwap::default(),
+        };
+        if !labelled {
+            metric.values.store(Arc::new(BTreeMap::from([(Labels::new(), metric.nothing())])));
+        }
+        let metric = Arc::new(metric);
         self.0.rcu(|metrics| {
             let mut metrics = BTreeMap::clone(metrics);
             if metrics.len() < METRICS_MAX && !metrics.values().any(|other| other.is_shown_as(&metric)) {
@@ -197,7 +347,7 @@ impl CustomMetrics {
                 Err("another metric has this name for Prometheus")
             }
             None => Err("there are a thousand metrics already"),
-            Some(found) if found.kind != kind || found.labelled != labelled => {
+            Some(found) if (found.kind, found.labelled, &*found.bounds) != (kind, labelled, bounds) => {
                 Err("a metric of this name was declared otherwise; a restart forgets it")
             }
             Some(_) => Ok(()),
@@ -216,7 +366,7 @@ impl CustomMetrics {
         if metric.kind == CustomKind::Counter && step < 0.0 {
             return Err("a counter only grows");
         }
-        Ok(metric.level(labels)?.change(|value| value + step))
+        metric.change(labels, |value| value + step)
     }
 
     /// Sets a gauge; returns the value.
@@ -228,15 +378,34 @@ impl CustomMetrics {
         if metric.kind == CustomKind::Counter {
             return Err("a counter cannot be set");
         }
-        Ok(metric.level(labels)?.change(|_| value))
+        metric.change(labels, |_| value)
     }
 
-    /// Returns a value; 0 for labels that were never counted.
+    /// Counts a value of a histogram; returns how many there are.
+    ///
+    /// # Errors
+    /// Why it is not counted.
+    pub fn observe(&self, name: &str, labels: &Labels, value: f64) -> Result<f64, &'static str> {
+        let metric = self.metric(name)?;
+        if !value.is_finite() {
+            return Err("the value is no finite number");
+        }
+        if metric.kind != CustomKind::Histogram {
+            return Err("it is no histogram: use incMetric or setMetric");
+        }
+        let stored = metric.stored(labels)?;
+        if let Stored::Distribution(distribution) = &*stored {
+            distribution.add(metric.bounds.partition_point(|bound| *bound < value), value);
+        }
+        Ok(stored.value())
+    }
+
+    /// Returns a value, of a histogram how many were observed; 0 for labels that were never counted.
     ///
     /// # Errors
     /// There is no such metric.
     pub fn value(&self, name: &str, labels: &Labels) -> Result<f64, &'static str> {
-        Ok(self.metric(name)?.values.load().get(labels).map_or(0.0, |level| level.get()))
+        Ok(self.metric(name)?.values.load().get(labels).map_or(0.0, |stored| stored.value()))
     }
 
     /// Returns the metrics in order of their names.
@@ -245,12 +414,23 @@ impl CustomMetrics {
         self.0.load().values().cloned().collect()
     }
 
-    /// Returns the values of those without labels, by name.
+    /// Returns the values of those without labels, by name; of a histogram NAME-count and NAME-sum.
     #[must_use]
     pub fn plain(&self) -> Vec<(String, f64)> {
         let metrics = self.0.load();
-        let plain = metrics.values().filter(|metric| !metric.labelled);
-        plain.map(|m| (m.name.clone(), m.values().first().map_or(0.0, |(_, value)| *value))).collect()
+        let mut out = Vec::new();
+        for metric in metrics.values().filter(|metric| !metric.labelled) {
+            let name = &metric.name;
+            if metric.kind == CustomKind::Histogram {
+                let observed = metric.observed().into_iter().next().map(|(_, observed)| observed);
+                let observed = observed.unwrap_or_default();
+                out.push((format!("{name}-count"), observed.count() as f64));
+                out.push((format!("{name}-sum"), observed.sum));
+            } else {
+                out.push((name.clone(), metric.values().first().map_or(0.0, |(_, value)| *value)));
+            }
+        }
+        out
     }
 
     fn metric(&self, name: &str) -> Result<Arc<CustomMetric>, &'static str> {
@@ -335,6 +515,48 @@ mod tests {
         for (name, value) in [("a b", "x"), ("__a", "x"), ("", "x"), ("a", &*"x".repeat(101))] {
             assert!(metrics.add("by", &labels(&[(name, value)]), 1.0).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_histogram_counts_by_ranges() {
+        let metrics = CustomMetrics::default();
+        let declare =
+            |bounds: &[f64]| metrics.declare_with(bounds, "size", CustomKind::Histogram, "", None, false);
+        assert_eq!(declare(&[1.0, 10.0]), Ok(()));
+        let none = Labels::new();
+        for (value, count) in [(0.0, 1.0), (1.0, 2.0), (1.5, 3.0), (10.0, 4.0), (11.0, 5.0), (-3.0, 6.0)] {
+            assert_eq!(metrics.observe("size", &none, value), Ok(count));
+        }
+        let observed = Observed { at_most: vec![3, 5, 6], sum: 20.5 };
+        assert_eq!(metrics.list()[0].observed(), [(none.clone(), observed)]);
+        assert_eq!(metrics.value("size", &none), Ok(6.0));
+        assert_eq!(metrics.plain(), [("size-count".to_owned(), 6.0), ("size-sum".to_owned(), 20.5)]);
+        assert_eq!(declare(&[1.0, 10.0]), Ok(()), "as a reload does");
+        assert_eq!(metrics.value("size", &none), Ok(6.0));
+        assert!(declare(&[1.0]).is_err_and(|why| why.contains("declared otherwise")));
+        for wrong in [f64::NAN, f64::INFINITY] {
+            assert!(metrics.observe("size", &none, wrong).is_err());
+        }
+        assert!(metrics.add("size", &none, 1.0).is_err() && metrics.set("size", &none, 1.0).is_err());
+        metrics.declare("level", CustomKind::Gauge, "", None, false).expect("declared");
+        assert!(metrics.observe("level", &none, 1.0).is_err() && metrics.list()[0].observed().is_empty());
+        metrics.declare("by", CustomKind::Histogram, "", None, true).expect("declared");
+        assert!(metrics.observe("by", &labels(&[("le", "1")]), 1.0).is_err());
+        assert_eq!(metrics.observe("by", &labels(&[("pool", "a")]), 1.0), Ok(1.0));
+    }
+
+    #[test]
+    fn buckets_are_some_growing_numbers_of_a_histogram() {
+        let metrics = CustomMetrics::default();
+        let declare = |bounds: &[f64], kind| metrics.declare_with(bounds, "x", kind, "", None, false).is_ok();
+        let many: Vec<f64> = (0..=BOUNDS_MAX).map(|n| n as f64).collect();
+        for wrong in [&[][..], &[1.0, 1.0], &[2.0, 1.0], &[f64::NAN], &[1.0, f64::INFINITY], &many[..]] {
+            assert!(!declare(wrong, CustomKind::Histogram), "{wrong:?}");
+        }
+        assert!(!declare(&[1.0], CustomKind::Gauge) && metrics.list().is_empty());
+        assert!(declare(&many[1..], CustomKind::Histogram));
+        let named = |name, shown| metrics.declare(name, CustomKind::Gauge, "", shown, false).is_ok();
+        assert!(!named("x-count", None) && !named("y", Some("dnslob_x_sum")) && named("x-counts", None));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Fault {
     TooManyOcsp(usize, usize),
     /// A file of ticket keys with this number of bytes.
     BadTicketKeys(usize),
+    /// A ticket key of this number of bytes.
+    BadTicketKey(usize),
     /// A listener without a certificate.
     NoCertificateGiven,
     /// A TLS version that is too old.
@@ -123,6 +125,7 @@ impl fmt::Display for Fault {
                 f,
                 "has {bytes} bytes; ticket keys are 80 bytes each (or 48 each, where that is no multiple of 80)"
             ),
+            Self::BadTicketKey(bytes) => write!(f, "a ticket key has {bytes} bytes; expected 80, or 48"),
             Self::NoCertificateGiven => f.write_str("TLS needs a certificate and its private key"),
             Self::OldVersion(text) => {
                 write!(f, "{text} is not supported; use tls1.2 or tls1.3")

@@ -1,6 +1,7 @@
 //! The TLS settings of a listener: loaded once, shared by all shards. A reload loads another, which
 //! inherits what lets clients resume their sessions.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +39,10 @@ pub struct ServerSpec {
     pub ticket_keys: usize,
     /// A file of ticket keys shared by several machines; by default they are random.
     pub ticket_key_file: Option<PathBuf>,
+    /// A key of another machine, which comes first until the next one; in place of the file.
+    pub ticket_key: Option<TicketKey>,
+    /// How often a new key was asked for.
+    pub ticket_turn: u32,
     /// Seconds after which the owner of the clock calls [`ServerTls::rotate`]; 0 never.
     pub ticket_rotation_seconds: u32,
     /// Sessions kept for clients without tickets; 0 keeps none.
@@ -61,12 +66,24 @@ impl Default for ServerSpec {
             tickets: true,
             ticket_keys: 5,
             ticket_key_file: None,
+            ticket_key: None,
+            ticket_turn: 0,
             ticket_rotation_seconds: 43_200,
             sessions: 20_480,
             session_seconds: 43_200,
             alpn: vec![ALPN_DOT.to_owned()],
             key_log: None,
         }
+    }
+}
+
+/// The bytes of a ticket key, which no message shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketKey(pub Arc<[u8]>);
+
+impl fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketKey")
     }
 }
 
@@ -113,14 +130,16 @@ impl ServerTls {
 
     /// Takes over what lets the clients of another, for the same listener, resume their sessions:
     /// its random ticket keys and stored sessions, where both are of the same kind; earlier keys of
-    /// the same file still decrypt tickets. Reads no file.
+    /// the same file, and those before one that was asked for, still decrypt tickets. Reads no file.
     #[must_use]
     pub fn inherit(&self, old: &Self) -> Self {
         let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
         let mut tickets = self.tickets.clone();
         let same = old.spec.ticket_key_file == spec.ticket_key_file;
         if let (true, Some(new), Some(before)) = (same, &self.tickets, &old.tickets) {
-            if spec.ticket_key_file.is_some() {
+            let renewed =
+                (old.spec.ticket_turn, &old.spec.ticket_key) != (spec.ticket_turn, &spec.ticket_key);
+            if spec.ticket_key_file.is_some() || renewed {
                 // The old one's keys are in use, and this one may still be refused.
                 tickets = Some(Arc::new(new.succeeding(before)));
             } else if old.spec.ticket_keys == spec.ticket_keys
@@ -164,6 +183,12 @@ impl ServerTls {
         self.tickets.as_ref().map_or(0, |keys| keys.count())
     }
 
+    /// Returns the bytes of the key that seals tickets, to be shared with other machines.
+    #[must_use]
+    pub fn first_tickets_key(&self) -> Option<Vec<u8>> {
+        self.tickets.as_ref()?.first()
+    }
+
     /// Returns the specification.
     #[must_use]
     pub fn spec(&self) -> &ServerSpec {
@@ -194,6 +219,9 @@ fn tickets(spec: &ServerSpec) -> Result<Option<TicketKeys>, TlsError> {
         return Ok(None);
     }
     let seconds = spec.session_seconds.min(SESSION_SECONDS_MAX);
+    if let Some(key) = &spec.ticket_key {
+        return TicketKeys::given(&key.0, spec.ticket_keys, seconds).map(Some);
+    }
     match &spec.ticket_key_file {
         Some(file) => TicketKeys::from_file(file.clone(), spec.ticket_keys, seconds).map(Some),
         None => TicketKeys::random(spec.ticket_keys, seconds).map(Some),
@@ -205,5 +233,34 @@ pub(super) fn key_log(file: Option<&PathBuf>) -> Result<Arc<dyn KeyLog>, TlsErro
     match file {
         Some(file) => KeyLogFile::open(file),
         None => Ok(Arc::new(NoKeyLog)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{Authority, Directory};
+
+    #[test]
+    fn a_key_that_is_asked_for_comes_first_and_earlier_ones_stay() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let load = |spec: &ServerSpec| ServerTls::load(spec).expect("a listener");
+        let first = load(&spec);
+        let key = |tls: &ServerTls| tls.first_tickets_key().expect("a key");
+        assert_eq!(key(&load(&spec).inherit(&first)), key(&first), "a reload keeps it");
+        let turned = ServerSpec { ticket_turn: 1, ..spec.clone() };
+        let second = load(&turned).inherit(&first);
+        assert_eq!(second.ticket_keys(), 2);
+        assert_ne!(key(&second), key(&first));
+        assert_eq!(key(&load(&turned).inherit(&second)), key(&second));
+        let given = ServerSpec { ticket_key: Some(TicketKey([7; 80].into())), ..turned };
+        let third = load(&given).inherit(&second);
+        assert_eq!((key(&third), third.ticket_keys()), (vec![7; 80], 3));
+        assert!(!format!("{given:?}").contains("7, 7"), "it is in no log");
+        let wrong = ServerSpec { ticket_key: Some(TicketKey([7; 79].into())), ..given };
+        let why = ServerTls::load(&wrong).expect_err("another length").to_string();
+        assert!(why.contains("a ticket key has 79 bytes"), "{why}");
     }
 }

@@ -57,6 +57,8 @@ pub struct TicketKeys {
 
 struct Key {
     name: [u8; NAME_BYTES],
+    /// What it was made of, for who shares it with other machines.
+    bytes: Box<[u8]>,
     // "Less safe" in ring's terms: we choose the nonces. They are random ones of 96 bits,
     // sufficient for 2^32 tickets of one key (NIST SP 800-38D, section 8.3): twelve hours of 99,000
     // handshakes a second.
@@ -85,6 +87,19 @@ impl TicketKeys {
         let keys = Self::empty(keys_max, lifetime_seconds, Some(file));
         keys.rotate()?;
         Ok(keys)
+    }
+
+    /// Takes a key that somebody else has made, of 80 or 48 bytes; later ones are random.
+    ///
+    /// # Errors
+    ///
+    /// Another number of bytes.
+    pub fn given(key: &[u8], keys_max: usize, lifetime_seconds: u32) -> Result<Self, TlsError> {
+        let own = Self::empty(keys_max, lifetime_seconds, None);
+        let is_key = [KEY_BYTES, KEY_BYTES_OLD].contains(&key.len());
+        let key = Key::parse(key).filter(|_| is_key).ok_or(Fault::BadTicketKey(key.len()))?;
+        own.ring.store(Arc::new(vec![Arc::new(key)]));
+        Ok(own)
     }
 
     fn empty(keys_max: usize, lifetime_seconds: u32, file: Option<PathBuf>) -> Self {
@@ -142,6 +157,12 @@ impl TicketKeys {
     #[must_use]
     pub fn count(&self) -> usize {
         self.ring.load().len()
+    }
+
+    /// Returns the bytes of the key that encrypts.
+    #[must_use]
+    pub fn first(&self) -> Option<Vec<u8>> {
+        self.ring.load().first().map(|key| key.bytes.to_vec())
     }
 
     fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
@@ -225,7 +246,7 @@ impl Key {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, name);
         let derived = salt.extract(secret);
         let key = derived.expand(&[b"dnslob session tickets"], &AES_256_GCM).ok()?;
-        Some(Self { name: *name, aead: LessSafeKey::new(UnboundKey::from(key)) })
+        Some(Self { name: *name, bytes: bytes.into(), aead: LessSafeKey::new(UnboundKey::from(key)) })
     }
 }
 

@@ -8,13 +8,14 @@ use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS, CHAIN_EXTRAS, CHAINS,
-    CONSOLE, Entry, FOR_FUNCTIONS, FUNCTIONS, FUNCTIONS_MISSING, HEADER_METHODS, INSPECTION, LOCAL_OPTIONS,
-    LUA_POLICIES, METRIC_FUNCTIONS, Missing, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
-    NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS,
-    SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS,
-    TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS,
-    UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS, WEB_OPTIONS, WITHOUT_EFFECT,
+    ABSENT, ACTION_METHODS, ADDRESS_METHODS, BIND_METHODS, CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS,
+    CALLBACKS, CHAIN_EXTRAS, CHAINS, CONSOLE, Entry, FOR_FUNCTIONS, FUNCTIONS, FUNCTIONS_MISSING,
+    HEADER_METHODS, INSPECTION, LIMITER_METHODS, LOCAL_OPTIONS, LUA_POLICIES, MACHINE, METRIC_FUNCTIONS,
+    Missing, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
+    POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS, SELECTOR_METHODS, SERVER_ARGUMENTS,
+    SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS,
+    TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, TRAFFIC_FUNCTIONS, UDP_RELAY_ARGUMENTS, WEB_FUNCTIONS,
+    WEB_OPTIONS, WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -113,6 +114,7 @@ fn reference() -> String {
         line(&mut out, &[&format!("`{name}`"), doc]);
     }
     entries(&mut out, "Policies written in Lua", "Function", LUA_POLICIES, true);
+    entries(&mut out, "Callbacks", "Function", CALLBACKS, true);
     entries(&mut out, "Selectors", "Selector", selectors(), true);
     entries(&mut out, "Actions on queries", "Action", query_actions(), true);
     entries(&mut out, "Actions that answer queries", "Action", answers(), true);
@@ -120,7 +122,10 @@ fn reference() -> String {
     entries(&mut out, "Sets and parameters", "Function", SETS, true);
     entries(&mut out, "The console", "Function", CONSOLE, true);
     entries(&mut out, "The running process", "Function", INSPECTION, true);
+    entries(&mut out, "Methods of a listener", "Method", BIND_METHODS, true);
     entries(&mut out, "The traffic", "Function", TRAFFIC_FUNCTIONS, true);
+    entries(&mut out, "The machine", "Function", MACHINE, true);
+    entries(&mut out, "What dnslob does not have", "Function", ABSENT, true);
     for (title, methods) in OBJECTS {
         entries(&mut out, title, "Method", *methods, true);
     }
@@ -172,6 +177,7 @@ const OBJECTS: &[(&str, &[Entry])] = &[
     ("Methods of a set of names", NAME_SET_METHODS),
     ("Methods of a set of networks", NETWORK_SET_METHODS),
     ("Methods of a TimedIPSetRule", TIMED_SET_METHODS),
+    ("Methods of a newQPSLimiter", LIMITER_METHODS),
     ("Methods of a selector", SELECTOR_METHODS),
     ("Methods of an action", ACTION_METHODS),
     ("Methods of a network", NETMASK_METHODS),
@@ -288,6 +294,7 @@ mod tests {
             .chain(SERVER_TLS_ARGUMENTS)
             .chain(TLS_LOCAL_OPTIONS)
             .chain(TLS_METHODS)
+            .chain(BIND_METHODS)
             .chain(methods.flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).chain(SERVER_ARGUMENTS_MISSING);
         let missing = missing.flat_map(|m| m.names).copied().chain(OLDER.iter().map(|o| o.name));

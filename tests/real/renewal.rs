@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use crate::console::{console, works};
 use crate::instance::{Instance, listen};
 use crate::pki::{Authority, SecureServer};
 use crate::place::{Directory, wait_for};
@@ -150,4 +151,33 @@ fn tickets_survive_a_rotation_of_the_key_file() {
     instance.reload(&lua);
     let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
     has(&resumed, "Reused, TLSv1.2", &instance);
+}
+
+#[test]
+fn commands_renew_certificates_and_ticket_keys() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["old.test"]);
+    let (at, commands) = (local(), local());
+    let lua = listen(local())
+        + &listen_tls(at, &[&pair], "")
+        + &console(commands)
+        + "newServer('127.0.0.1:9')\n\
+           setTicketsKeyAddedHook(function(key, length) print('a key of ' .. length .. ', ' .. #key) end)\n";
+    let instance = Instance::start(&lua);
+    let directory = Directory::new();
+    let session = directory.path().join("session");
+    s_client(at, &format!("-tls1_2 -sess_out {}", session.display()));
+    has(&works(commands, "showTLSCertificates()"), "old.test", &instance);
+    authority.issue("a", &["new.test"]);
+    works(commands, "reloadAllCertificates()");
+    has(&works(commands, "showTLSCertificates()"), "new.test", &instance);
+    works(commands, "getTLSFrontend(0):rotateTicketsKey()");
+    // The earlier key still opens tickets.
+    let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
+    has(&resumed, "Reused, TLSv1.2", &instance);
+    // The first one, and that of the command.
+    wait_for(
+        || format!("two keys; {}", instance.program.transcript()),
+        || (instance.program.lines_with(0, "a key of 80, 80").len() == 2).then_some(()),
+    );
 }

@@ -100,3 +100,23 @@ fn a_second_instance_on_the_same_port_takes_over() {
     report.assert_nothing_lost(&|| format!("{}\n{}", old.program.transcript(), new.program.transcript()));
     assert_eq!(a.queries(), report.sent);
 }
+
+#[test]
+fn functions_are_told_of_servers_and_of_the_end() {
+    let prompt = Backend::start(1, Behaviour::Prompt);
+    let quick = ", name='a', checkIntervalMs=100, checkTimeout=200, maxCheckFailures=1";
+    let lua = listen(local())
+        + &backend(prompt.address, quick)
+        + "addServerStateChangeCallback(function(server, up) print('told ' .. server .. ' ' .. tostring(up)) end)\n\
+           addExitCallback(function() print('told of the end') end)\n";
+    let mut instance = Instance::start(&lua);
+    let told = format!("told a ({}) false", prompt.address);
+    drop(prompt);
+    wait_for(
+        || format!("{told:?} in {}", instance.program.transcript()),
+        || (!instance.program.lines_with(0, &told).is_empty()).then_some(()),
+    );
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+    let ends = instance.program.lines_with(0, "told of the end");
+    assert_eq!(ends.len(), 1, "{}", instance.program.transcript());
+}

@@ -27,6 +27,24 @@ pub static CONSOLE: &[Entry] = &[
     ),
     entry("addConsoleACL", "network", "Allows console connections from this network as well."),
     entry("showConsoleACL", "", "Prints the networks that may use the console."),
+    entry(
+        "testCrypto",
+        "",
+        "Seals a text with the key of setKey, or a random one, opens it again, and prints whether it is the same.",
+    ),
+    entry("clearConsoleHistory", "", "Makes delta() forget the commands so far, which stay in force."),
+];
+
+/// The methods of the objects that `getBind` returns.
+pub static BIND_METHODS: &[Entry] = &[
+    entry("toString", "", "Returns its address and port."),
+    entry(
+        "getType",
+        "",
+        "Returns its protocol: \"UDP\", \"TCP\" or \"TCP (DNS over TLS)\"; or \"TCP relay\", \"UDP relay\".",
+    ),
+    entry("getEffectiveTLSProvider", "", "Returns \"rustls\" with TLS, and else an empty text."),
+    entry("getRequestedTLSProvider", "", "The same."),
 ];
 
 /// The functions that show the running process, and direct it.
@@ -45,6 +63,22 @@ pub static INSPECTION: &[Entry] = &[
     entry("showTLSErrorCounters", "", "Prints the failed TLS handshakes by reason."),
     entry("showTLSFrontends", "", "Prints the listeners with TLS and their certificates."),
     entry("showTLSContexts", "", "The same as showTLSFrontends."),
+    entry(
+        "showTLSCertificates",
+        "",
+        "Prints the certificates of the listeners with TLS: file, names, validity, and the days that are left.",
+    ),
+    entry(
+        "requestTCPStatesDump",
+        "",
+        "Writes the figures of connections, which showTCPStats prints, to the log.",
+    ),
+    entry(
+        "getBind",
+        "number",
+        "Returns a listener by its number in showBinds(), from 0; nil if there is none. Its methods are listed below.",
+    ),
+    entry("getBindCount", "", "Returns the number of listeners in showBinds()."),
     entry("showResponseLatency", "", "Draws how many responses took how long."),
     entry(
         "showShadows",

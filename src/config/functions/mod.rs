@@ -5,10 +5,13 @@
 //! The Lua front end refuses what is not in here, and the reference is generated from here.
 //! Functions of one argument that set a process setting are in [`options`](crate::config::options).
 
+mod absent;
 mod cache;
+mod callbacks;
 mod chains;
 pub mod console;
 pub(crate) mod enumerations;
+mod machine;
 mod missing;
 pub mod needs;
 mod objects;
@@ -22,13 +25,16 @@ mod web;
 
 use std::borrow::Cow;
 
+pub use crate::config::functions::absent::ABSENT;
 pub use crate::config::functions::cache::{CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS};
+pub use crate::config::functions::callbacks::CALLBACKS;
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
-pub use crate::config::functions::console::{CONSOLE, INSPECTION};
+pub use crate::config::functions::console::{BIND_METHODS, CONSOLE, INSPECTION};
+pub use crate::config::functions::machine::MACHINE;
 pub use crate::config::functions::missing::{FFI_MISSING, FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
-    ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
-    NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
+    ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, LIMITER_METHODS, NAME_METHODS, NAME_SET_METHODS,
+    NETMASK_METHODS, NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
 };
 pub use crate::config::functions::relays::{
     RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS,
@@ -158,7 +164,8 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "reloadAllCertificates",
         "",
-        "Accepted without effect: SIGHUP reloads certificates and keys, without touching connections.",
+        "On the console, reads the certificates and keys of all listeners with TLS again, without touching \
+         connections, as SIGHUP does for the whole configuration.",
     ),
     entry(
         "addTCPForward",
@@ -283,11 +290,6 @@ pub static LUA_POLICIES: &[Entry] = &[
          from 1. It runs in the shard's own Lua state; if it fails, leastOutstanding chooses.",
     ),
     entry(
-        "addMaintenanceCallback",
-        "function",
-        "Calls a function once per second in each shard, as `maintenance`.",
-    ),
-    entry(
         "setServerPolicyLua",
         "name, function(servers, dq)",
         "The same as setServerPolicy of such a policy.",
@@ -316,6 +318,9 @@ pub fn functions() -> impl Iterator<Item = &'static Entry> {
         TRAFFIC_FUNCTIONS,
         WEB_FUNCTIONS,
         METRIC_FUNCTIONS,
+        CALLBACKS,
+        ABSENT,
+        MACHINE,
     ];
     FUNCTIONS.iter().chain(chains).chain(others.into_iter().flatten())
 }

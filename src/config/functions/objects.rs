@@ -9,6 +9,11 @@ pub static SETS: &[Entry] = &[
     entry("newDNSNameSet", "", "Returns a set of names."),
     entry("newNMG", "", "Returns a set of networks; the longest one that contains an address decides."),
     entry("newNetmask", "network | address, length", "Returns a network."),
+    entry(
+        "newQPSLimiter",
+        "rate [, burst]",
+        "Returns a rate for functions, of so many per second and `burst` (the rate) at once, which all shards share.",
+    ),
     entry("newCA", "\"IP[:PORT]\"", "Returns an address."),
     entry(
         "newSVCRecordParameters",
@@ -42,6 +47,10 @@ pub static NAME_SET_METHODS: &[Entry] = &[
     entry("clear", "", "Removes all names."),
     entry("toString", "", "Returns a short description."),
 ];
+
+/// The methods of the objects that `newQPSLimiter` returns.
+pub static LIMITER_METHODS: &[Entry] =
+    &[entry("check", "", "Counts one, and returns whether it is within the rate.")];
 
 /// The methods of a set of networks.
 pub static NETWORK_SET_METHODS: &[Entry] = &[

@@ -91,7 +91,17 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
 pub static TLS_METHODS: &[Entry] = &[
     entry("loadTicketsKeys", "path", "Loads its ticket keys from this file, as with ticketKeyFile."),
     entry("loadNewCertificatesAndKeys", "certificates, keys", "Replaces its certificates."),
-    entry("rotateTicketsKey", "", "Accepted without effect: the keys have just been created."),
-    entry("reloadCertificates", "", "Accepted without effect: they have just been loaded."),
+    entry(
+        "loadTicketsKey",
+        "key",
+        "Puts a key of 80 or 48 bytes first, as another machine's setTicketsKeyAddedHook gets it; earlier ones still \
+         open tickets.",
+    ),
+    entry(
+        "rotateTicketsKey",
+        "",
+        "Puts a new random key first, or reads the ticketKeyFile again; earlier ones still open tickets.",
+    ),
+    entry("reloadCertificates", "", "Reads its certificates and keys again, on the console."),
     entry("getAddressAndPort", "", "Returns its address."),
 ];

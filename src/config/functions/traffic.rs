@@ -45,6 +45,17 @@ pub static TRAFFIC_FUNCTIONS: &[Entry] = &[
         "Returns what topQueries prints: a list of name, count and percentage, the rest last.",
     ),
     entry(
+        "getTopResponses",
+        "[number=10 [, rcode=0 [, labels]]]",
+        "Returns what topResponses prints, in the same form.",
+    ),
+    entry(
+        "getSlowResponses",
+        "[number=10 [, limit=2000 [, labels]]]",
+        "Returns what topSlow prints, in the same form.",
+    ),
+    entry("getTopBandwidth", "[number=10]", "Returns what topBandwidth prints, in the same form."),
+    entry(
         "grepq",
         "condition | {condition, ...} [, number=10]",
         "Prints the last queries for which all conditions hold: a network, a name (it and those below it), \
@@ -55,6 +66,14 @@ pub static TRAFFIC_FUNCTIONS: &[Entry] = &[
         "[number=1000]",
         "Returns the last queries, as a list of tables: client, server, protocol, pool, name, type, id, \
          latency (ms), size, rcode, ended, ago (s).",
+    ),
+    entry("getResponseRing", "[number=1000]", "Returns those of getRingEntries that were answered."),
+    entry(
+        "statNodeRespRing",
+        "function(node, own, all) [, seconds]",
+        "Calls a function for each name of the last 10000 queries, and each name above them: `node` has fullname, \
+         labelsCount and numChildren(); `own` are the figures of the name, `all` those of the name and all below it: \
+         queries, noerrors, nxdomains, servfails, drops, hits, bytes. With `seconds`, of the last seconds only.",
     ),
     entry(
         "getRespRing",

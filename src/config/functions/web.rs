@@ -84,10 +84,11 @@ pub static METRIC_FUNCTIONS: &[Entry] = &[
     ),
     entry(
         "declareMetric",
-        "name, type, description [, prometheusName | {name=, withLabels=}]",
-        "Declares a metric of type \"counter\" or \"gauge\" for /metrics and SIGUSR1, and returns whether it is \
-         one; at any time, and a second time without effect. With withLabels=true it has a value for each \
-         combination of labels, at most 1000.",
+        "name, type, description [, prometheusName | {name=, withLabels=, buckets=}]",
+        "Declares a metric of type \"counter\", \"gauge\" or \"histogram\" for /metrics and SIGUSR1, and returns \
+         whether it is one; at any time, and a second time without effect. With withLabels=true it has a value for \
+         each combination of labels, at most 1000. `buckets` are the upper bounds of a histogram's ranges, at most \
+         50 growing numbers; by default those of Prometheus' libraries, 0.005 to 10. Histograms are not in dnsdist.",
     ),
     entry(
         "incMetric",
@@ -100,5 +101,14 @@ pub static METRIC_FUNCTIONS: &[Entry] = &[
         "Subtracts from a gauge, and returns its value.",
     ),
     entry("setMetric", "name, value [, {labels={}}]", "Sets a gauge, and returns its value."),
-    entry("getMetric", "name [, {labels={}}]", "Returns the value of a metric."),
+    entry(
+        "observeMetric",
+        "name, value [, {labels={}}]",
+        "Counts a value of a histogram, and returns how many there are. Not in dnsdist.",
+    ),
+    entry(
+        "getMetric",
+        "name [, {labels={}}]",
+        "Returns the value of a metric; of a histogram how many values it has.",
+    ),
 ];

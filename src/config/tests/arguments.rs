@@ -1,8 +1,9 @@
 //! The number of arguments: every function and method that is declared refuses one too many.
 
 use crate::config::functions::{
-    ACTION_METHODS, ADDRESS_METHODS, CACHE_METHODS, Entry, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
-    NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SELECTOR_METHODS, SERVER_METHODS, TIMED_SET_METHODS,
+    ACTION_METHODS, ADDRESS_METHODS, BIND_METHODS, CACHE_METHODS, Entry, LIMITER_METHODS, NAME_METHODS,
+    NAME_SET_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS, POOL_METHODS, RULE_METHODS, SELECTOR_METHODS,
+    SERVER_METHODS, TIMED_SET_METHODS,
 };
 use crate::config::options::SETTINGS;
 use crate::config::tests::{broken, snapshot};
@@ -39,6 +40,8 @@ const OBJECTS: &[(&str, &[Entry])] = &[
     ("newDNSNameSet()", NAME_SET_METHODS),
     ("newNMG()", NETWORK_SET_METHODS),
     ("TimedIPSetRule()", TIMED_SET_METHODS),
+    ("newQPSLimiter(1)", LIMITER_METHODS),
+    ("getBind(0)", BIND_METHODS),
     ("AllRule()", SELECTOR_METHODS),
     ("DropAction()", ACTION_METHODS),
     ("newNetmask('192.0.2.0/24')", NETMASK_METHODS),

@@ -29,7 +29,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "getAddressInfo('a', print)",
-        "getAddressInfo: the function (addresses of names and of the machine) is not implemented yet; write the",
+        "getAddressInfo: the function (addresses of names) is not implemented yet; write the",
     ),
     (
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",

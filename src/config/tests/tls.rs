@@ -205,6 +205,11 @@ fn a_listener_object_changes_its_listener() {
          second:loadNewCertificatesAndKeys({'Xtwo.pem'}, {'Xtwo.key'})\n\
          second:rotateTicketsKey() second:reloadCertificates() reloadAllCertificates()",
     );
+    let shared = files.listeners(
+        "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key') getTLSFrontend(0):loadTicketsKey(('k'):rep(80))",
+    );
+    let key = shared[0].service.tls().and_then(|tls| tls.first_tickets_key());
+    assert_eq!(key, Some(vec![b'k'; 80]));
     let names = |at: usize| listeners[at].service.tls().map(|tls| tls.certificates()[0].names.clone());
     assert_eq!(names(1), Some(vec!["one.example".to_owned()]));
     assert_eq!(names(2), Some(vec!["two.example".to_owned()]));

@@ -141,11 +141,37 @@ fn the_file_declares_and_changes_metrics() {
         "declareMetric('file-once', 'counter', 'Hits.') incMetric('file-once', 3)\n\
          addAction(AllRule(), LuaAction(function(dq) incMetric('file-once') return DNSAction.None end))",
     );
+    good(
+        "assert(declareMetric('file-sizes', 'histogram', 'Sizes.', {buckets={1, 10.5}, withLabels=true}))\n\
+         assert(observeMetric('file-sizes', 10.5, {labels={pool='x'}}) == 1)\n\
+         assert(observeMetric('file-sizes', 11, {labels={pool='x'}}) == 2 and getMetric('file-sizes', {labels={pool='x'}}) == 2)\n\
+         assert(declareMetric('file-times', 'histogram', 'Times.') and observeMetric('file-times', 0.2) == 1)",
+    );
+    for (text, want) in [
+        ("declareMetric('a', 'summary', '')", "\"counter\", \"gauge\" or \"histogram\""),
+        ("declareMetric('a', 'histogram', '', {buckets={2, 1}})", "1 to 50 growing numbers"),
+        ("declareMetric('a', 'histogram', '', {buckets={}})", "1 to 50 growing numbers"),
+        ("declareMetric('a', 'histogram', '', {buckets={'x'}})", "buckets is \"x\""),
+        ("declareMetric('a', 'gauge', '', {buckets={1}})", "only a histogram has buckets"),
+        ("observeMetric('file-hits', 1)", "it is no histogram"),
+        ("incMetric('file-times')", "whose values come by observeMetric"),
+        ("observeMetric('file-times', 'x')", "a number from"),
+        ("observeMetric('file-times', 0/0)", "a number from"),
+        ("observeMetric('file-sizes', 1, {labels={le='1'}})", "have the label \"le\""),
+    ] {
+        let messages = broken(text);
+        assert!(messages.len() == 1 && messages[0].contains(want), "{text}\n  gave {messages:#?}");
+    }
     let metrics = custom_metrics::all().list();
     let of = |name: &str| metrics.iter().find(|m| m.name == name).expect("declared").values();
     assert_eq!(of("file-hits"), [(Vec::new(), 5.0)]);
     assert_eq!(of("file-once"), [(Vec::new(), 3.0)], "not in each shard again");
     assert_eq!(of("file-by").len(), 2);
+    let sizes = metrics.iter().find(|m| m.name == "file-sizes").expect("declared");
+    assert_eq!(
+        (sizes.bounds.clone(), sizes.observed()[0].1.at_most.clone()),
+        (vec![1.0, 10.5], vec![0, 1, 2])
+    );
 }
 
 #[test]

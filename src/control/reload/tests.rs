@@ -12,6 +12,7 @@ use crate::control::plan::Settings;
 use crate::control::probe::{Called, Question, Script};
 use crate::control::reload::*;
 use crate::engine::socket::Inherited;
+use crate::model::Callbacks;
 use crate::model::LuaFunction;
 use crate::stats::live::{LiveState, State};
 use std::future::ready;
@@ -103,6 +104,7 @@ fn plan(snapshot: Snapshot) -> Plan {
             log: LogStyle::default(),
             console: None,
             web: WebSettings::default(),
+            callbacks: Callbacks::default(),
         },
         script: Rc::new(NoScript),
         changes: Vec::new(),

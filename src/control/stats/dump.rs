@@ -6,7 +6,7 @@ use crate::base::printable::Printable;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::lines;
 use crate::control::stats::{connections, rules, servers};
-use crate::stats::custom_metrics;
+use crate::stats::custom_metrics::{self, CustomKind, Labels};
 
 /// The dump of these figures.
 #[must_use]
@@ -39,10 +39,20 @@ pub fn text(figures: &Figures) -> String {
 /// A line for each value of the metrics that the configuration declared.
 fn custom(out: &mut String) {
     for metric in custom_metrics::all().list() {
-        for (labels, value) in metric.values() {
-            let labels: Vec<_> =
-                labels.iter().map(|(label, value)| format!(" {label}={}", Printable(value))).collect();
-            let _ = writeln!(out, "custom {}{} {value}", metric.name, labels.concat());
+        let title = |labels: &Labels| {
+            let labels = labels.iter().map(|(label, value)| format!(" {label}={}", Printable(value)));
+            format!("custom {}{}", metric.name, labels.collect::<String>())
+        };
+        if metric.kind != CustomKind::Histogram {
+            metric.values().iter().for_each(|(labels, value)| {
+                let _ = writeln!(out, "{} {value}", title(labels));
+            });
+        }
+        for (labels, observed) in metric.observed() {
+            let ranges = metric.bounds.iter().zip(&observed.at_most);
+            let ranges: String = ranges.map(|(bound, count)| format!(" le-{bound} {count}")).collect();
+            let (count, sum) = (observed.count(), observed.sum);
+            let _ = writeln!(out, "{} count {count} sum {sum}{ranges}", title(&labels));
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::stats::custom_metrics;
 use crate::stats::live::State;
 use crate::stats::meter::Value;
 use crate::stats::registry::{BackendReading, Metric};
+use crate::tls::date::Date;
 
 /// Columns of the widest bar.
 const BAR: u64 = 60;
@@ -239,6 +240,27 @@ pub(crate) fn tls_listeners(f: &Figures) -> String {
     aligned(&rows)
 }
 
+/// The certificates of the listeners with TLS.
+pub(crate) fn certificates(f: &Figures) -> String {
+    let titles = ["#", "Address", "File", "From", "Until", "Days", "Names"];
+    let mut rows = vec![row(titles.map(String::from))];
+    let with_tls = f.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?)));
+    for (at, (listener, tls)) in with_tls.enumerate() {
+        for (leaf, files) in tls.certificates().iter().zip(&tls.spec().certificates) {
+            rows.push(row([
+                at.to_string(),
+                listener.address.to_string(),
+                files.certificate.display().to_string(),
+                Date(leaf.not_before).to_string(),
+                Date(leaf.not_after).to_string(),
+                leaf.days_left(f.unix).to_string(),
+                leaf.names.join(", "),
+            ]));
+        }
+    }
+    aligned(&rows)
+}
+
 /// A bar for each range of the servers' latencies, and the percentiles of all sides.
 pub(crate) fn latencies(f: &Figures) -> String {
     let reading = f.total.latency(&f.snapshot);
@@ -342,8 +364,11 @@ mod tests {
     use crate::control::fixture;
     use crate::control::monitor::Monitor;
     use crate::control::publisher::Feed;
+    use crate::model::ListenerTls;
     use crate::stats::histogram::are_edges;
     use crate::stats::live::LiveState;
+    use crate::tls::fixture::{Authority, Directory};
+    use crate::tls::{ServerSpec, ServerTls};
 
     #[test]
     fn metrics_of_the_configuration_are_among_them() {
@@ -415,6 +440,27 @@ mod tests {
         assert_eq!(words[0], ["Name", "Cache", "Policy", "Up", "Servers"]);
         assert_eq!(words[1][..3], ["(default)", "0/100", "roundrobin"], "{text}");
         assert_eq!(words[2][..2], ["bare", "leastOutstanding"], "{text}");
+    }
+
+    #[test]
+    fn certificates_are_shown_with_their_files_and_names() {
+        let mut figures = figures();
+        let mut snapshot = (*figures.snapshot).clone();
+        let directory = Directory::new();
+        let pair =
+            directory.pair(&Authority::new("Root").issue_until(&["dns.example", "b.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair.clone()], ..ServerSpec::default() };
+        let tls = ServerTls::load(&spec).expect("a listener");
+        let service = Service::Dot(ListenerTls(Arc::new(tls)));
+        snapshot.listeners.push(Arc::new(Listener { service, ..fixture::listener(9) }));
+        figures.snapshot = Arc::new(snapshot);
+        let text = certificates(&figures);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let line = text.lines().nth(1).expect("a line");
+        for part in ["0 ", &pair.certificate.display().to_string(), " 2026-01-02 ", "dns.example, b.example"]
+        {
+            assert!(line.contains(part), "{part} in {text}");
+        }
     }
 
     /// The columns that dnsdist's users and their scripts know.

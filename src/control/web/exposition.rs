@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use self::protobuf::Families;
 
 use crate::model::{Backend, Listener, Snapshot};
-use crate::stats::custom_metrics::CustomMetric;
+use crate::stats::custom_metrics::{CustomKind, CustomMetric, HISTOGRAM_ENDS, Observed};
 use crate::stats::histogram::Latency;
 
 pub(super) mod protobuf;
@@ -193,9 +193,35 @@ impl Page {
         let name = metric.name_with(prefix, total);
         let help = if metric.description.is_empty() { "Of the configuration." } else { &metric.description };
         // One with the name of another metric is left out: it would make the page invalid.
-        if self.family(&name, metric.kind.label(), help) {
+        if metric.kind == CustomKind::Histogram {
+            let is_taken = HISTOGRAM_ENDS.iter().any(|end| self.families.contains(&format!("{name}{end}")));
+            if !is_taken && self.family(&name, "histogram", help) {
+                for (labels, observed) in metric.observed() {
+                    self.observed(&name, &labels, &metric.bounds, &observed);
+                }
+            }
+        } else if self.family(&name, metric.kind.label(), help) {
             for (labels, value) in metric.values() {
                 self.sample(&name, &labels, value);
+            }
+        }
+    }
+
+    /// A histogram of the family that was begun last, with its bounds in the family's own unit.
+    fn observed(&mut self, name: &str, labels: &[(String, String)], bounds: &[f64], observed: &Observed) {
+        let counts = observed.at_most.iter().copied();
+        match &mut self.out {
+            Out::Text(out) => {
+                for (bound, count) in bounds.iter().zip(counts) {
+                    line(out, [name, "_bucket"], labels, Some(&bound.to_string()), count.into());
+                }
+                line(out, [name, "_bucket"], labels, Some("+Inf"), observed.count().into());
+                line(out, [name, "_sum"], labels, None, observed.sum.into());
+                line(out, [name, "_count"], labels, None, observed.count().into());
+            }
+            Out::Protobuf(families) => {
+                let buckets = bounds.iter().copied().chain([f64::INFINITY]).zip(counts);
+                families.classic_histogram(labels, buckets, (observed.count(), observed.sum));
             }
         }
     }
@@ -265,6 +291,40 @@ pub(super) fn labelled_servers(snapshot: &Snapshot) -> Vec<(Labels, &Backend)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::custom_metrics::CustomMetrics;
+
+    #[test]
+    fn a_histogram_of_the_configuration_has_its_ranges() {
+        let metrics = CustomMetrics::default();
+        let declare = |name, shown| {
+            let kind = CustomKind::Histogram;
+            metrics.declare_with(&[0.5, 20.0], name, kind, "Sizes.", shown, true).expect("declared");
+        };
+        declare("sizes", None);
+        declare("taken", Some("x"));
+        let labels = vec![("pool".to_owned(), "a \"b\"".to_owned())];
+        for value in [0.25, 20.0, 21.0] {
+            metrics.observe("sizes", &labels, value).expect("counted");
+        }
+        let list = metrics.list();
+        let expected = "# HELP dnslob_sizes Sizes.\n# TYPE dnslob_sizes histogram\n\
+                        dnslob_sizes_bucket{pool=\"a \\\"b\\\"\",le=\"0.5\"} 1\n\
+                        dnslob_sizes_bucket{pool=\"a \\\"b\\\"\",le=\"20\"} 2\n\
+                        dnslob_sizes_bucket{pool=\"a \\\"b\\\"\",le=\"+Inf\"} 3\n\
+                        dnslob_sizes_sum{pool=\"a \\\"b\\\"\"} 41.25\n\
+                        dnslob_sizes_count{pool=\"a \\\"b\\\"\"} 3\n";
+        let mut page = Page::new(Format::Text);
+        page.custom(&list[0], "dnslob", true);
+        // A second one would make the page invalid, as would one whose values have the name of another.
+        page.custom(&list[0], "dnslob", true);
+        page.family("x_count", "gauge", "Of others.");
+        page.custom(&list[1], "dnslob", true);
+        let text = String::from_utf8(page.finish()).expect("UTF-8");
+        assert_eq!(text, format!("{expected}# HELP x_count Of others.\n# TYPE x_count gauge\n"));
+        let mut page = Page::new(Format::Protobuf);
+        page.custom(&list[0], "dnslob", true);
+        assert_eq!(protobuf::tests::as_text(&page.finish()), (expected.to_owned(), 0));
+    }
 
     #[test]
     fn text_is_the_default() {

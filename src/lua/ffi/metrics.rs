@@ -12,7 +12,7 @@ c_functions! {
         // SAFETY: as the macro says.
         let (name, kind, description, prometheus) =
             unsafe { (passed(name, length), string(kind), string(description), string(prometheus)) };
-        metrics::declare(name, kind, description, Some(prometheus), false).is_ok()
+        metrics::declare(name, kind, description, Some(prometheus), false, None).is_ok()
     }
     "void (*)(const char*, size_t)"
     fn dnsdist_ffi_metric_inc(name: *const c_char, length: usize) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 
+use crate::base::printable::Printable;
 use crate::config::draft::Draft;
 use crate::config::options::Key;
 use crate::lua::front_end::context::{Build, Context, Sizes};
@@ -34,6 +35,8 @@ const COMMAND_TICKS: u32 = 500;
 const GLOBALS_MAX: u32 = 100_000;
 /// The same for a page, which is made more often.
 const PAGE_GLOBALS_MAX: u32 = 5_000;
+/// Most bytes that a function prints which nobody reads, but for the last line.
+const LOOK_OUTPUT: usize = 10_000;
 /// Most bytes of commands since the file was read.
 const COMMANDS_BYTES: usize = 1 << 20;
 /// Memory that a command may leave to be collected some time, bytes.
@@ -85,6 +88,8 @@ pub(crate) struct Session {
     pub(crate) wish: Option<Wish>,
     /// Earlier commands that changed something.
     pub(crate) delta: String,
+    /// Later ones show none of them.
+    pub(crate) forgets: bool,
     /// The servers' states, once they were asked for.
     servers: Option<HashMap<String, ServerView>>,
     output: Vec<u8>,
@@ -143,6 +148,8 @@ struct Change {
     /// What it is about, if a later one may take its place: not with functions or globals, which
     /// later commands may use.
     mark: Option<Mark>,
+    /// `delta` shows it.
+    is_shown: bool,
 }
 
 #[derive(Debug)]
@@ -187,7 +194,8 @@ impl Standing {
 
     /// Returns the commands that changed the configuration, ready to paste.
     fn delta(&self) -> String {
-        self.changes.iter().map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
+        let shown = self.changes.iter().filter(|c| c.is_shown);
+        shown.map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
     }
 
     /// Runs a command.
@@ -220,6 +228,7 @@ impl Standing {
             view: Arc::clone(&command.view),
             wish: None,
             delta: self.delta(),
+            forgets: false,
             servers: None,
             output: Vec::new(),
             output_max: command.output_max,
@@ -264,7 +273,7 @@ impl Standing {
         if touched || redefines || in_shards || declares {
             let (typed, at) = (pasteable(lua, &command.text, is_expression), command.at.clone());
             let mark = command.mark.clone().filter(|_| !redefines && !in_shards);
-            self.changes.push(Change { file, typed, at, mark });
+            self.changes.push(Change { file, typed, at, mark, is_shown: true });
             if let Err(error) = self.check(lua, in_shards) {
                 self.undo(lua, undo);
                 return failed(error);
@@ -282,6 +291,9 @@ impl Standing {
         let mut session = session;
         for warning in std::mem::take(&mut self.build.draft.warnings).into_list() {
             session.print(format!("Warning: {warning}").as_bytes());
+        }
+        if session.forgets {
+            self.changes.iter_mut().for_each(|change| change.is_shown = false);
         }
         let reply = Ok(session.reply(&returned));
         if !touched && !in_shards {
@@ -311,13 +323,17 @@ impl Standing {
             view: Arc::clone(view),
             wish: None,
             delta: self.delta(),
+            forgets: false,
             servers: None,
             output: Vec::new(),
-            output_max: 0,
+            output_max: LOOK_OUTPUT,
         };
         self.context.begin(build, Some(session));
         let (ended, _) = runtime.run(COMMAND_TICKS, || call(lua));
         let session = self.context.take_session();
+        // Nobody reads it, so that it is for the log, as elsewhere.
+        let printed = session.as_ref().map(|session| String::from_utf8_lossy(&session.output));
+        printed.iter().flat_map(|text| text.lines()).for_each(|line| tracing::info!("{}", Printable(line)));
         self.build = self.context.finish();
         let touched = self.build.touched;
         self.build.restore(draft, sizes);

@@ -1,9 +1,11 @@
 //! The functions that configure the console.
 
-#![expect(clippy::disallowed_methods, reason = "makeKey makes a random key")]
+#![expect(clippy::disallowed_methods, reason = "makeKey and testCrypto make random keys")]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use crypto_secretbox::aead::{Aead, KeyInit};
+use crypto_secretbox::{Key, Nonce, XSalsa20Poly1305};
 use mlua::{Lua, Value};
 
 use crate::base::prefix::Prefix;
@@ -46,9 +48,41 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         call.draft.console.acl = Some(acl);
         Ok(Value::Nil)
     })?;
+    context.define_printing(lua, entry("testCrypto")?, |call, _| {
+        let key = call.draft.console.key.as_ref().map(|key| key.0);
+        let what = if key.is_some() { "the key of setKey" } else { "a random key: there is no setKey" };
+        let good = test_crypto(key)?;
+        Ok(format!(
+            "{}, with {what}",
+            if good { "everything is ok" } else { "what was sealed cannot be opened" }
+        ))
+    })?;
+    context.define(lua, "clearConsoleHistory", |call, _| {
+        if let Some(session) = &mut call.session {
+            session.forgets = true;
+        }
+        Ok(Value::Nil)
+    })?;
     context.define_printing(lua, entry("showConsoleACL")?, |call, _| {
         Ok(shown(&call.draft.console.allowed()).join("\n"))
     })
+}
+
+/// Returns whether what is sealed with a key, or a random one, can be opened.
+fn test_crypto(key: Option<[u8; 32]>) -> Result<bool, Fault> {
+    const TEXT: &[u8] = b"what the console sends";
+    let random = ring::rand::SystemRandom::new();
+    let fill = |bytes: &mut [u8]| {
+        let filled = ring::rand::SecureRandom::fill(&random, bytes);
+        filled.map_err(|_| Fault::Script("no random bytes".to_owned()))
+    };
+    let (mut own, mut nonce) = ([0; 32], [0; 24]);
+    fill(&mut own)?;
+    fill(&mut nonce)?;
+    let (key, nonce) = (Key::from(key.unwrap_or(own)), Nonce::from(nonce));
+    let cipher = XSalsa20Poly1305::new(&key);
+    let opened = cipher.encrypt(&nonce, TEXT).and_then(|sealed| cipher.decrypt(&nonce, &*sealed));
+    Ok(opened.is_ok_and(|opened| opened == TEXT))
 }
 
 /// Formats the networks of a list; exceptions begin with `!`.

@@ -503,7 +503,19 @@ impl Context {
 /// Returns whether a function only reads, by its name.
 fn is_reading(function: &str) -> bool {
     const BEGINNINGS: [&str; 9] = ["show", "get", "top", "dump", "is", "has", "purge", "expunge", "print"];
-    const NAMES: [&str; 7] = ["delta", "grepq", "help", "reload", "shutdown", "makeKey", "toString"];
+    const NAMES: [&str; 11] = [
+        "delta",
+        "grepq",
+        "help",
+        "reload",
+        "shutdown",
+        "makeKey",
+        "toString",
+        "testCrypto",
+        "clearConsoleHistory",
+        "requestTCPStatesDump",
+        "statNodeRespRing",
+    ];
     BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
 }
 

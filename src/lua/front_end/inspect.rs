@@ -19,7 +19,7 @@ use crate::lua::front_end::view::Table;
 use crate::lua::front_end::{every_function, server, server_object};
 
 /// Functions that print a table of the running process.
-const TABLES: [(&str, Table); 10] = [
+const TABLES: [(&str, Table); 11] = [
     ("showServers", Table::Servers),
     ("showPools", Table::Pools),
     ("showBinds", Table::Listeners),
@@ -27,6 +27,7 @@ const TABLES: [(&str, Table); 10] = [
     ("showTLSErrorCounters", Table::TlsErrors),
     ("showTLSFrontends", Table::TlsListeners),
     ("showTLSContexts", Table::TlsListeners),
+    ("showTLSCertificates", Table::Certificates),
     ("showResponseLatency", Table::Latency),
     ("showShadows", Table::Shadows),
     ("dumpStats", Table::Metrics),
@@ -60,6 +61,13 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
             }),
         })?;
     }
+    context.define(lua, "requestTCPStatesDump", |call, _| {
+        let text = call.session.as_ref().map(|session| session.view.table(Table::Connections));
+        for line in text.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty()) {
+            tracing::info!("connections: {}", line.trim_end());
+        }
+        Ok(Value::Nil)
+    })?;
     context.define(lua, "getStatisticsCounters", |call, _| {
         let counters = call.session.as_ref().map(|s| s.view.counters()).unwrap_or_default();
         Ok(Value::Table(call.lua.create_table_from(counters)?))

@@ -8,7 +8,7 @@ use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wron
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::define_anytime;
 use crate::lua::front_end::declared::raised;
-use crate::stats::custom_metrics::{self, CustomKind, Labels};
+use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, Labels};
 
 const STEP_MAX: f64 = 1e15;
 
@@ -36,6 +36,11 @@ pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
         let (_, labels) = options(a, 2)?;
         answered(a, custom_metrics::all().set(&name(a)?, &labels, value))
     })?;
+    function("observeMetric", |a| {
+        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let (_, labels) = options(a, 2)?;
+        answered(a, custom_metrics::all().observe(&name(a)?, &labels, value))
+    })?;
     function("getMetric", |a| {
         let (_, labels) = options(a, 1)?;
         answered(a, custom_metrics::all().value(&name(a)?, &labels))
@@ -43,10 +48,11 @@ pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
 }
 
 fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
-    let kind = text(a.what(1), a.at(1), "\"counter\" or \"gauge\"")?;
-    let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, "\"counter\" or \"gauge\""))?;
+    const KINDS: &str = "\"counter\", \"gauge\" or \"histogram\"";
+    let kind = text(a.what(1), a.at(1), KINDS)?;
+    let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, KINDS))?;
     let description = text(a.what(2), a.at(2), "a description")?;
-    let (mut prometheus_name, mut labelled) = (None, false);
+    let (mut prometheus_name, mut labelled, mut bounds) = (None, false, None);
     match a.given(3) {
         None => {}
         Some(Value::Table(_)) => {
@@ -54,7 +60,11 @@ fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
                 match option.as_str() {
                     "name" => prometheus_name = Some(text(&option, &v, "a name")?),
                     "withLabels" => labelled = switch(&option, &v)?,
-                    _ => return Err(Fault::unknown("option", &option, ["name", "withLabels"].into_iter())),
+                    "buckets" => bounds = Some(numbers(&option, &v)?),
+                    _ => {
+                        let known = ["name", "withLabels", "buckets"];
+                        return Err(Fault::unknown("option", &option, known.into_iter()));
+                    }
                 }
             }
         }
@@ -62,8 +72,20 @@ fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
     }
     // dnsdist takes an empty one for none.
     let prometheus_name = prometheus_name.as_deref().filter(|name| !name.is_empty());
-    let declared = custom_metrics::all().declare(&name(a)?, kind, &description, prometheus_name, labelled);
+    let (metrics, name) = (custom_metrics::all(), name(a)?);
+    let declared = match bounds {
+        Some(bounds) => metrics.declare_with(&bounds, &name, kind, &description, prometheus_name, labelled),
+        None => metrics.declare(&name, kind, &description, prometheus_name, labelled),
+    };
     declared.map(|()| Value::Boolean(true)).map_err(|why| refused(a, why))
+}
+
+/// Reads the bounds of a histogram's ranges.
+fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
+    const NUMBERS: &str = "a list of growing numbers, as {1, 10, 100}";
+    let list = v.as_table().ok_or_else(|| wrong(what, v, NUMBERS))?;
+    let items = list.sequence_values::<Value>().take(BOUNDS_MAX + 1);
+    items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
 }
 
 fn change(a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {

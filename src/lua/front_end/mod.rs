@@ -15,11 +15,14 @@
 // The Lua library's kinds of values and errors may grow; a new one is as invalid as the rest.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod absent;
 mod actions;
 mod answers;
 mod argument;
 mod arguments;
+mod bind;
 mod cache;
+mod callbacks;
 mod captured;
 mod chains;
 pub mod command;
@@ -30,7 +33,9 @@ mod declared;
 mod functions;
 mod globals;
 mod inspect;
+mod limiter;
 mod lua_error;
+mod machine;
 mod mark;
 mod metrics;
 mod missing;
@@ -38,6 +43,7 @@ mod names;
 mod nearest;
 mod needs;
 mod networks;
+pub mod notice;
 pub(crate) mod older;
 mod packet;
 pub mod page;
@@ -425,6 +431,8 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     packet::define(lua, context)?;
     console::define(lua, context)?;
     inspect::define(lua, context)?;
+    absent::define(lua, context)?;
+    bind::define(lua, context)?;
     traffic::define(lua, context)?;
     settings::define(lua, context)?;
     relays::define(lua, context)?;
@@ -434,13 +442,16 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     pool::define(lua, context)?;
     networks::define(lua, context)?;
     sets::define(lua, context)?;
+    limiter::define(lua, context)?;
     selectors::define(lua, context)?;
     actions::define(lua, context)?;
     answers::define(lua, context)?;
     responses::define(lua, context)?;
     chains::define(lua, context)?;
     web::define(lua, context)?;
+    callbacks::define(lua, context)?;
     metrics::define(lua)?;
+    machine::define(lua)?;
     missing::define(lua, context)
 }
 

@@ -20,7 +20,7 @@ use crate::lua::front_end::settings::local_option;
 use crate::lua::front_end::{missing, nearest, needs};
 use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
 use crate::tls::ciphers::unsupported;
-use crate::tls::server::SESSION_SECONDS_MAX;
+use crate::tls::server::{SESSION_SECONDS_MAX, TicketKey};
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
@@ -32,8 +32,14 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let certificate = certificate(call, a)?;
         Ok(Value::UserData(call.lua.create_userdata(certificate)?))
     })?;
-    // Files are loaded with the configuration, and again by SIGHUP.
-    context.define(lua, "reloadAllCertificates", |_, _| Ok(Value::Nil))?;
+    context.define(lua, "reloadAllCertificates", |call, _| {
+        // The file itself has just loaded them.
+        let all: Vec<usize> = front_ends(&call.draft.listeners).filter(|_| call.session.is_some()).collect();
+        for at in all {
+            change(call, at, |_| Ok(()))?;
+        }
+        Ok(Value::Nil)
+    })?;
     context.define(lua, "getTLSFrontendCount", |call, _| {
         Ok(Value::Integer(i64::try_from(front_ends(&call.draft.listeners).count()).unwrap_or(i64::MAX)))
     })?;
@@ -70,14 +76,25 @@ impl FrontEnd {
         call: &mut Call<'_>,
         change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
     ) -> Result<Value, Fault> {
-        let listener = call.draft.listeners.get_mut(self.at).filter(|l| l.origin == self.origin);
-        let listener = listener.ok_or_else(gone)?;
-        let mut spec = listener.service.tls().ok_or_else(gone)?.spec().clone();
-        change(&mut spec)?;
-        let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
-        listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
+        let listener = call.draft.listeners.get(self.at).filter(|l| l.origin == self.origin);
+        listener.ok_or_else(gone)?;
+        self::change(call, self.at, change)?;
         Ok(Value::Nil)
     }
+}
+
+/// Changes the specification of a listener and loads its TLS again.
+fn change(
+    call: &mut Call<'_>,
+    at: usize,
+    change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let listener = call.draft.listeners.get_mut(at).ok_or_else(gone)?;
+    let mut spec = listener.service.tls().ok_or_else(gone)?.spec().clone();
+    change(&mut spec)?;
+    let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
+    listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
+    Ok(())
 }
 
 impl UserData for FrontEnd {
@@ -87,6 +104,7 @@ impl UserData for FrontEnd {
         all.add_recorded("loadTicketsKeys", context, |call, own, a| {
             own.change(call, |spec| {
                 spec.ticket_key_file = Some(PathBuf::from(a.text(0, PATH)?));
+                spec.ticket_key = None;
                 Ok(())
             })
         });
@@ -96,9 +114,25 @@ impl UserData for FrontEnd {
                 Ok(())
             })
         });
-        // Both were just created.
-        all.add("rotateTicketsKey", |_, _, _| Ok(Value::Nil));
-        all.add("reloadCertificates", |_, _, _| Ok(Value::Nil));
+        all.add_recorded("loadTicketsKey", context, |call, own, a| {
+            let key = TicketKey(a.bytes(0)?.into());
+            own.change(call, |spec| {
+                spec.ticket_key = Some(key);
+                Ok(())
+            })
+        });
+        all.add_recorded("rotateTicketsKey", context, |call, own, _| {
+            own.change(call, |spec| {
+                spec.ticket_key = None;
+                spec.ticket_turn = spec.ticket_turn.wrapping_add(1);
+                Ok(())
+            })
+        });
+        // The file itself has just loaded them.
+        all.add_recorded("reloadCertificates", context, |call, own, _| match &call.session {
+            Some(_) => own.change(call, |_| Ok(())),
+            None => Ok(Value::Nil),
+        });
         all.add_recorded("getAddressAndPort", context, |call, own, _| {
             let listener = call.draft.listeners.get(own.at).filter(|l| l.origin == own.origin);
             let address = listener.ok_or_else(gone)?.address.to_string();

@@ -1,6 +1,6 @@
 //! The functions that show clients, names and the last queries.
 
-use mlua::{Lua, Value};
+use mlua::{Function, Lua, Value};
 
 use crate::config::error::{Fault, Sited};
 use crate::config::functions::enumerations;
@@ -8,9 +8,9 @@ use crate::config::options;
 use crate::config::options::{Key, Kind};
 use crate::lua::front_end::argument::{named, number, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
-use crate::lua::front_end::context::{Call, Context, entry};
+use crate::lua::front_end::context::{Call, Context, bounded, entry};
 use crate::lua::front_end::values::{POOL, code};
-use crate::lua::front_end::{nearest, traffic_text};
+use crate::lua::front_end::{argument, nearest, traffic_text};
 use crate::stats::top::{
     By, Filter, Found, GrepRequest, LISTS, Only, QUERIES_MAX, ROWS_MAX, TopList, TopRequest, WINDOW_MAX,
     uncut,
@@ -55,9 +55,58 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let request = TopRequest::named(&what, rows(call, a, 1)?).ok_or_else(|| a.wrong(0, expected()))?;
         top(call, a, 2, request)
     })?;
-    context.define(lua, "getTopQueries", returned_top_queries)?;
     context.define_printing(lua, entry("grepq")?, grepq)?;
-    define_ring(lua, context)
+    define_returning(lua, context)?;
+    define_ring(lua, context)?;
+    define_tree(lua, context)
+}
+
+/// Defines the functions that return what others print.
+fn define_returning(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "getTopQueries", |call, a| returned_by_name(call, a, 1, Only::All))?;
+    context.define(lua, "getTopResponses", |call, a| {
+        let rcode = rcode(a.what(1), &a.value(1))?;
+        returned_by_name(call, a, 2, Only::Rcode(rcode))
+    })?;
+    context.define(lua, "getSlowResponses", |call, a| {
+        let limit = a.whole(1, LATENCY_MS_MAX)?;
+        returned_by_name(call, a, 2, Only::SlowerThan(limit))
+    })?;
+    context.define(lua, "getTopBandwidth", |call, a| {
+        let request = TopRequest { bytes: true, ..TopRequest::new(By::Client, Only::All, rows(call, a, 0)?) };
+        returned(call, request)
+    })
+}
+
+/// Defines the function that shows the last answers as a tree of their names.
+fn define_tree(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    const WALK: &str = "dnslob.name_tree";
+    // Chunk names that begin with "=" are no origins of calls.
+    let walk: Function = lua.load(include_str!("name_tree.lua")).set_name("=name_tree").eval()?;
+    lua.set_named_registry_value(WALK, walk)?;
+    let (own, entry) = (context.clone(), entry("statNodeRespRing")?);
+    let visits = bounded(lua, entry.name, move |lua, values| {
+        let a = Arguments::new(entry.signature(), values);
+        let entries = own.look(lua, entry.name, |call| {
+            if let Some(fault) = a.surplus(entry.arguments) {
+                return Err(fault);
+            }
+            argument::function(a.what(0), a.at(0))?;
+            let seconds = a.given(1).map(|_| a.whole(1, u32::MAX)).transpose()?;
+            let is_recent = |found: &Found| seconds.is_none_or(|s| found.ago_us <= u64::from(s) * 1_000_000);
+            let list = call.lua.create_table()?;
+            for found in found(call, QUERIES_MAX)?.iter().filter(|found| is_recent(found)) {
+                list.raw_push(ring_entry(call.lua, found)?)?;
+            }
+            Ok(Value::Table(list))
+        })?;
+        // Outside of the draft, so that the function can use it.
+        if entries.is_table() {
+            lua.named_registry_value::<Function>(WALK)?.call::<()>((a.at(0), entries))?;
+        }
+        Ok(Value::Nil)
+    })?;
+    lua.globals().raw_set(entry.name, visits)
 }
 
 fn define_ring(lua: &Lua, context: &Context) -> mlua::Result<()> {
@@ -65,6 +114,13 @@ fn define_ring(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let list = call.lua.create_table()?;
         for found in last(call, a)? {
             list.raw_push(ring_entry(call.lua, &found)?)?;
+        }
+        Ok(Value::Table(list))
+    })?;
+    context.define(lua, "getResponseRing", |call, a| {
+        let list = call.lua.create_table()?;
+        for found in last(call, a)?.iter().filter(|found| found.record.finished.rcode().is_some()) {
+            list.raw_push(ring_entry(call.lua, found)?)?;
         }
         Ok(Value::Table(list))
     })?;
@@ -135,11 +191,8 @@ fn rows(call: &mut Call<'_>, a: Arguments<'_>, n: usize) -> Result<usize, Fault>
 /// Prints a list of names, whose labels are an argument.
 fn by_name(call: &mut Call<'_>, a: Arguments<'_>, n: usize, only: Only) -> Result<String, Fault> {
     // The table may take the place of the labels.
-    let (labels, rest) = match a.given(n) {
-        Some(Value::Table(_)) => (0, n),
-        Some(_) => (a.byte(n, LABELS_MAX)?, n + 1),
-        None => (0, n + 1),
-    };
+    let rest = if a.at(n).is_table() { n } else { n + 1 };
+    let labels = if rest == n { 0 } else { labels(a, n)? };
     let request = TopRequest::new(By::Name(labels), only, rows(call, a, 0)?);
     top(call, a, rest, request)
 }
@@ -214,9 +267,19 @@ fn latency_us(text: &str) -> Option<u32> {
     (0.0..=f64::from(u32::MAX)).contains(&us).then_some(us as u32)
 }
 
-fn returned_top_queries(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Value, Fault> {
-    let labels = if a.given(1).is_some() { a.byte(1, LABELS_MAX)? } else { 0 };
-    let request = TopRequest::new(By::Name(labels), Only::All, rows(call, a, 0)?);
+/// Reads the number of labels, 0 for whole names.
+fn labels(a: Arguments<'_>, n: usize) -> Result<u8, Fault> {
+    if a.given(n).is_some() { a.byte(n, LABELS_MAX) } else { Ok(0) }
+}
+
+/// Returns a list of names, whose labels are an argument.
+fn returned_by_name(call: &mut Call<'_>, a: Arguments<'_>, n: usize, only: Only) -> Result<Value, Fault> {
+    let request = TopRequest::new(By::Name(labels(a, n)?), only, rows(call, a, 0)?);
+    returned(call, request)
+}
+
+/// Returns a list: name, count and percentage of each row, the rest last.
+fn returned(call: &Call<'_>, request: TopRequest) -> Result<Value, Fault> {
     let list = ask(call, request)?.unwrap_or_default();
     let table = call.lua.create_table()?;
     let mut rest = list.total;
@@ -255,9 +318,15 @@ fn grepq(call: &mut Call<'_>, a: Arguments<'_>) -> Result<String, Fault> {
     Ok(list.transpose().map_err(unanswered)?.map_or_else(String::new, |list| traffic_text::grep(&list)))
 }
 
-/// Returns the last queries.
+/// Returns the last queries, as many as the first argument says.
 fn last(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Found>, Fault> {
-    let request = GrepRequest { filter: Filter::default(), rows: rows_of(call, a, 0, QUERIES_MAX)? };
+    let rows = rows_of(call, a, 0, QUERIES_MAX)?;
+    found(call, rows)
+}
+
+/// Returns the last queries.
+fn found(call: &Call<'_>, rows: usize) -> Result<Vec<Found>, Fault> {
+    let request = GrepRequest { filter: Filter::default(), rows };
     let list = call.session.as_ref().map(|session| session.view.grep(request));
     Ok(list.transpose().map_err(unanswered)?.unwrap_or_default().found)
 }

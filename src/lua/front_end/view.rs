@@ -24,6 +24,8 @@ pub enum Table {
     TlsErrors,
     /// The listeners with TLS.
     TlsListeners,
+    /// The certificates of listeners.
+    Certificates,
     /// How many responses took how long.
     Latency,
     /// Queries that shadow pools get too.

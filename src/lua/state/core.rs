@@ -18,6 +18,7 @@ use crate::config::value;
 use crate::config::value::DOT_PORT;
 use crate::engine::clock;
 use crate::lua::ffi::running_call::RunningCall;
+use crate::lua::machine;
 use crate::lua::state::call_state::{Open, SPOOF_TTL, TimedChange};
 use crate::lua::state::{Shared, caches, files, metrics};
 use crate::rules::names::Names;
@@ -108,6 +109,7 @@ pub(crate) fn table(lua: &Lua, call: &Rc<RunningCall>, shared: &Arc<Shared>) -> 
     sets(&functions, shared)?;
     world(&functions, shared)?;
     metrics::define(lua, &functions.table)?;
+    machine::define(lua, &functions.table)?;
     caches::define(lua, &functions.table, call)?;
     Ok(functions.table)
 }
@@ -315,6 +317,14 @@ fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
         Ok(set.map_or_else(Vec::new, |s| s.iter().map(BString::from).collect()))
     })?;
     networks(f, shared)?;
+    let known = Arc::clone(shared);
+    f.plain("limiter", move |_, (number, qps, burst): (usize, u32, u32)| {
+        Ok(known.add_limiter(number, qps, burst))
+    })?;
+    let known = Arc::clone(shared);
+    f.plain("within", move |_, number: usize| {
+        Ok(known.limiters.load().get(number).is_some_and(|bucket| bucket.take(clock::now())))
+    })?;
     timed(f)
 }
 

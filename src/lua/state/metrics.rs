@@ -2,7 +2,7 @@
 
 use mlua::{BString, Lua, Table, Value};
 
-use crate::stats::custom_metrics::{self, CustomKind, Labels};
+use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, Labels};
 
 /// Pairs of a table that are looked at; more labels are refused.
 const PAIRS_MAX: usize = 20;
@@ -14,14 +14,17 @@ type Answer = (Option<f64>, Option<&'static str>);
 pub(crate) fn define(lua: &Lua, core: &Table) -> mlua::Result<()> {
     let declare = lua.create_function(
         |_,
-         (name, kind, description, prometheus, labelled): (
+         (name, kind, description, prometheus, labelled, bounds): (
             BString,
             BString,
             BString,
             Option<BString>,
             bool,
+            Option<Table>,
         )| {
-            let declared = declare(&name, &kind, &description, prometheus.as_deref().map(|p| &**p), labelled);
+            let bounds = bounds.map(|table| numbers(&table)).transpose()?;
+            let prometheus = prometheus.as_deref().map(|p| &**p);
+            let declared = declare(&name, &kind, &description, prometheus, labelled, bounds.as_deref());
             Ok((declared.is_ok(), declared.err()))
         },
     )?;
@@ -36,6 +39,11 @@ pub(crate) fn define(lua: &Lua, core: &Table) -> mlua::Result<()> {
         Ok(answer(custom_metrics::all().set(&name.to_string(), &labels, value)))
     })?;
     core.raw_set("metric_set", set)?;
+    let observe = lua.create_function(|_, (name, value, labels): (BString, f64, Option<Table>)| {
+        let labels = read(labels)?;
+        Ok(answer(custom_metrics::all().observe(&name.to_string(), &labels, value)))
+    })?;
+    core.raw_set("metric_observe", observe)?;
     let get = lua.create_function(|_, (name, labels): (BString, Option<Table>)| {
         let labels = read(labels)?;
         Ok(answer(custom_metrics::all().value(&name.to_string(), &labels)))
@@ -43,7 +51,7 @@ pub(crate) fn define(lua: &Lua, core: &Table) -> mlua::Result<()> {
     core.raw_set("metric_get", get)
 }
 
-/// Declares a metric.
+/// Declares a metric, a histogram with these bounds or those that it has by default.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -53,12 +61,24 @@ pub(crate) fn declare(
     description: &[u8],
     prometheus: Option<&[u8]>,
     labelled: bool,
+    bounds: Option<&[f64]>,
 ) -> Result<(), &'static str> {
     let kind = std::str::from_utf8(kind).ok().and_then(CustomKind::named);
-    let kind = kind.ok_or("the type is neither \"counter\" nor \"gauge\"")?;
+    let kind = kind.ok_or("the type is none of \"counter\", \"gauge\" and \"histogram\"")?;
     let text = String::from_utf8_lossy;
     let prometheus = prometheus.filter(|name| !name.is_empty()).map(text);
-    custom_metrics::all().declare(&text(name), kind, &text(description), prometheus.as_deref(), labelled)
+    let (metrics, name, description) = (custom_metrics::all(), text(name), text(description));
+    match bounds {
+        Some(bounds) => {
+            metrics.declare_with(bounds, &name, kind, &description, prometheus.as_deref(), labelled)
+        }
+        None => metrics.declare(&name, kind, &description, prometheus.as_deref(), labelled),
+    }
+}
+
+/// Reads the bounds of a histogram: one more than there may be, at most.
+fn numbers(table: &Table) -> mlua::Result<Vec<f64>> {
+    table.sequence_values::<f64>().take(BOUNDS_MAX + 1).collect()
 }
 
 fn answer(value: Result<f64, &'static str>) -> Answer {

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use crate::lua::state::files::{File, Files};
@@ -50,6 +51,7 @@ use crate::lua::limits;
 use crate::lua::limits::Interrupt;
 use crate::lua::state::calls::State;
 use crate::model::{ConfiguredScript, Source};
+use crate::rules::limits::Bucket;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 
@@ -67,9 +69,26 @@ pub(crate) struct Shared {
     pub(crate) names: Vec<Names>,
     /// The content of the n-th `newNMG()` of the file.
     pub(crate) networks: Vec<Networks>,
+    /// The bucket of the n-th `newQPSLimiter()` of the file.
+    pub(crate) limiters: ArcSwap<Vec<Arc<Bucket>>>,
 }
 
 impl Shared {
+    /// Makes the bucket of this number, unless another shard has made it; returns whether there may be
+    /// so many.
+    pub(crate) fn add_limiter(&self, number: usize, qps: u32, burst: u32) -> bool {
+        /// More than any configuration needs.
+        const LIMITERS_MAX: usize = 10_000;
+        self.limiters.rcu(|all| {
+            let mut all = Vec::clone(all);
+            if all.len() == number && number < LIMITERS_MAX {
+                all.push(Arc::new(Bucket::new(qps, burst)));
+            }
+            all
+        });
+        number < LIMITERS_MAX
+    }
+
     /// Returns the file's name, for messages.
     fn name(&self) -> &str {
         self.files.main.as_ref().map_or("command line", |f| &f.name)
@@ -130,7 +149,7 @@ pub fn check_unless(
     networks: Vec<Networks>,
     interrupt: &Interrupt,
 ) -> Result<Arc<dyn Source>, ConfigError> {
-    let shared = Arc::new(Shared { files, recorded, names, networks });
+    let shared = Arc::new(Shared { files, recorded, names, networks, limiters: ArcSwap::default() });
     let (state, taken) = State::new(&shared, interrupt, limits::ticks(limits::EVALUATION))?;
     // The content of other files is unknown: each load of a configuration that reads some counts as
     // another configuration.
@@ -192,7 +211,10 @@ impl Members {
 /// The state cannot be made.
 pub(crate) fn standing(names: &[&str], interrupt: &Interrupt) -> Result<Known, ConfigError> {
     let files = Files::default();
-    let shared = Arc::new(Shared { files, recorded: Vec::new(), names: Vec::new(), networks: Vec::new() });
+    let (names_of_file, networks) = (Vec::new(), Vec::new());
+    let limiters = ArcSwap::default();
+    let shared = Shared { files, recorded: Vec::new(), names: names_of_file, networks, limiters };
+    let shared = Arc::new(shared);
     let (state, _) = State::new(&shared, interrupt, limits::ticks(limits::EVALUATION))?;
     let names = names.iter().map(|name| state.standing(name)).collect();
     Ok(Known { names, members: Members(state.members()) })

@@ -64,6 +64,12 @@ impl Bucket {
         self.full_at.0.load(Relaxed)
     }
 
+    /// Takes a token, if there is one, without a credit: for what asks now and then.
+    #[must_use]
+    pub fn take(&self, now: Tick) -> bool {
+        !self.is_closed() && self.exchange(0, 1, 1, now.0).0 == 1
+    }
+
     const fn is_closed(&self) -> bool {
         self.qps == 0 || self.burst == 0
     }

@@ -9,12 +9,14 @@ use crate::config::ruleset::ChainKey;
 use crate::config::tests::good;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
+use crate::model::Callbacks;
 use crate::rules::names::Names;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::top::{Filter, Found, FoundList, GrepRequest, TopList, TopRequest, TopRow};
 use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
 mod caches;
+mod families;
 
 /// A process with one server and some hits.
 #[derive(Debug, Default)]
@@ -90,13 +92,17 @@ const CONSOLE: &str = "controlSocket('127.0.0.1:5199') newServer{address='192.0.
 
 struct Console {
     lua: LuaHost,
+    /// The functions that are told of something.
+    callbacks: Callbacks,
     cache: Option<Arc<PacketCache>>,
     strict: bool,
 }
 
 impl Console {
     fn new(lua: &str) -> Self {
-        Self { lua: good(&format!("{CONSOLE}{lua}")).0.lua, cache: None, strict: false }
+        let loaded = good(&format!("{CONSOLE}{lua}")).0;
+        let callbacks = loaded.draft.callbacks.clone();
+        Self { lua: loaded.lua, callbacks, cache: None, strict: false }
     }
 
     fn run(&self, text: &str) -> Evaluated {

@@ -110,6 +110,16 @@ for _, name in ipairs({ "QPSAction", "QPSPoolAction", "MaxQPSRule", "MaxQPSIPRul
     return inert
   end)
 end
+-- A rate for functions, which all shards share: they make the limiters in the same order.
+local LIMITER, limiter, rates = {}, {}, 0
+LIMITER.__index = limiter
+function limiter:check() return core.within(self.number) end
+configures("newQPSLimiter", function(qps, burst)
+  local number = rates
+  rates = rates + 1
+  if not core.limiter(number, qps, burst or qps) then error("newQPSLimiter: too many limiters", 2) end
+  return setmetatable({ number = number }, LIMITER)
+end)
 local timed = P.timed
 function timed:slice() return inert end
 for _, name in ipairs({ "TimedIPSetRule", "newTimedIPSetRule" }) do
@@ -172,6 +182,25 @@ for _, name in ipairs({ "open", "lines", "popen" }) do reading(io, name) end
 reading(_G, "require", function(name) return package.loaded[name] == nil and package.preload[name] == nil end)
 
 -- Functions that work at any time. --------------------------------------------------------------
+
+for _, name in ipairs({ "getListOfNetworkInterfaces", "getListOfAddressesOfNetworkInterface",
+                        "getListOfRangesOfNetworkInterface", "getResolvers" }) do
+  local asks = core[name]
+  _G[name] = function(about)
+    local list, why = asks(about)
+    if not list then error(name .. ": " .. why, 2) end
+    return list
+  end
+end
+
+-- Parts that dnslob does not have.
+for _, name in ipairs({ "getDOHFrontendCount", "getDOH3FrontendCount", "getDOQFrontendCount",
+                        "getDNSCryptBindCount" }) do
+  _G[name] = function() return 0 end
+end
+for _, name in ipairs({ "getDynamicBlocks", "getDynamicBlocksSMT" }) do
+  _G[name] = function() return {} end
+end
 
 function getCurrentTime()
   local s, ns = core.wall_clock()

@@ -3,6 +3,7 @@ local P = ...
 
 local core, type, tostring = P.core, type, tostring
 local declare, add, set, get = core.metric_declare, core.metric_add, core.metric_set, core.metric_get
+local observe = core.metric_observe
 
 -- What is wrong is logged once each, and there is an end to that.
 local told, left = {}, 100
@@ -23,9 +24,11 @@ end
 
 -- Harmless a second time, so each state may declare what its file declares.
 function declareMetric(name, kind, description, options)
-  local prometheus, labelled = options, false
-  if type(options) == "table" then prometheus, labelled = options.name, options.withLabels end
-  local is_declared, why = declare(name, kind, description, prometheus, labelled or false)
+  local prometheus, labelled, buckets = options, false, nil
+  if type(options) == "table" then
+    prometheus, labelled, buckets = options.name, options.withLabels, options.buckets
+  end
+  local is_declared, why = declare(name, kind, description, prometheus, labelled or false, buckets)
   if not is_declared and not P.recording then answered(name, nil, why) end
   return is_declared
 end
@@ -41,6 +44,11 @@ function setMetric(name, value, options)
   local _, labels = step_and_labels(options)
   if P.recording then return get(name, labels) or 0 end
   return answered(name, set(name, value, labels))
+end
+function observeMetric(name, value, options)
+  local _, labels = step_and_labels(options)
+  if P.recording then return get(name, labels) or 0 end
+  return answered(name, observe(name, value, labels))
 end
 function getMetric(name, options)
   local _, labels = step_and_labels(options)

@@ -226,6 +226,15 @@ fn functions_change_metrics_of_the_whole_process() {
          end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    let mut fixture = Fixture::new(
+        "assert(declareMetric('shown-sizes', 'histogram', 'Sizes.', {buckets={100, 1000}}) and observeMetric('shown-sizes', 1) == 0)\n\
+         LuaAction(function(dq)\n\
+           assert(observeMetric('shown-sizes', dq.len) == 1 and observeMetric('shown-sizes', 100.5) == 2)\n\
+           assert(getMetric('shown-sizes') == 2 and observeMetric('shown-hits', 1) == 0 and incMetric('shown-sizes') == 0)\n\
+           assert(declareMetric('shown-times', 'histogram', 'Times.') and observeMetric('shown-times', 0/0) == 0)\n\
+           assert(not declareMetric('shown-other', 'histogram', '', {buckets={2, 1}})) return DNSAction.Allow end)",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let metrics = crate::stats::custom_metrics::all().list();
     let by = metrics.iter().find(|m| m.name == "shown-by").expect("declared");
     let labels = vec![("n".to_owned(), "1".to_owned()), ("type".to_owned(), "A".to_owned())];

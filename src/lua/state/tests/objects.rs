@@ -66,6 +66,35 @@ fn longest_network_decides_whoever_added_it() {
 }
 
 #[test]
+fn limiters_are_of_all_shards() {
+    let text = "local first, second = newQPSLimiter(1, 2), newQPSLimiter(0)\n\
+                LuaAction(function(dq)\n\
+                  assert(first:check() and not second:check() and not pcall(newQPSLimiter, 1)) return DNSAction.Allow end)\n\
+                LuaAction(function(dq) assert(not first:check()) return DNSAction.Allow end)";
+    let source = check(Files::one("test.lua", text.as_bytes()), recorded(text), Vec::new(), Vec::new());
+    let source = source.unwrap_or_else(|e| panic!("{e}"));
+    let mut fixture = Fixture::action("return DNSAction.None");
+    for _ in 0..2 {
+        fixture.script = source.start(0).expect("a state");
+        assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    }
+    assert_eq!(fixture.number(1), Some(ScriptAction::Allow));
+}
+
+#[test]
+fn functions_can_ask_the_machine() {
+    let mut fixture = Fixture::new(
+        "assert(#getListOfNetworkInterfaces() > 0)\n\
+         LuaAction(function(dq)\n\
+           assert(table.concat(getListOfAddressesOfNetworkInterface('lo'), ' '):find('127.0.0.1', 1, true))\n\
+           assert(table.concat(getListOfRangesOfNetworkInterface('lo'), ' '):find('127.0.0.0/8', 1, true))\n\
+           local ok, why = pcall(getResolvers, '/nowhere') assert(not ok and why:find('cannot read \"/nowhere\"', 1, true), why)\n\
+           assert(getDOHFrontendCount() == 0 and next(getDynamicBlocks()) == nil) return DNSAction.Allow end)",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+}
+
+#[test]
 fn functions_change_timed_sets_under_their_numbers() {
     let mut fixture = Fixture::new(
         "MaxQPSRule(5) QPSAction(5) local t = TimedIPSetRule() MaxQPSIPRule(5) local u = newTimedIPSetRule() t:slice()\n\

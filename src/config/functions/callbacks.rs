@@ -1,0 +1,30 @@
+//! The functions that say which functions are called when something happens.
+
+use crate::config::functions::{Entry, entry};
+
+/// The functions.
+pub static CALLBACKS: &[Entry] = &[
+    entry(
+        "addMaintenanceCallback",
+        "function",
+        "Calls a function once per second in each shard, as `maintenance`.",
+    ),
+    entry(
+        "addExitCallback",
+        "function",
+        "Calls a function when the process ends, after outstanding queries; it may take 2 s. It sees the globals of \
+         the file, not those of the functions of rules.",
+    ),
+    entry(
+        "addServerStateChangeCallback",
+        "function(server, up)",
+        "Calls a function when a server comes up or goes down, with what `getNameWithAddr` returns and a boolean. It \
+         sees the globals of the file, and cannot change the configuration.",
+    ),
+    entry(
+        "setTicketsKeyAddedHook",
+        "function(key, length)",
+        "Calls a function with each new key that seals session tickets of listeners: its bytes, for loadTicketsKey of \
+         other machines, and their number. It is called for the first key too.",
+    ),
+];

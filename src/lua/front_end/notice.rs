@@ -1,0 +1,60 @@
+//! What functions of the configuration are told of: `addExitCallback` and its like.
+
+use std::sync::Arc;
+
+use mlua::{Function, Lua};
+
+use crate::lua::front_end::command::COMMAND;
+use crate::lua::front_end::view::View;
+use crate::lua::front_end::{Host, LuaHost, NoResult};
+use crate::model::LuaFunction;
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The process ends.
+    Exit,
+    /// A server came up or went down.
+    ServerState {
+        /// Its name and address, as `getNameWithAddr` returns them.
+        server: String,
+        /// It came up.
+        up: bool,
+    },
+    /// A new key seals session tickets: its bytes.
+    TicketsKey(Vec<u8>),
+}
+
+impl Host {
+    fn notify(&self, function: LuaFunction, notice: &Notice, view: &Arc<dyn View>) -> Result<(), String> {
+        let mut standing = self.standing.borrow_mut();
+        let function: Function = {
+            let function = standing.build().functions.get(function.0 as usize).ok_or("no such function")?;
+            self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?
+        };
+        standing.look(&self.runtime, view, |lua| tell(lua, &function, notice))
+    }
+}
+
+impl LuaHost {
+    /// Tells a function of something. What it changes of the configuration is an error.
+    ///
+    /// # Errors
+    /// It did not run, or failed.
+    pub fn notify(
+        &self,
+        function: LuaFunction,
+        notice: Notice,
+        view: Arc<dyn View>,
+    ) -> impl Future<Output = Result<Result<(), String>, NoResult>> + use<> {
+        self.worker.call_within(COMMAND, move |host| host.notify(function, &notice, &view))
+    }
+}
+
+fn tell(lua: &Lua, function: &Function, notice: &Notice) -> mlua::Result<()> {
+    match notice {
+        Notice::Exit => function.call(()),
+        Notice::ServerState { server, up } => function.call((server.as_str(), *up)),
+        Notice::TicketsKey(key) => function.call((lua.create_string(key)?, key.len())),
+    }
+}
