@@ -104,9 +104,9 @@ fn a_second_instance_on_the_same_port_takes_over() {
 #[test]
 fn functions_are_told_of_servers_and_of_the_end() {
     let prompt = Backend::start(1, Behaviour::Prompt);
-    let quick = ", name='a', checkIntervalMs=100, checkTimeout=200, maxCheckFailures=1";
+    let checked = "name='a', checkIntervalMs=100, checkTimeout=200, maxCheckFailures=1";
     let lua = listen(local())
-        + &backend(prompt.address, quick)
+        + &format!("newServer{{address='{}', {checked}}}\n", prompt.address)
         + "addServerStateChangeCallback(function(server, up) print('told ' .. server .. ' ' .. tostring(up)) end)\n\
            addExitCallback(function() print('told of the end') end)\n";
     let mut instance = Instance::start(&lua);
