@@ -114,6 +114,7 @@
 //!   metric_sets.rs      macros that make readings and meters of the registry's tables
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   not_cached.rs       why a response is not put into the packet cache
+//!   query_counts.rs     queries by name, for who has switched that on
 //!   query_type.rs       the types that queries are counted by
 //!   registry.rs         every metric: name, kind, unit, help, labels
 //!   response_code.rs    the response codes that answers are counted by
@@ -327,6 +328,7 @@
 //!     page.rs             functions that answer requests to the web server
 //!     pool.rs             pools, policies, retry, ejection
 //!     printing.rs         where functions print
+//!     query_count.rs      setQueryCount and its like
 //!     relays.rs           addTCPForward, addUDPForward
 //!     responses.rs        what rules do to answers
 //!     selectors.rs        what rules match

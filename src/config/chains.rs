@@ -17,7 +17,7 @@ use crate::rules::action::{Action, ResponseAction, Tee};
 use crate::rules::limits::{DEADLINES_BYTES_MAX, StateSpec};
 use crate::rules::matcher::Matcher;
 use crate::rules::text::Sets;
-use crate::rules::{Chain, Chains, Rule, text};
+use crate::rules::{Chain, Chains, Counting, Rule, text};
 
 /// Calls `found` with every pool that a rule names; the default pool's name is empty.
 pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
@@ -182,7 +182,10 @@ pub(super) fn compile(
     }
     let mut query = |key: ChainKey| Chain::new(std::mem::take(&mut queries[key as usize]));
     let mut response = |key: ChainKey| Chain::new(std::mem::take(&mut responses[key as usize]));
+    let (counts, filter) = draft.query_count;
+    let counting = counts.then(|| filter.map_or(Counting::Names, Counting::By));
     Chains {
+        counting,
         query: query(ChainKey::Query),
         cache_miss: query(ChainKey::CacheMiss),
         response: response(ChainKey::Response),

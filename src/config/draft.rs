@@ -28,6 +28,7 @@ use crate::model::{
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
+use crate::rules::script::FunctionId;
 
 /// Networks of a list, and exceptions (`false`).
 pub type Listed = Vec<(Prefix, bool)>;
@@ -68,6 +69,8 @@ pub struct Draft {
     pub judge: Option<LuaFunction>,
     /// Functions that are told of something.
     pub callbacks: Callbacks,
+    /// Whether queries are counted by name, and by which function.
+    pub query_count: (bool, Option<FunctionId>),
     /// The rules.
     pub rules: Ruleset,
     /// The functions given to rules and policies; a `FunctionId` is an index into it.
@@ -113,6 +116,7 @@ impl Default for Draft {
             console: DraftConsole::default(),
             judge: None,
             callbacks: Callbacks::default(),
+            query_count: (false, None),
             rules: Ruleset::default(),
             functions: Vec::new(),
             name_sets: Vec::new(),
@@ -158,6 +162,7 @@ impl Draft {
             && self.proxy_peers == earlier.proxy_peers
             && console(&self.console) == console(&earlier.console)
             && (self.judge, &self.callbacks) == (earlier.judge, &earlier.callbacks)
+            && self.query_count == earlier.query_count
             && self.maintenance == earlier.maintenance
             && rules(self) == rules(earlier)
     }

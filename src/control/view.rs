@@ -11,6 +11,7 @@ use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
 use crate::model::{Backend, Snapshot};
 use crate::rules::Chain;
 use crate::stats::live::{LiveState, State};
+use crate::stats::query_counts::Counted;
 use crate::stats::top::{FoundList, GrepRequest, TopList, TopRequest};
 
 impl View for Monitor {
@@ -63,6 +64,14 @@ impl View for Monitor {
         let found = all.iter().find(|cache| cache.pool.name == pool)?;
         let (cache, figures) = (Arc::clone(found.cache), found.figures().to_vec());
         Some(RunningCache { cache, figures, now: clock::now() })
+    }
+
+    fn query_counts(&self, rows: usize) -> Counted {
+        self.live_state().query_counts(rows)
+    }
+
+    fn clear_query_counts(&self) {
+        self.live_state().clear_query_counts();
     }
 
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)> {

@@ -49,6 +49,7 @@ use crate::rules::index::{Candidates, Index};
 use crate::rules::limits::Limits;
 use crate::rules::matcher::Matcher;
 use crate::rules::prefetch::PrefetchSet;
+use crate::rules::script::FunctionId;
 use crate::stats::log_queue::LogTarget;
 
 /// One rule.
@@ -160,9 +161,20 @@ impl Walk {
     }
 }
 
+/// What queries are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// Their names.
+    Names,
+    /// What a function makes of them.
+    By(FunctionId),
+}
+
 /// All chains of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Chains {
+    /// What queries are counted by, before any rule; none does not count them.
+    pub counting: Option<Counting>,
     /// For queries.
     pub query: Chain<Action>,
     /// For queries that the cache did not answer.

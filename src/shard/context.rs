@@ -96,6 +96,7 @@ impl Needs {
         Self {
             // The SERVFAIL of a pool without a server passes through the self-answered rules.
             rules: !chains.query.is_empty()
+                || chains.counting.is_some()
                 || !chains.self_answered.is_empty()
                 || !chains.cache_miss.is_empty()
                 || !chains.cache_hit.is_empty()

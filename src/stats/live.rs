@@ -26,6 +26,7 @@ use crate::stats::latency_average::{LatencyAverages, LatencyAveragesReading};
 use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
 use crate::stats::not_cached::NotCached;
+use crate::stats::query_counts::{Counted, QueryCounts};
 use crate::stats::registry::{
     AnswerReading, AnswerStats, BackendStats, HandshakeReading, HandshakeStats, ListenerReading,
     ListenerStats, PoolReading, PoolStats, RuleStats, ShardCounters,
@@ -73,6 +74,8 @@ pub struct LiveState {
     descriptors: Arc<Descriptors>,
     claims: Claims,
     mark: OnceLock<Mark>,
+    /// What shards have counted by name, up to the last look.
+    query_counts: QueryCounts,
 }
 
 impl LiveState {
@@ -87,7 +90,20 @@ impl LiveState {
             descriptors: Arc::default(),
             claims: Claims::default(),
             mark: OnceLock::new(),
+            query_counts: QueryCounts::default(),
         }
+    }
+
+    /// Returns the names with the most queries, of those that are counted.
+    #[must_use]
+    pub fn query_counts(&self, rows: usize) -> Counted {
+        self.query_counts.collect(self.shards.iter().map(|shard| &shard.query_counts), rows)
+    }
+
+    /// Forgets the queries that were counted by name.
+    pub fn clear_query_counts(&self) {
+        self.shards.iter().for_each(|shard| shard.query_counts.clear());
+        self.query_counts.clear();
     }
 
     /// Returns the mark of this process's copies of queries. The first shard draws it.
@@ -357,6 +373,8 @@ pub struct ShardStats {
     pub shadow_queue: ShadowQueue,
     /// Records of finished queries.
     pub traffic: TrafficRing,
+    /// Queries by name, where the configuration wants that.
+    pub query_counts: QueryCounts,
     counters: ShardCounters,
     rules: Box<[OnceLock<Box<[RuleStats]>>]>,
     backends: Box<[OnceLock<Box<BackendStats>>]>,
@@ -380,6 +398,7 @@ impl ShardStats {
             log_queue: LogQueue::default(),
             shadow_queue: ShadowQueue::default(),
             traffic: TrafficRing::default(),
+            query_counts: QueryCounts::default(),
             counters: ShardCounters::default(),
             rules: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),

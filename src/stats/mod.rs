@@ -16,6 +16,7 @@ pub mod log_queue;
 pub mod meter;
 mod metric_sets;
 pub mod not_cached;
+pub mod query_counts;
 pub mod query_type;
 pub mod registry;
 pub mod response_code;

@@ -21,6 +21,7 @@
 //! swap                        what follows is about the other shard, which has the same configuration
 //!                             and packet cache
 //! hits query 1 0              how often the rules of a chain have been hit
+//! counted a.x. 2 b.x. 1       what queries were counted as, most first
 //! ```
 //!
 //! Between two packets in, the transcript must contain every result, in order.
@@ -324,6 +325,13 @@ impl Bench {
                 let hits = self.hits(chain);
                 if hits != wanted {
                     return Err(format!("hits are {hits:?}"));
+                }
+            }
+            "counted" => {
+                let counted = self.live_state.query_counts(9).rows;
+                let is: Vec<String> = counted.iter().map(|(name, count)| format!("{name} {count}")).collect();
+                if is.join(" ") != rest {
+                    return Err(format!("it is {is:?}"));
                 }
             }
             _ if word.starts_with('a') => {

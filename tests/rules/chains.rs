@@ -4,6 +4,40 @@ use crate::bench::{Bench, Row, SERVERS, play_all};
 
 const ROWS: &[Row] = &[
     (
+        "queries are counted by name before any rule",
+        r#"setQueryCount(true) addAction("b", DropAction())"#,
+        "q 1 a.X/A
+         > 1 * a.X/A
+         q 1 A.x/TXT
+         > 1 * A.x/TXT
+         q 1 b/A
+         ! rule
+         counted a.x. 2 b. 1
+         hits query 1",
+    ),
+    (
+        "queries are counted by what a function makes of them, and one on which it fails is not",
+        r#"setQueryCount(true) setQueryCountFilter(function(dq)
+             if dq.qtype == DNSQType.TXT then return false, "x" end
+             if dq.qtype == DNSQType.MX then error("stop") end
+             return true, "of " .. dq.remoteaddr:toString()
+           end)"#,
+        "q 1 a/A
+         > 1 * a/A
+         q 1 a/TXT
+         > 1 * a/TXT
+         q 1 a/MX
+         > 1 * a/MX
+         counted of 127.0.0.1 1",
+    ),
+    (
+        "what is switched off counts nothing",
+        r#"setQueryCount(true) setQueryCountFilter(function(dq) return true, "x" end) setQueryCount(false)"#,
+        "q 1 a/A
+         > 1 * a/A
+         counted",
+    ),
+    (
         "the first rule that ends the chain wins, with any kind of selector",
         r#"addAction(AndRule{QTypeRule("A"), QNameSuffixRule("x")}, PoolAction("two")) addAction("b.x", DropAction())
            addAction(RegexRule("^c"), RCodeAction(5)) addAction("127.0.0.0/8", TCAction())"#,

@@ -19,11 +19,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         names: &["benchRule"],
     },
     Missing {
-        family: "counts of queries by name",
-        meanwhile: "use topQueries, which lists the names of any time up to 15 minutes",
-        names: &["getQueryCounters", "clearQueryCounters"],
-    },
-    Missing {
         family: "hardware addresses of clients",
         meanwhile: "remove it: servers tell clients by their addresses",
         names: &["SetMacAddrAction", "MacAddrAction", "getMACAddress"],
@@ -211,11 +206,6 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
         family: "names and logs of the process",
         meanwhile: "the log has all lines, and metrics are named by who collects them",
         names: &["setServerID", "setVerboseLogDestination"],
-    },
-    Missing {
-        family: "counts of queries by name",
-        meanwhile: "names are always counted, for topQueries; other keys can be counted by incMetric with a label",
-        names: &["setQueryCount", "setQueryCountFilter"],
     },
     Missing {
         family: "advisories",

@@ -81,6 +81,25 @@ pub static TRAFFIC_FUNCTIONS: &[Entry] = &[
         "Returns the last answered queries, as a list of {qname=, rcode=}.",
     ),
     entry(
+        "setQueryCount",
+        "switch",
+        "Counts queries by name, before any rule; by default they are not counted. It takes about a \
+         microsecond of each query, besides what the function of setQueryCountFilter takes.",
+    ),
+    entry(
+        "setQueryCountFilter",
+        "function(dq)",
+        "What setQueryCount counts by: the function returns whether a query counts, and under which name. It runs in \
+         the shard's own Lua state; a query on which it fails is not counted.",
+    ),
+    entry(
+        "getQueryCounters",
+        "[number=10]",
+        "Prints the names that setQueryCount has counted most often since clearQueryCounters. There is room for some \
+         100000 names; what is beyond is counted without.",
+    ),
+    entry("clearQueryCounters", "", "Forgets what setQueryCount has counted."),
+    entry(
         "setRingBuffersSize",
         "number [, shards]",
         "Sets `traffic-ring`, the finished queries that are kept; `shards` is accepted.",

@@ -23,10 +23,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("if not noSuch then noSuch() end", "unknown name \"noSuch\""),
     ("if dnslob then noSuch() end", "unknown name \"noSuch\""),
     ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
-    (
-        "getQueryCounters('')",
-        "getQueryCounters: the function (counts of queries by name) is not implemented yet; use topQueries",
-    ),
+    ("benchRule('')", "benchRule: the function (rules) is not implemented yet; remove it"),
     (
         "getAddressInfo('a', print)",
         "getAddressInfo: the function (addresses of names) is not implemented yet; write the",
@@ -35,7 +32,7 @@ const REFUSED: &[(&str, &str)] = &[
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",
         "addDynBlocks: the function (limits and dynamic blocks) is not",
     ),
-    ("getQueryCounters('') getQueryCounters('a')", "getQueryCounters: the function"),
+    ("benchRule('') benchRule('a')", "benchRule: the function"),
     (
         "require('ffi').C.dnsdist_ffi_no_such(dq)",
         "unknown function of the LuaFFI family \"dnsdist_ffi_no_such\"",
@@ -106,11 +103,11 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "local x = newThing and newThing('a') or 1",
         "local f = newThing or function() end f()",
         "while newThing do newThing() end",
-        "if getQueryCounters then getQueryCounters('') end",
-        "if not dnslob then getQueryCounters('') end",
+        "if benchRule then benchRule('') end",
+        "if not dnslob then benchRule('') end",
         "if dnslob then return 0 else newThing() end",
         "if dnslob == nil then newThing() end",
-        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return getQueryCounters('') end)",
+        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return benchRule('') end)",
         "local name = 'noSuch' local t = {noSuch = 1} return t.noSuch, t[name]",
         "local newThing = function() end newThing()",
         "for newThing in function() end do newThing() end",
@@ -132,7 +129,7 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "setfenv(1, setmetatable({}, {__index=_G}))",
     ] {
         assert_eq!(broken(&format!("{before} {}", shard("noSuch()"))), [] as [String; 0], "{before}");
-        assert_eq!(broken(&format!("{before} {}", shard("getQueryCounters()"))).len(), 1, "{before}");
+        assert_eq!(broken(&format!("{before} {}", shard("benchRule()"))).len(), 1, "{before}");
     }
     // Code that does not run here.
     let text = format!("if not dnslob then webserver('x') {} end newServer('192.0.2.1')", shard("noSuch()"));

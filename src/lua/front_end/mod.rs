@@ -49,6 +49,7 @@ mod packet;
 pub mod page;
 mod pool;
 mod printing;
+mod query_count;
 pub mod relays;
 mod responses;
 mod selectors;
@@ -434,6 +435,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     absent::define(lua, context)?;
     bind::define(lua, context)?;
     traffic::define(lua, context)?;
+    query_count::define(lua, context)?;
     settings::define(lua, context)?;
     relays::define(lua, context)?;
     tls::define(lua, context)?;

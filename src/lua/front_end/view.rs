@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::base::time::Tick;
 use crate::cache::PacketCache;
 use crate::config::ruleset::ChainKey;
+use crate::stats::query_counts::Counted;
 use crate::stats::top::{FoundList, GrepRequest, TopList, TopRequest};
 
 /// A table or text of the running process.
@@ -82,6 +83,12 @@ pub trait View: fmt::Debug + Send + Sync {
 
     /// Returns the packet cache of a pool, if it has one.
     fn cache(&self, pool: &str) -> Option<RunningCache>;
+
+    /// Returns the names with the most queries, where queries are counted by name.
+    fn query_counts(&self, rows: usize) -> Counted;
+
+    /// Forgets what was counted by name.
+    fn clear_query_counts(&self);
 
     /// Returns UUID and hits of each rule of a chain, in its order.
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)>;

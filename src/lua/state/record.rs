@@ -31,6 +31,7 @@ const RECORDING: &[(&str, FunctionKind, Interface, u8)] = &[
     ("setServerPolicyLua", FunctionKind::Policy, Interface::Objects, 2),
     ("setServerPolicyLuaFFI", FunctionKind::Policy, Interface::Ffi, 2),
     ("setServerPolicyLuaFFIPerThread", FunctionKind::Policy, Interface::Text, 2),
+    ("setQueryCountFilter", FunctionKind::Action, Interface::Objects, 1),
     ("setPoolServerPolicyLua", FunctionKind::Policy, Interface::Objects, 2),
     ("setPoolServerPolicyLuaFFI", FunctionKind::Policy, Interface::Ffi, 2),
     ("setPoolServerPolicyLuaFFIPerThread", FunctionKind::Policy, Interface::Text, 2),
@@ -98,7 +99,9 @@ pub(crate) fn define(lua: &Lua, core: &Table, found: &Found) -> mlua::Result<Tab
         entry.raw_push(number)?;
         entry.raw_push(*argument)?;
         entry.raw_push(*interface == Interface::Text)?;
-        entry.raw_push(wrapper(*kind, *interface))?;
+        // It returns no decision.
+        let is_count = *name == "setQueryCountFilter";
+        entry.raw_push(if is_count { "count" } else { wrapper(*kind, *interface) })?;
         kinds.raw_push(entry)?;
     }
     let to = Rc::clone(found);

@@ -52,6 +52,7 @@ fn recorded(text: &str) -> Vec<Recorded> {
         ("LuaFFIResponseAction(", (FunctionKind::ResponseAction, Interface::Ffi)),
         ("LuaResponseAction(", (FunctionKind::ResponseAction, Interface::Objects)),
         ("LuaFFIAction(", (FunctionKind::Action, Interface::Ffi)),
+        ("setQueryCountFilter(", (FunctionKind::Action, Interface::Objects)),
         ("LuaAction(", (FunctionKind::Action, Interface::Objects)),
         ("LuaFFIRule(", (FunctionKind::Rule, Interface::Ffi)),
         ("LuaRule(", (FunctionKind::Rule, Interface::Objects)),

@@ -24,7 +24,7 @@ use crate::base::addr::PoolSlot;
 use crate::rules::action::{Action, ExtendedError, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::copies::Copies;
-use crate::rules::{Chain, Walk, query_state};
+use crate::rules::{Chain, Counting, Walk, query_state};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::ShardStats;
 use crate::stats::log_queue::LogTarget;
@@ -32,6 +32,7 @@ use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
+use crate::wire::name::Text;
 use crate::wire::query::Question;
 use crate::wire::{answer, ecs, edns, rebuild, signature};
 
@@ -104,7 +105,29 @@ pub(crate) fn query(
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> Decision {
+    if let Some(counting) = env.chains.counting {
+        count(counting, context, env, effects);
+    }
     query_rules(&env.chains.query, context, env, effects)
+}
+
+/// Counts a query.
+#[cold]
+fn count(
+    counting: Counting,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &Effects<'_>,
+) {
+    match counting {
+        Counting::Names => {
+            if let Some(question) = Question::parse(context.packet.bytes()) {
+                let name = Text(&question.qname.to_ascii_lowercase()).to_string();
+                effects.stats.query_counts.add(name.as_bytes());
+            }
+        }
+        Counting::By(function) => script::count(function, context, env, effects),
+    }
 }
 
 fn query_rules(

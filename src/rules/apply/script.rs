@@ -85,6 +85,22 @@ pub(super) fn run(
     step
 }
 
+/// Counts a query by what a function makes of it. An error is the function's alone: the query is not
+/// counted, and goes on.
+pub(super) fn count(
+    function: FunctionId,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &Effects<'_>,
+) {
+    let Some(script) = env.script.take() else { return };
+    let is_counted = script.act(function, context, env) == Some(ScriptAction::None);
+    if is_counted && !script.argument().is_empty() {
+        effects.stats.query_counts.add(script.argument());
+    }
+    env.script = Some(script);
+}
+
 /// Returns the flags of a spoofed answer: AA as the function left it in the header.
 fn left_flags(context: &EvaluationContext<'_, '_>) -> Flags {
     Flags { aa: header::is_authoritative(context.packet.bytes()), ..Flags::default() }

@@ -478,6 +478,7 @@ fn log() -> Arc<LogTarget> {
 
 fn snapshot(input: &mut Input<'_>) -> Snapshot {
     let chains = Chains {
+        counting: None,
         query: input.chain(|i| i.action(0)),
         response: input.chain(Input::response_action),
         self_answered: input.chain(Input::response_action),

@@ -12,6 +12,7 @@ use crate::lua::front_end::view::{RunningCache, ServerView, Table, View};
 use crate::model::Callbacks;
 use crate::rules::names::Names;
 use crate::stats::drop_reason::DropReason;
+use crate::stats::query_counts::Counted;
 use crate::stats::top::{Filter, Found, FoundList, GrepRequest, TopList, TopRequest, TopRow};
 use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
@@ -82,6 +83,14 @@ impl View for Process {
             vec![("entries", cache.len() as u64), ("maxEntries", cache.capacity() as u64), ("hits", 7)];
         Some(RunningCache { cache, figures, now: Tick(10_000_000_000) })
     }
+
+    fn query_counts(&self, rows: usize) -> Counted {
+        let row = |(name, count): (&str, u64)| (name.to_owned(), count);
+        let all = [("www.example.", 7), ("a\nb", 2)];
+        Counted { rows: all.into_iter().take(rows).map(row).collect(), names: 3, queries: 12, unnamed: 2 }
+    }
+
+    fn clear_query_counts(&self) {}
 
     fn rules(&self, _: ChainKey) -> Vec<([u8; 16], u64)> {
         vec![([1; 16], 5), ([2; 16], 50)]
@@ -385,7 +394,7 @@ fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named()
     let console = Console::new("");
     assert_eq!(console.reply("print = nil"), "");
     assert_eq!(console.reply("showServers()"), "Servers\n");
-    let error = console.error("getQueryCounters('x')");
+    let error = console.error("benchRule('x')");
     assert!(error.contains("it is not implemented yet"), "{error}");
     let error = console.error("addAction(AllRule(), DropAction()) reload()");
     assert!(error.contains("one or the other"), "{error}");

@@ -18,6 +18,12 @@ function E.text(argument)
   error("the function returned " .. shown(argument) .. " as an argument; expected a string", 0)
 end
 
+E.none = P.core.actions.None
+function E.counted(name)
+  if name == nil then error("the function returned true without a name; expected true and a text", 0) end
+  return tostring(name)
+end
+
 -- A policy's servers: a new table for each call, because a function may sort it.
 function E.servers()
   local list, all = {}, {}
@@ -56,6 +62,11 @@ local DECIDED = [[
 local BODIES = {
   act = "local decision, argument = f(setmetatable({ live.generation }, QUERY))" .. DECIDED,
   act_response = "local decision, argument = f(setmetatable({ live.generation }, RESPONSE))" .. DECIDED,
+  -- Whether a query is counted, and under which name: the text of no decision.
+  count = [[
+    local counts, name = f(setmetatable({ live.generation }, QUERY))
+    if counts then return E.none, E.counted(name) end
+    return E.none]],
   act_ffi = "local decision, argument = f(live.token)" .. DECIDED,
   matches = "return f(setmetatable({ live.generation }, QUERY)) and true or false",
   matches_ffi = "return f(live.token) and true or false",

@@ -176,17 +176,17 @@ fn the_documents_list_every_function_of_the_family() {
 #[test]
 fn what_functions_cannot_do_is_said_as_it_is() {
     // A function that is missing is nil, so that a file can ask for it.
-    let mut fixture = Fixture::action("assert(not getQueryCounters) return DNSAction.Allow");
+    let mut fixture = Fixture::action("assert(not benchRule) return DNSAction.Allow");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let mut fixture = Fixture::new(
-        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), getQueryCounters, newPacketCache(9)\n\
+        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), benchRule, newPacketCache(9)\n\
          local function says(text, f, ...) local ok, e = pcall(f, ...) assert(not ok and tostring(e):find(text, 1, true), e) end\n\
          LuaAction(function(dq)\n\
            says('works only while the configuration is evaluated', newServer, '192.0.2.1')\n\
            says('not in the configuration that runs', function() s:setDown() end)\n\
            says('setRetry of a pool works only while', function() p:setRetry({}) end)\n\
            says('dump of a packet cache works only while', function() cache:dump('x') end)\n\
-           says('getQueryCounters is not implemented yet; use topQueries', get, '')\n\
+           says('benchRule is not implemented yet; remove it', get, '')\n\
            getTLSContext(0):rotateTicketsKey() return DNSAction.Allow end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
@@ -206,6 +206,24 @@ fn metrics_are_declared_and_changed() {
          $$metric_set(g, #g, 2.5) $$metric_dec(g, #g) $$metric_inc(g, #g) $$metric_inc(g, #g)
          assert(get(g) == 2.5 + 1 and get('missing') == 0) $$metric_inc('missing', 7)",
     );
+}
+
+#[test]
+fn what_a_query_counts_as_is_the_text_of_no_decision() {
+    for (body, name) in [
+        ("return true, dq.qname:toString():gsub('^www%.', '')", "Example.com."),
+        ("return true, dq.qname", "www.Example.com."),
+        ("return true, 5", "5"),
+        ("return false, 'x'", ""),
+        ("return", ""),
+    ] {
+        let mut fixture =
+            Fixture::new(&format!("setQueryCount(true) setQueryCountFilter(function(dq) {body} end)"));
+        assert_eq!(fixture.run(QUERY), Some(ScriptAction::None), "{body}");
+        assert_eq!(String::from_utf8_lossy(fixture.script.argument()), name, "{body}");
+    }
+    let mut fixture = Fixture::new("setQueryCountFilter(function(dq) return true end)");
+    assert_eq!(fixture.run(QUERY), None);
 }
 
 #[test]

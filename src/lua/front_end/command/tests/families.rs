@@ -165,3 +165,19 @@ fn functions_are_told_what_happened() {
     let error = console.error("addExitCallback('x')");
     assert!(error.contains("expected a function"), "{error}");
 }
+
+#[test]
+fn counted_queries_are_listed() {
+    let console = Console::new("");
+    let reply = console.reply("getQueryCounters()");
+    let lines: Vec<&str> = reply.lines().collect();
+    assert_eq!(lines[0], "# counting is off: setQueryCount(true); 12 queries, 3 names");
+    assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["1", "www.example.", "7"]);
+    assert!(lines[2].contains(r"a\nb") && lines[3].contains("2 queries of further names"), "{reply}");
+    let filter = "setQueryCount(true) setQueryCountFilter(function(dq) return true, 'x' end)";
+    let draft = console.change(filter);
+    assert!(draft.query_count.0 && draft.query_count.1.is_some() && draft.script.is_some());
+    assert!(console.reply("getQueryCounters(1)").starts_with("# counting is on; 12 queries"));
+    assert_eq!(console.reply("clearQueryCounters()"), "");
+    assert!(console.error("setQueryCountFilter('x')").contains("a function"));
+}
