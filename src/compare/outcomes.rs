@@ -82,6 +82,12 @@ impl Outcomes {
         self.classes.iter().sum()
     }
 
+    /// Returns whether any query has had an answer that could be compared with what the other side gave.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.compared() + self.only_first + self.only_second > 0
+    }
+
     /// Returns the answers that differ, and those that only one side has.
     #[must_use]
     pub fn different(&self) -> u64 {

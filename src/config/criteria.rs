@@ -110,13 +110,15 @@ pub trait Figures {
     fn with_code(&self, code: u16) -> u64;
     /// Returns the number of answers per second.
     fn rate(&self) -> f64;
-    /// Returns the number of answers that differ from those they are compared with.
-    fn different(&self) -> u64 {
-        0
+    /// Returns the number of answers that differ from those they are compared with; `None` if none was
+    /// compared.
+    fn different(&self) -> Option<u64> {
+        None
     }
-    /// Returns the number of answers that are worse than those they are compared with.
-    fn worse(&self) -> u64 {
-        0
+    /// Returns the number of answers that are worse than those they are compared with; `None` if none was
+    /// compared.
+    fn worse(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -152,6 +154,9 @@ impl Criterion {
                 (value, span.0 as f64, "no answers".to_owned())
             }
             (value, Bound::Span(span)) => (value, span.0 as f64, milliseconds(value)),
+            (value, Bound::Share(bound) | Bound::Number(bound)) if value.is_infinite() => {
+                (value, bound, "nothing compared".to_owned())
+            }
             (value, Bound::Share(share)) => (value / whole, share, format!("{:.4}%", value / whole * 100.0)),
             (value, Bound::Number(number)) => (value, number, format!("{value:.0}")),
         };
@@ -164,22 +169,22 @@ impl Criterion {
         holds.then_some(text)
     }
 
-    /// Returns the figure. Where nothing was answered, latencies are above any bound; where queries have
-    /// no times, no condition on these holds.
+    /// Returns the figure. Where nothing was answered, latencies are above any bound, and where nothing was
+    /// compared, differences are; where queries have no times, no condition on these holds.
     fn figure(&self, figures: &dyn Figures) -> f64 {
-        let latency = |ns: Option<u64>| ns.map_or(f64::INFINITY, |ns| ns as f64);
+        let known = |figure: Option<u64>| figure.map_or(f64::INFINITY, |figure| figure as f64);
         match self.measure {
-            Measure::Percentile(p) => latency(figures.percentile_ns(p)),
+            Measure::Percentile(p) => known(figures.percentile_ns(p)),
             Measure::Lag(p) => figures.lag_ns(p).map_or(f64::NAN, |ns| ns as f64),
             Measure::Mean => figures.mean_ns().unwrap_or(f64::INFINITY),
-            Measure::Max => latency(figures.max_ns()),
+            Measure::Max => known(figures.max_ns()),
             Measure::Unsent => figures.unsent() as f64,
             Measure::Loss => figures.lost() as f64,
             Measure::Errors => (figures.lost() + figures.wrong()) as f64,
             Measure::Code(code) => figures.with_code(code) as f64,
             Measure::Rate => figures.rate(),
-            Measure::Differences => figures.different() as f64,
-            Measure::Worse => figures.worse() as f64,
+            Measure::Differences => known(figures.different()),
+            Measure::Worse => known(figures.worse()),
         }
     }
 }
@@ -346,11 +351,11 @@ mod tests {
         fn rate(&self) -> f64 {
             49_000.0
         }
-        fn different(&self) -> u64 {
-            3
+        fn different(&self) -> Option<u64> {
+            Some(3)
         }
-        fn worse(&self) -> u64 {
-            2
+        fn worse(&self) -> Option<u64> {
+            Some(2)
         }
     }
 
@@ -401,12 +406,17 @@ mod tests {
             ("lag99<1ms", false),
             ("loss>=100%", true),
             ("unsent>0", false),
+            ("diff>0", true),
+            ("worse>1%", true),
+            ("diff<10", false),
         ] {
             let Ok(criteria) = Criteria::parse(text) else { continue };
             assert_eq!(criteria.any_holds(&Nothing), holds, "{text}");
         }
         let criteria = Criteria::parse("p99>20ms").expect("a condition");
         assert_eq!(criteria.that_hold(&Nothing)[0].1, "no answers");
+        let criteria = Criteria::parse("diff>0,worse>0.1%").expect("conditions");
+        assert!(criteria.that_hold(&Nothing).iter().all(|(_, why)| why == "nothing compared"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::control::stats::Reading;
 use crate::model::{Backend, Snapshot};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::histogram::Latency;
+use crate::stats::registry::BackendReading;
 
 /// Nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -254,18 +255,22 @@ pub(super) const fn has_share(backend: &Backend) -> bool {
     !backend.target && !backend.tee
 }
 
-/// Queries to a server that failed: those that it did not answer, or with SERVFAIL.
+/// Queries to a server that failed: those that it did not answer, or with SERVFAIL. Not those to a server
+/// that only gets copies.
 #[must_use]
 pub(super) fn errors(span: &Reading, snapshot: &Snapshot) -> u64 {
-    let counted =
-        span.backends.iter().filter(|(slot, _)| snapshot.backend(**slot).is_some_and(|b| has_share(b)));
+    let counted = span.backends.iter().filter(|(slot, reading)| {
+        let only_copies = reading.copies > 0 && reading.shared() == 0;
+        !only_copies && snapshot.backend(**slot).is_some_and(|b| has_share(b))
+    });
     counted.map(|(_, reading)| reading.lost() + reading.servfails).sum()
 }
 
-/// Dropped packets, for whatever reason.
+/// Dropped packets, for whatever reason; responses to copies are not missed by anybody.
 #[must_use]
 pub(super) fn drops(span: &Reading) -> u64 {
-    DropReason::ALL.iter().map(|reason| span.shards.drops[*reason]).sum()
+    let missed = DropReason::ALL.iter().filter(|reason| **reason != DropReason::TeeResponse);
+    missed.map(|reason| span.shards.drops[*reason]).sum()
 }
 
 /// Samples of one resolution.
@@ -323,14 +328,14 @@ struct Sum {
 impl Sum {
     fn of(span: &Reading, elapsed: TickDelta, snapshot: &Snapshot) -> Self {
         let shared = snapshot.backends.iter().flatten().filter(|b| has_share(b));
-        let queries = |b: &Backend| span.backends.get(&b.slot).map_or(0, |reading| reading.queries);
+        let queries = |b: &Backend| span.backends.get(&b.slot).map_or(0, BackendReading::shared);
         Self {
             span: elapsed,
             queries: span.shards.queries,
             answers: span.answers(),
             drops: drops(span),
             errors: errors(span, snapshot),
-            latency: span.latency(snapshot).latency,
+            latency: span.latency().clone(),
             servers: shared.map(|b| (b.slot, queries(b))).filter(|(_, queries)| *queries > 0).collect(),
         }
     }
@@ -429,7 +434,7 @@ mod tests {
         shard.dropped(DropReason::Acl).add(3);
         shard.backend(A).timeouts.add(2);
         shard.backend(B).servfails.add(1);
-        (0..70).for_each(|_| shard.backend(A).latency.record(4_000_000));
+        (0..70).for_each(|_| shard.servers.latency.record(4_000_000));
         fed.ask(A, 90);
         fed.ask(B, 10);
         fed.at(START + 1);

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use crate::base::addr::BackendSlot;
 use crate::base::time::Tick;
 use crate::control::health::Live;
-use crate::model::Snapshot;
+use crate::stats::histogram::Latency;
 use crate::stats::live::LiveState;
-use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
+use crate::stats::registry::{BackendReading, ShardReading};
 
 pub(in crate::control) mod caches;
 mod connections;
@@ -57,17 +57,10 @@ impl Reading {
         }
     }
 
-    /// Latency of the answers of all backends together that are not a relay's targets, which answer
-    /// to other things than queries.
+    /// Returns the latency of the responses of servers for which clients waited.
     #[must_use]
-    pub fn latency(&self, snapshot: &Snapshot) -> LatencyReading {
-        let mut all = LatencyReading::default();
-        for (slot, reading) in &self.backends {
-            if snapshot.backend(*slot).is_none_or(|b| !b.target) {
-                all.latency.add(&reading.latency);
-            }
-        }
-        all
+    pub const fn latency(&self) -> &Latency {
+        &self.shards.servers.latency
     }
 }
 
@@ -177,12 +170,11 @@ mod tests {
     fn quantiles_come_from_all_shards() {
         let live_state = LiveState::new(2, 1);
         for ms in 1..=50 {
-            live_state.shards()[0].backend(A).latency.record(ms * 1_000_000);
-            live_state.shards()[1].backend(A).latency.record((50 + ms) * 1_000_000);
+            live_state.shards()[0].servers.latency.record(ms * 1_000_000);
+            live_state.shards()[1].servers.latency.record((50 + ms) * 1_000_000);
         }
         let reading = Gatherer::default().gather(&live_state, [A].into_iter(), Tick(0));
-        let [p50, p99] =
-            reading.latency(&Snapshot::default()).latency.quantiles([0.5, 0.99]).expect("answers");
+        let [p50, p99] = reading.latency().quantiles([0.5, 0.99]).expect("answers");
         assert!(p50.abs_diff(50_000_000) < 2_000_000, "{p50}");
         assert!(p99.abs_diff(99_000_000) < 4_000_000, "{p99}");
         assert_eq!(Latency::default().quantiles([0.5]), None);
@@ -199,7 +191,7 @@ mod tests {
         live_state.shards()[0].backend(A).latency.record(8_000_000);
         let reading = gatherer.gather(&live_state, [A].into_iter(), Tick(0));
         assert_eq!(reading.backends[&A].queries, 3);
-        let [p50] = reading.latency(&Snapshot::default()).latency.quantiles([0.5]).expect("one answer");
+        let [p50] = reading.backends[&A].latency.quantiles([0.5]).expect("one answer");
         assert!(p50.abs_diff(8_000_000) < 300_000, "{p50}");
         // Live results are only ever used as differences.
         assert_eq!(live(&live_state, A), Live::default());

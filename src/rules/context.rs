@@ -111,10 +111,16 @@ impl EvaluationContext<'_, '_> {
         *self.facts.opt.get_or_insert_with(|| edns::find(message, end))
     }
 
-    /// Records that a function has failed on the message, or cannot be called; its rule does not
-    /// match: returns false.
-    pub(crate) fn fail(&mut self, env: &Environment<'_>) -> bool {
+    /// Records that a function has failed on the message, or cannot be called.
+    pub(crate) fn fail(&mut self, env: &Environment<'_>) {
         self.query_state.failed |= env.settings.lua_errors_fail;
+    }
+
+    /// Records the same of a function that selects: its rule does not match, whatever stands around the
+    /// function. Returns false.
+    pub(crate) fn fail_selector(&mut self, env: &Environment<'_>) -> bool {
+        self.fail(env);
+        self.query_state.selector_failed = true;
         false
     }
 

@@ -302,10 +302,10 @@ impl Matcher {
             Self::Lua(function) => {
                 // Taken out while the function runs, so that it can borrow the rest of the
                 // environment.
-                let Some(script) = env.script.take() else { return context.fail(env) };
+                let Some(script) = env.script.take() else { return context.fail_selector(env) };
                 let said = script.matches(*function, context, env);
                 env.script = Some(script);
-                said.unwrap_or_else(|| context.fail(env))
+                said.unwrap_or_else(|| context.fail_selector(env))
             }
         }
     }

@@ -139,6 +139,10 @@ impl<A> Chain<A> {
                 // A function has changed what the index looks up.
                 walk.renew();
             }
+            if context.query_state.selector_failed {
+                context.query_state.selector_failed = false;
+                continue;
+            }
             if matches {
                 return Some(rule);
             }

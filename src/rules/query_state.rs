@@ -295,6 +295,8 @@ pub struct QueryState {
     /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
     /// rules takes it.
     pub failed: bool,
+    /// A function has failed in the selector that is being evaluated.
+    pub selector_failed: bool,
     /// The pool that gets it too, so that both answers are compared.
     pub shadow: Shadow,
     /// The answer is one of the packet cache that has expired.

@@ -417,12 +417,15 @@ registry! {
             clients: ClientConnectionStats => ClientConnectionReading;
             /// Sessions of relays.
             relays: RelayStats => RelayReading;
+            /// Responses of servers.
+            servers: LatencyStats => LatencyReading;
         }
     }
 
     /// Latency over all servers.
-    LatencyReading = "latency" [] {
-        /// Latency of the responses of all servers but the targets of relays.
+    LatencyReading from LatencyStats = "latency" [] {
+        /// Latency of the responses of servers for which clients waited: not of those to copies, nor of
+        /// the targets of relays.
         latency: Histogram = "latency", Milliseconds;
     }
 
@@ -444,6 +447,8 @@ registry! {
     BackendReading from BackendStats = "backend" ["server"] {
         /// Queries that were sent to it.
         queries: Counter = "backend-queries", Queries;
+        /// Copies among them: by TeeAction, or for a shadow pool.
+        copies: Counter = "backend-copies", Queries;
         /// Responses that matched a query.
         responses: Counter = "backend-responses", Responses;
         /// Queries that it did not answer in time.
@@ -530,6 +535,12 @@ impl HandshakeStats {
 }
 
 impl BackendReading {
+    /// Returns the queries that are part of the traffic which servers share: not copies.
+    #[must_use]
+    pub const fn shared(&self) -> u64 {
+        self.queries.saturating_sub(self.copies)
+    }
+
     /// Queries that never got an answer: timed out or not sent.
     #[must_use]
     pub const fn lost(&self) -> u64 {

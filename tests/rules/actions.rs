@@ -378,8 +378,14 @@ fn a_tee_has_its_own_id_and_counters() {
     );
     bench.play("back", "a9 * QR SERVFAIL a/A\n ! tee-response");
     assert_eq!(bench.stats().responses.get(), 0);
+    assert_eq!(bench.reading().latency().count(), 0, "nobody has waited for it");
     bench.play("back", "a1 * QR a/A\n < 1234 QR a/A");
     assert_eq!((bench.shard.outstanding(), bench.stats().responses.get()), (0, 1));
+    let reading = bench.reading();
+    assert_eq!(reading.latency().count(), 1);
+    let servers = reading.backends.values().filter(|b| b.queries > 0);
+    let asked: Vec<_> = servers.map(|b| (b.queries, b.shared(), b.latency.count())).collect();
+    assert_eq!(asked, [(1, 1, 1), (1, 0, 1)]);
 }
 
 #[test]

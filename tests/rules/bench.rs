@@ -36,6 +36,7 @@ use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
+use dnslob::control::stats::{Gatherer, Reading};
 use dnslob::model::Snapshot;
 use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;
@@ -124,6 +125,12 @@ impl Bench {
 
     pub(crate) fn stats(&self) -> &ShardStats {
         &self.live_state.shards()[self.index]
+    }
+
+    /// Reads the counters of the shards and servers.
+    pub(crate) fn reading(&self) -> Reading {
+        let slots = self.snapshot.backends.iter().flatten().map(|backend| backend.slot);
+        Gatherer::default().gather(&self.live_state, slots, self.now)
     }
 
     /// Advances the time without a tick.

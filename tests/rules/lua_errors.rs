@@ -148,6 +148,19 @@ const ROWS: &[Row] = &[
          a * QR a/A A=192.0.2.1
          < 1234 QR a/A A=192.0.2.1",
     ),
+    (
+        r#"setLuaErrorAction("ignore"): nor where the failing selector is negated or beside another"#,
+        r#"setLuaErrorAction("ignore")
+           local fails = LuaRule(function() error("x") end)
+           addAction(NotRule(fails), DropAction())
+           addAction(OrRule{fails, QNameRule("b")}, DropAction())
+           addAction(AndRule{QNameRule("c"), NotRule(fails)}, RCodeAction(5))
+           addResponseAction(NotRule(fails), DropResponseAction())"#,
+        "q 1234 c/A
+         > 1 * c/A
+         a * QR c/A A=192.0.2.1
+         < 1234 QR c/A A=192.0.2.1",
+    ),
 ];
 
 #[test]

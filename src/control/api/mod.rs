@@ -240,7 +240,10 @@ mod tests {
             shard.backend(A).queries.add(75);
             shard.backend(B).queries.add(25);
             shard.backend(B).timeouts.add(10);
-            (0..75).for_each(|_| shard.backend(A).latency.record(2_000_000));
+            for _ in 0..75 {
+                shard.backend(A).latency.record(2_000_000);
+                shard.servers.latency.record(2_000_000);
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::rules::{Chain, text};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::histogram::Latency;
 use crate::stats::live::{LiveState, State};
+use crate::stats::registry::BackendReading;
 
 /// Rules that are listed, those with the most hits.
 const RULES_MAX: usize = 20;
@@ -99,7 +100,7 @@ impl Dashboard {
                 "descriptors_open": figures.descriptors.open,
                 "descriptors_limit": figures.descriptors.limit,
             },
-            "latency": server_latency(figures, &recent, recent_span),
+            "latency": server_latency(&recent, recent_span),
             "latencies": self.latencies(figures),
             "servers": self.servers(figures, &recent),
             "pools": self.pools(figures),
@@ -133,7 +134,7 @@ impl Dashboard {
         let snapshot = &figures.snapshot;
         let (second, span) = self.history.second();
         let (nothing, none) = Default::default();
-        let queries = |b: &Backend| second.backends.get(&b.slot).map_or(0, |reading| reading.queries);
+        let queries = |b: &Backend| second.backends.get(&b.slot).map_or(0, BackendReading::shared);
         let shared = || snapshot.backends.iter().flatten().filter(|b| has_share(b));
         let sent: u64 = shared().map(|b| queries(b)).sum();
         let server = |backend: &Backend| {
@@ -223,14 +224,14 @@ impl Dashboard {
 }
 
 /// Of the responses of `recent`, which took `span`.
-fn server_latency(figures: &Figures, recent: &Reading, span: TickDelta) -> Value {
-    let latency = recent.latency(&figures.snapshot).latency;
-    let [p50, p90, p99, p999] = quantiles(&latency);
+fn server_latency(recent: &Reading, span: TickDelta) -> Value {
+    let latency = recent.latency();
+    let [p50, p90, p99, p999] = quantiles(latency);
     json!({
         "span_s": rounded(span.0 as f64 / 1e9),
         "responses": latency.count(),
         "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "p999_ms": p999,
-        "buckets": distribution(&latency),
+        "buckets": distribution(latency),
     })
 }
 

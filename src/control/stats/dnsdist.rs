@@ -9,11 +9,10 @@ use crate::model::{Backend, Listener, Snapshot};
 use crate::stats::check_failure::Failure;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::drop_reason::DropReason;
+use crate::stats::histogram::Latency;
 use crate::stats::latency_average::LatencyAveragesReading;
 use crate::stats::live::{LiveState, ShardStats, State};
-use crate::stats::registry::{
-    BackendReading, LatencyReading, ListenerReading, MachineReading, NetworkReading,
-};
+use crate::stats::registry::{BackendReading, ListenerReading, MachineReading, NetworkReading};
 use crate::stats::response_code::{ResponseCode, RuleAnswer};
 
 /// Bounds of dnsdist's bands of latency, nanoseconds.
@@ -26,7 +25,6 @@ pub(in crate::control) struct Summary<'f> {
     figures: &'f Figures,
     /// Over all servers that answer queries.
     servers: BackendReading,
-    pub(in crate::control) latency: LatencyReading,
     /// Over all listeners.
     listeners: ListenerReading,
     /// Of the responses to queries that came by UDP, TCP and TLS.
@@ -55,8 +53,7 @@ impl<'f> Summary<'f> {
                 live_state.latency_averages(listener.slot, by_connection, &mut averages[transport]);
             }
         }
-        let latency = figures.total.latency(&figures.snapshot);
-        Self { figures, servers, latency, listeners, averages }
+        Self { figures, servers, listeners, averages }
     }
 
     fn answers(&self, code: ResponseCode) -> f64 {
@@ -80,10 +77,15 @@ impl<'f> Summary<'f> {
     }
 
     /// Answers between two bounds of dnsdist's bands, by the number of the band.
+    /// Returns the latency of the responses for which clients waited.
+    pub(in crate::control) const fn latency(&self) -> &Latency {
+        self.figures.total.latency()
+    }
+
     fn band(&self, band: usize) -> f64 {
-        let counts = self.latency.latency.at_most(BANDS);
+        let counts = self.latency().at_most(BANDS);
         let below = band.checked_sub(1).map_or(0, |before| counts[before]);
-        (counts.get(band).copied().unwrap_or_else(|| self.latency.latency.count()) - below) as f64
+        (counts.get(band).copied().unwrap_or_else(|| self.latency().count()) - below) as f64
     }
 }
 
@@ -142,9 +144,8 @@ const fn average(name: &'static str, transport: usize, depth: usize) -> Statisti
 
 /// What we count of dnsdist's statistics.
 pub(in crate::control) const STATISTICS: &[Statistic] = &[
-    counter("responses", "Responses from servers, and answers that no server gave.", |s| {
-        let shards = &s.figures.total.shards;
-        (s.servers.responses + shards.self_answered + shards.cache_hits) as f64
+    counter("responses", "Answers to clients: of servers, of caches, and those that no server gave.", |s| {
+        s.figures.total.answers() as f64
     }),
     counter("servfail-responses", "Responses from servers with SERVFAIL.", |s| s.servers.servfails as f64),
     counter("queries", "Queries that were read from clients.", |s| s.figures.total.shards.queries as f64),

@@ -24,7 +24,7 @@ pub fn text(figures: &Figures) -> String {
     lines(&mut out, figures.carbon.values());
     connections::dump(&mut out, total, snapshot, live_state, &figures.shadows, figures.unix);
     lines(&mut out, shards.values());
-    lines(&mut out, total.latency(snapshot).values());
+    lines(&mut out, total.shards.servers.values());
     if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || shards.relays.opened > 0 {
         lines(&mut out, shards.relays.values());
     }

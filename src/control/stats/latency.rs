@@ -89,7 +89,7 @@ pub(in crate::control) fn rows(f: &Figures) -> Vec<Row> {
     for code in ResponseCode::ALL {
         rows.push(row(Side::Answer, code.label(), live.answers(code).latency));
     }
-    rows.push(row(Side::Servers, "", f.total.latency(snapshot).latency));
+    rows.push(row(Side::Servers, "", f.total.latency().clone()));
     for backend in snapshot.backends.iter().flatten().filter(|b| !b.target) {
         if let Some(reading) = f.total.backends.get(&backend.slot) {
             rows.push(row(Side::Server, &backend.name, reading.latency.clone()));

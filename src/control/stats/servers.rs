@@ -166,10 +166,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "#    Name  Address       State    Qps  Limit  Order  Weight  Queries  Drops  Drate  Responses  Timeouts  Send errors  Servfails  Unexpected  Foreign  Foreign bursts  Redraws    P50  Outstanding  Failed checks         Pools",
-                "0    ns0   192.0.2.0:53  up      75.0      0      1       1      900      0    0.0          0         0            0          0           0        0               0        0  0.128            0  -",
-                "1    ns1   192.0.2.1:53  down    25.0      0      1       1      300     10    0.0          0        10            0          0           0        0               0        0      -            0  timeout 2, invalid 1",
-                "All                             100.0                           1200     10    0.0          0        10            0          0           0        0               0        0                   0",
+                "#    Name  Address       State    Qps  Limit  Order  Weight  Queries  Drops  Drate  Copies  Responses  Timeouts  Send errors  Servfails  Unexpected  Foreign  Foreign bursts  Redraws    P50  Outstanding  Failed checks         Pools",
+                "0    ns0   192.0.2.0:53  up      75.0      0      1       1      900      0    0.0       0          0         0            0          0           0        0               0        0  0.128            0  -",
+                "1    ns1   192.0.2.1:53  down    25.0      0      1       1      300     10    0.0       0          0        10            0          0           0        0               0        0      -            0  timeout 2, invalid 1",
+                "All                             100.0                           1200     10    0.0       0          0        10            0          0           0        0               0        0                   0",
             ]
         );
     }

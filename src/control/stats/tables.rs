@@ -263,8 +263,7 @@ pub(crate) fn certificates(f: &Figures) -> String {
 
 /// A bar for each range of the servers' latencies, and the percentiles of all sides.
 pub(crate) fn latencies(f: &Figures) -> String {
-    let reading = f.total.latency(&f.snapshot);
-    let latency = &reading.latency;
+    let latency = f.total.latency();
     let Some([p50, p90, p99, p999]) = latency.quantiles([0.5, 0.9, 0.99, 0.999]) else {
         return "no responses yet\n".to_owned();
     };
@@ -336,7 +335,7 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
     f.total.shards.values().for_each(&mut add);
     f.total.shards.clients.values().for_each(&mut add);
     f.total.shards.relays.values().for_each(&mut add);
-    f.total.latency(&f.snapshot).values().for_each(&mut add);
+    f.total.shards.servers.values().for_each(&mut add);
     let summary = dnsdist::Summary::new(f);
     for statistic in dnsdist::STATISTICS {
         if let Some(value) = statistic.value(&summary)

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::base::addr::BackendSlot;
 use crate::base::printable::Printable;
 use crate::base::time::TickDelta;
+use crate::control::history::has_share;
 use crate::control::stats::Reading;
 use crate::model::{Backend, HealthMode, Snapshot};
 use crate::stats::check_failure::Failure;
@@ -65,7 +66,7 @@ pub fn line(
             let _ = write!(out, "  {} {count}", reason.label());
         }
     }
-    if let Some([p50, p90, p99, p999]) = quantiles(&interval.latency(snapshot).latency) {
+    if let Some([p50, p90, p99, p999]) = quantiles(interval.latency()) {
         let _ = write!(out, "  p50 {} p90 {} p99 {} p99.9 {} ms", ms(p50), ms(p90), ms(p99), ms(p999));
     }
     let relays = &shards.relays;
@@ -77,14 +78,14 @@ pub fn line(
             "  relays {open} open {opened:.0}/s {there:.1} MB/s to targets {back:.1} MB/s to clients"
         );
     }
-    let queries = with_readings(interval, snapshot).filter(|(backend, _)| !backend.target);
-    let sent: u64 = queries.map(|(_, b)| b.queries).sum();
+    let shared = with_readings(interval, snapshot).filter(|(backend, _)| has_share(backend));
+    let sent: u64 = shared.map(|(_, b)| b.shared()).sum();
     for (backend, reading) in with_readings(interval, snapshot) {
         let state = state_name(standing(backend.slot).state, backend.health.mode);
         if backend.target {
             let _ = write!(out, " | {} {} open", backend.name, reading.outstanding);
         } else {
-            let share = if sent == 0 { 0.0 } else { reading.queries as f64 * 100.0 / sent as f64 };
+            let share = if sent == 0 { 0.0 } else { reading.shared() as f64 * 100.0 / sent as f64 };
             let _ = write!(out, " | {} {share:.1}% {} out", backend.name, reading.outstanding);
         }
         if let Some([p50]) = reading.latency.quantiles([0.5]) {
@@ -212,6 +213,7 @@ pub(super) mod tests {
         stats.backend(slots[1]).queries.add(50);
         for _ in 0..150 {
             stats.backend(slots[0]).latency.record(128_000);
+            stats.servers.latency.record(128_000);
         }
         stats.dropped(DropReason::NoServer).add(7);
         let second = gatherer.gather(&live_state, slots.into_iter(), Tick(2_000_000_000));

@@ -297,7 +297,8 @@ impl State {
         let first = (now.0 / SECOND).saturating_sub(request.window_s.into());
         let (read, missed) = self.windows.coverage(request.window_s);
         let store = self.store(&request.filter, request.only);
-        let (mut sums, mut kept, mut seen, mut total) = (BTreeMap::<Key, (f64, f64)>::new(), 0, 0, 0.0);
+        let (mut sums, mut kept, mut seen) = (BTreeMap::<Key, (f64, f64)>::new(), 0, 0);
+        let (mut total, mut unknown) = (0.0, 0.0);
         for stratum in store.since(first) {
             kept += stratum.records.len() as u64;
             seen += stratum.seen;
@@ -305,8 +306,12 @@ impl State {
                 if !counts(record, request.only) || !matching.takes(record) {
                     continue;
                 }
-                let Some(key) = Key::of(record, request.by) else { continue };
                 let one = if request.bytes { f64::from(record.finished.answer_bytes) } else { 1.0 };
+                let Some(key) = Key::of(record, request.by) else {
+                    let is_asked_for = matches!(request.by, By::Name(_) | By::Type);
+                    unknown += if is_asked_for { one * stratum.weight } else { 0.0 };
+                    continue;
+                };
                 let (sum, variance) = sums.entry(key).or_default();
                 *sum += one * stratum.weight;
                 *variance += one * one * stratum.weight * (stratum.weight - 1.0);
@@ -326,12 +331,12 @@ impl State {
         let is_complete = kept == seen && missed == 0;
         Ok(TopList {
             rows: rows.into_iter().map(row).collect(),
-            total: whole(total),
-            unlisted_max: if is_complete { Some(unlisted_max.unwrap_or(0)) } else { None },
+            total: whole(total + unknown),
+            unlisted_max: is_complete.then(|| unlisted_max.unwrap_or(0) + whole(unknown)),
             window_s: self.span(store.begin(first), now),
             share: if seen == 0 { 1.0 } else { kept as f64 / seen as f64 * share },
             is_estimate: !is_complete,
-            unknown: 0,
+            unknown: whole(unknown),
         })
     }
 
@@ -483,7 +488,7 @@ impl Key {
         Some(match by {
             By::Client => Self::Address(f.ip),
             By::Network => Self::Address(windows::network(f.client())),
-            By::Name(_) if !record.qname.is_known() => return None,
+            By::Name(_) | By::Type if !record.qname.is_known() => return None,
             By::Name(0) => Self::Name(record.qname),
             By::Name(labels) => Self::Name(record.qname.zone(labels)),
             By::Type => Self::Number(f.qtype),

@@ -74,7 +74,10 @@ fn each_list_has_what_it_is_named_after() {
         f.ip = mapped([198, 51, 100, 9].into());
     });
     traffic.write(0, 3, "late.example.net", |f| f.end = End::Dropped(DropReason::Timeout));
-    traffic.write(0, 2, "", |f| f.end = End::Dropped(DropReason::Timeout));
+    traffic.write(0, 2, "", |f| {
+        f.end = End::Dropped(DropReason::Timeout);
+        f.qtype = 0;
+    });
     traffic.write(1, 6, "slow.example.net", |f| {
         f.latency_us = 250_000;
         f.qtype = 28;
@@ -87,7 +90,7 @@ fn each_list_has_what_it_is_named_after() {
         ("names", row("www.example.com.", 20)),
         ("tlds", row("com.", 20)),
         ("domains", row("example.com.", 20)),
-        ("types", row("A", 34)),
+        ("types", row("A", 32)),
         ("rcodes", row("NOERROR", 26)),
         ("slow-names", row("slow.example.net.", 6)),
         ("slow-domains", row("example.net.", 6)),
@@ -108,6 +111,19 @@ fn each_list_has_what_it_is_named_after() {
     }
     let timeouts = traffic.list(&named("timeout-names"));
     assert_eq!((timeouts.total, timeouts.unknown, timeouts.unlisted_max), (5, 2, Some(2)));
+    // What is not known is missing in the lists of all queries, too, and no type or name of its own.
+    for (what, all) in [("names", 40), ("types", 40), ("tlds", 40), ("clients", 40), ("rcodes", 35)] {
+        let list = traffic.list(&named(what));
+        let unknown = if matches!(what, "clients" | "rcodes") { 0 } else { 2 };
+        assert_eq!((list.total, list.unknown), (all, unknown), "{what}");
+    }
+    for what in ["names", "types"] {
+        let mut request = named(what);
+        request.filter.networks = vec!["192.0.2.0/24".parse().expect("a network")];
+        let list = traffic.list(&request);
+        assert_eq!((list.unknown, list.unlisted_max), (2, Some(2)), "{what}");
+        assert!(!list.rows.iter().any(|row| row.label == "TYPE0"), "{what}");
+    }
     assert_eq!((traffic.stats.counted.get(), traffic.stats.missed.get()), (40, 0));
     assert_eq!(traffic.stats.types[QueryType::Aaaa].get(), 6);
     assert!(LISTS.iter().all(|what| TopRequest::named(what, 1).is_some()));

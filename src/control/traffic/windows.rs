@@ -326,8 +326,10 @@ impl Windows {
         };
         let sum = |of: fn(&Span) -> u64| spans.iter().map(|s| of(s)).sum();
         let second = spans.iter().map(|s| s.second).min().unwrap_or(self.present.second);
+        let by_question = matches!(by, By::Name(_) | By::Type);
+        // What is not known has timed out.
         let unknown =
-            if only == Only::Timeouts && matches!(by, By::Name(_)) { sum(|s| s.unknown) } else { 0 };
+            if by_question && matches!(only, Only::All | Only::Timeouts) { sum(|s| s.unknown) } else { 0 };
         Some(Window { counted, second, read: sum(|s| s.read), missed: sum(|s| s.missed), unknown })
     }
 

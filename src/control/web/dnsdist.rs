@@ -54,7 +54,7 @@ fn metrics(page: &mut Page, figures: &Figures) {
 }
 
 fn latency(page: &mut Page, summary: &Summary<'_>) {
-    let latency = &summary.latency.latency;
+    let latency = summary.latency();
     page.family("dnsdist_latency", "histogram", "Responses by latency, ms.");
     let bounds = ["1", "10", "50", "100", "1000"];
     let bounds = std::array::from_fn::<_, 5, _>(|at| (BANDS[at], bounds[at]));

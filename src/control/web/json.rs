@@ -35,7 +35,7 @@ pub(super) fn statistics(figures: &Figures) -> Value {
     let summary = Summary::new(figures);
     let mut all: Map<String, Value> =
         STATISTICS.iter().filter_map(|s| Some((s.name.to_owned(), number(s.value(&summary)?)))).collect();
-    let latency = &summary.latency.latency;
+    let latency = summary.latency();
     all.insert("latency-count".to_owned(), json!(latency.count()));
     all.insert("latency-sum".to_owned(), json!((latency.sum_ns() / 1_000_000) as u64));
     all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));

@@ -84,7 +84,7 @@ fn own(page: &mut Page, figures: &Figures) {
     rows(page, &ShardReading::SET, &[(none(), total.shards.values().collect())]);
     rows(page, &ClientConnectionReading::SET, &[(none(), total.shards.clients.values().collect())]);
     rows(page, &RelayReading::SET, &[(none(), total.shards.relays.values().collect())]);
-    rows(page, &LatencyReading::SET, &[(none(), total.latency(snapshot).values().collect())]);
+    rows(page, &LatencyReading::SET, &[(none(), total.shards.servers.values().collect())]);
     servers(page, figures);
     listeners(page, figures);
     latencies(page, figures);
@@ -364,6 +364,7 @@ pub(super) mod tests {
             udp.latency.record(TickDelta::from_ms(2));
             for ms in [1, 3, 30, 20_000] {
                 shard.backend(BackendSlot(0)).latency.record(ms * 990_000);
+                shard.servers.latency.record(ms * 990_000);
             }
         }
         live_state.set_state(BackendSlot(0), State::Up);

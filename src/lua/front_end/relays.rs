@@ -9,7 +9,7 @@ use crate::config::draft::DraftRelay;
 use crate::config::error::{Fault, counted};
 use crate::config::functions::needs::RELAY_NEEDS;
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
-use crate::config::loops::is_own;
+use crate::config::loops::{Machine, is_own};
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
@@ -224,7 +224,9 @@ fn join(parts: &Parts, made: &mut DraftRelay) -> Vec<Fault> {
     if !made.tcp && matches!(made.client_address, ClientAddress::Proxy { v1: true, .. }) {
         faults.push(Fault::value("useProxyProtocol", "\"v1\"", "\"v2\": datagrams have no version 1"));
     }
-    if let Some(own) = made.to.iter().find(|to| is_own(made.listen, made.interface.as_deref(), **to)) {
+    // Whether another address of the machine leads to it is told when all of them are read.
+    let own = |to: &&SocketAddr| is_own(made.listen, made.interface.as_deref(), **to, &Machine::default());
+    if let Some(own) = made.to.iter().find(own) {
         let expected = "another address than `listen`, or it would relay to itself";
         faults.push(Fault::value("to", format!("\"{own}\""), expected));
     }

@@ -39,18 +39,24 @@ pub(crate) fn worth(list: &TopList, unit: &str) -> String {
     if list.is_estimate {
         let _ = write!(out, ", estimated from {percent:.2}% of the queries; +- is two standard errors");
     } else {
-        let error = list.rows.iter().map(|row| row.error).max().unwrap_or(0);
-        let _ = if error == 0 {
-            write!(out, ", all counted; the counts are exact")
-        } else {
-            write!(out, ", all counted; a count is too high by {error} at most")
-        };
+        out.push_str(", all counted");
+        match list.rows.iter().map(|row| row.error).max().unwrap_or(0) {
+            0 if list.unknown == 0 => out.push_str("; the counts are exact"),
+            0 => {}
+            error => {
+                let _ = write!(out, "; a count is too high by {error} at most");
+            }
+        }
     }
     if let Some(most) = list.unlisted_max.filter(|most| *most > 0) {
         let _ = write!(out, "; what is not listed has {most} at most");
     }
     if list.unknown > 0 {
-        let _ = write!(out, "; the name of {} is not known", list.unknown);
+        let _ = write!(
+            out,
+            "; the question of {} that timed out is not known: a count is too low by as many at most",
+            list.unknown
+        );
     }
     out
 }

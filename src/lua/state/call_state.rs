@@ -308,7 +308,8 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
 
     /// Replaces the message; returns false when it does not fit the packet's buffer.
     pub(crate) fn set_content(&mut self, content: &[u8]) -> bool {
-        content.len() >= header::LEN && self.edit(|packet| packet.replace(content))
+        let fits = (header::LEN..=self.capacity()).contains(&content.len());
+        fits && self.edit(|packet| packet.replace(content))
     }
 
     /// Lets an edit change the packet and parses it again; returns false when the edit does, and

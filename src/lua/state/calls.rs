@@ -22,6 +22,7 @@ use std::sync::Arc;
 use mlua::{Function, Lua, Table};
 
 use crate::base::addr::BackendSlot;
+use crate::base::narrow::to_u32;
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::lua::code::flow::Standing;
@@ -57,7 +58,10 @@ pub(crate) struct State {
     // Dropped in this order: ticks end before the state does, and the place outlives it.
     runtime: Runtime,
     caller: Caller,
-    maintain: Option<Function>,
+    /// `maintenance` and the functions given to `addMaintenanceCallback`.
+    upkeep: Vec<Function>,
+    /// Which of them begins.
+    upkeep_next: usize,
     call: Rc<RunningCall>,
     /// The use of each function, and its entry.
     functions: Vec<(Use, Entry)>,
@@ -89,7 +93,7 @@ const PRELUDE: [&str; 12] = [
 /// Which errors are logged: one of each function in an interval, so that none hides another's.
 #[derive(Debug, Default)]
 struct ErrorLog {
-    /// For `maintenance`, then for each function: the errors since its last line, and its time.
+    /// For each function, then for `maintenance` and its like: the errors since the last line, and its time.
     functions: Vec<(u64, Option<Tick>)>,
     /// When the interval began, and the lines in it.
     begun: Option<Tick>,
@@ -98,8 +102,8 @@ struct ErrorLog {
 
 impl ErrorLog {
     /// Adds an error; returns how many of its function there are to be logged, if it may be.
-    fn add(&mut self, function: Option<FunctionId>, now: Tick) -> Option<u64> {
-        let at = function.map_or(0, |f| f.0 as usize + 1);
+    fn add(&mut self, function: FunctionId, now: Tick) -> Option<u64> {
+        let at = function.0 as usize;
         if self.functions.len() <= at {
             self.functions.resize(at + 1, (0, None));
         }
@@ -240,14 +244,15 @@ impl State {
         runtime.serve(limits::is_compiled())?;
         pace(lua);
         let caller = Caller::new(lua)?;
-        let (calls, maintain, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
+        let (calls, upkeep, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
         let calls = calls.sequence_values::<Function>();
         let entries = calls.map(|f| caller.entry(&f?)).collect::<mlua::Result<Vec<_>>>()?;
         let functions = found.borrow().iter().map(record::usage).zip(entries).collect();
         let state = Self {
             runtime,
             caller,
-            maintain,
+            upkeep,
+            upkeep_next: 0,
             call,
             functions,
             places: found.borrow().iter().map(place::of).collect(),
@@ -299,11 +304,7 @@ impl State {
         read: impl Fn(&Results<'_>, &mut CallState) -> mlua::Result<R>,
     ) -> Option<R> {
         if self.suspended.holds(function, now) {
-            self.failed(
-                Some(function),
-                now,
-                &"not called: it, or others for this batch of packets, took too long",
-            );
+            self.failed(function, now, &"not called: it, or others for this batch of packets, took too long");
             return None;
         }
         let around = (response, now, servers);
@@ -321,7 +322,7 @@ impl State {
                 Some(value)
             }
             Err(e) => {
-                self.ended(&e, Some((function, ticks)), now);
+                self.ended(&e, function, ticks, now);
                 None
             }
         }
@@ -369,26 +370,24 @@ impl State {
 
     /// Handles the error of a call.
     #[cold]
-    fn ended(&mut self, error: &mlua::Error, called: Option<(FunctionId, u32)>, now: Tick) {
+    fn ended(&mut self, error: &mlua::Error, function: FunctionId, ticks: u32, now: Tick) {
         let is_short = is_short(error);
         if is_short {
             self.recover();
         }
-        if let Some((function, ticks)) = called
-            && (is_short || limits::stopped(error).is_some())
-        {
+        if is_short || limits::stopped(error).is_some() {
             self.suspended.add(function, ticks, now);
         }
-        self.failed(called.map(|(function, _)| function), now, &action(error));
+        self.failed(function, now, &action(error));
     }
 
     /// Counts an error of a function, or of `maintenance`, and logs it unless one of the same
     /// function was logged in the last second.
     #[cold]
-    fn failed(&mut self, function: Option<FunctionId>, now: Tick, what: &dyn fmt::Display) {
+    fn failed(&mut self, function: FunctionId, now: Tick, what: &dyn fmt::Display) {
         self.errors += 1;
         if let Some(errors) = self.log.add(function, now) {
-            let place = function.and_then(|f| self.places.get(f.0 as usize)?.as_deref());
+            let place = self.places.get(function.0 as usize).and_then(Option::as_deref);
             tracing::warn!(errors, "Lua: {}", place::placed(&what.to_string(), place));
         }
     }
@@ -412,7 +411,7 @@ impl State {
     fn function(&mut self, function: FunctionId, now: Tick) -> Option<(Use, Entry)> {
         let known = self.functions.get(function.0 as usize).copied();
         if known.is_none() {
-            self.failed(Some(function), now, &"a rule names a function that this file does not have");
+            self.failed(function, now, &"a rule names a function that this file does not have");
         }
         known
     }
@@ -436,7 +435,7 @@ impl Script for State {
         env: &mut Environment<'_>,
     ) -> Option<ScriptAction> {
         let (Use::Act { response }, entry) = self.function(function, env.now)? else {
-            self.failed(Some(function), env.now, &"a rule names a function of another kind");
+            self.failed(function, env.now, &"a rule names a function of another kind");
             return None;
         };
         self.argument.clear();
@@ -470,7 +469,7 @@ impl Script for State {
         env: &mut Environment<'_>,
     ) -> Option<bool> {
         let (Use::Match, entry) = self.function(function, env.now)? else {
-            self.failed(Some(function), env.now, &"a rule names a function of another kind");
+            self.failed(function, env.now, &"a rule names a function of another kind");
             return None;
         };
         // Rules are in both kinds of chains; their functions see a query in either.
@@ -488,7 +487,7 @@ impl Script for State {
         now: Tick,
     ) -> Option<BackendSlot> {
         let (Use::Choose, entry) = self.function(function, now)? else {
-            self.failed(Some(function), now, &"a pool names a function of another kind");
+            self.failed(function, now, &"a pool names a function of another kind");
             return None;
         };
         let around = (false, now);
@@ -507,11 +506,26 @@ impl Script for State {
 
     fn maintain(&mut self, now: Tick) {
         pace(self.runtime.lua());
-        let Some(maintain) = &self.maintain else { return };
-        let run = || self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
-        let (result, _) = self.call.without_packet(run);
-        if let Err(e) = result {
-            self.ended(&e, None, now);
+        // Each by itself, so that the error of one does not end the others; those for which there is no
+        // time begin the next time.
+        let mut taken = 0;
+        for _ in 0..self.upkeep.len() {
+            let number = self.upkeep_next;
+            self.upkeep_next = (number + 1) % self.upkeep.len();
+            let run = || self.runtime.run(PACKET_TICKS, || self.upkeep[number].call::<()>(()));
+            let (result, ticks) = self.call.without_packet(run);
+            if let Err(e) = result {
+                // Numbered behind the functions of rules, for which the log has places of their own.
+                let id = FunctionId(to_u32(self.functions.len() + number));
+                if is_short(&e) {
+                    self.recover();
+                }
+                self.failed(id, now, &action(&e));
+            }
+            taken += ticks;
+            if taken > PACKET_TICKS {
+                break;
+            }
         }
     }
 

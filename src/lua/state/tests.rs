@@ -696,6 +696,27 @@ fn an_error_of_one_function_does_not_hide_that_of_another() {
     }
 }
 
+/// The error of `maintenance` or of a callback does not keep the others from running.
+#[test]
+fn each_callback_of_maintenance_runs_and_fails_by_itself() {
+    let text = logged(|| {
+        let mut fixture = Fixture::new(
+            "runs = 0
+             function maintenance() error('upkeep') end
+             addMaintenanceCallback(function() runs = runs + 1 end)
+             addMaintenanceCallback(function() error('second') end)
+             addMaintenanceCallback(function() runs = runs + 1 end)
+             addAction(AllRule(), LuaAction(function(dq) if runs == 4 then return DNSAction.Drop end end))",
+        );
+        fixture.script.maintain(Tick(1));
+        fixture.script.maintain(Tick(1) + TickDelta::from_ms(1_000));
+        assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 4));
+    });
+    for what in ["test.lua:2: upkeep", "test.lua:4: second"] {
+        assert!(text.contains(what), "{text}");
+    }
+}
+
 #[test]
 fn file_that_evaluates_differently_is_refused() {
     let text = "counter = os.tmpname and LuaAction(function(dq) return 0 end)\n";

@@ -38,7 +38,7 @@ pub(super) fn run(
         Some(ScriptAction::RCode(code)) => {
             let flags = Flags {
                 ra: Some(Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available())),
-                ..Flags::default()
+                ..left_flags(context)
             };
             own(context, effects, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }

@@ -15,7 +15,7 @@ use crate::stats::shadow_queue::Side;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, edit, keepalive, padding, signature};
+use crate::wire::{answer, ecs, edit, edns, keepalive, padding, signature};
 
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limit};
 
@@ -79,8 +79,10 @@ impl Shard {
         self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
         let client = pending.client;
         if !self.is_refresh(pending.waiter.entry()) {
+            let latency = cx.now.since(in_flight.claimed_at);
+            cx.stats().servers.latency.record(latency.0);
             let page = cx.stats().listener(client.listener, client.connection.is_some());
-            page.latency.record(cx.now.since(in_flight.claimed_at));
+            page.latency.record(latency);
         }
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);
@@ -110,6 +112,9 @@ impl Shard {
     /// truncated its response.
     pub fn on_cut_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
         if answer::to_tc(packet) {
+            // Its OPT record was in the part that is lost, and who answers so much was asked with one. A
+            // truncated response has one, too (RFC 6891, 7).
+            let _ = edns::add(packet, self.cx.answer_edns().payload, false);
             self.on_response(from, packet)
         } else {
             self.cx.unexpected(from, DropReason::Oversized)

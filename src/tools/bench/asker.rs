@@ -74,10 +74,10 @@ impl Asker {
         Self { picker, extras, plan, tally, waiting: 0, message: Vec::new(), timeout: TickDelta(u64::MAX) }
     }
 
-    /// Makes a lane, with ids that begin anywhere.
-    pub(crate) fn lane(&mut self) -> Lane {
+    /// Makes a lane, with ids that begin anywhere and room for so many queries at first.
+    pub(crate) fn lane(&mut self, slots: usize) -> Lane {
         Lane {
-            outstanding: Outstanding::new(self.picker.random() as u16),
+            outstanding: Outstanding::new(self.picker.random() as u16, slots),
             client_cookie: self.picker.random().to_be_bytes(),
             server_cookie: Vec::new(),
         }
@@ -280,6 +280,7 @@ mod tests {
     use crate::base::rng::ShardRng;
     use crate::config::bench as options;
     use crate::tools::bench::names::Names;
+    use crate::tools::load::outstanding::OF_SOCKET;
     use crate::tools::load::tally::Interval;
     use crate::tools::reflect::answer::{Shape, Wanted};
     use crossbeam_channel::{Receiver, unbounded};
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn good_answers_are_counted_and_others_by_their_kind() {
         let (mut asker, _receive) = asker(Extras { verify: true, ..Extras::default() }, Plan::Closed(9));
-        let mut lane = asker.lane();
+        let mut lane = asker.lane(OF_SOCKET);
         let ask = |asker: &mut Asker, lane: &mut Lane| {
             asker.ask(lane, Tick(0)).expect("an id");
             asker.message.clone()
@@ -339,7 +340,7 @@ mod tests {
     #[test]
     fn an_error_without_a_question_is_the_answer() {
         let (mut asker, _receive) = asker(Extras { verify: true, ..Extras::default() }, Plan::Closed(9));
-        let mut lane = asker.lane();
+        let mut lane = asker.lane(OF_SOCKET);
         for (code, answers) in [(1, 1), (4, 2), (0, 2)] {
             asker.ask(&mut lane, Tick(0)).expect("an id");
             let mut answer = asker.message[..header::LEN].to_vec();
@@ -355,7 +356,7 @@ mod tests {
     #[test]
     fn a_refusal_is_of_all_that_was_sent() {
         let (mut asker, _receive) = asker(Extras::default(), Plan::Closed(9));
-        let (mut lane, mut other) = (asker.lane(), asker.lane());
+        let (mut lane, mut other) = (asker.lane(OF_SOCKET), asker.lane(OF_SOCKET));
         for at in 0..3 {
             asker.ask(&mut lane, Tick(at)).expect("an id");
             asker.ask(&mut other, Tick(at)).expect("an id");
@@ -371,7 +372,7 @@ mod tests {
     fn queries_have_their_extras() {
         let extras = Extras { edns: Some(4_096), dnssec: true, cookie: true, padding: true, verify: false };
         let (mut asker, _receive) = asker(extras, Plan::Closed(9));
-        let mut lane = asker.lane();
+        let mut lane = asker.lane(OF_SOCKET);
         for server_cookie in [0, 8] {
             let (_, query) = asker.ask(&mut lane, Tick(0)).expect("an id");
             let message = asker.message.clone();
@@ -398,7 +399,7 @@ mod tests {
     fn a_stall_is_seen_from_the_intended_times() {
         const STALL: u64 = 1_000_000_000;
         let (mut asker, receive) = asker(Extras::default(), Plan::Open(Pace::new(Tick(0), 1_000, 0, 1)));
-        let (mut lane, mut now, mut stalled) = (asker.lane(), Tick(0), false);
+        let (mut lane, mut now, mut stalled) = (asker.lane(OF_SOCKET), Tick(0), false);
         while now < Tick(10_000_000_000) {
             for _ in 0..asker.room(now) {
                 asker.ask(&mut lane, now).expect("an id");

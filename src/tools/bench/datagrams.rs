@@ -13,7 +13,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
 use crate::engine::sys::{MESSAGE_MAX, Note, OutgoingDatagram, ReceiveBuffers, Segment, SendBuffers};
 use crate::tools::bench::asker::{Asker, Lane};
-use crate::tools::load::outstanding::Query;
+use crate::tools::load::outstanding::{OF_SOCKET, Query};
 use crate::tools::load::sockets;
 use crate::tools::load::waiter::Waiter;
 
@@ -52,7 +52,7 @@ impl Flows {
         for (number, from) in (0..).zip(from) {
             let socket = sockets::ask(target, *from)?;
             waiter.add(&socket, number, false)?;
-            flows.push(Flow { socket, lane: asker.lane() });
+            flows.push(Flow { socket, lane: asker.lane(OF_SOCKET) });
         }
         Ok(Self(flows))
     }

@@ -20,6 +20,7 @@ use crate::tls::session::Session;
 use crate::tools::bench::asker::{Asker, Lane};
 use crate::tools::bench::datagrams::BATCH;
 use crate::tools::load::failures::{Failures, at_handshake, reason};
+use crate::tools::load::outstanding::OF_CONNECTION;
 use crate::tools::load::sockets;
 use crate::tools::load::stream::{Open, Stream};
 use crate::tools::load::waiter::Waiter;
@@ -97,7 +98,7 @@ impl Streams {
     ) -> Self {
         let connections = from.iter().map(|from| Connection {
             state: State::Apart(Tick(0)),
-            lane: asker.lane(),
+            lane: asker.lane(OF_CONNECTION),
             from: *from,
             writable: false,
             answered: false,

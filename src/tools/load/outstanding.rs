@@ -10,8 +10,11 @@
 
 use crate::base::time::{Tick, TickDelta};
 
-/// Slots at first: 128 kB, so that the tables of 16 sockets stay in a CPU's cache.
-const SLOTS_MIN: usize = 4_096;
+/// Slots of a UDP socket at first: 128 kB, so that the tables of 16 sockets stay in a CPU's cache.
+pub(crate) const OF_SOCKET: usize = 4_096;
+/// Slots of a connection at first, 2 kB: there may be tens of thousands, and no network repeats their
+/// answers.
+pub(crate) const OF_CONNECTION: usize = 64;
 /// Slots at most: one for each id, 2 MB.
 const SLOTS_MAX: usize = 65_536;
 /// Ids from the oldest query that waits to the newest: half of all, so that an old answer does not fit
@@ -87,9 +90,9 @@ pub(crate) struct Outstanding {
 }
 
 impl Outstanding {
-    /// Creates an empty table, whose ids begin here.
-    pub(crate) fn new(first: u16) -> Self {
-        Self { slots: vec![Slot::default(); SLOTS_MIN], oldest: first, next: first, waiting: 0 }
+    /// Creates an empty table with so many slots, a power of two, whose ids begin here.
+    pub(crate) fn new(first: u16, slots: usize) -> Self {
+        Self { slots: vec![Slot::default(); slots], oldest: first, next: first, waiting: 0 }
     }
 
     /// Returns the id that the next query gets, at this time; `None` if there is none.
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn answers_are_what_they_are() {
-        let mut table = Outstanding::new(65_535);
+        let mut table = Outstanding::new(65_535, OF_SOCKET);
         let [a, b] = [1, 2].map(|at| send(&mut table, at));
         assert_eq!((a, b, table.waiting), (65_535, 0, 2));
         assert!(matches!(table.settle(a, |_| false), Settled::OtherQuestion));
@@ -237,7 +240,7 @@ mod tests {
 
     #[test]
     fn queries_expire_in_their_order() {
-        let mut table = Outstanding::new(9);
+        let mut table = Outstanding::new(9, OF_SOCKET);
         let ids: Vec<u16> = (0..10).map(|at| send(&mut table, at)).collect();
         assert!(matches!(table.settle(ids[3], |_| true), Settled::Answered(_)));
         assert_eq!(table.expire(Tick(4)), 4);
@@ -247,7 +250,7 @@ mod tests {
 
     #[test]
     fn one_lost_query_does_not_stop_the_others() {
-        let mut table = Outstanding::new(0);
+        let mut table = Outstanding::new(0, OF_SOCKET);
         send(&mut table, 1);
         for at in 2..=SPAN_MAX as u64 {
             let id = send(&mut table, at);
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn late_answers_are_known_at_high_rates() {
         const GAP_NS: u64 = 200_000;
-        let mut table = Outstanding::new(60_000);
+        let mut table = Outstanding::new(60_000, OF_SOCKET);
         let mut late = std::collections::VecDeque::new();
         for number in 0..200_000 {
             let now = number * GAP_NS;
@@ -279,28 +282,44 @@ mod tests {
 
     #[test]
     fn what_was_lost_long_ago_takes_no_room() {
-        let mut table = Outstanding::new(0);
+        let mut table = Outstanding::new(0, OF_SOCKET);
         for number in 0..100_000 {
-            let now = number * KEPT.0 / SLOTS_MIN as u64;
+            let now = number * KEPT.0 / OF_SOCKET as u64;
             table.expire(Tick(now));
             send(&mut table, now);
         }
-        assert_eq!(table.slots.len(), SLOTS_MIN);
+        assert_eq!(table.slots.len(), OF_SOCKET);
     }
 
     #[test]
     fn ids_last_for_ever() {
-        let mut table = Outstanding::new(1_000);
+        let mut table = Outstanding::new(1_000, OF_SOCKET);
         for at in 0..200_000 {
             let id = send(&mut table, at);
             assert!(matches!(table.settle(id, |q| q.question == at), Settled::Answered(_)));
         }
-        assert_eq!((table.slots.len(), table.waiting), (SLOTS_MIN, 0));
+        assert_eq!((table.slots.len(), table.waiting), (OF_SOCKET, 0));
+    }
+
+    /// As many as a connection may carry, of which the table begins with room for few.
+    #[test]
+    fn a_table_grows_with_what_waits() {
+        let mut table = Outstanding::new(65_000, OF_CONNECTION);
+        let ids: Vec<u16> = (0..10_000).map(|at| send(&mut table, at)).collect();
+        assert_eq!((table.slots.len(), table.waiting), (16_384, 10_000));
+        for (at, id) in ids.into_iter().enumerate() {
+            assert!(matches!(table.settle(id, |q| q.question == at as u64), Settled::Answered(_)), "{at}");
+        }
+        for at in 0..100_000 {
+            let id = send(&mut table, at);
+            assert!(matches!(table.settle(id, |q| q.question == at), Settled::Answered(_)), "{at}");
+        }
+        assert_eq!((table.slots.len(), table.waiting), (16_384, 0));
     }
 
     #[test]
     fn what_was_not_sent_leaves_no_trace() {
-        let mut table = Outstanding::new(5);
+        let mut table = Outstanding::new(5, OF_SOCKET);
         let ids = [1, 2, 3].map(|at| send(&mut table, at));
         table.release(ids[1]);
         table.release(ids[1]);

@@ -331,11 +331,11 @@ impl Figures for Judged<'_> {
     fn rate(&self) -> f64 {
         self.totals.rate()
     }
-    fn different(&self) -> u64 {
-        self.outcomes.different()
+    fn different(&self) -> Option<u64> {
+        self.outcomes.any().then(|| self.outcomes.different())
     }
-    fn worse(&self) -> u64 {
-        self.outcomes.worse()
+    fn worse(&self) -> Option<u64> {
+        self.outcomes.any().then(|| self.outcomes.worse())
     }
 }
 

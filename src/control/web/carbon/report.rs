@@ -40,7 +40,7 @@ pub(super) fn text(figures: &Figures, server: &CarbonServer) -> String {
             report.line(statistic.name, value);
         }
     }
-    let latency = &summary.latency.latency;
+    let latency = summary.latency();
     report.line("latency-count", latency.count() as f64);
     report.line("latency-sum", (latency.sum_ns() / 1_000_000) as f64);
     let is_new = |name: &str| STATISTICS.iter().all(|of| of.name != name) && !name.starts_with("latency-");

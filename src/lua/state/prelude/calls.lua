@@ -90,16 +90,17 @@ end
 local function maintain()
   local maintenance = rawget(_G, "maintenance")
   if type(maintenance) == "function" then maintenance() end
-  for at = 1, #P.callbacks do P.callbacks[at]() end
 end
 
--- How each function is called, in their order; maintenance, if there is any; whether the file read
+-- How each function is called, in their order; maintenance and the callbacks; whether the file read
 -- other files.
 function P.ready()
   P.recording = false
   P.forget_missing()
   local calls = {}
   for at, entry in ipairs(P.functions) do calls[at] = wrapper(entry[1], entry[2]) end
-  local maintains = type(rawget(_G, "maintenance")) == "function" or #P.callbacks > 0
-  return calls, maintains and maintain or nil, P.reads_files
+  local upkeep = {}
+  if type(rawget(_G, "maintenance")) == "function" then upkeep[1] = maintain end
+  for at = 1, #P.callbacks do upkeep[#upkeep + 1] = P.callbacks[at] end
+  return calls, upkeep, P.reads_files
 end

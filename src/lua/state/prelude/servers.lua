@@ -22,7 +22,8 @@ P.server_methods = servers
 local refused = {}
 for _, name in ipairs({ "addPool", "rmPool", "setUp", "setDown", "setAuto", "setActiveAuto", "setLazyAuto", "drain",
                         "setQPS", "setOrder", "setWeight", "setHealthCheckParams", "getDrops", "setTCPBackup" }) do
-  refused[name] = function() error(name .. " is not available to functions that are run per query", 2) end
+  refused[name] = function() error(name .. " works only while the configuration is evaluated and on the console, not in functions of rules, "
+      .. "policies or maintenance: each shard runs these by itself", 2) end
 end
 function SERVER.__index(it, key)
   local method = servers[key] or refused[key]
