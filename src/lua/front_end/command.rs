@@ -16,7 +16,7 @@ use crate::config::draft::Draft;
 use crate::config::options::Key;
 use crate::lua::front_end::context::{Build, Context, Sizes};
 use crate::lua::front_end::globals::Saved;
-pub(crate) use crate::lua::front_end::mark::outdated;
+pub(crate) use crate::lua::front_end::mark::shorten;
 pub use crate::lua::front_end::mark::{Act, Mark};
 use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
@@ -169,10 +169,7 @@ impl Standing {
     pub(crate) fn settle(&mut self, lua: &Lua, accepted: bool) {
         let Some(undo) = self.undo.take() else { return };
         if accepted {
-            let marks: Vec<Option<&Mark>> = self.changes.iter().map(|c| c.mark.as_ref()).collect();
-            for at in outdated(&marks).into_iter().rev() {
-                self.changes.remove(at);
-            }
+            shorten(&mut self.changes, |change| &mut change.mark);
         } else {
             self.undo(lua, undo);
         }

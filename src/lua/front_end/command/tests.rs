@@ -390,7 +390,7 @@ fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named()
 fn a_change_of_the_same_takes_the_place_of_an_earlier_one() {
     let console = Console::new("");
     let marked = |text: &str, key: &str, act| {
-        let mark = Some(Mark { key: key.to_owned(), act });
+        let mark = Some(Mark { key: key.to_owned(), act, also: Vec::new() });
         assert!(console.run_marked(text, mark).draft.is_some(), "{text}");
         console.lua.settle(true);
     };
