@@ -318,6 +318,7 @@
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
 //!     page.rs             functions that answer requests to the web server
+//!     paste.rs            commands as they can stand in a file
 //!     pool.rs             pools, policies, retry, ejection
 //!     printing.rs         where functions print
 //!     relays.rs           addTCPForward, addUDPForward

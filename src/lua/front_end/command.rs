@@ -20,6 +20,7 @@ pub(crate) use crate::lua::front_end::mark::shorten;
 pub use crate::lua::front_end::mark::{Act, Mark};
 use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
+use crate::lua::front_end::paste::pasteable;
 use crate::lua::front_end::view::{ServerView, View};
 use crate::lua::front_end::{first_line, innermost, message, names, script_error};
 use crate::lua::limits::{Interrupt, Runtime};
@@ -380,21 +381,6 @@ fn globals(lua: &Lua) -> u64 {
         sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     }
     sum
-}
-
-/// Returns a command as it can stand in a file: one that ends with `return` would end the file.
-fn pasteable(lua: &Lua, text: &str, is_expression: bool) -> String {
-    let text = text.trim();
-    let compiles = |text: &str| lua.load(text).set_mode(ChunkMode::Text).into_function().is_ok();
-    if is_expression && !compiles(text) {
-        return format!("do local _ = {text}\nend");
-    }
-    if compiles(&format!("{text}\nlocal _")) {
-        // A parenthesis at its beginning would call what the line above ends with.
-        if compiles(&format!("local _ = _\n{text}")) { text.to_owned() } else { format!("do {text}\nend") }
-    } else {
-        format!("do local _ = (function()\n{text}\nend)() end")
-    }
 }
 
 /// Compiles a command: as an expression if it is one, or else as statements.

@@ -41,6 +41,7 @@ mod networks;
 pub(crate) mod older;
 mod packet;
 pub mod page;
+mod paste;
 mod pool;
 mod printing;
 pub mod relays;
