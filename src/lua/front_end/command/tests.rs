@@ -16,6 +16,7 @@ use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 
 mod caches;
 mod delta;
+mod replay;
 
 /// A process with one server and some hits.
 #[derive(Debug, Default)]
