@@ -2,22 +2,36 @@
 
 #![expect(clippy::disallowed_methods, reason = "makeKey makes a random key")]
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mlua::{Lua, Value};
 
 use crate::base::prefix::Prefix;
+use crate::config::draft::DraftConsole;
 use crate::config::error::Fault;
 use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::value;
 use crate::lua::front_end::argument::{parsed, text, texts};
-use crate::lua::front_end::context::{Context, entry};
+use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::settings::{NETWORK, networks};
+
+/// Who looks only for the console in a file, and gets what is found until it ends, however it ends.
+pub(crate) type ConsoleWatch = Arc<Mutex<DraftConsole>>;
+
+/// Tells who watches what the file has said of the console.
+fn seen(call: &Call<'_>) {
+    if let Some(watch) = call.lua.app_data_ref::<ConsoleWatch>() {
+        *watch.lock().unwrap_or_else(PoisonError::into_inner) = call.draft.console.clone();
+    }
+}
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "controlSocket", |call, a| {
         let address = parsed("", a.at(0), value::ADDRESS, |t| value::address_of(t, CONSOLE_PORT))?;
         call.draft.console.address = Some(address);
+        seen(call);
         Ok(Value::Nil)
     })?;
     context.define(lua, "setKey", |call, a| {
@@ -25,6 +39,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let key = text("", a.at(0), value::CONSOLE_KEY)?;
         let key = value::console_key(&key).map_err(|expected| Fault::value("", "another text", expected))?;
         call.draft.console.key = Some(key);
+        seen(call);
         Ok(Value::Nil)
     })?;
     context.define_printing(lua, entry("makeKey")?, |_, _| {
