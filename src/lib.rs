@@ -396,6 +396,7 @@
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!   loops.rs            refuses what would send queries or connections to itself
+//!   older_options.rs    options of dnsdist, and what to do instead
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
 //!   reflect.rs          the command line of `dnslob reflect`
