@@ -56,13 +56,13 @@ mod tests {
             ("--log-timestamps", "leave it out"),
             ("--no-config", "LISTEN BACKEND"),
         ] {
-            let error = parse(["dnslob", option, "-C", "x"]).err().expect("an error").to_string();
+            let error = parse(["dnslob", option, "-C", "x"]).expect_err("an error").to_string();
             assert!(
                 error.contains(word) && error.contains("dnsdist") && !error.contains("similar"),
                 "{error}"
             );
         }
-        let error = parse(["dnslob", "--drian", "-C", "x"]).err().expect("an error").to_string();
+        let error = parse(["dnslob", "--drian", "-C", "x"]).expect_err("an error").to_string();
         assert!(error.contains("--drain"), "{error}");
     }
 

@@ -8,12 +8,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 
 use crate::config::draft::Draft;
 use crate::config::options::Key;
+use crate::engine::clock;
 use crate::lua::front_end::context::{Build, Context, Sizes};
 use crate::lua::front_end::globals::Saved;
 pub(crate) use crate::lua::front_end::mark::shorten;
@@ -235,14 +236,14 @@ impl Standing {
         };
         self.context.begin(build, Some(session));
         self.context.has_code(&chunk);
-        let (memory, begun) = (lua.used_memory(), Instant::now());
+        let (memory, begun) = (lua.used_memory(), clock::now());
         let (ended, _) = runtime.run(COMMAND_TICKS, || {
             let returned = chunk.call::<MultiValue>(())?;
             // Flushes what was written without a line end.
             lua.load("io.stdout:flush() io.stderr:flush()").exec()?;
             shown(&returned)
         });
-        let took = begun.elapsed();
+        let took = Duration::from(clock::now().since(begun));
         // LuaJIT does not collect when memory is short, so that the next command would fail.
         if lua.used_memory() > memory + GARBAGE_MAX {
             runtime.recover();

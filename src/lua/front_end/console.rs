@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "makeKey makes a random key")]
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,13 +17,15 @@ use crate::lua::front_end::argument::{parsed, text, texts};
 use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::settings::{NETWORK, networks};
 
-/// Who looks only for the console in a file, and gets what is found until it ends, however it ends.
-pub(crate) type ConsoleWatch = Arc<Mutex<DraftConsole>>;
+/// Who looks only for the console in a file, and gets each state of it until the file ends, however that
+/// ends.
+pub(crate) type ConsoleWatch = mpsc::Sender<DraftConsole>;
 
 /// Tells who watches what the file has said of the console.
 fn seen(call: &Call<'_>) {
     if let Some(watch) = call.lua.app_data_ref::<ConsoleWatch>() {
-        *watch.lock().unwrap_or_else(PoisonError::into_inner) = call.draft.console.clone();
+        // It may have given up the file.
+        let _ = watch.send(call.draft.console.clone());
     }
 }
 

@@ -60,7 +60,7 @@ mod web;
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, Value};
@@ -319,11 +319,10 @@ pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Lu
 /// too. Of a file that is no Lua, the part above the error is evaluated.
 #[must_use]
 pub fn console_of(file: &Path) -> (DraftConsole, Vec<ConfigError>) {
-    let found = ConsoleWatch::default();
-    let watches = Watches { console: Some(Arc::clone(&found)), ..Watches::default() };
+    let (watch, found) = mpsc::channel();
+    let watches = Watches { console: Some(watch), ..Watches::default() };
     let errors = evaluate_within(Some(file), &Interrupt::default(), EVALUATION, watches).err();
-    let console = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    (console, errors.unwrap_or_default())
+    (found.try_iter().last().unwrap_or_default(), errors.unwrap_or_default())
 }
 
 /// Who is told of what a file says while it is evaluated.

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -70,7 +70,6 @@ impl Drop for Written {
 /// It cannot be read or written.
 pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
     let file = directory.join(kept.file);
-    remove_left(directory, kept.file);
     let text = match files::read(&file, BYTES_MAX) {
         Ok(text) => String::from_utf8(text).map_err(|_| io::Error::other("it is not UTF-8"))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
@@ -88,6 +87,7 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&written.temporary)?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
+    remove_left(directory, kept.file, out.metadata()?.modified()?);
     let directory = directory.to_owned();
     Ok(Keep(Box::new(move || {
         let renamed = fs::rename(&written.temporary, &written.file);
@@ -97,7 +97,7 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
 }
 
 /// Removes what a process has left that was killed while it wrote: files as old as no change takes.
-fn remove_left(directory: &Path, file: &str) {
+fn remove_left(directory: &Path, file: &str, now: SystemTime) {
     const AGE: Duration = Duration::from_secs(600);
     let begins = format!(".{file}.");
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -105,7 +105,7 @@ fn remove_left(directory: &Path, file: &str) {
         let number = name.to_str().and_then(|name| name.strip_prefix(&begins)?.strip_suffix(".new"));
         let is_one = number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()));
         let changed = || entry.metadata().and_then(|data| data.modified()).ok();
-        if is_one && changed().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > AGE) {
+        if is_one && changed().and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age > AGE) {
             // Another one may remove it too.
             let _ = fs::remove_file(entry.path());
         }
@@ -275,7 +275,7 @@ mod tests {
         let at = |name: &str| directory.0.join(name);
         let names =
             [".acl.conf.0.new", ".api.conf.0.new", ".api.conf.12.new", ".api.conf.13.new", ".api.conf.new"];
-        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3_600);
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
         for name in names {
             let file = File::create(at(name)).expect("a file");
             if name != ".api.conf.13.new" {
