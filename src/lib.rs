@@ -326,6 +326,7 @@
 //!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
 //!     page.rs             functions that answer requests to the web server
+//!     paste.rs            commands as they can stand in a file
 //!     pool.rs             pools, policies, retry, ejection
 //!     printing.rs         where functions print
 //!     query_count.rs      setQueryCount and its like
@@ -408,6 +409,7 @@
 //!   lists.rs            lists of a draft that are searched while they grow
 //!   log_style.rs        how the log's lines look
 //!   loops.rs            refuses what would send queries or connections to itself
+//!   older_options.rs    options of dnsdist, and what to do instead
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   password.rs         hashes of passwords, as dnsdist writes them
 //!   reflect.rs          the command line of `dnslob reflect`

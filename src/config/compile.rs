@@ -397,6 +397,9 @@ fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
     table
 }
 
+/// What the default pool, whose name is empty, is called where a name is needed.
+const DEFAULT_POOL: &str = "_default_";
+
 /// Returns the default pool, then the others in the order in which they were first named.
 fn pools(
     draft: &Draft,
@@ -429,6 +432,16 @@ fn pools(
             names.push(name);
         }
     });
+    if known.contains(DEFAULT_POOL) {
+        let fault = Fault::Conflict {
+            wrong: format!(
+                "a pool is called \"{DEFAULT_POOL}\", as the API and metrics call the default pool"
+            ),
+            expected: "\"\" for the default pool, or another name".to_owned(),
+        };
+        let (origin, function) = pool_origin(draft, standing, DEFAULT_POOL);
+        errors.push(ConfigError::new(&origin, function, fault));
+    }
     let forwarding = relay_pools(draft, targets);
     for (name, (relay, _)) in &forwarding {
         if known.contains(name.as_str()) {

@@ -13,6 +13,7 @@ use crate::config::bench::{self, BenchOptions};
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Origin, Sited};
 use crate::config::functions::console::CONSOLE_PORT;
+use crate::config::older_options::explained;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::reflect::{self, ReflectOptions};
 use crate::config::replay::{self, ReplayOptions};
@@ -146,7 +147,7 @@ fn parse_with<I>(arguments: I, default: &Path) -> Result<Invocation, clap::Error
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let matches = command().try_get_matches_from(arguments).map_err(bench::with_hint)?;
+    let matches = command().try_get_matches_from(arguments).map_err(bench::with_hint).map_err(explained)?;
     match matches.subcommand() {
         Some(("demo", m)) => Ok(Invocation::Demo(DemoOptions {
             seconds: m.get_one("seconds").copied().unwrap_or(DEMO.seconds),
@@ -187,9 +188,15 @@ fn console(matches: &ArgMatches, address: &str) -> ConsoleOptions {
 /// The arguments that the console's client has as a command of its own, and as dnsdist's flags.
 fn console_arguments() -> [Arg; 2] {
     [
-        Arg::new("execute").short('e').long("execute").value_name("COMMAND").action(ArgAction::Append).help(
-            "Run this command on the console of a running process; the exit code tells whether it worked",
-        ),
+        Arg::new("execute")
+            .short('e')
+            .long("execute")
+            .value_name("COMMAND")
+            .allow_hyphen_values(true)
+            .action(ArgAction::Append)
+            .help(
+                "Run this command on the console of a running process; the exit code tells whether it worked",
+            ),
         Arg::new("setkey")
             .short('k')
             .long("setkey")

@@ -34,6 +34,7 @@ mod globals;
 pub mod lists;
 pub mod log_style;
 pub(crate) mod loops;
+mod older_options;
 pub mod options;
 pub mod password;
 pub mod reflect;

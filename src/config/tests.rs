@@ -504,6 +504,20 @@ fn servers_are_numbered_by_their_order() {
 }
 
 #[test]
+fn the_name_that_the_default_pool_has_elsewhere_is_no_pool() {
+    for text in [
+        "newServer{address='192.0.2.1', pool='_default_'}",
+        "newServer('192.0.2.1'):addPool('_default_')",
+        "getPool('_default_'):setServerPolicy(roundrobin)",
+        "addAction('x.test', PoolAction('_default_'))",
+        "addAction(PoolAvailableRule('_default_'), DropAction())",
+    ] {
+        let errors = broken(text);
+        assert!(errors.len() == 1 && errors[0].contains("the default pool, or another name"), "{errors:?}");
+    }
+}
+
+#[test]
 fn pools_have_their_own_policy_and_members_by_order() {
     let text = r#"
         newServer{address='192.0.2.1', order=2, pool='p'}

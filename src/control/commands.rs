@@ -12,7 +12,7 @@ use crate::control::console::ConsoleServer;
 use crate::control::log;
 use crate::control::monitor::Monitor;
 use crate::control::plan::{Answer, Evaluation, Origin, Settings, Source};
-use crate::control::request::{Keep, PageRequest, Refusal, Reply, Request};
+use crate::control::request::{Keep, PageRequest, Refusal, Reply, Request, begins_with};
 use crate::lua::front_end::command::{Command, Wish};
 use crate::model::console::Console;
 
@@ -45,6 +45,9 @@ type Receivers = (mpsc::Receiver<Request>, mpsc::Receiver<PageRequest>, mpsc::Un
 #[derive(Debug)]
 struct Running {
     reply: oneshot::Sender<Reply>,
+    /// Whose it is, and what it is about, for the log.
+    by: String,
+    what: String,
     /// What it printed and returned; none while it runs.
     output: Option<Vec<u8>>,
     dry_run: bool,
@@ -122,10 +125,23 @@ impl Commands {
         self.running.as_ref().is_some_and(|running| running.dry_run)
     }
 
+    /// Returns whose the running command is, and what it is about; none if it is only tried.
+    pub(super) fn author(&self) -> Option<(&str, &str)> {
+        let running = self.running.as_ref().filter(|running| !running.dry_run);
+        running.map(|running| (running.by.as_str(), running.what.as_str()))
+    }
+
+    /// Nobody carries out commands any more: whoever waits for one, or asks for one, is told that the
+    /// process ends.
+    pub(super) fn give_up(&mut self, receivers: Receivers) {
+        drop(receivers);
+        self.running = None;
+    }
+
     /// Ends the running command, with its own reply or a refusal; `generation` is in force. Returns
     /// whether there was one.
     pub(super) fn end(&mut self, ended: Result<Vec<String>, Refusal>, generation: u64) -> bool {
-        let Some(Running { reply, output, dry_run, keep }) = self.running.take() else { return false };
+        let Some(Running { reply, output, dry_run, keep, .. }) = self.running.take() else { return false };
         let reply_of = |result, changes, not_kept| Reply { result, generation, changes, not_kept };
         let outcome = match ended {
             Ok(changes) => {
@@ -149,8 +165,11 @@ impl Commands {
 
     /// Closes what a refused configuration needed, and tells the client of a running command why.
     /// Returns whether there was one.
-    pub(super) fn refuse(&mut self, errors: &[String], generation: u64) -> bool {
+    pub(super) fn refuse(&mut self, errors: &[String], generation: u64, monitor: &Monitor) -> bool {
         self.listener = None;
+        if let Some((by, what)) = self.author() {
+            monitor.refused(by, what, errors);
+        }
         self.end(Err(Refusal::Wrong(errors.to_vec())), generation)
     }
 }
@@ -164,13 +183,15 @@ impl<S: Source> Control<S> {
 
     /// Runs a client's command.
     pub(super) fn run_command(&mut self, request: Request) {
-        let Request { text, output_max, terms, reply } = request;
+        let Request { text, by, output_max, terms, reply } = request;
         if reply.is_closed() {
             tracing::info!("a command was not run: its client has gone");
             return;
         }
-        self.commands.running =
-            Some(Running { reply, output: None, dry_run: terms.dry_run, keep: terms.keep });
+        // A change by the API says what it is about; its Lua begins alike each time.
+        let what = if terms.mark.is_some() { "" } else { begins_with(&text) }.to_owned();
+        let (dry_run, keep) = (terms.dry_run, terms.keep);
+        self.commands.running = Some(Running { reply, by, what, output: None, dry_run, keep });
         if terms.generation.is_some_and(|meant| meant != self.generation()) {
             self.commands.end(Err(Refusal::Stale), self.generation());
             return;
@@ -207,7 +228,11 @@ impl<S: Source> Control<S> {
         let output = match answer.reply {
             Ok(output) => output,
             Err(error) => {
-                self.commands.end(Err(Refusal::Wrong(vec![error])), generation);
+                let errors = vec![error];
+                if let Some((by, what)) = self.commands.author().filter(|_| answer.is_refused) {
+                    self.monitor.refused(by, what, &errors);
+                }
+                self.commands.end(Err(Refusal::Wrong(errors)), generation);
                 return;
             }
         };
@@ -244,6 +269,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     use super::*;
+    use crate::control::request::Terms;
 
     /// What a change has written aside: whether it is gone before the reply.
     struct Written {
@@ -257,6 +283,24 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn who_asks_while_the_process_ends_is_told() {
+        let mut commands = Commands::start(None).expect("started");
+        let request = || {
+            let (reply, answered) = oneshot::channel();
+            let (text, by, terms) = (String::new(), String::new(), Terms::default());
+            (Request { text, by, output_max: 0, terms, reply }, answered)
+        };
+        let (requests, receivers) = (commands.requests(), commands.receivers());
+        let ((waits, waiting), (late, _)) = (request(), request());
+        requests.send(waits).await.expect("room");
+        let (reply, running) = oneshot::channel();
+        let (by, what) = (String::new(), String::new());
+        commands.running = Some(Running { reply, by, what, output: None, dry_run: false, keep: None });
+        commands.give_up(receivers);
+        assert!(waiting.await.is_err() && running.await.is_err() && requests.send(late).await.is_err());
+    }
+
     #[test]
     fn what_a_refused_change_has_written_is_gone_before_its_client_goes_on() {
         let mut commands = Commands::start(None).expect("started");
@@ -268,8 +312,8 @@ mod tests {
                 drop(written);
                 Ok(())
             }));
-            commands.running =
-                Some(Running { reply, output: Some(Vec::new()), dry_run: false, keep: Some(keep) });
+            let (by, what, output) = (String::new(), String::new(), Some(Vec::new()));
+            commands.running = Some(Running { reply, by, what, output, dry_run: false, keep: Some(keep) });
             assert!(commands.end(ended, 1));
             assert!(was_first.load(Relaxed));
         }

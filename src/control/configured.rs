@@ -182,12 +182,13 @@ impl Source for Configured {
         command.strict |= self.flags.settings.switch(Key::Strict);
         let (ran, draft) = (self.host.run(command), Rc::clone(&self.draft));
         Box::pin(async move {
-            let failed = |error| Answer { reply: Err(error), changes: false, wish: None };
+            let failed = |error| Answer { reply: Err(error), changes: false, wish: None, is_refused: false };
             match ran.await {
                 Ok(evaluated) => {
                     let changes = evaluated.draft.is_some();
                     *draft.borrow_mut() = evaluated.draft;
-                    Answer { reply: evaluated.reply, changes, wish: evaluated.wish }
+                    let (wish, is_refused) = (evaluated.wish, evaluated.is_refused);
+                    Answer { reply: evaluated.reply, changes, wish, is_refused }
                 }
                 Err(NoResult::Busy) => failed("an earlier function is still running".to_owned()),
                 Err(NoResult::Failed(why)) => failed(why),

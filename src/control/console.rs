@@ -55,6 +55,8 @@ const LOG_INTERVAL: TickDelta = TickDelta::from_ms(10_000);
 /// What a client is told that is one too many.
 const FULL: &[u8] =
     b"Error: the console has as many connections as setConsoleMaximumConcurrentConnections allows\n";
+/// What a client is told whose command nobody carries out any more.
+const ENDS: &[u8] = b"Error: the process ends\n";
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -383,6 +385,7 @@ async fn converse(
         let sealed = channel.seal(FULL).map_err(io::Error::other)?;
         return within(SEND, stream.write_all(&sealed)).await;
     }
+    let by = format!("the console of {}", stream.peer_addr()?);
     let mut next = Some(std::mem::take(first));
     while let Some(opened) = next {
         // dnsdist's client counts the tag among what it takes.
@@ -392,7 +395,7 @@ async fn converse(
             Ok(text) => {
                 // A client that has gone does not want its command to be run any more.
                 tokio::select! {
-                    reply = ask(text, share.bytes, requests) => reply?,
+                    reply = ask(text, by.clone(), share.bytes, requests) => reply,
                     () = closed(&stream) => return Ok(()),
                 }
             }
@@ -448,12 +451,15 @@ async fn closed(stream: &TcpStream) {
 }
 
 /// Lets the control loop run a command; returns its reply.
-async fn ask(text: String, output_max: usize, requests: &mpsc::Sender<Request>) -> io::Result<Vec<u8>> {
+async fn ask(text: String, by: String, output_max: usize, requests: &mpsc::Sender<Request>) -> Vec<u8> {
     let (reply, answered) = oneshot::channel();
-    let ended = || io::Error::other("the process ends");
-    let request = Request { text, output_max, terms: Terms::default(), reply };
-    requests.send(request).await.map_err(|_| ended())?;
-    answered.await.map(Reply::into_text).map_err(|_| ended())
+    let request = Request { text, by, output_max, terms: Terms::default(), reply };
+    // Either may fail from the moment that the process ends.
+    let reply = match requests.send(request).await {
+        Ok(()) => answered.await.ok(),
+        Err(_) => None,
+    };
+    reply.map_or_else(|| ENDS.to_vec(), Reply::into_text)
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

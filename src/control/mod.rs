@@ -229,6 +229,7 @@ async fn serve(
             break None;
         }
     };
+    control.commands.give_up((requests, pages, answers));
     // Received queries are answered, whatever the reason.
     control.stop(&mut signals).await;
     fault.map_or(Ok(()), Err)
@@ -472,14 +473,13 @@ impl<S: Source> Control<S> {
     }
 
     fn refuse(&mut self, errors: &[String]) {
-        self.monitor.count_refused();
         self.budget.refuse();
         self.web.discard();
         self.source.refuse(&[]);
-        if self.commands.refuse(errors, self.generation()) {
-            tracing::info!(errors = errors.len(), "the change by a command was refused");
+        if self.commands.refuse(errors, self.generation(), &self.monitor) {
             return;
         }
+        self.monitor.count_refused();
         for error in errors {
             tracing::error!("{error}");
         }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::base::addr::BackendSlot;
+use crate::base::printable::Printable;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
@@ -198,6 +199,16 @@ impl Monitor {
     /// A change of the configuration was refused.
     pub(super) fn count_refused(&self) {
         self.changes_refused.fetch_add(1, Relaxed);
+    }
+
+    /// A change by a command or a request was refused: `what` it was, and whose.
+    pub(super) fn refused(&self, by: &str, what: &str, errors: &[String]) {
+        self.count_refused();
+        let what = if what.is_empty() { String::new() } else { format!(" ({})", Printable(what)) };
+        for error in errors.iter().flat_map(|errors| errors.lines()) {
+            tracing::warn!("a change by {by}{what} was refused: {}", Printable(error));
+        }
+        self.notes().add_lines("refused", errors);
     }
 
     /// From here on the process ends.

@@ -96,6 +96,8 @@ pub struct Answer {
     pub changes: bool,
     /// What it asks of the process.
     pub wish: Option<Wish>,
+    /// It has failed after it had begun to change the configuration.
+    pub is_refused: bool,
 }
 
 /// Settings that only a restart can change.
@@ -150,7 +152,7 @@ pub trait Source {
     /// Runs a command of the console, with the globals of the current configuration.
     fn run(&mut self, _: Command) -> Pin<Box<dyn Future<Output = Answer>>> {
         let reply = Err("this configuration has no Lua".to_owned());
-        Box::pin(std::future::ready(Answer { reply, changes: false, wish: None }))
+        Box::pin(std::future::ready(Answer { reply, changes: false, wish: None, is_refused: false }))
     }
 
     /// Lets a function of the current configuration answer a request to the web server.

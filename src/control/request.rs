@@ -21,6 +21,8 @@ pub struct PageRequest {
 pub struct Request {
     /// Its Lua.
     pub text: String,
+    /// Whose it is, for the log.
+    pub by: String,
     /// Longest output, bytes.
     pub output_max: usize,
     /// Under which conditions it runs, and what becomes of its change.
@@ -53,6 +55,18 @@ impl fmt::Debug for Keep {
     }
 }
 
+/// Returns what a command asks for, for the log: the name that it begins with, without what it calls
+/// that with, as a key.
+#[must_use]
+pub fn begins_with(text: &str) -> &str {
+    let text = text.trim_start();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_.:".contains(c);
+    &text[..text.find(|c| !is_name(c)).unwrap_or(text.len()).min(NAME_MAX)]
+}
+
+/// Longest name that a line of the log has, bytes.
+const NAME_MAX: usize = 60;
+
 /// Why a command changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -84,5 +98,25 @@ impl Reply {
             Err(Refusal::Stale) => b"Error: the configuration has changed\n".to_vec(),
             Err(Refusal::Wrong(errors)) => format!("Error: {}\n", errors.join("\n")).into_bytes(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_has_no_key_of_a_command() {
+        for (text, begins) in [
+            ("setKey('secret')", "setKey"),
+            (" newServer{address='x'}", "newServer"),
+            ("getServer(0):setDown()", "getServer"),
+            ("x.y:z 'secret'", "x.y:z"),
+            ("\u{e9}\u{e9}", ""),
+            ("", ""),
+        ] {
+            assert_eq!(begins_with(text), begins, "{text}");
+        }
+        assert_eq!(begins_with(&"x".repeat(1_000)).len(), NAME_MAX);
     }
 }

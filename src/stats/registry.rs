@@ -151,7 +151,7 @@ registry! {
         console_refused: Counter = "console-refused", Connections;
         /// The configuration in force; each reload adds 1.
         generation: Gauge = "generation", Number;
-        /// Changes of the configuration, by a reload or on the console, that were refused.
+        /// Changes of the configuration, by a reload, on the console or by the API, that were refused.
         changes_refused: Counter = "changes-refused", Changes;
         /// Shards that do not use the configuration in force yet; for longer than a moment, they hang.
         shards_behind: Gauge = "shards-behind", Number;

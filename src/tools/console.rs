@@ -40,6 +40,9 @@ impl Connection {
         let own = nonce().map_err(io::Error::other)?;
         let mut peer = [0; NONCE_BYTES];
         let greeted = stream.write_all(&own).and_then(|()| stream.read_exact(&mut peer));
+        if peer.starts_with(b"HTTP/") {
+            return Err(io::Error::other("it speaks HTTP: this is not the address of controlSocket"));
+        }
         greeted.map_err(|e| {
             closed(e, "its setConsoleACL does not allow this client, it has no setKey, or more connections at a time than it takes")
         })?;
@@ -102,16 +105,37 @@ fn refused(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return format!("{address} refused the connection: nothing listens there");
     }
-    format!("{address}: {error}")
+    format!("{address}: {}", late(error).unwrap_or_else(|| error.to_string()))
 }
 
 /// Returns the error of a connection that the server has closed: why that may be.
 fn closed(error: io::Error, why: &str) -> io::Error {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    if [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&error.kind()) {
+    if is_end(&error) {
         return io::Error::other(format!("it refused the connection: {why}"));
     }
     error
+}
+
+/// Whether the server has closed the connection.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&error.kind())
+}
+
+/// Says why there is no reply to a command.
+pub(crate) fn no_reply(error: &io::Error) -> String {
+    if is_end(error) {
+        // Whether the command has been run is not known.
+        return "the server has closed the connection before its reply: perhaps it was stopped or restarted"
+            .to_owned();
+    }
+    format!("no reply: {}", late(error).unwrap_or_else(|| error.to_string()))
+}
+
+/// Says that the time is over, in place of the kernel's "try again".
+fn late(error: &io::Error) -> Option<String> {
+    use io::ErrorKind::{TimedOut, WouldBlock};
+    [WouldBlock, TimedOut].contains(&error.kind()).then(|| "it does not answer in time".to_owned())
 }
 
 /// Runs commands in turn. Returns whether all of them worked.
@@ -122,7 +146,7 @@ fn one_by_one(
     let mut fine = true;
     for command in commands {
         let command = command.map_err(|e| format!("standard input: {e}"))?;
-        let reply = connection.ask(&command).map_err(|e| format!("the connection has ended: {e}"))?;
+        let reply = connection.ask(&command).map_err(|e| no_reply(&e))?;
         let failed = is_error(&reply);
         fine &= !failed;
         let written = if failed {
@@ -149,14 +173,15 @@ fn target(options: &ConsoleOptions) -> Result<(SocketAddr, ConsoleKey), String> 
     if found.0.is_none() || found.1.is_none() {
         let file = options.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let named = options.file.is_some();
-        match front_end::evaluate(Some(&file), &front_end::Interrupt::default()) {
-            Ok((draft, _)) => {
-                found = (found.0.or(draft.console.address), found.1.or(draft.console.key));
+        let (console, errors) = front_end::console_of(&file);
+        found = (found.0.or(console.address), found.1.or(console.key));
+        if !errors.is_empty() && named {
+            let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            if found.0.is_none() || found.1.is_none() {
+                return Err(errors);
             }
-            Err(errors) if named => {
-                return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
-            }
-            Err(_) => {}
+            // It may be just in the making, and the running process has another one.
+            let _ = writeln!(io::stderr(), "dnslob console: {errors}\n(what stands above is used)");
         }
         let name = file.display();
         if found.0.is_none() {
@@ -169,5 +194,62 @@ fn target(options: &ConsoleOptions) -> Result<(SocketAddr, ConsoleKey), String> 
     match found {
         (Some(address), Some(key)) => Ok((address, key)),
         _ => Err("no address or no key".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the client takes of a file, besides what it is told.
+    fn found_in(name: &str, text: &str) -> Result<(SocketAddr, ConsoleKey), String> {
+        let path = std::env::temp_dir().join(format!("dnslob-client-{name}-{}", std::process::id()));
+        std::fs::write(&path, text).expect("written");
+        let options =
+            ConsoleOptions { file: Some(path.clone()), address: None, key: None, commands: Vec::new() };
+        let found = target(&options);
+        std::fs::remove_file(&path).expect("removed");
+        found
+    }
+
+    #[test]
+    fn a_file_with_an_error_still_says_where_the_console_is() {
+        const CONSOLE: &str =
+            "controlSocket('127.0.0.1:5199')\nsetKey('cVNCwHtXFf+zZlzuNd7TMQOoI62A77AShbWbhBFWEaM=')\n";
+        for (name, rest) in [
+            ("syntax", "bogus(\n"),
+            ("within", "function f(\n  if x then\nend end\n"),
+            ("runs", "error('no')\n"),
+            ("calls", "nonsense()\n"),
+            ("value", "newServer('bad')\n"),
+        ] {
+            let found = found_in(name, &format!("{CONSOLE}{rest}")).expect("found");
+            assert_eq!(found.0.port(), 5_199, "{name}");
+        }
+        let error = found_in("above", &format!("bogus(\n{CONSOLE}")).expect_err("nothing above");
+        assert!(error.contains("expected"), "{error}");
+    }
+
+    #[test]
+    fn what_ends_a_connection_is_said_in_words() {
+        let text = |kind: io::ErrorKind| no_reply(&io::Error::from(kind));
+        assert!(text(io::ErrorKind::UnexpectedEof).contains("closed the connection"));
+        assert!(text(io::ErrorKind::WouldBlock).contains("in time"));
+    }
+
+    #[test]
+    fn the_web_server_is_told_from_a_console() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut nonce = [0; NONCE_BYTES];
+            stream.read_exact(&mut nonce).expect("the first bytes");
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("an answer");
+        });
+        let key = crate::config::value::console_key("cVNCwHtXFf+zZlzuNd7TMQOoI62A77AShbWbhBFWEaM=");
+        let error = Connection::open(address, &key.expect("a key")).err().expect("an error");
+        assert!(error.to_string().contains("HTTP"), "{error}");
+        served.join().expect("served");
     }
 }

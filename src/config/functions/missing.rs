@@ -214,7 +214,7 @@ pub static WITHOUT_EFFECT: &[Missing] = &[
     },
     Missing {
         family: "who reads the file",
-        meanwhile: "it returns nothing: the console never reads the file, and a check reads it as the start does",
+        meanwhile: "it returns nothing: the client of the console and a check evaluate the file as the start does",
         names: &["inClientStartup", "inConfigCheck"],
     },
     Missing {

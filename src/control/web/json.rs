@@ -234,15 +234,17 @@ fn add_cache(to: &mut Value, caches: &[CacheOfPool<'_>], pool: &Pool) {
 
 fn server(figures: &Figures, backend: &Backend, id: usize) -> Value {
     let s = Server::of(figures, backend);
-    let pools: Vec<&str> = figures
+    let mut pools: Vec<&str> = figures
         .snapshot
         .pools
         .iter()
         .filter(|p| p.members.contains(&backend.slot))
         .map(|p| p.name.as_str())
-        // As in dnsdist, the default pool is not named.
-        .filter(|name| !name.is_empty())
         .collect();
+    // As in dnsdist, the default pool is named only beside another one.
+    if pools == [""] {
+        pools.clear();
+    }
     let protocol = match (&backend.connections.tls, backend.connections.only) {
         (Some(_), _) => "DoT",
         (None, true) => "TCP",

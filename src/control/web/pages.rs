@@ -70,9 +70,13 @@ pub(super) fn dress(response: &mut Response, settings: &WebSettings) {
 }
 
 /// The answer to who may not see this.
-pub(super) fn unauthorized(path: &str) -> Response {
+pub(super) fn unauthorized(path: &str, is_by_script: bool) -> Response {
+    let refused = refusal(path, StatusCode::UNAUTHORIZED, "a password or key is needed");
+    if is_by_script {
+        return refused;
+    }
     let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"dnslob\", charset=\"UTF-8\"")];
-    (challenge, refusal(path, StatusCode::UNAUTHORIZED, "a password or key is needed")).into_response()
+    (challenge, refused).into_response()
 }
 
 /// Whether a request of this method has a body that is of use.
@@ -155,6 +159,18 @@ async fn not_allowed(uri: Uri) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scripts_are_not_asked_for_a_password() {
+        for path in ["/", "/api/v2/overview"] {
+            let asks = [false, true].map(|by_script| {
+                let refused = unauthorized(path, by_script);
+                assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+                refused.headers().contains_key(header::WWW_AUTHENTICATE)
+            });
+            assert_eq!(asks, [true, false]);
+        }
+    }
 
     #[test]
     fn headers_of_the_configuration_replace_and_remove() {

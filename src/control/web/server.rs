@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,10 @@ const HEAD_MAX: usize = 16 << 10;
 const BACKLOG: i32 = 128;
 /// The pause after a connection could not be accepted: most often descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A header that scripts of a page add, as the dashboard's: with a challenge, the browser would hold
+/// their requests and ask for a password.
+const BY_SCRIPT: &str = "x-requested-with";
 
 /// How often the dashboard's history is fed.
 const SECOND: Duration = Duration::from_secs(1);
@@ -262,21 +266,21 @@ fn welcome(stream: TcpStream, peer: SocketAddr, served: &Rc<Served>) {
         let (number, end) = served.idle.enter();
         let _leaves = Leaves(&served.idle, number);
         tokio::select! {
-            () = attend(stream, &served, number) => {}
+            () = attend(stream, &served, (number, peer)) => {}
             () = end.notified() => {}
         }
     });
 }
 
 /// Serves a connection, encrypted or not.
-async fn attend(stream: TcpStream, served: &Rc<Served>, number: u64) {
+async fn attend(stream: TcpStream, served: &Rc<Served>, client: (u64, SocketAddr)) {
     // Answers are small and awaited.
     let _ = stream.set_nodelay(true);
     let tls = served.site.settings.tls.as_ref();
-    let Some(tls) = tls else { return connection(stream, served, number).await };
+    let Some(tls) = tls else { return connection(stream, served, client).await };
     let acceptor = TlsAcceptor::from(tls.0.config());
     match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => connection(stream, served, number).await,
+        Ok(Ok(stream)) => connection(stream, served, client).await,
         Ok(Err(error)) => {
             tracing::debug!(%error, "a handshake of the web server failed");
             served.stats().refused[WebRefusal::Handshake].add(1);
@@ -285,20 +289,28 @@ async fn attend(stream: TcpStream, served: &Rc<Served>, number: u64) {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Served>, number: u64) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    served: &Rc<Served>,
+    (number, peer): (u64, SocketAddr),
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX);
     let has_asked = Rc::new(Cell::new(false));
-    let (own, asked) = (Rc::clone(served), Rc::clone(&has_asked));
+    let is_answering = Rc::new(Cell::new(false));
+    let (own, asked, answering) = (Rc::clone(served), Rc::clone(&has_asked), Rc::clone(&is_answering));
     let watched = Watched::default();
     let stream_watched = watched.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         asked.set(true);
         own.idle.note(number, false);
         request.extensions_mut().insert(stream_watched.clone());
-        let (own, watched) = (Rc::clone(&own), stream_watched.clone());
+        request.extensions_mut().insert(peer);
+        let (own, watched, answering) = (Rc::clone(&own), stream_watched.clone(), Rc::clone(&answering));
         async move {
+            answering.set(true);
             let answer = answered(&own, request).await;
+            answering.set(false);
             own.idle.note(number, !watched.streams());
             Ok::<_, Infallible>(answer)
         }
@@ -317,9 +329,9 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Ser
         Ok(ended) => ended,
         Err(_) => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(FINISH, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return refuse(WebRefusal::Slow),
+            match finished(connection, &is_answering, FINISH).await {
+                Some(ended) => ended,
+                None => return refuse(WebRefusal::Slow),
             }
         }
     };
@@ -335,6 +347,22 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, served: &Rc<Ser
     }
 }
 
+/// Waits for the end of a connection: for its client within a limit, for its answer, which has limits
+/// of its own, in any case.
+async fn finished<F: Future>(
+    mut connection: Pin<&mut F>,
+    is_answering: &Cell<bool>,
+    limit: Duration,
+) -> Option<F::Output> {
+    loop {
+        match tokio::time::timeout(limit, connection.as_mut()).await {
+            Ok(ended) => return Some(ended),
+            Err(_) if is_answering.get() => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 fn is_timeout(error: &hyper::Error) -> bool {
     error.is_timeout()
         || error.source().is_some_and(|source| {
@@ -346,6 +374,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
 async fn answered(served: &Served, request: Request<Incoming>) -> Response {
     let stats = served.stats();
     let path = request.uri().path().to_owned();
+    let is_by_script = request.headers().contains_key(BY_SCRIPT);
     stats.requests.add(1);
     let refuse = |why: WebRefusal, status: StatusCode| {
         stats.refused[why].add(1);
@@ -359,7 +388,7 @@ async fn answered(served: &Served, request: Request<Incoming>) -> Response {
         Ok(Ok(response)) => response,
         Ok(Err(WebRefusal::Credentials)) => {
             stats.refused[WebRefusal::Credentials].add(1);
-            unauthorized(&path)
+            unauthorized(&path, is_by_script)
         }
         Ok(Err(WebRefusal::Body)) => refuse(WebRefusal::Body, StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(WebRefusal::Broken)) => {
@@ -444,6 +473,23 @@ mod tests {
         assert!(!idle.end_oldest(), "none is left");
         idle.note(first, true);
         assert!(idle.end_oldest() && !idle.end_oldest(), "each ends once");
+    }
+
+    #[tokio::test]
+    async fn an_answer_under_way_is_waited_for() {
+        let (limit, answer) = (Duration::from_millis(1), Duration::from_millis(20));
+        let answering = pin!(tokio::time::sleep(answer));
+        assert_eq!(finished(answering, &Cell::new(true), limit).await, Some(()));
+        let idle = pin!(std::future::pending::<()>());
+        assert_eq!(finished(idle, &Cell::new(false), limit).await, None);
+        // Its client does not take the answer.
+        let is_answering = Cell::new(true);
+        let untaken = pin!(async {
+            tokio::time::sleep(answer).await;
+            is_answering.set(false);
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(finished(untaken, &is_answering, limit).await, None);
     }
 
     #[test]

@@ -50,6 +50,8 @@ mod op {
     pub(super) const VARG: u8 = 71;
     pub(super) const ISNEXT: u8 = 72;
     pub(super) const RETM: u8 = 73;
+    pub(super) const RET: u8 = 74;
+    pub(super) const RET0: u8 = 75;
     pub(super) const RET1: u8 = 76;
     pub(super) const FORI: u8 = 77;
     pub(super) const FORL: u8 = 79;
@@ -61,6 +63,12 @@ mod op {
 pub(crate) fn tail_calls(function: &Prototype) -> impl Iterator<Item = u32> {
     let ends = |op: u8| matches!(op, op::CALLMT | op::CALLT);
     function.instructions.iter().filter(move |(i, _)| ends(i.op)).map(|(_, line)| *line)
+}
+
+/// Returns in how many places a function ends.
+pub(crate) fn ends(function: &Prototype) -> usize {
+    let ends = |op: u8| matches!(op, op::CALLMT | op::CALLT | op::RETM | op::RET | op::RET0 | op::RET1);
+    function.instructions.iter().filter(|(i, _)| ends(i.op)).count()
 }
 
 /// What is known of a global name.

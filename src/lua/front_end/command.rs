@@ -15,12 +15,14 @@ use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 use crate::base::printable::Printable;
 use crate::config::draft::Draft;
 use crate::config::options::Key;
+use crate::engine::clock;
 use crate::lua::front_end::context::{Build, Context, Sizes};
 use crate::lua::front_end::globals::Saved;
-pub(crate) use crate::lua::front_end::mark::outdated;
+pub(crate) use crate::lua::front_end::mark::shorten;
 pub use crate::lua::front_end::mark::{Act, Mark};
 use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
+use crate::lua::front_end::paste::pasteable;
 use crate::lua::front_end::view::{ServerView, View};
 use crate::lua::front_end::{first_line, innermost, message, names, script_error};
 use crate::lua::limits::{Interrupt, Runtime};
@@ -37,6 +39,8 @@ const GLOBALS_MAX: u32 = 100_000;
 const PAGE_GLOBALS_MAX: u32 = 5_000;
 /// Most bytes that a function prints which nobody reads, but for the last line.
 const LOOK_OUTPUT: usize = 10_000;
+/// How long a command may take that the shards run again, in their states, while their queries wait.
+const REPLAY: Duration = Duration::from_millis(250);
 /// Most bytes of commands since the file was read.
 const COMMANDS_BYTES: usize = 1 << 20;
 /// Memory that a command may leave to be collected some time, bytes.
@@ -77,6 +81,8 @@ pub struct Evaluated {
     pub draft: Option<Box<Draft>>,
     /// What it asks of the process.
     pub wish: Option<Wish>,
+    /// It has failed after it had begun to change the configuration.
+    pub is_refused: bool,
 }
 
 /// A running command.
@@ -144,6 +150,10 @@ struct Change {
     file: File,
     /// As it can stand in a file.
     typed: String,
+    /// The shards' states need it: it has functions, globals, or what functions use.
+    is_replayed: bool,
+    /// How long it took.
+    took: Duration,
     at: String,
     /// What it is about, if a later one may take its place: not with functions or globals, which
     /// later commands may use.
@@ -176,10 +186,7 @@ impl Standing {
     pub(crate) fn settle(&mut self, lua: &Lua, accepted: bool) {
         let Some(undo) = self.undo.take() else { return };
         if accepted {
-            let marks: Vec<Option<&Mark>> = self.changes.iter().map(|c| c.mark.as_ref()).collect();
-            for at in outdated(&marks).into_iter().rev() {
-                self.changes.remove(at);
-            }
+            shorten(&mut self.changes, |change| &mut change.mark);
         } else {
             self.undo(lua, undo);
         }
@@ -200,7 +207,8 @@ impl Standing {
 
     /// Runs a command.
     pub(crate) fn run(&mut self, runtime: &Runtime, command: &Command) -> Evaluated {
-        let failed = |error: String| Evaluated { reply: Err(error), draft: None, wish: None };
+        let wrong = |error, is_refused| Evaluated { reply: Err(error), draft: None, wish: None, is_refused };
+        let failed = |error: String| wrong(error, false);
         let lua = runtime.lua();
         // Nobody has put the last one's change in force.
         self.settle(lua, false);
@@ -221,6 +229,8 @@ impl Standing {
         let (draft, sizes) = (build.draft.clone(), build.sizes());
         let undo = Undo { draft, sizes, changes: self.changes.len(), globals: saved };
         let (functions, before) = (build.draft.functions.len(), globals(lua));
+        let numbered = |d: &Draft| (d.functions.len(), d.name_sets.len(), d.networks.len(), d.caches.len());
+        let numbered_before = numbered(&build.draft);
         let declared = declarations(lua);
         build.touched = false;
         build.code = Code::default();
@@ -235,13 +245,14 @@ impl Standing {
         };
         self.context.begin(build, Some(session));
         self.context.has_code(&chunk);
-        let memory = lua.used_memory();
+        let (memory, begun) = (lua.used_memory(), clock::now());
         let (ended, _) = runtime.run(COMMAND_TICKS, || {
             let returned = chunk.call::<MultiValue>(())?;
             // Flushes what was written without a line end.
             lua.load("io.stdout:flush() io.stderr:flush()").exec()?;
             shown(&returned)
         });
+        let took = Duration::from(clock::now().since(begun));
         // LuaJIT does not collect when memory is short, so that the next command would fail.
         if lua.used_memory() > memory + GARBAGE_MAX {
             runtime.recover();
@@ -253,8 +264,9 @@ impl Standing {
         let returned = match ended {
             Ok(returned) => returned,
             Err(e) => {
+                let is_refused = self.build.touched;
                 self.undo(lua, undo);
-                return failed(script_error(&e, &[&name]).to_string());
+                return wrong(script_error(&e, &[&name]).to_string(), is_refused);
             }
         };
         let draft = &self.build.draft;
@@ -268,15 +280,17 @@ impl Standing {
             || redefines && (!draft.functions.is_empty() || draft.maintenance || has_maintenance(lua));
         if wish == Some(Wish::Reload) && (touched || in_shards) {
             self.undo(lua, undo);
-            return failed("reload() forgets what the command changes: one or the other".to_owned());
+            return wrong("reload() forgets what the command changes: one or the other".to_owned(), true);
         }
         if touched || redefines || in_shards || declares {
             let (typed, at) = (pasteable(lua, &command.text, is_expression), command.at.clone());
             let mark = command.mark.clone().filter(|_| !redefines && !in_shards);
-            self.changes.push(Change { file, typed, at, mark, is_shown: true });
+            // What it makes has numbers, by which the states of the shards find it.
+            let is_replayed = redefines || in_shards || declares || numbered(draft) != numbered_before;
+            self.changes.push(Change { file, typed, is_replayed, took, at, mark, is_shown: true });
             if let Err(error) = self.check(lua, in_shards) {
                 self.undo(lua, undo);
-                return failed(error);
+                return wrong(error, touched || in_shards);
             }
         }
         if command.strict || self.build.draft.settings.switch(Key::Strict) {
@@ -286,7 +300,8 @@ impl Standing {
         let errors = std::mem::take(&mut self.build.draft.errors).into_list();
         if !errors.is_empty() {
             self.undo(lua, undo);
-            return failed(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return wrong(errors.join("\n"), touched || in_shards);
         }
         let mut session = session;
         for warning in std::mem::take(&mut self.build.draft.warnings).into_list() {
@@ -299,10 +314,11 @@ impl Standing {
         if !touched && !in_shards {
             // What only looks leaves nothing that a later change would put in force.
             self.build.restore(undo.draft, undo.sizes);
-            return Evaluated { reply, draft: None, wish };
+            return Evaluated { reply, draft: None, wish, is_refused: false };
         }
         self.undo = Some(undo);
-        Evaluated { reply, draft: Some(Box::new(self.build.draft.clone())), wish }
+        let draft = Some(Box::new(self.build.draft.clone()));
+        Evaluated { reply, draft, wish, is_refused: false }
     }
 
     /// Runs something that may look at the configuration, and changes nothing: what it has changed
@@ -366,10 +382,22 @@ impl Standing {
         if !in_shards || !self.build.draft.errors.is_empty() {
             return Ok(());
         }
+        let replayed = || self.changes.iter().filter(|change| change.is_replayed);
+        if let Some(slow) = replayed().find(|change| change.took > REPLAY) {
+            let is_last = self.changes.last().is_some_and(|last| std::ptr::eq(last, slow));
+            let which =
+                if is_last { "the command".to_owned() } else { format!("the command of {}", slow.at) };
+            return Err(format!(
+                "{which} took {:.1} s, and each shard would run it again while its queries wait: do without \
+                 what takes long, or put the output of delta() into the file without that, and reload",
+                slow.took.as_secs_f64()
+            ));
+        }
         let draft = &mut self.build.draft;
         draft.maintenance |= has_maintenance(lua);
         let mut files = self.build.texts.clone();
-        files.commands.extend(self.changes.iter().map(|c| c.file.clone()));
+        let again = self.changes.iter().filter(|change| change.is_replayed);
+        files.commands.extend(again.map(|change| change.file.clone()));
         let sets = (draft.name_sets.clone(), draft.networks.clone());
         let source = state::check_unless(files, draft.functions.clone(), sets.0, sets.1, &self.interrupt);
         draft.script = Some(source.map_err(|e| e.to_string())?);
@@ -399,21 +427,6 @@ fn globals(lua: &Lua) -> u64 {
         sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     }
     sum
-}
-
-/// Returns a command as it can stand in a file: one that ends with `return` would end the file.
-fn pasteable(lua: &Lua, text: &str, is_expression: bool) -> String {
-    let text = text.trim();
-    let compiles = |text: &str| lua.load(text).set_mode(ChunkMode::Text).into_function().is_ok();
-    if is_expression && !compiles(text) {
-        return format!("do local _ = {text}\nend");
-    }
-    if compiles(&format!("{text}\nlocal _")) {
-        // A parenthesis at its beginning would call what the line above ends with.
-        if compiles(&format!("local _ = _\n{text}")) { text.to_owned() } else { format!("do {text}\nend") }
-    } else {
-        format!("do local _ = (function()\n{text}\nend)() end")
-    }
 }
 
 /// Compiles a command: as an expression if it is one, or else as statements.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "makeKey and testCrypto make random keys")]
 
+use std::sync::mpsc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crypto_secretbox::aead::{Aead, KeyInit};
@@ -9,17 +11,31 @@ use crypto_secretbox::{Key, Nonce, XSalsa20Poly1305};
 use mlua::{Lua, Value};
 
 use crate::base::prefix::Prefix;
+use crate::config::draft::DraftConsole;
 use crate::config::error::Fault;
 use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::value;
 use crate::lua::front_end::argument::{parsed, text, texts};
-use crate::lua::front_end::context::{Context, entry};
+use crate::lua::front_end::context::{Call, Context, entry};
 use crate::lua::front_end::settings::{NETWORK, networks};
+
+/// Who looks only for the console in a file, and gets each state of it until the file ends, however that
+/// ends.
+pub(crate) type ConsoleWatch = mpsc::Sender<DraftConsole>;
+
+/// Tells who watches what the file has said of the console.
+fn seen(call: &Call<'_>) {
+    if let Some(watch) = call.lua.app_data_ref::<ConsoleWatch>() {
+        // It may have given up the file.
+        let _ = watch.send(call.draft.console.clone());
+    }
+}
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "controlSocket", |call, a| {
         let address = parsed("", a.at(0), value::ADDRESS, |t| value::address_of(t, CONSOLE_PORT))?;
         call.draft.console.address = Some(address);
+        seen(call);
         Ok(Value::Nil)
     })?;
     context.define(lua, "setKey", |call, a| {
@@ -27,6 +43,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let key = text("", a.at(0), value::CONSOLE_KEY)?;
         let key = value::console_key(&key).map_err(|expected| Fault::value("", "another text", expected))?;
         call.draft.console.key = Some(key);
+        seen(call);
         Ok(Value::Nil)
     })?;
     context.define_printing(lua, entry("makeKey")?, |_, _| {

@@ -47,6 +47,7 @@ pub mod notice;
 pub(crate) mod older;
 mod packet;
 pub mod page;
+mod paste;
 mod pool;
 mod printing;
 mod query_count;
@@ -66,7 +67,7 @@ mod web;
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, Value};
@@ -75,7 +76,7 @@ use crate::base::files;
 use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
 use crate::config::caches;
-use crate::config::draft::Draft;
+use crate::config::draft::{Draft, DraftConsole};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::Entry;
 use crate::config::log_style::LogStyle;
@@ -84,6 +85,7 @@ pub use crate::lua::ffi::watch::Interrupt;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
 use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
+use crate::lua::front_end::console::ConsoleWatch;
 use crate::lua::front_end::context::{Build, Context, caller};
 use crate::lua::front_end::lua_error::{first_line, innermost, message, script_error};
 pub use crate::lua::front_end::responses::response_actions;
@@ -125,7 +127,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 /// # Errors
 /// Those of [`load`], and the interruption.
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
-    loaded(flags, interrupt, None)
+    loaded(flags, interrupt, Watches::default())
 }
 
 /// Like [`load`], for a process that starts: `style` takes how the log is to look as soon as the
@@ -140,11 +142,11 @@ pub fn load_first(flags: &Flags, style: fn(&LogStyle)) -> Result<Loaded, Vec<Con
         all.overlay(&given);
         style(&LogStyle::of(&all));
     });
-    loaded(flags, &Interrupt::default(), Some(watch))
+    loaded(flags, &Interrupt::default(), Watches { log: Some(watch), ..Watches::default() })
 }
 
-fn loaded(flags: &Flags, interrupt: &Interrupt, watch: Option<LogWatch>) -> Result<Loaded, Vec<ConfigError>> {
-    let (mut draft, lua) = evaluate_within(flags.file.as_deref(), interrupt, EVALUATION, watch)?;
+fn loaded(flags: &Flags, interrupt: &Interrupt, watches: Watches) -> Result<Loaded, Vec<ConfigError>> {
+    let (mut draft, lua) = evaluate_within(flags.file.as_deref(), interrupt, EVALUATION, watches)?;
     complete(&mut draft, flags);
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
@@ -317,7 +319,24 @@ impl LuaHost {
 /// # Errors
 /// All errors found until an error of Lua ended the evaluation.
 pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
-    evaluate_within(file, interrupt, EVALUATION, None)
+    evaluate_within(file, interrupt, EVALUATION, Watches::default())
+}
+
+/// Returns what a file says of the console until its end, or until an error ends it, which is returned
+/// too. Of a file that is no Lua, the part above the error is evaluated.
+#[must_use]
+pub fn console_of(file: &Path) -> (DraftConsole, Vec<ConfigError>) {
+    let (watch, found) = mpsc::channel();
+    let watches = Watches { console: Some(watch), ..Watches::default() };
+    let errors = evaluate_within(Some(file), &Interrupt::default(), EVALUATION, watches).err();
+    (found.try_iter().last().unwrap_or_default(), errors.unwrap_or_default())
+}
+
+/// Who is told of what a file says while it is evaluated.
+#[derive(Clone, Default)]
+struct Watches {
+    log: Option<LogWatch>,
+    console: Option<ConsoleWatch>,
 }
 
 /// The same with another time limit.
@@ -325,11 +344,11 @@ fn evaluate_within(
     file: Option<&Path>,
     interrupt: &Interrupt,
     limit: Duration,
-    watch: Option<LogWatch>,
+    watches: Watches,
 ) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
     let (path, own) = (file.map(Path::to_owned), interrupt.clone());
     let started = Worker::start("config", interrupt, limit, move || {
-        match evaluate_here(path.as_deref(), &own, watch) {
+        match evaluate_here(path.as_deref(), &own, watches) {
             Ok((draft, host)) => (Ok(draft), host.stays().then_some(host)),
             Err(errors) => (Err(errors), None),
         }
@@ -357,13 +376,13 @@ fn shown_name(file: Option<&Path>) -> String {
 /// Evaluates a file on the calling thread, whose time it takes.
 #[cfg(test)]
 pub(crate) fn evaluated_here(file: &Path) -> Result<Draft, Vec<ConfigError>> {
-    evaluate_here(Some(file), &Interrupt::default(), None).map(|(draft, _)| draft)
+    evaluate_here(Some(file), &Interrupt::default(), Watches::default()).map(|(draft, _)| draft)
 }
 
 fn evaluate_here(
     file: Option<&Path>,
     interrupt: &Interrupt,
-    watch: Option<LogWatch>,
+    watches: Watches,
 ) -> Result<(Draft, Host), Vec<ConfigError>> {
     let name = shown_name(file);
     let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
@@ -371,7 +390,8 @@ fn evaluate_here(
     let context = Context::default();
     context.begin(Build::default(), None);
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
-    watch.map(|watch| runtime.lua().set_app_data(watch));
+    watches.log.map(|watch| runtime.lua().set_app_data(watch));
+    watches.console.map(|watch| runtime.lua().set_app_data(watch));
     let ended = runtime.evaluate(|| {
         let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, Role::Main, f));
         let ran = ran.and_then(|()| {
@@ -483,9 +503,36 @@ fn run(lua: &Lua, context: &Context, role: Role<'_>, path: &Path) -> mlua::Resul
         // A shebang line, as in any Lua script; a comment keeps the line numbers.
         text.splice(0..1, *b"--");
     }
-    let chunk = lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).into_function()?;
+    let load =
+        |text: &[u8]| lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).into_function();
+    let chunk = match load(&text) {
+        Ok(chunk) => chunk,
+        Err(error) => {
+            let looks_for_the_console = lua.app_data_ref::<ConsoleWatch>().is_some();
+            if let Some(above) = looks_for_the_console.then(|| above(&text, &error, load)).flatten() {
+                above.call::<()>(())?;
+            }
+            return Err(error);
+        }
+    };
     context.has_code(&chunk);
     chunk.call(())
+}
+
+/// Returns what stands above the statement with an error, if that is Lua.
+fn above(
+    text: &[u8],
+    error: &mlua::Error,
+    load: impl Fn(&[u8]) -> mlua::Result<Function>,
+) -> Option<Function> {
+    /// Longer than any statement that somebody is writing.
+    const LINES_MAX: usize = 200;
+    let message = message(innermost(error));
+    let line = message.split(':').find_map(|part| part.parse::<usize>().ok())?;
+    let ends: Vec<usize> =
+        text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
+    let above = ends.get(..line.saturating_sub(1).min(ends.len()))?;
+    above.iter().rev().take(LINES_MAX).find_map(|end| load(text.get(..*end)?).ok())
 }
 
 /// Reads a file of names or networks. An empty one is a fault: most often it is half written, and an

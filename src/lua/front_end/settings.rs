@@ -247,10 +247,6 @@ pub(crate) fn local_option(
 pub(crate) fn network(call: &mut Call<'_>, written: &str) -> Result<(Prefix, bool), Fault> {
     let wrong = || Fault::value("", format!("\"{written}\""), NETWORK);
     let (text, is_in) = written.strip_prefix('!').map_or((written, true), |rest| (rest, false));
-    if !is_in {
-        let meaning = "an exception: no address within it, unless a longer network names it";
-        call.warn(Fault::Note(format!("\"{written}\" is taken as {meaning}")));
-    }
     if let Ok(net) = text.parse() {
         return Ok((net, is_in));
     }

@@ -250,7 +250,8 @@ fn evaluation_is_limited_in_time_even_in_c() {
     ] {
         let file = File::new(text);
         let limit = Duration::from_millis(20);
-        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err(text);
+        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, Watches::default())
+            .expect_err(text);
         let message = errors.last().expect("an error").to_string();
         assert!(message.contains("lua:2: ") || message.contains("lua:3: "), "{text}: {message}");
     }
@@ -258,8 +259,8 @@ fn evaluation_is_limited_in_time_even_in_c() {
     // meanwhile.
     let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
     let limit = Duration::from_millis(20);
-    let errors =
-        evaluate_within(Some(file.path()), &Interrupt::default(), limit, None).expect_err("too long");
+    let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, Watches::default())
+        .expect_err("too long");
     assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
 }
 

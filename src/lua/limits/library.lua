@@ -293,6 +293,8 @@ for _, modules in ipairs({ package.loaded, package.preload }) do
 end
 package.loaded.jit, package.loaded["jit.opt"], package.loaded.debug = jit, jit.opt, debug
 
+os.execute = core.execute
+
 function os.exit(code)
   if code == nil or code == true then code = 0 end
   local wrong = core.exit(code == false and 1 or tonumber(code) or 1)

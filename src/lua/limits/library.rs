@@ -1,5 +1,9 @@
 //! The Rust functions under `library.lua`.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::rc::Rc;
 
 use mlua::{IntoLuaMulti, Lua, MultiValue, Table, Value};
@@ -34,7 +38,17 @@ fn core(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Table> {
         Ok(if ender.exit(code) { "ends the process" } else { NO_EXIT })
     };
     core.raw_set("exit", lua.create_function(exit)?)?;
+    core.raw_set("execute", lua.create_function(|_, command| Ok(execute(command)))?)?;
     Ok(core)
+}
+
+/// Runs a command by the shell, and returns its status as `wait` has it; 1 without a command: there is
+/// a shell. The C library's `system` ignores SIGINT in the whole process meanwhile, which would be
+/// lost.
+fn execute(command: Option<mlua::BString>) -> i32 {
+    let Some(command) = command else { return 1 };
+    let command = OsStr::from_bytes(&command);
+    Command::new("/bin/sh").arg("-c").arg(command).status().map_or(-1, ExitStatusExt::into_raw)
 }
 
 /// Why `os.exit` does nothing.

@@ -186,3 +186,19 @@ fn hanging_thread_is_abandoned() {
         Worker::<()>::start("test", &Interrupt::default(), EVALUATION, || (1, None)).expect("a thread");
     assert!(wait.block_on(none.1.call(|()| ())).is_err());
 }
+
+#[test]
+fn a_command_of_the_shell_does_not_take_signals_from_the_process() {
+    let runtime = Runtime::new(&Interrupt::default()).expect("a state");
+    let lua = runtime.lua();
+    let status: i32 = lua.load("return os.execute('exit 3')").eval().expect("a status");
+    assert_eq!(status, 3 << 8, "as wait has it");
+    let status: i32 = lua.load("return os.execute()").eval().expect("a status");
+    assert_eq!(status, 1, "there is a shell");
+    let own = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let ignored = own.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("signals").trim();
+    let compare = format!("[ \"$(sed -n 's/^SigIgn:\\t*//p' /proc/$PPID/status)\" = {ignored} ]");
+    lua.globals().set("compare", compare).expect("a global");
+    let status: i32 = lua.load("return os.execute(compare)").eval().expect("a status");
+    assert_eq!(status, 0, "other signals are ignored meanwhile");
+}

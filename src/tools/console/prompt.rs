@@ -15,7 +15,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor};
 
 use crate::lua::front_end::every_function;
-use crate::tools::console::{Connection, completion, is_error};
+use crate::tools::console::{Connection, completion, is_error, no_reply};
 
 /// Commands that are remembered.
 const HISTORY: usize = 10_000;
@@ -62,7 +62,7 @@ pub(super) fn converse(connection: Connection) -> io::Result<bool> {
                 let _ = editor.append_history(path);
             }
         }
-        let reply = connection.borrow_mut().ask(command)?;
+        let reply = connection.borrow_mut().ask(command).map_err(|e| io::Error::other(no_reply(&e)))?;
         fine = !is_error(&reply);
         let height = editor.dimensions().map_or(LINES, |(_, lines)| lines.into());
         show(&reply, height)?;

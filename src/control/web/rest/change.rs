@@ -13,7 +13,7 @@ use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::control::web::rest::lua::{Callee, call, quoted, server, value};
 use crate::control::web::rest::operations::Id;
 use crate::control::web::rest::read::{
-    CHAINS, chain_key, in_group, one_rule, one_server, pool_name, servers, users,
+    CHAINS, chain_key, in_group, one_rule, one_server, pool_name, rule_at, servers, users,
 };
 use crate::control::web::rest::{Call, Problem};
 use crate::lua::front_end::command::{Act, Mark};
@@ -54,7 +54,7 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         Id::PutRule => {
             let key = chain_key(request.parameter("chain"))?;
             one_rule(snapshot, key, request.parameter("uuid"))?;
-            put_rule(key, request.parameter("uuid"), body)
+            put_rule(snapshot, key, request.parameter("uuid"), body)
         }
         Id::RemoveRule => {
             let key = chain_key(request.parameter("chain"))?;
@@ -62,7 +62,8 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
             let uuid = canonical(request.parameter("uuid"))?;
             let lua =
                 with_rule(key, &uuid, &format!("{}(\"{uuid}\")", FUNCTIONS[key as usize].entries[1].name));
-            Ok(change(lua, Act::Remove, rule_key(key, &uuid), None))
+            let left = leaves(snapshot, key, request.parameter("uuid"));
+            Ok(change(lua, Act::Remove, rule_key(key, &uuid), None).and(left))
         }
         Id::PutGroup => {
             let key = group_chain(request.parameter("chain"))?;
@@ -70,11 +71,13 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
         }
         Id::RemoveGroup => {
             let (key, group) = (group_chain(request.parameter("chain"))?, request.parameter("group"));
-            if in_group(snapshot, key, group).is_empty() {
+            let rules = group_rules(snapshot, key, group);
+            if rules.is_empty() {
                 return Err(Problem::not_found("group"));
             }
             let lua = format!("{}({})", group_functions(key)[1], quoted(group.as_bytes()));
-            Ok(change(lua, Act::Remove, group_key(key, group), None))
+            let gone = rules.into_iter().map(|rule| (rule, Act::Remove));
+            Ok(change(lua, Act::Remove, group_key(key, group), None).and(gone))
         }
         Id::PutAcl => acl(networks(body, "networks")?),
         Id::PutAllowFrom => {
@@ -125,7 +128,15 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
 }
 
 fn change(lua: String, act: Act, key: String, location: Option<String>) -> Change {
-    Change { lua, mark: Mark { key, act }, file: CHANGES_FILE, location }
+    Change { lua, mark: Mark { key, act, also: Vec::new() }, file: CHANGES_FILE, location }
+}
+
+impl Change {
+    /// Adds what it does to other things.
+    fn and(mut self, others: impl IntoIterator<Item = (String, Act)>) -> Self {
+        self.mark.also.extend(others);
+        self
+    }
 }
 
 /// Percent-encodes a part of a path.
@@ -155,6 +166,11 @@ fn server_path(id: &str) -> Option<String> {
 
 fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
     let members = object(body)?;
+    let mut members = members.clone();
+    if let Some(pools) = members.get_mut("pool") {
+        plain_pools(pools);
+    }
+    let members = &members;
     let table = server(members).map_err(Problem::unprocessable)?;
     let text = |name: &str| members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let written = text("address").ok_or_else(|| Problem::unprocessable("address is missing"))?;
@@ -175,14 +191,33 @@ fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
     let note = quoted(format!("a change by the API has no effect: there is a server {id}").as_bytes());
     let quoted = quoted(id.as_bytes());
     let lua = format!("if getServer({quoted}) then warnlog({note}) else newServer({table}) end");
-    Ok(change(lua, Act::Create, server_key(&id), server_path(&id)))
+    let pools = match members.get("pool") {
+        Some(Value::Array(pools)) => pools.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(pool)) => vec![pool.as_str()],
+        _ => Vec::new(),
+    };
+    Ok(change(lua, Act::Create, server_key(&id), server_path(&id)).and(uses(&pools)))
+}
+
+/// Puts the name of the default pool in the place of what it is called in paths and in lists.
+fn plain_pools(pools: &mut Value) {
+    match pools {
+        Value::String(pool) => *pool = pool_name(pool).to_owned(),
+        Value::Array(pools) => pools.iter_mut().for_each(plain_pools),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {}
+    }
+}
+
+/// What servers need of their pools, which are made where they are not there.
+fn uses(pools: &[&str]) -> Vec<(String, Act)> {
+    pools.iter().filter(|pool| !pool.is_empty()).map(|pool| (pool_key(pool), Act::Use)).collect()
 }
 
 fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, Problem> {
     let id = &one_server(snapshot, text)?.id;
     let members = object(body)?;
     let mut lua = format!("local s = getServer({})", quoted(id.as_bytes()));
-    let mut steps = Vec::new();
+    let (mut steps, mut used) = (Vec::new(), Vec::new());
     for (name, given) in members {
         steps.push(match name.as_str() {
             "order" | "weight" | "qps" => {
@@ -209,6 +244,8 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
             }
             "pools" => {
                 let pools = list(Some(given), "pools").map_err(Problem::unprocessable)?;
+                let pools: Vec<&str> = pools.iter().map(|pool| pool_name(pool)).collect();
+                used = uses(&pools);
                 let add = pools.iter().map(|pool| format!(" s:addPool({})", quoted(pool.as_bytes())));
                 format!("for _, p in ipairs(s.pools) do s:rmPool(p) end{}", add.collect::<String>())
             }
@@ -225,7 +262,8 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
     let then = unless_gone("s", &steps.join(" "), &format!("server {id}"));
     lua = format!("do {lua} {then} end");
     let names: Vec<&str> = members.keys().map(String::as_str).collect();
-    Ok(change(lua, Act::Set, format!("{}/{}", server_key(id), names.join("+")), server_path(id)))
+    let key = format!("{}/{}", server_key(id), names.join("+"));
+    Ok(change(lua, Act::Set, key, server_path(id)).and(used))
 }
 
 fn pool_key(text: &str) -> String {
@@ -369,7 +407,7 @@ fn put_group(snapshot: &Snapshot, key: ChainKey, group: &str, body: &Value) -> R
     let rules = members.get("rules").and_then(Value::as_array);
     let rules = rules.filter(|rules| !rules.is_empty());
     let rules = rules.ok_or_else(|| Problem::unprocessable("rules is no list of rules"))?;
-    let mut made = Vec::with_capacity(rules.len());
+    let (mut made, mut new) = (Vec::with_capacity(rules.len()), Vec::with_capacity(rules.len()));
     for rule in rules {
         let members = rule.as_object().ok_or_else(|| Problem::unprocessable("a rule is no object"))?;
         known(members, &["selector", "action", "name", "uuid"])?;
@@ -377,13 +415,19 @@ fn put_group(snapshot: &Snapshot, key: ChainKey, group: &str, body: &Value) -> R
             None => random_uuid()?,
             Some(given) => canonical(given.as_str().unwrap_or_default())?,
         };
+        new.push(rule_key(key, &uuid));
         made.push(format!("newRuleAction{}", rule_arguments(key, members, &uuid, "")?));
     }
     let lua = format!("{}({}, {{{}}})", group_functions(key)[0], quoted(group.as_bytes()), made.join(", "));
     // Without this a group that comes and goes would leave a line each time.
-    let act = if in_group(snapshot, key, group).is_empty() { Act::Create } else { Act::Set };
+    let old = group_rules(snapshot, key, group);
+    let act = if old.is_empty() { Act::Create } else { Act::Set };
     let location = format!("/api/v2/groups/{}/{}", CHAINS[key as usize], encoded(group));
-    Ok(change(lua, act, group_key(key, group), Some(location)))
+    let gone: Vec<_> = old.iter().filter(|rule| !new.contains(rule)).cloned().collect();
+    let act_of = |rule: &String| if old.contains(rule) { Act::Set } else { Act::Create };
+    let new: Vec<_> = new.iter().map(|rule| (rule.clone(), act_of(rule))).collect();
+    let gone = gone.into_iter().map(|rule| (rule, Act::Remove));
+    Ok(change(lua, act, group_key(key, group), Some(location)).and(new).and(gone))
 }
 
 fn known(members: &Map<String, Value>, names: &[&str]) -> Result<(), Problem> {
@@ -413,15 +457,43 @@ fn add_rule(snapshot: &Snapshot, key: ChainKey, body: &Value) -> Result<Change, 
     let note = quoted(format!("a change by the API has no effect: there is a rule {uuid}").as_bytes());
     let found = found(key, &uuid);
     let lua = format!("if {found} then warnlog({note}) else {lua} end");
-    Ok(change(lua, Act::Create, rule_key(key, &uuid), rule_path(key, &uuid)))
+    let entered = enters(snapshot, key, group_of(members));
+    Ok(change(lua, Act::Create, rule_key(key, &uuid), rule_path(key, &uuid)).and(entered))
 }
 
-fn put_rule(key: ChainKey, uuid: &str, body: &Value) -> Result<Change, Problem> {
+/// The group that a request gives a rule; empty for none.
+fn group_of(members: &Map<String, Value>) -> &str {
+    members.get("group").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The keys of the rules of a group.
+fn group_rules(snapshot: &Snapshot, key: ChainKey, group: &str) -> Vec<String> {
+    let rules = in_group(snapshot, key, group).into_iter();
+    rules.map(|at| rule_key(key, &uuid_text(&rule_at(snapshot, key, at).0))).collect()
+}
+
+/// What a rule does to the group that it enters.
+fn enters(snapshot: &Snapshot, key: ChainKey, group: &str) -> Option<(String, Act)> {
+    let act = if in_group(snapshot, key, group).is_empty() { Act::Create } else { Act::Set };
+    (!group.is_empty()).then(|| (group_key(key, group), act))
+}
+
+/// What a rule does to its group when it leaves that.
+fn leaves(snapshot: &Snapshot, key: ChainKey, uuid: &str) -> Option<(String, Act)> {
+    let group = rule_at(snapshot, key, one_rule(snapshot, key, uuid).ok()?).1;
+    let act = if in_group(snapshot, key, group).len() == 1 { Act::Remove } else { Act::Set };
+    (!group.is_empty()).then(|| (group_key(key, group), act))
+}
+
+fn put_rule(snapshot: &Snapshot, key: ChainKey, uuid: &str, body: &Value) -> Result<Change, Problem> {
     let members = object(body)?;
     known(members, &["selector", "action", "name", "group"])?;
+    let (left, entered) = (leaves(snapshot, key, uuid), enters(snapshot, key, group_of(members)));
+    let stays = left.as_ref().map(|(group, _)| group) == entered.as_ref().map(|(group, _)| group);
+    let moved: Vec<_> = left.into_iter().chain(entered).filter(|_| !stays).collect();
     let uuid = canonical(uuid)?;
     let lua = with_rule(key, &uuid, &added(key, members, &uuid, true)?);
-    Ok(change(lua, Act::Set, rule_key(key, &uuid), rule_path(key, &uuid)))
+    Ok(change(lua, Act::Set, rule_key(key, &uuid), rule_path(key, &uuid)).and(moved))
 }
 
 /// A random UUID, version 4 (RFC 9562, 5.4).
@@ -436,6 +508,11 @@ fn random_uuid() -> Result<String, Problem> {
 }
 
 fn acl(networks: Vec<String>) -> Result<Change, Problem> {
+    if networks.is_empty() {
+        return Err(Problem::unprocessable(
+            "with an empty ACL nobody may query; setACL({}) says so in the file",
+        ));
+    }
     let mut lua = "setACL({".to_owned();
     for (at, text) in networks.iter().enumerate() {
         lua += if at > 0 { ", " } else { "" };

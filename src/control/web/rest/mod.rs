@@ -18,6 +18,7 @@ mod read;
 mod store;
 mod stream;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::base::printable::Printable;
 use crate::control::monitor::Monitor;
 use crate::control::request::{Refusal, Reply, Request, Terms};
 use crate::control::web::access::Area;
@@ -65,13 +67,14 @@ pub(super) fn router() -> Router<Site> {
                            uri: Uri,
                            headers: HeaderMap,
                            Extension(watched): Extension<Watched>,
+                           Extension(peer): Extension<SocketAddr>,
                            body: Bytes| async move {
             let Ok(parameters) = parameters else {
                 return Problem::bad_request("the path is not UTF-8").into_response();
             };
             let parameters =
                 parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            let call = Call { site, operation, parameters, uri, headers, watched, body };
+            let call = Call { site, operation, parameters, uri, headers, watched, peer, body };
             call.answer().await.unwrap_or_else(IntoResponse::into_response)
         };
         router.route(operation.path, on(filter, handle))
@@ -99,6 +102,7 @@ struct Call {
     uri: Uri,
     headers: HeaderMap,
     watched: Watched,
+    peer: SocketAddr,
     body: Bytes,
 }
 
@@ -153,6 +157,12 @@ impl Call {
             None => Ok(()),
             Some(odd) => Err(Problem::bad_request(format!("there is no argument {odd:?} here"))),
         }
+    }
+
+    /// Whose request it is, for the log.
+    fn author(&self) -> String {
+        let (method, path) = (self.operation.method.name(), self.uri.path());
+        format!("the API ({} by {})", Printable(format!("{method} {path}")), self.peer)
     }
 
     fn is_dry_run(&self) -> Result<bool, Problem> {
@@ -243,9 +253,13 @@ impl Call {
             {
                 break;
             }
-            let change = change::of(self, &snapshot, body)?;
+            let change = change::of(self, &snapshot, body).inspect_err(|problem| {
+                if !dry_run && problem.is_of_the_request() {
+                    monitor.refused(&self.author(), "", &[problem.text()]);
+                }
+            })?;
             let terms = terms(&snapshot, dry_run, directory.clone(), &change).await?;
-            let reply = api.ask(change.lua.clone(), terms).await?;
+            let reply = api.ask(change.lua.clone(), self.author(), terms).await?;
             match reply.result {
                 Ok(ref output) => {
                     let output = String::from_utf8_lossy(output).into_owned();
@@ -315,9 +329,9 @@ async fn terms(
 }
 
 impl Api {
-    async fn ask(&self, text: String, terms: Terms) -> Result<Reply, Problem> {
+    async fn ask(&self, text: String, by: String, terms: Terms) -> Result<Reply, Problem> {
         let (reply, answered) = oneshot::channel();
-        let request = Request { text, output_max: OUTPUT_MAX, terms, reply };
+        let request = Request { text, by, output_max: OUTPUT_MAX, terms, reply };
         self.requests.send(request).await.map_err(|_| ends())?;
         answered.await.map_err(|_| ends())
     }

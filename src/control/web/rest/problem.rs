@@ -63,6 +63,19 @@ impl Problem {
             if is_full { StatusCode::INSUFFICIENT_STORAGE } else { StatusCode::INTERNAL_SERVER_ERROR };
         Self::new(status, format!("the change cannot be kept in the directory of setAPIWritable: {error}"))
     }
+
+    /// Whether the request asks for something that cannot be: a change that is refused.
+    pub(super) fn is_of_the_request(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY
+        )
+    }
+
+    /// What is wrong, for the log.
+    pub(super) fn text(&self) -> String {
+        self.detail.clone()
+    }
 }
 
 impl IntoResponse for Problem {

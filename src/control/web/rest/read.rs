@@ -367,6 +367,13 @@ pub(super) fn in_group(snapshot: &Snapshot, key: ChainKey, group: &str) -> Vec<u
     with_chain!(snapshot, key, chain, _act => numbers(chain, group))
 }
 
+/// The UUID of a rule, and its group, which is empty for none.
+pub(super) fn rule_at(snapshot: &Snapshot, key: ChainKey, at: usize) -> ([u8; 16], &str) {
+    with_chain!(snapshot, key, chain, _act => {
+        chain.rules().get(at).map_or(([0; 16], ""), |rule| (rule.uuid, &*rule.group))
+    })
+}
+
 /// What keeps a pool: its servers, and the rules that name it.
 pub(super) fn users(snapshot: &Snapshot, pool: &str) -> Vec<String> {
     fn named<'c, A>(

@@ -14,18 +14,22 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use crate::base::files;
 use crate::control::request::Keep;
-use crate::lua::front_end::command::{Act, Mark, outdated};
+use crate::lua::front_end::command::{Act, Mark, shorten};
 
 /// Longest file, bytes: a change by which it would become longer is refused.
 const BYTES_MAX: u64 = 8 << 20;
 
 /// How many changes were written.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// The first line.
+const HEAD: &str = "-- Changes by the API of dnslob, which writes this file anew with each one.";
 
 /// How a mark begins, which stands above its line of Lua.
 const MARK: &str = "--= ";
@@ -83,6 +87,7 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&written.temporary)?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
+    remove_left(directory, kept.file, out.metadata()?.modified()?);
     let directory = directory.to_owned();
     Ok(Keep(Box::new(move || {
         let renamed = fs::rename(&written.temporary, &written.file);
@@ -91,18 +96,35 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
     })))
 }
 
+/// Removes what a process has left that was killed while it wrote: files as old as no change takes.
+fn remove_left(directory: &Path, file: &str, now: SystemTime) {
+    const AGE: Duration = Duration::from_secs(600);
+    let begins = format!(".{file}.");
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(&begins)?.strip_suffix(".new"));
+        let is_one = number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let changed = || entry.metadata().and_then(|data| data.modified()).ok();
+        if is_one && changed().and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age > AGE) {
+            // Another one may remove it too.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Returns the text of a file with a change added.
 fn with(text: &str, kept: &Kept) -> String {
     let mut lines = read(text);
     lines.push(Line { mark: Some(kept.mark.clone()), lua: kept.lua.clone() });
-    let marks: Vec<Option<&Mark>> = lines.iter().map(|line| line.mark.as_ref()).collect();
-    for at in outdated(&marks).into_iter().rev() {
-        lines.remove(at);
-    }
-    let mut out = "-- Changes by the API of dnslob, which writes this file anew with each one.\n".to_owned();
+    shorten(&mut lines, |line| &mut line.mark);
+    let mut out = format!("{HEAD}\n");
     for line in lines {
-        if let Some(Mark { key, act }) = line.mark {
-            out += &format!("{MARK}{}\n", json!({"act": word(act), "key": key}));
+        if let Some(Mark { key, act, also }) = line.mark {
+            let mut mark = json!({"act": word(act), "key": key});
+            if !also.is_empty() || has_others(&key) {
+                mark["also"] = also.iter().map(|(key, act)| json!([word(*act), key])).collect();
+            }
+            out += &format!("{MARK}{mark}\n");
         }
         out += &line.lua;
         out.push('\n');
@@ -116,19 +138,38 @@ fn read(text: &str) -> Vec<Line> {
     let mut mark = None;
     for (at, line) in text.lines().enumerate() {
         if let Some(json) = line.strip_prefix(MARK) {
-            mark = serde_json::from_str::<Value>(json).ok().and_then(|json| {
-                let act = act(json.get("act")?.as_str()?)?;
-                Some(Mark { key: json.get("key")?.as_str()?.to_owned(), act })
-            });
-        } else if at > 0 || !line.starts_with("--") {
+            mark = serde_json::from_str::<Value>(json).ok().and_then(|json| parsed(&json));
+        } else if at > 0 || line != HEAD {
             lines.push(Line { mark: mark.take(), lua: line.to_owned() });
         }
     }
     lines
 }
 
+/// Reads a mark.
+fn parsed(json: &Value) -> Option<Mark> {
+    let (kind, key) = (act(json.get("act")?.as_str()?)?, json.get("key")?.as_str()?.to_owned());
+    let also = match json.get("also").map(Value::as_array) {
+        Some(list) => {
+            let other =
+                |pair: &Value| Some((pair.get(1)?.as_str()?.to_owned(), act(pair.get(0)?.as_str()?)?));
+            list?.iter().map(other).collect::<Option<_>>()?
+        }
+        // Without the rest it may be about more than that: its line stays.
+        None if has_others(&key) => return None,
+        None => Vec::new(),
+    };
+    Some(Mark { key, act: kind, also })
+}
+
+/// Whether a change of this always says what it does to other things, even if that is nothing.
+fn has_others(key: &str) -> bool {
+    key.starts_with("rule ") || key.starts_with("group ")
+}
+
 const fn word(act: Act) -> &'static str {
     match act {
+        Act::Use => "use",
         Act::Create => "create",
         Act::Set => "set",
         Act::Remove => "remove",
@@ -140,6 +181,7 @@ fn act(word: &str) -> Option<Act> {
         "create" => Some(Act::Create),
         "set" => Some(Act::Set),
         "remove" => Some(Act::Remove),
+        "use" => Some(Act::Use),
         _ => None,
     }
 }
@@ -149,7 +191,11 @@ mod tests {
     use super::*;
 
     fn kept(key: &str, act: Act, lua: &str) -> Kept {
-        Kept { file: "api.conf", mark: Mark { key: key.to_owned(), act }, lua: lua.to_owned() }
+        Kept {
+            file: "api.conf",
+            mark: Mark { key: key.to_owned(), act, also: Vec::new() },
+            lua: lua.to_owned(),
+        }
     }
 
     /// A directory that is removed with its test.
@@ -197,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_read_as_they_are_written() {
+        let also = vec![("rule query U".to_owned(), Act::Create), ("pool p".to_owned(), Act::Use)];
+        for (key, also) in [("group query g", also), ("rule query U", Vec::new()), ("server a", Vec::new())] {
+            let mark = Mark { key: key.to_owned(), act: Act::Set, also };
+            let kept = Kept { file: "api.conf", mark: mark.clone(), lua: "f()".to_owned() };
+            let lines = read(&with("", &kept));
+            assert_eq!(lines.iter().map(|line| line.mark.clone()).collect::<Vec<_>>(), [Some(mark)]);
+        }
+        // Nobody knows what else it was about.
+        let text = "--[[ by hand\n]]\n--= {\"act\":\"create\",\"key\":\"group query g\"}\nsetRuleGroup()\n";
+        let text = with(text, &kept("group query g", Act::Remove, "clearRuleGroup()"));
+        assert!(text.contains("\nsetRuleGroup()\n") && text.contains("\nclearRuleGroup()\n"), "{text}");
+        assert!(text.contains("\n--[[ by hand\n]]\n"), "{text}");
+    }
+
+    #[test]
     fn what_is_left_of_a_change_does_not_harm_the_next() {
         let directory = Directory::new("next");
         let refused = prepare(&directory.0, &kept("acl", Act::Set, "first()")).expect("written");
@@ -205,6 +267,23 @@ mod tests {
         (next.0)().expect("renamed");
         assert!(fs::read_to_string(directory.0.join("api.conf")).expect("a file").ends_with("second()\n"));
         assert_eq!(directory.names(), ["api.conf"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_removed() {
+        let directory = Directory::new("left");
+        let at = |name: &str| directory.0.join(name);
+        let names =
+            [".acl.conf.0.new", ".api.conf.0.new", ".api.conf.12.new", ".api.conf.13.new", ".api.conf.new"];
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+        for name in names {
+            let file = File::create(at(name)).expect("a file");
+            if name != ".api.conf.13.new" {
+                file.set_modified(long_ago).expect("older");
+            }
+        }
+        (prepare(&directory.0, &kept("acl", Act::Set, "f()")).expect("written").0)().expect("renamed");
+        assert_eq!(directory.names(), [".acl.conf.0.new", ".api.conf.13.new", ".api.conf.new", "api.conf"]);
     }
 
     #[test]
