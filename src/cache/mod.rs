@@ -19,8 +19,8 @@ pub mod table;
 pub mod warm_up;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -30,7 +30,7 @@ use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::cache::key::Key;
 pub use crate::cache::options::CacheOptions;
-use crate::cache::removal::Removal;
+use crate::cache::removal::{Removal, Unread, What};
 use crate::cache::table::{Insert, Meta, Table};
 use crate::cache::warm_up::WarmUp;
 use crate::stats::not_cached::NotCached;
@@ -75,6 +75,8 @@ struct Store {
     /// Removals that have begun.
     removals: (Sender<Removal>, Receiver<Removal>),
 }
+    /// What is left out of a snapshot that is being read.
+    unread: Mutex<Unread>,
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,6 +120,7 @@ impl PacketCache {
             cleanups: AtomicU64::new(0),
             removals: bounded(removal::PLACES),
         };
+            unread: Mutex::new(Unread::new(options.snapshot.is_some())),
         let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
         Self { options, store: Arc::new(store), warm_up }
     }
@@ -361,6 +364,7 @@ impl PacketCache {
     }
 
     /// Returns the memory of its table, bytes.
+        self.remove_unread(&What::Any(most));
     #[must_use]
     pub fn memory(&self) -> usize {
         self.store.table.memory()
@@ -372,6 +376,7 @@ impl PacketCache {
         self.store.table.is_full()
     }
 
+        self.remove_unread(&What::Named { qname: qname.into(), qtype, suffix });
     /// Returns how many entries have made room for others.
     #[must_use]
     pub fn evicted(&self) -> u64 {

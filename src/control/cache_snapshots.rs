@@ -284,6 +284,8 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
         .and_then(|file| if goes_on() { Ok(file) } else { Err(Refused::Stopped) })
         .and_then(|mut file| cache.read_snapshot(&mut file, clocks, &goes_on));
     let took_ms = clock::now().since(begun).as_ms_ceil();
+    // It may not even have begun.
+    cache.end_reading();
     match read {
         Ok(loaded) => tracing::info!(
             entries = loaded.entries,
@@ -314,9 +316,9 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
 }
 
 /// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
+/// Those of before stay: when the mistake is corrected, the snapshot of its time is refused.
 fn set_aside(path: &str) {
     let kept = files::resolved(Path::new(path)).and_then(|file| {
-/// Those of before stay: when the mistake is corrected, the snapshot of its time is refused.
         let numbered = (1..REFUSED_MAX).map(|number| format!(".refused.{number}"));
         let mut names =
             std::iter::once(".refused".to_owned()).chain(numbered).map(|more| beside(&file, &more));
