@@ -401,9 +401,9 @@ impl Shard {
         Some(self.deliver_hit(hit, limit, query, packet))
     }
 
-    /// Answers a query that no server has answered with an expired answer; returns false if there is
-    /// none.
-    pub(super) fn answer_stale_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
+    /// Answers a query that no server has answered with what another one has got meanwhile, or else with an
+    /// expired answer; returns false if there is neither.
+    pub(super) fn answer_cached_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
         let attempt = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
         self.answer_stale_for(in_flight, attempt)
     }
@@ -437,6 +437,14 @@ impl Shard {
             .is_some_and(|wanted| self.answer_late(wanted, in_flight, ending).is_some())
     }
 
+        let (pool, entry) = (in_flight.pending.pool, in_flight.pending.waiter.entry());
+        if self.cx.needs.cache
+            && !self.is_refresh(entry)
+            && self.take_key(pool, entry)
+            && self.answer_late(Wanted::Fresh, in_flight, attempt.clone()).is_some()
+        {
+            return true;
+        }
     /// Answers an outstanding query with the key at hand, whose packet is gone.
     fn answer_late(&mut self, wanted: Wanted, in_flight: &InFlight, ending: Ending) -> Option<Outcome> {
         let pending = &in_flight.pending;
