@@ -34,6 +34,7 @@ use crate::cache::removal::{Removal, Unread, What};
 use crate::cache::table::{Insert, Meta, Table};
 use crate::cache::warm_up::WarmUp;
 use crate::stats::not_cached::NotCached;
+use crate::wire::edns;
 
 /// Bytes that what is stored of a response needs besides its records: header, and the place of each
 /// TTL.
@@ -247,11 +248,11 @@ impl PacketCache {
         now: Tick,
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
-        let stored = self.store_answer(key, response, failure_ttl, stale_seconds, now, buffer);
-        if let Err(reason) = stored
-            && !matches!(reason, NotCached::Malformed | NotCached::Class)
-        {
-            self.supersede(key, response);
+        let stored = self.renew(key, response, failure_ttl, stale_seconds, now, buffer);
+        match stored {
+            Ok(_) | Err(NotCached::Malformed | NotCached::Class) => {}
+            Err(NotCached::Cookie) if self.keep_for_failures(key, response, stale_seconds, now, buffer) => {}
+            Err(_) => self.supersede(key, response),
         }
         stored
     }
@@ -262,9 +263,34 @@ impl PacketCache {
         if entry::is_worth_keeping(response) {
             self.store.table.forget(key.hash(), key.bytes());
         }
+    /// Keeps an answer with a client's cookie without that, for when no server answers the others. Returns
+    /// false if it is of no use for this.
+    fn keep_for_failures(
+        &self,
+        key: &Key,
+        response: &[u8],
+        stale_seconds: u32,
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> bool {
+        if stale_seconds == 0 || self.options.keys_have_cookies() || !entry::is_worth_keeping(response) {
+            return false;
+        }
+        let mut bytes = response.to_vec();
+        let mut bare = Packet::new(&mut bytes, 0, response.len());
+        edns::remove_option(&mut bare, key::COOKIE);
+        entry::lifetime(bare.bytes(), &self.options, None).is_ok()
+            && self.insert(key, bare.bytes(), (0, stale_seconds), now, buffer).is_ok()
     }
 
-    fn store_answer(
+    }
+
+    /// Stores a response as [`Self::store`] does, but one that is not stored removes nothing: nobody has got
+    /// it, and what is there is good until its own end.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub fn renew(
         &self,
         key: &Key,
         response: &[u8],
@@ -280,8 +306,20 @@ impl PacketCache {
         entry::pack(response, buffer).ok_or(NotCached::Malformed)?;
         let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
         let now = seconds(now);
-        let expires = now.saturating_add(lifetime);
         let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
+        self.insert(key, response, (lifetime, stale_seconds), now, buffer)
+    }
+
+    /// Inserts a response that is fresh and then of use as a stale one for so many seconds.
+    fn insert(
+        &self,
+        key: &Key,
+        response: &[u8],
+        (lifetime, stale_seconds): (u32, u32),
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, NotCached> {
+        let expires = now.saturating_add(lifetime);
         let gone = expires.saturating_add(stale_seconds).saturating_add(u32::from(past > 0));
         let meta = Meta { stored: now, expires, gone, extra: past };
         match self.store.table.insert(key.hash(), key.bytes(), buffer, meta, now) {

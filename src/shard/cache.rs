@@ -91,13 +91,14 @@ impl CacheBuffers {
                 .is_some_and(|subnet| subnet.scope == 0);
     }
 
-    /// Stores a response under the key at hand. Returns whether it is a new entry.
+    /// Stores a response under the key at hand. Returns whether it is a new entry. `renews`: it is that to
+    /// an own query, and takes nothing away if it cannot be stored.
     pub(crate) fn store(
         &mut self,
         cache: &PacketCache,
         response: &[u8],
-        failure_ttl: Option<u32>,
-        stale_seconds: u32,
+        (failure_ttl, stale_seconds): (Option<u32>, u32),
+        renews: bool,
         now: Tick,
     ) -> Result<bool, NotCached> {
         let key = if self.is_for_every_subnet && cache.options().parse_ecs {
@@ -106,7 +107,11 @@ impl CacheBuffers {
         } else {
             &self.key
         };
-        cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        if renews {
+            cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        } else {
+            cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        }
     }
 
     /// A response to the query with the key at hand is not stored: what is there is superseded.

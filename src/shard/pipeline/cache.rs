@@ -304,7 +304,7 @@ impl Shard {
         let (snapshot, page) = (&self.cx.snapshot, self.cx.stats().pool(pool));
         let Some(cache) = snapshot.pool(pool).cache.as_deref() else { return false };
         let seconds = snapshot.globals.stale_cache_seconds;
-        let stored = self.cache.store(cache, response, failure_ttl, seconds, self.cx.now);
+        let stored = self.cache.store(cache, response, (failure_ttl, seconds), renews, self.cx.now);
         match stored {
             Ok(_) => {
                 page.cache_inserted.add(1);
@@ -327,6 +327,7 @@ impl Shard {
             let reason = lifetime(response, &CacheOptions::new(1), None).err();
             self.share_response(entry, response, (false, share(reason, response)));
         }
+        let renews = self.dispatcher.queries.is_refresh(entry);
     }
 
     /// Stores a response that the rules have seen, if it belongs into a cache, and finishes it.
@@ -345,7 +346,8 @@ impl Shard {
             let pool = query.pending.pool;
             if skips {
                 self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(u64::from(stores));
-                if stores && let Some(cache) = self.cx.snapshot.pool(pool).cache.as_deref() {
+                let supersedes = stores && !self.is_refresh(query.pending.waiter.entry());
+                if supersedes && let Some(cache) = self.cx.snapshot.pool(pool).cache.as_deref() {
                     self.cache.supersede(cache, packet.bytes());
                 }
                 let nothing = (false, Share::Nothing);
