@@ -75,9 +75,9 @@ struct Store {
     cleanups: AtomicU64,
     /// Removals that have begun.
     removals: (Sender<Removal>, Receiver<Removal>),
-}
     /// What is left out of a snapshot that is being read.
     unread: Mutex<Unread>,
+}
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,8 +120,8 @@ impl PacketCache {
             },
             cleanups: AtomicU64::new(0),
             removals: bounded(removal::PLACES),
-        };
             unread: Mutex::new(Unread::new(options.snapshot.is_some())),
+        };
         let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
         Self { options, store: Arc::new(store), warm_up }
     }
@@ -232,6 +232,12 @@ impl PacketCache {
         })
     }
 
+    /// Returns when the entry of a key was stored, milliseconds; whether it is fresh or not.
+    pub fn stored_ms(&self, key: &Key, scratch: &mut [u8]) -> Option<u64> {
+        let (_, meta) = self.store.table.get(key.hash(), key.bytes(), 0, scratch)?;
+        Some(u64::from(meta.stored) * 1_000 + u64::from(meta.extra))
+    }
+
     /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
     /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
     /// overwritten. Returns whether it is a new entry. An answer that is not stored removes the one of
@@ -257,12 +263,6 @@ impl PacketCache {
         stored
     }
 
-    /// A server has answered the query with a key: if that refreshes what is there (RFC 8767, 5), that is
-    /// given to nobody any more, fresh or stale.
-    pub fn supersede(&self, key: &Key, response: &[u8]) {
-        if entry::is_worth_keeping(response) {
-            self.store.table.forget(key.hash(), key.bytes());
-        }
     /// Keeps an answer with a client's cookie without that, for when no server answers the others. Returns
     /// false if it is of no use for this.
     fn keep_for_failures(
@@ -283,6 +283,12 @@ impl PacketCache {
             && self.insert(key, bare.bytes(), (0, stale_seconds), now, buffer).is_ok()
     }
 
+    /// A server has answered the query with a key: if that refreshes what is there (RFC 8767, 5), that is
+    /// given to nobody any more, fresh or stale.
+    pub fn supersede(&self, key: &Key, response: &[u8]) {
+        if entry::is_worth_keeping(response) {
+            self.store.table.forget(key.hash(), key.bytes());
+        }
     }
 
     /// Stores a response as [`Self::store`] does, but one that is not stored removes nothing: nobody has got
@@ -300,12 +306,6 @@ impl PacketCache {
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
         let lifetime = entry::lifetime(response, &self.options, failure_ttl)?;
-        if response.len() > self.options.entry_bytes_max {
-            return Err(NotCached::TooLarge);
-        }
-        entry::pack(response, buffer).ok_or(NotCached::Malformed)?;
-        let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
-        let now = seconds(now);
         let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
         self.insert(key, response, (lifetime, stale_seconds), now, buffer)
     }
@@ -319,6 +319,12 @@ impl PacketCache {
         now: Tick,
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
+        if response.len() > self.options.entry_bytes_max {
+            return Err(NotCached::TooLarge);
+        }
+        entry::pack(response, buffer).ok_or(NotCached::Malformed)?;
+        let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
+        let now = seconds(now);
         let expires = now.saturating_add(lifetime);
         let gone = expires.saturating_add(stale_seconds).saturating_add(u32::from(past > 0));
         let meta = Meta { stored: now, expires, gone, extra: past };
@@ -358,6 +364,7 @@ impl PacketCache {
     /// Removes entries, expired or not, until no more than `most` are left. Returns how many it has
     /// removed.
     pub fn expunge(&self, most: usize) -> usize {
+        self.remove_unread(&What::Any(most));
         let mut left = self.len();
         self.retain(|_, _, _| {
             let goes = left > most;
@@ -369,6 +376,7 @@ impl PacketCache {
     /// Removes the entries of a name (wire format, any case), or of all names in its zone if
     /// `suffix`; of one type, or of all. Returns how many it has removed.
     pub fn expunge_by_name(&self, qname: &[u8], qtype: Option<u16>, suffix: bool) -> usize {
+        self.remove_unread(&What::Named { qname: qname.into(), qtype, suffix });
         self.retain(|bytes, _, _| !key::is_about(bytes, qname, qtype, suffix))
     }
 
@@ -402,7 +410,6 @@ impl PacketCache {
     }
 
     /// Returns the memory of its table, bytes.
-        self.remove_unread(&What::Any(most));
     #[must_use]
     pub fn memory(&self) -> usize {
         self.store.table.memory()
@@ -414,7 +421,6 @@ impl PacketCache {
         self.store.table.is_full()
     }
 
-        self.remove_unread(&What::Named { qname: qname.into(), qtype, suffix });
     /// Returns how many entries have made room for others.
     #[must_use]
     pub fn evicted(&self) -> u64 {

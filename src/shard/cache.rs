@@ -1,7 +1,7 @@
 //! What a shard needs to use the packet caches, which it shares with the others.
 
 use crate::base::packet::Packet;
-use crate::base::time::Tick;
+use crate::base::time::{Tick, TickDelta};
 use crate::cache::key::Key;
 use crate::cache::{ENTRY_BYTES_MAX, Hit, PacketCache, Wanted};
 use crate::shard::scratch::MESSAGE_MAX;
@@ -33,7 +33,20 @@ pub(crate) struct CacheBuffers {
 /// Keys for which servers are not asked for a while, as they have just failed to answer: there is a
 /// stale answer meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Failing(Vec<(u64, Tick)>);
+pub(crate) struct Failing {
+    /// By hash.
+    noted: Vec<Noted>,
+    /// The configuration was another one before: what has failed then says nothing.
+    since: Tick,
+}
+
+/// A failure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    hash: u64,
+    at: Tick,
+    until: Tick,
+}
 
 /// Places for them, by hash: one that takes another's place costs a query.
 const FAILING_MAX: usize = 4_096;
@@ -44,19 +57,37 @@ impl Failing {
         usize::from(low) % FAILING_MAX
     }
 
-    /// Notes one, until a time.
-    pub(crate) fn note(&mut self, hash: u64, until: Tick) {
-        self.0.resize(FAILING_MAX, (0, Tick(0)));
-        self.0[Self::place(hash)] = (hash, until);
+    /// Notes one, for a time.
+    pub(crate) fn note(&mut self, hash: u64, now: Tick, pause: TickDelta) {
+        self.noted.resize(FAILING_MAX, Noted::default());
+        self.noted[Self::place(hash)] = Noted { hash, at: now, until: now + pause };
     }
 
-    /// Returns whether it is one of them.
-    pub(crate) fn contains(&self, hash: u64, now: Tick) -> bool {
-        self.0.get(Self::place(hash)).is_some_and(|(known, until)| *known == hash && now < *until)
+    /// Returns when one has failed that is still one of them.
+    pub(crate) fn failed_at(&self, hash: u64, now: Tick) -> Option<Tick> {
+        let noted = self.noted.get(Self::place(hash))?;
+        (noted.hash == hash && now < noted.until).then_some(noted.at)
+    }
+
+    /// Forgets them: another configuration may have other servers.
+    pub(crate) fn forget(&mut self, now: Tick) {
+        self.noted.clear();
+        self.since = now;
+    }
+
+    /// Returns since when failures count.
+    pub(crate) const fn since(&self) -> Tick {
+        self.since
     }
 }
 
 impl CacheBuffers {
+    /// Begins with another configuration.
+    pub(crate) fn adopt(&mut self, now: Tick) {
+        self.key.clear();
+        self.failing.forget(now);
+    }
+
     /// Looks for the answer to the query with the key at hand, whose question ends at `question_end`.
     /// `shared`: an answer for every subnet is good too.
     pub(crate) fn answer(
@@ -68,14 +99,40 @@ impl CacheBuffers {
         now: Tick,
     ) -> Option<Hit> {
         self.found.resize(ENTRY_BYTES_MAX, 0);
-        if shared && self.key.has_subnet() && cache.options().parse_ecs {
-            self.every_subnet.for_every_subnet(&self.key, cache);
-            let hit = cache.answer(&self.every_subnet, packet, question_end, wanted, now, &mut self.found);
-            if hit.is_some() {
-                return hit;
-            }
+        if !self.has_two_keys(cache, shared) {
+            return cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found);
         }
-        cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found)
+        self.every_subnet.for_every_subnet(&self.key, cache);
+        let (keys, found) = ([&self.every_subnet, &self.key], &mut self.found);
+        let mut first = |keys: [&Key; 2], wanted| {
+            keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+        };
+        let fresh = first(keys, Wanted::Fresh);
+        if fresh.is_some() || wanted == Wanted::Fresh {
+            return fresh;
+        }
+        // The newer one supersedes the other.
+        let [for_all, own] = keys;
+        let is_own_newer = cache.stored_ms(own, &mut self.found) > cache.stored_ms(for_all, &mut self.found);
+        let keys = if is_own_newer { [own, for_all] } else { keys };
+        let found = &mut self.found;
+        keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+    }
+
+    fn has_two_keys(&self, cache: &PacketCache, shared: bool) -> bool {
+        shared && self.key.has_subnet() && cache.options().parse_ecs
+    }
+
+    /// Returns when the newest entry was stored that is an answer to the query with the key at hand, fresh
+    /// or not, milliseconds.
+    pub(crate) fn stored_ms(&mut self, cache: &PacketCache, shared: bool) -> Option<u64> {
+        self.found.resize(ENTRY_BYTES_MAX, 0);
+        let own = cache.stored_ms(&self.key, &mut self.found);
+        if !self.has_two_keys(cache, shared) {
+            return own;
+        }
+        self.every_subnet.for_every_subnet(&self.key, cache);
+        own.max(cache.stored_ms(&self.every_subnet, &mut self.found))
     }
 
     /// Takes a copy of the key of an outstanding query, whose response has come from its server.

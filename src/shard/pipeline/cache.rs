@@ -8,7 +8,7 @@ use crate::base::packet::Packet;
 use crate::base::time::TickDelta;
 use crate::cache::entry::{lifetime, shuffle};
 use crate::cache::key::{About, Subnet, question};
-use crate::cache::{CacheOptions, Hit, Wanted};
+use crate::cache::{CacheOptions, Hit, Wanted, seconds};
 use crate::rules::apply::{Decision, ResponseDecision};
 use crate::rules::context::{Answered, Facts};
 use crate::rules::query_state::QueryState;
@@ -87,14 +87,22 @@ impl Shard {
     }
 
     /// Returns whether servers have failed to answer the query with the key at hand so lately that they
-    /// are not asked again, as far as any shard knows.
-    fn has_failed_lately(&self, pool: PoolSlot) -> bool {
+    /// are not asked again, as far as any shard knows. A failure before the answer that is there, or with
+    /// another configuration, says nothing.
+    fn has_failed_lately(&mut self, pool: PoolSlot) -> bool {
         let (hash, cx) = (self.cache.key.hash(), &self.cx);
-        let cache = cx.snapshot.pool(pool).cache.as_ref();
-        let pause = cache.map_or(0, |cache| u64::from(cache.options().failure_ttl));
-        let pause = pause.min(RECHECK_MAX.0 / 1_000_000_000);
-        self.cache.failing.contains(hash, cx.now)
-            || cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now))
+        let pool = cx.snapshot.pool(pool);
+        let Some(cache) = pool.cache.as_deref() else { return false };
+        let pause = u64::from(cache.options().failure_ttl).min(RECHECK_MAX.0 / 1_000_000_000);
+        let has_failed = |pause| cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now));
+        let failed_at = self.cache.failing.failed_at(hash, cx.now);
+        if failed_at.is_none() && !has_failed(pause) {
+            return false;
+        }
+        let Some(stored_ms) = self.cache.stored_ms(cache, pool.zero_scope) else { return false };
+        let from = (stored_ms / 1_000).max(u64::from(seconds(self.cache.failing.since())));
+        failed_at.is_some_and(|at| stored_ms < at.0 / 1_000_000)
+            || has_failed(pause.min(u64::from(seconds(cx.now)).saturating_sub(from)))
     }
 
     /// The cache has no answer to a query: it waits for another one like it, or asks a server.
@@ -396,9 +404,13 @@ impl Shard {
         let hit = hit.filter(|_| packet.replace(stale.bytes()));
         self.cache.give(message);
         let hit = hit?;
-        let seconds = self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl;
+        let own_ttl = query.state.as_ref().and_then(|state| state.temporary_failure_ttl);
+        let seconds = match own_ttl {
+            Some(seconds) => seconds,
+            None => self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl,
+        };
         let pause = TickDelta::from_ms(u64::from(seconds) * 1_000);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
         let limit = pending.client.connection.is_none().then_some(limit);
         Some(self.deliver_hit(hit, limit, query, packet))
     }
@@ -476,7 +488,7 @@ impl Shard {
     fn note_timeout(&mut self, pool: PoolSlot) {
         let Some(cache) = self.cx.snapshot.pool(pool).cache.as_ref() else { return };
         let pause = TickDelta::from_ms(u64::from(cache.options().failure_ttl) * 1_000).min(RECHECK_MAX);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
     }
 
     /// Returns which answers are good enough for an outstanding query that servers have failed, if the
