@@ -2,7 +2,7 @@
 
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
-use crate::cache::key::Key;
+use crate::cache::key::{About, Key};
 use crate::cache::{ENTRY_BYTES_MAX, Hit, PacketCache, Wanted};
 use crate::shard::scratch::MESSAGE_MAX;
 use crate::stats::not_cached::NotCached;
@@ -28,6 +28,8 @@ pub(crate) struct CacheBuffers {
     pub(crate) limit: usize,
     /// What the servers have failed to answer lately.
     pub(crate) failing: Failing,
+    /// The key that the query at hand had before.
+    previous: Key,
 }
 
 /// Keys for which servers are not asked for a while, as they have just failed to answer: there is a
@@ -133,6 +135,14 @@ impl CacheBuffers {
         }
         self.every_subnet.for_every_subnet(&self.key, cache);
         own.max(cache.stored_ms(&self.every_subnet, &mut self.found))
+    }
+
+    /// Reads the key of the query at hand again. Returns whether it is another one, by which it can be
+    /// looked up; it is empty if the query has none.
+    pub(crate) fn read_again(&mut self, query: &[u8], about: Option<About>, cache: &PacketCache) -> bool {
+        std::mem::swap(&mut self.key, &mut self.previous);
+        self.key.clear();
+        about.is_some_and(|about| self.key.read(query, about, cache)) && self.key != self.previous
     }
 
     /// Takes a copy of the key of an outstanding query, whose response has come from its server.

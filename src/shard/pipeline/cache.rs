@@ -72,6 +72,11 @@ impl Shard {
         let decision = self.evaluate_rules(query, packet, apply::cache_miss);
         if query.pending.pool != slot || query.state.as_ref().is_some_and(|state| state.skip_cache) {
             self.cache.key.clear();
+        } else if decision == Decision::Forward
+            && self.read_key_again(query, packet)
+            && let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet)
+        {
+            return Some(outcome);
         }
         match decision {
             Decision::Forward => self.miss(slot, query, packet),
@@ -84,6 +89,18 @@ impl Shard {
                 Some(Outcome::Dropped(reason))
             }
         }
+    }
+
+    /// Makes the key at hand that of what rules have made of a query. Returns whether it is another one.
+    fn read_key_again(&mut self, query: &Query, packet: &Packet<'_>) -> bool {
+        let about = self.about(query, packet);
+        let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return false };
+        let is_other = self.cache.read_again(packet.bytes(), about, cache);
+        if is_other && cache.options().prefetch_percent > 0 {
+            self.refreshes.query.clear();
+            self.refreshes.query.extend_from_slice(packet.bytes());
+        }
+        is_other
     }
 
     /// Returns whether servers have failed to answer the query with the key at hand so lately that they
