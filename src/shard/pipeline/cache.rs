@@ -219,9 +219,6 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) -> Outcome {
         self.cache.key.clear();
-        let page = self.cx.stats().pool(query.pending.pool);
-        page.cache_hits.add(1);
-        page.cache_stale_hits.add(u64::from(hit.is_stale));
         if let Some(ticket) = self.dispatcher.queries.ticket_mut(query.pending.waiter.entry()) {
             ticket.is_hit = true;
         }
@@ -249,6 +246,10 @@ impl Shard {
         if limit.is_some_and(|limit| !answer::fit(packet, limit)) {
             return Outcome::Dropped(DropReason::AnswerTooLong);
         }
+        // What a rule has dropped counts as that, here and among the hits of the whole.
+        let page = self.cx.stats().pool(query.pending.pool);
+        page.cache_hits.add(1);
+        page.cache_stale_hits.add(u64::from(hit.is_stale));
         Outcome::Cached
     }
 
@@ -326,6 +327,7 @@ impl Shard {
         failure_ttl: Option<u32>,
         response: &[u8],
     ) -> bool {
+        let renews = self.dispatcher.queries.is_refresh(entry);
         let (snapshot, page) = (&self.cx.snapshot, self.cx.stats().pool(pool));
         let Some(cache) = snapshot.pool(pool).cache.as_deref() else { return false };
         let seconds = snapshot.globals.stale_cache_seconds;
@@ -352,7 +354,6 @@ impl Shard {
             let reason = lifetime(response, &CacheOptions::new(1), None).err();
             self.share_response(entry, response, (false, share(reason, response)));
         }
-        let renews = self.dispatcher.queries.is_refresh(entry);
     }
 
     /// Stores a response that the rules have seen, if it belongs into a cache, and finishes it.
@@ -436,6 +437,14 @@ impl Shard {
     /// expired answer; returns false if there is neither.
     pub(super) fn answer_cached_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
         let attempt = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
+        let (pool, entry) = (in_flight.pending.pool, in_flight.pending.waiter.entry());
+        if self.cx.needs.cache
+            && !self.is_refresh(entry)
+            && self.take_key(pool, entry)
+            && self.answer_late(Wanted::Fresh, in_flight, attempt.clone()).is_some()
+        {
+            return true;
+        }
         self.answer_stale_for(in_flight, attempt)
     }
 
@@ -468,14 +477,6 @@ impl Shard {
             .is_some_and(|wanted| self.answer_late(wanted, in_flight, ending).is_some())
     }
 
-        let (pool, entry) = (in_flight.pending.pool, in_flight.pending.waiter.entry());
-        if self.cx.needs.cache
-            && !self.is_refresh(entry)
-            && self.take_key(pool, entry)
-            && self.answer_late(Wanted::Fresh, in_flight, attempt.clone()).is_some()
-        {
-            return true;
-        }
     /// Answers an outstanding query with the key at hand, whose packet is gone.
     fn answer_late(&mut self, wanted: Wanted, in_flight: &InFlight, ending: Ending) -> Option<Outcome> {
         let pending = &in_flight.pending;
