@@ -211,6 +211,7 @@
 //!     cache.rs            a query is answered from the packet cache, or its response is stored there
 //!     coalesce.rs         queries that wait for another one: they join it, and get what it got
 //!     failure.rs          attempts without a response: the query moves on, or is lost
+//!     judgement.rs        what a response is to others than its client: shared, or worse than an expired one
 //!     refresh.rs          own queries: popular entries before they expire, names of a list
 //!     response.rs         responses: matched, evaluated, stored, delivered; or the query is restarted
 //!     rules.rs            the stage of rules: the state that they see and change

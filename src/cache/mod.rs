@@ -19,8 +19,8 @@ pub mod table;
 pub mod warm_up;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -30,10 +30,11 @@ use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::cache::key::Key;
 pub use crate::cache::options::CacheOptions;
-use crate::cache::removal::Removal;
+use crate::cache::removal::{Removal, Unread, What};
 use crate::cache::table::{Insert, Meta, Table};
 use crate::cache::warm_up::WarmUp;
 use crate::stats::not_cached::NotCached;
+use crate::wire::edns;
 
 /// Bytes that what is stored of a response needs besides its records: header, and the place of each
 /// TTL.
@@ -74,6 +75,8 @@ struct Store {
     cleanups: AtomicU64,
     /// Removals that have begun.
     removals: (Sender<Removal>, Receiver<Removal>),
+    /// What is left out of a snapshot that is being read.
+    unread: Mutex<Unread>,
 }
 
 impl fmt::Debug for Store {
@@ -117,6 +120,7 @@ impl PacketCache {
             },
             cleanups: AtomicU64::new(0),
             removals: bounded(removal::PLACES),
+            unread: Mutex::new(Unread::new(options.snapshot.is_some())),
         };
         let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
         Self { options, store: Arc::new(store), warm_up }
@@ -228,6 +232,12 @@ impl PacketCache {
         })
     }
 
+    /// Returns when the entry of a key was stored, milliseconds; whether it is fresh or not.
+    pub fn stored_ms(&self, key: &Key, scratch: &mut [u8]) -> Option<u64> {
+        let (_, meta) = self.store.table.get(key.hash(), key.bytes(), 0, scratch)?;
+        Some(u64::from(meta.stored) * 1_000 + u64::from(meta.extra))
+    }
+
     /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
     /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
     /// overwritten. Returns whether it is a new entry. An answer that is not stored removes the one of
@@ -244,13 +254,33 @@ impl PacketCache {
         now: Tick,
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
-        let stored = self.store_answer(key, response, failure_ttl, stale_seconds, now, buffer);
-        if let Err(reason) = stored
-            && !matches!(reason, NotCached::Malformed | NotCached::Class)
-        {
-            self.supersede(key, response);
+        let stored = self.renew(key, response, failure_ttl, stale_seconds, now, buffer);
+        match stored {
+            Ok(_) | Err(NotCached::Malformed | NotCached::Class) => {}
+            Err(NotCached::Cookie) if self.keep_for_failures(key, response, stale_seconds, now, buffer) => {}
+            Err(_) => self.supersede(key, response),
         }
         stored
+    }
+
+    /// Keeps an answer with a client's cookie without that, for when no server answers the others. Returns
+    /// false if it is of no use for this.
+    fn keep_for_failures(
+        &self,
+        key: &Key,
+        response: &[u8],
+        stale_seconds: u32,
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> bool {
+        if stale_seconds == 0 || self.options.keys_have_cookies() || !entry::is_worth_keeping(response) {
+            return false;
+        }
+        let mut bytes = response.to_vec();
+        let mut bare = Packet::new(&mut bytes, 0, response.len());
+        edns::remove_option(&mut bare, key::COOKIE);
+        entry::lifetime(bare.bytes(), &self.options, None).is_ok()
+            && self.insert(key, bare.bytes(), (0, stale_seconds), now, buffer).is_ok()
     }
 
     /// A server has answered the query with a key: if that refreshes what is there (RFC 8767, 5), that is
@@ -261,7 +291,12 @@ impl PacketCache {
         }
     }
 
-    fn store_answer(
+    /// Stores a response as [`Self::store`] does, but one that is not stored removes nothing: nobody has got
+    /// it, and what is there is good until its own end.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub fn renew(
         &self,
         key: &Key,
         response: &[u8],
@@ -271,6 +306,19 @@ impl PacketCache {
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
         let lifetime = entry::lifetime(response, &self.options, failure_ttl)?;
+        let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
+        self.insert(key, response, (lifetime, stale_seconds), now, buffer)
+    }
+
+    /// Inserts a response that is fresh and then of use as a stale one for so many seconds.
+    fn insert(
+        &self,
+        key: &Key,
+        response: &[u8],
+        (lifetime, stale_seconds): (u32, u32),
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, NotCached> {
         if response.len() > self.options.entry_bytes_max {
             return Err(NotCached::TooLarge);
         }
@@ -278,7 +326,6 @@ impl PacketCache {
         let past = u32::try_from(milliseconds(now) % 1_000).unwrap_or(0);
         let now = seconds(now);
         let expires = now.saturating_add(lifetime);
-        let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
         let gone = expires.saturating_add(stale_seconds).saturating_add(u32::from(past > 0));
         let meta = Meta { stored: now, expires, gone, extra: past };
         match self.store.table.insert(key.hash(), key.bytes(), buffer, meta, now) {
@@ -317,6 +364,7 @@ impl PacketCache {
     /// Removes entries, expired or not, until no more than `most` are left. Returns how many it has
     /// removed.
     pub fn expunge(&self, most: usize) -> usize {
+        self.remove_unread(&What::Any(most));
         let mut left = self.len();
         self.retain(|_, _, _| {
             let goes = left > most;
@@ -328,6 +376,7 @@ impl PacketCache {
     /// Removes the entries of a name (wire format, any case), or of all names in its zone if
     /// `suffix`; of one type, or of all. Returns how many it has removed.
     pub fn expunge_by_name(&self, qname: &[u8], qtype: Option<u16>, suffix: bool) -> usize {
+        self.remove_unread(&What::Named { qname: qname.into(), qtype, suffix });
         self.retain(|bytes, _, _| !key::is_about(bytes, qname, qtype, suffix))
     }
 

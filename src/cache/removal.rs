@@ -1,6 +1,8 @@
 //! Removes entries for functions of the packet path: at once as far as a bounded part of the table
 //! goes, and the rest a part at a time, by whoever cleans the cache.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use crate::base::time::Tick;
 use crate::cache::{PacketCache, expires_ms, key, milliseconds, seconds};
 
@@ -38,13 +40,76 @@ pub struct Removal {
     from: usize,
 }
 
+/// Removals that a snapshot is compared with while it is read.
+const UNREAD_MAX: usize = 1_000;
+
+/// Entries of a snapshot that are not to be read any more: they were removed while it is read.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// One is being read, or will be.
+    is_reading: bool,
+    /// All of them.
+    all: bool,
+    named: Vec<What>,
+}
+
+impl Unread {
+    /// Begins with a cache, whose snapshot, if it has one, is read soon.
+    pub(super) fn new(has_snapshot: bool) -> Self {
+        Self { is_reading: has_snapshot, ..Self::default() }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let is_named = |what: &What| match what {
+            What::Named { qname, qtype, suffix } => key::is_about(key, qname, *qtype, *suffix),
+            What::Expired(_) | What::Any(_) => false,
+        };
+        self.all || self.named.iter().any(is_named)
+    }
+}
+
 impl PacketCache {
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.store.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot begins to be read.
+    pub(super) fn begin_reading(&self) {
+        self.unread().is_reading = true;
+    }
+
+    /// Its reading has ended, or there is none.
+    pub fn end_reading(&self) {
+        *self.unread() = Unread::default();
+    }
+
+    /// Inserts an entry of a snapshot by `insert`, unless that was removed meanwhile; none then.
+    pub(super) fn read_entry<T>(&self, key: &[u8], insert: impl FnOnce() -> T) -> Option<T> {
+        // Until it is inserted no removal begins, or it might come too late for both.
+        let unread = self.unread();
+        (!unread.contains(key)).then(insert)
+    }
+
+    /// Entries are about to be removed: what is left to be read of a snapshot goes too. More removals than
+    /// can be kept end the reading.
+    pub(super) fn remove_unread(&self, what: &What) {
+        let mut unread = self.unread();
+        match what {
+            What::Expired(_) => {}
+            What::Any(most) => unread.all |= *most == 0 && unread.is_reading,
+            What::Named { .. } if !unread.is_reading || unread.named.contains(what) => {}
+            What::Named { .. } if unread.named.len() < UNREAD_MAX => unread.named.push(what.clone()),
+            What::Named { .. } => unread.all = true,
+        }
+    }
+
     /// Removes entries in a first part of the table, and leaves the rest to [`Self::remove_waiting`].
     /// Returns how many it has removed.
     ///
     /// # Errors
     /// Too many removals wait already; this one has ended with its first part.
     pub fn remove_soon(&self, what: What, now: Tick) -> Result<usize, &'static str> {
+        self.remove_unread(&what);
         let mut removal = Removal { what, asked: now, from: 0 };
         let removed = self.remove_part(&mut removal, SETS_AT_ONCE);
         if removal.from < self.store.table.sets() {

@@ -73,7 +73,8 @@ pub struct Loaded {
     pub entries: u64,
     /// Entries whose time was over.
     pub expired: u64,
-    /// Entries that the cache did not take: it had newer ones, or its options keep no such answer.
+    /// Entries that the cache did not take: it had newer ones, its options keep no such answer, or they were
+    /// removed while the snapshot was read.
     pub others: u64,
     /// Seconds since it was written; 0 if the clock was set back by less than a minute.
     pub age: u32,
@@ -197,6 +198,18 @@ impl PacketCache {
         clocks: Clocks,
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Loaded, Refused> {
+        self.begin_reading();
+        let read = self.read_aged(input, clocks, goes_on);
+        self.end_reading();
+        read
+    }
+
+    fn read_aged(
+        &self,
+        input: &mut (impl Read + Seek),
+        clocks: Clocks,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Loaded, Refused> {
         let bytes = input.seek(SeekFrom::End(0))?;
         let most = (TABLES_MAX * self.memory() as u64).max(BYTES_MIN);
         input.rewind()?;
@@ -218,12 +231,12 @@ impl PacketCache {
             now: milliseconds(clocks.now),
             found: vec![0; ENTRY_BYTES_MAX],
         };
-        self.scan(input, goes_on, &mut |saved| match restore.insert(saved) {
+        let read = self.scan(input, goes_on, &mut |saved| match restore.insert(saved) {
             Some(true) => loaded.entries += 1,
             Some(false) => loaded.others += 1,
             None => loaded.expired += 1,
-        })?;
-        Ok(loaded)
+        });
+        read.map(|_| loaded)
     }
 
     /// Checks a snapshot, calls `each` with its entries, and returns the time of writing.
@@ -385,7 +398,10 @@ impl Restore<'_> {
             return Some(false);
         }
         let mut tries = (0..TRIES).map(|_| table.insert(hash, key, value, meta, now));
-        Some(tries.any(|outcome| matches!(outcome, Insert::New | Insert::Replaced)))
+        let inserted = self
+            .cache
+            .read_entry(key, || tries.any(|outcome| matches!(outcome, Insert::New | Insert::Replaced)));
+        Some(inserted == Some(true))
     }
 }
 

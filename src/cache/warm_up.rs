@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
+use ahash::AHashSet;
+
 use crate::wire::codes::type_from_name;
 use crate::wire::name::from_text;
 
@@ -47,6 +49,7 @@ impl WarmUpList {
             let parsed = parse_line(&String::from_utf8_lossy(line), &mut questions, most);
             parsed.map_err(|why| (number, why))?;
         }
+        remove_repeated(&mut questions);
         Ok(Self { path: path.to_owned(), questions })
     }
 
@@ -63,6 +66,15 @@ impl WarmUpList {
     }
 }
 
+/// Leaves each question once, where it is first.
+fn remove_repeated(questions: &mut Vec<(Box<[u8]>, u16)>) {
+    let mut seen = AHashSet::with_capacity(questions.len());
+    let is_first: Vec<bool> =
+        questions.iter().map(|(qname, qtype)| seen.insert((qname.as_ref(), *qtype))).collect();
+    let mut is_first = is_first.into_iter();
+    questions.retain(|_| is_first.next().unwrap_or(true));
+}
+
 /// Adds the questions of a line, up to `most` in all.
 fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) -> Result<(), String> {
     let mut words = line.split_whitespace();
@@ -77,7 +89,9 @@ fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) ->
              bytes are written as \\DDD"
         ));
     }
-    let wire: Box<[u8]> = from_text(name).map_err(|why| format!("{name}: {why}"))?.into();
+    let mut wire: Box<[u8]> = from_text(name).map_err(|why| format!("{name}: {why}"))?.into();
+    // Lengths of labels are no letters.
+    wire.make_ascii_lowercase();
     let mut add = |qtype| {
         if questions.len() == most {
             return Err(format!("more than {most} questions, a name with a type each"));
@@ -291,7 +305,14 @@ mod tests {
         let read = WarmUpList::parse("list", text).expect("a list");
         let of = |name: &[u8], qtype| (Box::from(name), qtype);
         let https = of(b"\x01a\0", 65);
-        assert_eq!(read.questions, [https.clone(), https.clone(), https, of(b"\x03b;c\0", 15)]);
+        assert_eq!(read.questions, [https, of(b"\x03b;c\0", 15)]);
+    }
+
+    #[test]
+    fn a_question_that_is_repeated_is_asked_once() {
+        let read = list("a A\nb A\nA. A AAAA\nb MX\na").expect("a list");
+        let of = |name: u8, qtype| (Box::from([1, name, 0]), qtype);
+        assert_eq!(read.questions, [of(b'a', 1), of(b'b', 1), of(b'a', 28), of(b'b', 15)]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ use crate::model::Snapshot;
 
 /// How long all caches are written at a stop, at most: some ten million entries on a slow disk.
 const WRITING_MAX: Duration = Duration::from_secs(30);
+/// How many snapshots that were refused are kept beside each file.
+const REFUSED_MAX: usize = 10;
 /// How long the thread has to notice that it is to end. A file system that hangs is not waited for.
 const ENDING_MAX: Duration = Duration::from_secs(2);
 
@@ -262,7 +264,7 @@ enum Reading {
     Done,
     /// There is one, and it was stopped or not begun.
     Incomplete,
-    /// It would be good for a cache with other options, another version or a right clock.
+    /// It would be good for a cache with other options or another size, another version or a right clock.
     Refused,
 }
 
@@ -282,6 +284,8 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
         .and_then(|file| if goes_on() { Ok(file) } else { Err(Refused::Stopped) })
         .and_then(|mut file| cache.read_snapshot(&mut file, clocks, &goes_on));
     let took_ms = clock::now().since(begun).as_ms_ceil();
+    // It may not even have begun.
+    cache.end_reading();
     match read {
         Ok(loaded) => tracing::info!(
             entries = loaded.entries,
@@ -302,7 +306,8 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
         }
         Err(why) => {
             tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}");
-            if matches!(why, Refused::Options | Refused::Version(_) | Refused::Future(_)) {
+            if matches!(why, Refused::Options | Refused::Version(_) | Refused::Future(_) | Refused::Huge(..))
+            {
                 return Reading::Refused;
             }
         }
@@ -311,12 +316,18 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
 }
 
 /// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
+/// Those of before stay: when the mistake is corrected, the snapshot of its time is refused.
 fn set_aside(path: &str) {
     let kept = files::resolved(Path::new(path)).and_then(|file| {
-        let aside = beside(&file, ".refused");
-        match irreplaceable(&aside) {
-            None => fs::rename(&file, &aside).map(|()| aside),
-            Some(why) => Err(io::Error::other(format!("{aside:?}: {why}"))),
+        let numbered = (1..REFUSED_MAX).map(|number| format!(".refused.{number}"));
+        let mut names =
+            std::iter::once(".refused".to_owned()).chain(numbered).map(|more| beside(&file, &more));
+        let is_free = |aside: &PathBuf| {
+            fs::symlink_metadata(aside).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        match names.find(is_free) {
+            Some(aside) => fs::rename(&file, &aside).map(|()| aside),
+            None => Err(io::Error::other(format!("there are {REFUSED_MAX} such files already"))),
         }
     });
     match kept {

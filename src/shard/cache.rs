@@ -1,8 +1,8 @@
 //! What a shard needs to use the packet caches, which it shares with the others.
 
 use crate::base::packet::Packet;
-use crate::base::time::Tick;
-use crate::cache::key::Key;
+use crate::base::time::{Tick, TickDelta};
+use crate::cache::key::{About, Key};
 use crate::cache::{ENTRY_BYTES_MAX, Hit, PacketCache, Wanted};
 use crate::shard::scratch::MESSAGE_MAX;
 use crate::stats::not_cached::NotCached;
@@ -28,12 +28,27 @@ pub(crate) struct CacheBuffers {
     pub(crate) limit: usize,
     /// What the servers have failed to answer lately.
     pub(crate) failing: Failing,
+    /// The key that the query at hand had before.
+    previous: Key,
 }
 
 /// Keys for which servers are not asked for a while, as they have just failed to answer: there is a
 /// stale answer meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Failing(Vec<(u64, Tick)>);
+pub(crate) struct Failing {
+    /// By hash.
+    noted: Vec<Noted>,
+    /// The configuration was another one before: what has failed then says nothing.
+    since: Tick,
+}
+
+/// A failure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    hash: u64,
+    at: Tick,
+    until: Tick,
+}
 
 /// Places for them, by hash: one that takes another's place costs a query.
 const FAILING_MAX: usize = 4_096;
@@ -44,19 +59,37 @@ impl Failing {
         usize::from(low) % FAILING_MAX
     }
 
-    /// Notes one, until a time.
-    pub(crate) fn note(&mut self, hash: u64, until: Tick) {
-        self.0.resize(FAILING_MAX, (0, Tick(0)));
-        self.0[Self::place(hash)] = (hash, until);
+    /// Notes one, for a time.
+    pub(crate) fn note(&mut self, hash: u64, now: Tick, pause: TickDelta) {
+        self.noted.resize(FAILING_MAX, Noted::default());
+        self.noted[Self::place(hash)] = Noted { hash, at: now, until: now + pause };
     }
 
-    /// Returns whether it is one of them.
-    pub(crate) fn contains(&self, hash: u64, now: Tick) -> bool {
-        self.0.get(Self::place(hash)).is_some_and(|(known, until)| *known == hash && now < *until)
+    /// Returns when one has failed that is still one of them.
+    pub(crate) fn failed_at(&self, hash: u64, now: Tick) -> Option<Tick> {
+        let noted = self.noted.get(Self::place(hash))?;
+        (noted.hash == hash && now < noted.until).then_some(noted.at)
+    }
+
+    /// Forgets them: another configuration may have other servers.
+    pub(crate) fn forget(&mut self, now: Tick) {
+        self.noted.clear();
+        self.since = now;
+    }
+
+    /// Returns since when failures count.
+    pub(crate) const fn since(&self) -> Tick {
+        self.since
     }
 }
 
 impl CacheBuffers {
+    /// Begins with another configuration.
+    pub(crate) fn adopt(&mut self, now: Tick) {
+        self.key.clear();
+        self.failing.forget(now);
+    }
+
     /// Looks for the answer to the query with the key at hand, whose question ends at `question_end`.
     /// `shared`: an answer for every subnet is good too.
     pub(crate) fn answer(
@@ -68,14 +101,48 @@ impl CacheBuffers {
         now: Tick,
     ) -> Option<Hit> {
         self.found.resize(ENTRY_BYTES_MAX, 0);
-        if shared && self.key.has_subnet() && cache.options().parse_ecs {
-            self.every_subnet.for_every_subnet(&self.key, cache);
-            let hit = cache.answer(&self.every_subnet, packet, question_end, wanted, now, &mut self.found);
-            if hit.is_some() {
-                return hit;
-            }
+        if !self.has_two_keys(cache, shared) {
+            return cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found);
         }
-        cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found)
+        self.every_subnet.for_every_subnet(&self.key, cache);
+        let (keys, found) = ([&self.every_subnet, &self.key], &mut self.found);
+        let mut first = |keys: [&Key; 2], wanted| {
+            keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+        };
+        let fresh = first(keys, Wanted::Fresh);
+        if fresh.is_some() || wanted == Wanted::Fresh {
+            return fresh;
+        }
+        // The newer one supersedes the other.
+        let [for_all, own] = keys;
+        let is_own_newer = cache.stored_ms(own, &mut self.found) > cache.stored_ms(for_all, &mut self.found);
+        let keys = if is_own_newer { [own, for_all] } else { keys };
+        let found = &mut self.found;
+        keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+    }
+
+    fn has_two_keys(&self, cache: &PacketCache, shared: bool) -> bool {
+        shared && self.key.has_subnet() && cache.options().parse_ecs
+    }
+
+    /// Returns when the newest entry was stored that is an answer to the query with the key at hand, fresh
+    /// or not, milliseconds.
+    pub(crate) fn stored_ms(&mut self, cache: &PacketCache, shared: bool) -> Option<u64> {
+        self.found.resize(ENTRY_BYTES_MAX, 0);
+        let own = cache.stored_ms(&self.key, &mut self.found);
+        if !self.has_two_keys(cache, shared) {
+            return own;
+        }
+        self.every_subnet.for_every_subnet(&self.key, cache);
+        own.max(cache.stored_ms(&self.every_subnet, &mut self.found))
+    }
+
+    /// Reads the key of the query at hand again. Returns whether it is another one, by which it can be
+    /// looked up; it is empty if the query has none.
+    pub(crate) fn read_again(&mut self, query: &[u8], about: Option<About>, cache: &PacketCache) -> bool {
+        std::mem::swap(&mut self.key, &mut self.previous);
+        self.key.clear();
+        about.is_some_and(|about| self.key.read(query, about, cache)) && self.key != self.previous
     }
 
     /// Takes a copy of the key of an outstanding query, whose response has come from its server.
@@ -91,13 +158,14 @@ impl CacheBuffers {
                 .is_some_and(|subnet| subnet.scope == 0);
     }
 
-    /// Stores a response under the key at hand. Returns whether it is a new entry.
+    /// Stores a response under the key at hand. Returns whether it is a new entry. `renews`: it is that to
+    /// an own query, and takes nothing away if it cannot be stored.
     pub(crate) fn store(
         &mut self,
         cache: &PacketCache,
         response: &[u8],
-        failure_ttl: Option<u32>,
-        stale_seconds: u32,
+        (failure_ttl, stale_seconds): (Option<u32>, u32),
+        renews: bool,
         now: Tick,
     ) -> Result<bool, NotCached> {
         let key = if self.is_for_every_subnet && cache.options().parse_ecs {
@@ -106,7 +174,11 @@ impl CacheBuffers {
         } else {
             &self.key
         };
-        cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        if renews {
+            cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        } else {
+            cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        }
     }
 
     /// A response to the query with the key at hand is not stored: what is there is superseded.

@@ -51,6 +51,8 @@ struct Parked {
     entry: EntryId,
     /// What it waits for.
     claim: Claim,
+    /// It asks a server too: only those behind it wait.
+    asks: bool,
     /// When it is looked at.
     at: Tick,
 }
@@ -62,6 +64,8 @@ pub(crate) struct Coalescing {
     /// The leaders that wait for another shard, by the time when they are looked at.
     parked: VecDeque<Parked>,
     ended: VecDeque<(EntryId, Fate)>,
+    /// Leaders that still ask what another shard has got.
+    overtaken: Vec<EntryId>,
     /// Queries in all lists.
     waiting: u32,
 }
@@ -84,6 +88,11 @@ impl Coalescing {
         let had_claim = self.leaders.get(&hash).is_some_and(|leader| leader.has_claim);
         let has_claim = had_claim || claims.is_some_and(|claims| claims.take(hash, shard, now));
         self.leaders.insert(hash, Leader { entry, has_claim });
+        // Two shards ask: those that wait get what comes first.
+        let claim = claims.filter(|_| !has_claim).and_then(|claims| claims.of_other(hash, shard, now));
+        if let Some(claim) = claim {
+            self.parked.push_back(Parked { hash, entry, claim, asks: true, at: now + LOOK_EVERY });
+        }
     }
 
     /// A query no longer leads them.
@@ -106,7 +115,7 @@ impl Coalescing {
     /// A query leads those that wait for a query of another shard, and is one that waits.
     pub(crate) fn park(&mut self, hash: u64, entry: EntryId, claim: Claim, now: Tick) {
         self.leaders.insert(hash, Leader { entry, has_claim: false });
-        self.parked.push_back(Parked { hash, entry, claim, at: now + LOOK_EVERY });
+        self.parked.push_back(Parked { hash, entry, claim, asks: false, at: now + LOOK_EVERY });
     }
 
     /// Releases the lists whose query another shard has ended, looking at no more than `most`.
@@ -116,10 +125,19 @@ impl Coalescing {
                 break;
             }
             let Some(parked) = self.parked.pop_front() else { break };
+            if parked.asks && self.leader(parked.hash) != Some(parked.entry) {
+                continue;
+            }
             let Some(outcome) = claims.outcome(parked.hash, parked.claim, now) else {
                 self.parked.push_back(Parked { at: now + LOOK_EVERY, ..parked });
                 continue;
             };
+            if parked.asks {
+                if outcome == claims::Outcome::Stored {
+                    self.overtaken.push(parked.entry);
+                }
+                continue;
+            }
             // A list waits for one claim only: if another shard asks by this time, its turn might never
             // come.
             self.end(parked.hash, parked.entry, (claims, shard), outcome, now);
@@ -133,6 +151,11 @@ impl Coalescing {
                 },
             );
         }
+    }
+
+    /// Takes a leader that still asks what another shard has got.
+    pub(crate) fn take_overtaken(&mut self) -> Option<EntryId> {
+        self.overtaken.pop()
     }
 
     /// One more query waits.

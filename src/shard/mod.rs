@@ -172,7 +172,7 @@ impl Shard {
             }
         }
         self.dispatcher.adopt(cx);
-        self.cache.key.clear();
+        self.cache.adopt(cx.now);
         self.refreshes.warms_up = cx.needs.warm_up;
         cx.stats().generation.store(snapshot.generation, Release);
     }

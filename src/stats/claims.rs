@@ -19,11 +19,15 @@ use crate::base::time::Tick;
 const PLACES: usize = 1 << 14;
 /// The longest time of a claim, seconds: several attempts with the usual timeout.
 const SECONDS_MAX: u64 = 10;
-/// Bits of a word for the number of the shard, and above them for the second of the claim.
+/// Bits of a word for the number of the shard.
 const FIELD: u32 = 12;
 const FIELD_MASK: u64 = (1 << FIELD) - 1;
+/// Bits above them for the second of the claim: half a year, after which an old word counts again for as
+/// long as a new one.
+const SECONDS: u32 = 24;
+const SECONDS_MASK: u64 = (1 << SECONDS) - 1;
 /// Bits for the hash; the place has other ones.
-const TAG_MASK: u64 = !0 << (2 * FIELD);
+const TAG_MASK: u64 = !0 << (FIELD + SECONDS);
 /// In place of a shard: outcomes.
 const SEPARATE: u64 = FIELD_MASK;
 const STALE: u64 = FIELD_MASK - 1;
@@ -56,15 +60,15 @@ impl Default for Claims {
     }
 }
 
-/// A claim: tag:40 | second:12 | shard + 1:12.
+/// A claim: tag:28 | second:24 | shard + 1:12.
 const fn word(hash: u64, shard: usize, now: Tick) -> u64 {
-    let second = (now.0 / 1_000_000_000) & FIELD_MASK;
+    let second = (now.0 / 1_000_000_000) & SECONDS_MASK;
     hash & TAG_MASK | second << FIELD | (shard as u64 + 1) & FIELD_MASK
 }
 
 /// Returns the seconds since a claim, or since its outcome.
 const fn age(word: u64, now: Tick) -> u64 {
-    (now.0 / 1_000_000_000).wrapping_sub(word >> FIELD) & FIELD_MASK
+    (now.0 / 1_000_000_000).wrapping_sub(word >> FIELD) & SECONDS_MASK
 }
 
 /// Returns whether a word says nothing: it never did, or not for this long.
@@ -213,8 +217,16 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_does_not_come_back_after_an_hour() {
+        let claims = Claims::default();
+        assert!(claims.take(HASH, 0, second(5)));
+        claims.release(HASH, 0, Outcome::Stale, second(5));
+        assert!((5 + SECONDS_MAX + 1..100_000).all(|at| !claims.has_failed(HASH, 5, second(at))));
+    }
+
+    #[test]
     fn a_claim_ends_by_itself() {
-        for begun in [0, 4_090, 1 << 32] {
+        for begun in [0, 4_090, (1 << SECONDS) - 2, 1 << 32] {
             let claims = Claims::default();
             assert!(claims.take(7, 0, second(begun)));
             assert!(claims.of_other(7, 1, second(begun + SECONDS_MAX)).is_some(), "{begun}");

@@ -759,7 +759,7 @@ const ROWS: &[(&str, &str, &str)] = &[
          q 6 b/A OPT=1232
          > 2 * b/A OPT=1232
          wait 2500
-         ! timeout",
+         < 6 QR b/A A=192.0.2.2,60 OPT=1232,15:0003",
     ),
     (
         "stale: an answer that a rule keeps out supersedes it",

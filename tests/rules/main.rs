@@ -14,6 +14,7 @@ mod actions;
 mod answers;
 mod behaviour;
 mod cache;
+mod cache_kept;
 mod chains;
 mod edns;
 mod limits;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::Wanted;
 use crate::cache::key::About;
+use crate::cache::removal::What;
 use crate::cache::tests::{SECOND, cache, key_of, look_up, query, response};
 
 const OPTIONS: fn() -> CacheOptions = || CacheOptions::new(1_000);
@@ -480,4 +481,54 @@ proptest! {
             cache.for_each(Tick(140 * SECOND), |seen| _ = seen.addresses());
         }
     }
+}
+
+#[test]
+fn what_is_removed_while_a_snapshot_is_read_does_not_come_back() {
+    let large = || CacheOptions::new(10_000);
+    let original = cache(large());
+    // More than are read before it is asked whether to go on.
+    for n in 0..700 {
+        store(&original, &format!("n{n}.a"), 300, 0, 1, 100);
+        store(&original, &format!("n{n}.b"), 300, 0, 1, 100);
+    }
+    let bytes = written(&original, at(130));
+    let all = original.len();
+    let wire = |name| crate::wire::name::from_text(name).expect("a name");
+    let read_and = |remove: &dyn Fn(&PacketCache)| {
+        let restored = cache(large());
+        let asked = Cell::new(0);
+        // The first time is before anything is inserted.
+        let goes_on = || {
+            asked.set(asked.get() + 1);
+            remove(&restored);
+            true
+        };
+        let loaded = restored.read_snapshot(&mut Cursor::new(&bytes), at(140), &goes_on).expect("it is read");
+        assert!(asked.get() > 0);
+        assert!(loaded.entries <= all as u64);
+        restored
+    };
+    let zone = read_and(&|cache| _ = cache.expunge_by_name(&wire("A"), None, true));
+    assert_eq!(zone.expunge_by_name(&wire("a"), None, true), 0);
+    assert!(!zone.is_empty());
+    let soon = What::Named { qname: wire("b").into(), qtype: None, suffix: true };
+    let by_rule = read_and(&|cache| _ = cache.remove_soon(soon.clone(), Tick(140 * SECOND)));
+    assert_eq!(by_rule.expunge_by_name(&wire("b"), None, true), 0);
+    let nothing = read_and(&|cache| _ = cache.expunge(0));
+    assert!(nothing.is_empty(), "{}", nothing.len());
+    assert_eq!(read_and(&|_| ()).len(), all);
+    // So with what is removed before it begins, and what was removed before one was read stays no longer.
+    let options = CacheOptions { snapshot: Some("soon".to_owned()), ..large() };
+    let early = cache(options);
+    early.expunge_by_name(&wire("a"), None, true);
+    read(&early, &bytes, at(140)).expect("it is read");
+    assert_eq!(early.expunge_by_name(&wire("a"), None, true), 0);
+    read(&early, &bytes, at(140)).expect("it is read");
+    assert!(early.expunge_by_name(&wire("a"), None, true) > 0);
+    // A cache without one remembers nothing.
+    let before = cache(large());
+    before.expunge(0);
+    read(&before, &bytes, at(140)).expect("it is read");
+    assert_eq!(before.len(), all);
 }

@@ -339,5 +339,42 @@ fn no_other_file_makes_room_for_an_unfinished_or_refused_one() {
     fs::write(&path, "other").expect("a file");
     fs::write(place.file("cache.bin.refused"), "mine").expect("a file");
     set_aside(&path);
-    assert_eq!(fs::read(&path).expect("it"), b"other");
+    assert_eq!(fs::read(place.file("cache.bin.refused")).expect("it"), b"mine");
+    assert_eq!(fs::read(place.file("cache.bin.refused.1")).expect("it"), b"other");
+}
+
+#[test]
+fn a_mistake_that_is_corrected_costs_no_snapshot() {
+    let place = Place::new("corrected");
+    let path = place.file("cache.bin");
+    let run = |ranks: &[u16]| {
+        let options = CacheOptions {
+            snapshot: Some(path.clone()),
+            payload_ranks: ranks.to_vec(),
+            ..CacheOptions::new(1_000)
+        };
+        finish(CacheSnapshots::begin(&configuration(&[&Arc::new(PacketCache::new(options, [1, 2, 3, 4]))])));
+    };
+    finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
+    let good = fs::read(&path).expect("the file");
+    run(&[512, 1_232]);
+    run(&[]);
+    assert_eq!(place.names(), ["cache.bin", "cache.bin.refused", "cache.bin.refused.1"]);
+    assert!(fs::read(place.file("cache.bin.refused")).expect("the good one") == good);
+    for round in 0..2 * REFUSED_MAX {
+        run(if round % 2 == 0 { &[512, 1_232] } else { &[] });
+    }
+    assert_eq!(place.names().len(), 1 + REFUSED_MAX, "there is an end of them");
+    assert!(fs::read(place.file("cache.bin.refused")).expect("the good one") == good);
+}
+
+#[test]
+fn a_snapshot_that_is_too_large_is_set_aside() {
+    let place = Place::new("huge");
+    let path = place.file("cache.bin");
+    let file = File::create(&path).expect("a file");
+    file.set_len(1 << 30).expect("a file with a hole");
+    std::os::unix::fs::FileExt::write_all_at(&file, &MAGIC, 0).expect("its beginning");
+    finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
+    assert_eq!(place.names(), ["cache.bin", "cache.bin.refused"]);
 }

@@ -6,9 +6,9 @@ use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::narrow::{to_u8, to_u16};
 use crate::base::packet::Packet;
 use crate::base::time::TickDelta;
-use crate::cache::entry::{is_bare_failure, lifetime, shuffle};
+use crate::cache::entry::{lifetime, shuffle};
 use crate::cache::key::{About, Subnet, question};
-use crate::cache::{CacheOptions, Hit, Wanted};
+use crate::cache::{CacheOptions, Hit, Wanted, seconds};
 use crate::rules::apply::{Decision, ResponseDecision};
 use crate::rules::context::{Answered, Facts};
 use crate::rules::query_state::QueryState;
@@ -21,23 +21,16 @@ use crate::stats::drop_reason::DropReason;
 use crate::stats::not_cached::NotCached;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
-use crate::wire::{answer, ecs, edns, padding};
+use crate::wire::{answer, ecs, padding};
 
 use crate::shard::pipeline::coalesce::Share;
+use crate::shard::pipeline::judgement::{is_failure, is_failure_to_refresh, share};
 use crate::shard::pipeline::{DATAGRAM_MIN, Ending, Outcome, Query, datagram_limit, visible_client};
 
 /// INFO-CODE of an Extended DNS Error: a stale answer (RFC 8914, 4.4).
 const STALE_ANSWER: u16 = 3;
 /// The same for NXDOMAIN (RFC 8914, 4.20).
 const STALE_NXDOMAIN: u16 = 19;
-/// Those of answers that DNSSEC proves wrong (RFC 8914, 4.7 to 4.13), and of what a policy forbids (4.16 to
-/// 4.19).
-const BOGUS: u16 = 6;
-const NSEC_MISSING: u16 = 12;
-const BLOCKED: u16 = 15;
-const PROHIBITED: u16 = 18;
-/// The largest response code without EDNS.
-const CODE_MAX: u16 = 15;
 /// Bytes of an Extended DNS Error without a text.
 const EDE_BYTES: usize = 6;
 /// How long no server is asked again that did not answer in time, while there is a stale answer: one
@@ -79,6 +72,11 @@ impl Shard {
         let decision = self.evaluate_rules(query, packet, apply::cache_miss);
         if query.pending.pool != slot || query.state.as_ref().is_some_and(|state| state.skip_cache) {
             self.cache.key.clear();
+        } else if decision == Decision::Forward
+            && self.read_key_again(query, packet)
+            && let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet)
+        {
+            return Some(outcome);
         }
         match decision {
             Decision::Forward => self.miss(slot, query, packet),
@@ -93,15 +91,35 @@ impl Shard {
         }
     }
 
+    /// Makes the key at hand that of what rules have made of a query. Returns whether it is another one.
+    fn read_key_again(&mut self, query: &Query, packet: &Packet<'_>) -> bool {
+        let about = self.about(query, packet);
+        let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return false };
+        let is_other = self.cache.read_again(packet.bytes(), about, cache);
+        if is_other && cache.options().prefetch_percent > 0 {
+            self.refreshes.query.clear();
+            self.refreshes.query.extend_from_slice(packet.bytes());
+        }
+        is_other
+    }
+
     /// Returns whether servers have failed to answer the query with the key at hand so lately that they
-    /// are not asked again, as far as any shard knows.
-    fn has_failed_lately(&self, pool: PoolSlot) -> bool {
+    /// are not asked again, as far as any shard knows. A failure before the answer that is there, or with
+    /// another configuration, says nothing.
+    fn has_failed_lately(&mut self, pool: PoolSlot) -> bool {
         let (hash, cx) = (self.cache.key.hash(), &self.cx);
-        let cache = cx.snapshot.pool(pool).cache.as_ref();
-        let pause = cache.map_or(0, |cache| u64::from(cache.options().failure_ttl));
-        let pause = pause.min(RECHECK_MAX.0 / 1_000_000_000);
-        self.cache.failing.contains(hash, cx.now)
-            || cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now))
+        let pool = cx.snapshot.pool(pool);
+        let Some(cache) = pool.cache.as_deref() else { return false };
+        let pause = u64::from(cache.options().failure_ttl).min(RECHECK_MAX.0 / 1_000_000_000);
+        let has_failed = |pause| cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now));
+        let failed_at = self.cache.failing.failed_at(hash, cx.now);
+        if failed_at.is_none() && !has_failed(pause) {
+            return false;
+        }
+        let Some(stored_ms) = self.cache.stored_ms(cache, pool.zero_scope) else { return false };
+        let from = (stored_ms / 1_000).max(u64::from(seconds(self.cache.failing.since())));
+        failed_at.is_some_and(|at| stored_ms < at.0 / 1_000_000)
+            || has_failed(pause.min(u64::from(seconds(cx.now)).saturating_sub(from)))
     }
 
     /// The cache has no answer to a query: it waits for another one like it, or asks a server.
@@ -201,9 +219,6 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) -> Outcome {
         self.cache.key.clear();
-        let page = self.cx.stats().pool(query.pending.pool);
-        page.cache_hits.add(1);
-        page.cache_stale_hits.add(u64::from(hit.is_stale));
         if let Some(ticket) = self.dispatcher.queries.ticket_mut(query.pending.waiter.entry()) {
             ticket.is_hit = true;
         }
@@ -231,6 +246,10 @@ impl Shard {
         if limit.is_some_and(|limit| !answer::fit(packet, limit)) {
             return Outcome::Dropped(DropReason::AnswerTooLong);
         }
+        // What a rule has dropped counts as that, here and among the hits of the whole.
+        let page = self.cx.stats().pool(query.pending.pool);
+        page.cache_hits.add(1);
+        page.cache_stale_hits.add(u64::from(hit.is_stale));
         Outcome::Cached
     }
 
@@ -308,10 +327,11 @@ impl Shard {
         failure_ttl: Option<u32>,
         response: &[u8],
     ) -> bool {
+        let renews = self.dispatcher.queries.is_refresh(entry);
         let (snapshot, page) = (&self.cx.snapshot, self.cx.stats().pool(pool));
         let Some(cache) = snapshot.pool(pool).cache.as_deref() else { return false };
         let seconds = snapshot.globals.stale_cache_seconds;
-        let stored = self.cache.store(cache, response, failure_ttl, seconds, self.cx.now);
+        let stored = self.cache.store(cache, response, (failure_ttl, seconds), renews, self.cx.now);
         match stored {
             Ok(_) => {
                 page.cache_inserted.add(1);
@@ -352,7 +372,8 @@ impl Shard {
             let pool = query.pending.pool;
             if skips {
                 self.cx.stats().pool(pool).cache_not_stored[NotCached::Rule].add(u64::from(stores));
-                if stores && let Some(cache) = self.cx.snapshot.pool(pool).cache.as_deref() {
+                let supersedes = stores && !self.is_refresh(query.pending.waiter.entry());
+                if supersedes && let Some(cache) = self.cx.snapshot.pool(pool).cache.as_deref() {
                     self.cache.supersede(cache, packet.bytes());
                 }
                 let nothing = (false, Share::Nothing);
@@ -401,17 +422,29 @@ impl Shard {
         let hit = hit.filter(|_| packet.replace(stale.bytes()));
         self.cache.give(message);
         let hit = hit?;
-        let seconds = self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl;
+        let own_ttl = query.state.as_ref().and_then(|state| state.temporary_failure_ttl);
+        let seconds = match own_ttl {
+            Some(seconds) => seconds,
+            None => self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl,
+        };
         let pause = TickDelta::from_ms(u64::from(seconds) * 1_000);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
         let limit = pending.client.connection.is_none().then_some(limit);
         Some(self.deliver_hit(hit, limit, query, packet))
     }
 
-    /// Answers a query that no server has answered with an expired answer; returns false if there is
-    /// none.
-    pub(super) fn answer_stale_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
+    /// Answers a query that no server has answered with what another one has got meanwhile, or else with an
+    /// expired answer; returns false if there is neither.
+    pub(super) fn answer_cached_late(&mut self, backend: BackendSlot, in_flight: &InFlight) -> bool {
         let attempt = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);
+        let (pool, entry) = (in_flight.pending.pool, in_flight.pending.waiter.entry());
+        if self.cx.needs.cache
+            && !self.is_refresh(entry)
+            && self.take_key(pool, entry)
+            && self.answer_late(Wanted::Fresh, in_flight, attempt.clone()).is_some()
+        {
+            return true;
+        }
         self.answer_stale_for(in_flight, attempt)
     }
 
@@ -473,7 +506,7 @@ impl Shard {
     fn note_timeout(&mut self, pool: PoolSlot) {
         let Some(cache) = self.cx.snapshot.pool(pool).cache.as_ref() else { return };
         let pause = TickDelta::from_ms(u64::from(cache.options().failure_ttl) * 1_000).min(RECHECK_MAX);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now + pause);
+        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
     }
 
     /// Returns which answers are good enough for an outstanding query that servers have failed, if the
@@ -501,56 +534,6 @@ impl Shard {
         }
         is_its_own
     }
-}
-
-/// Returns what all who have asked the same may get of a response, which was stored or not for a reason.
-fn share(unstored: Option<NotCached>, response: &[u8]) -> Share {
-    if !is_about_key(response) {
-        return Share::Nothing;
-    }
-    match unstored {
-        // A key without a cookie is that of clients with another one, and with none.
-        Some(NotCached::Cookie) => Share::WithoutCookie,
-        Some(NotCached::Malformed) if is_bare_failure(response) => Share::WithoutCookie,
-        Some(NotCached::Malformed | NotCached::Signed | NotCached::Class) => Share::Nothing,
-        Some(
-            NotCached::Truncated
-            | NotCached::NoTtl
-            | NotCached::TtlInvalid
-            | NotCached::TtlTooShort
-            | NotCached::TooLarge
-            | NotCached::Busy
-            | NotCached::TableFull
-            | NotCached::Rule,
-        )
-        | None => Share::All,
-    }
-}
-
-/// Returns whether a response is about nothing of a query but what its key has. FORMERR may be about a
-/// malformed cookie, and extended codes are about EDNS (RFC 6891, 9; RFC 7873, 8).
-fn is_about_key(response: &[u8]) -> bool {
-    Header::parse(response).is_some_and(|header| header.rcode() != rcode::FORMERR)
-        && edns::rcode(response) <= CODE_MAX
-}
-
-/// Returns whether a response is a failure to refresh what is known. One that says why its name has no
-/// answer, by policy or as DNSSEC finds it forged, is none: the old answer must not hide that.
-fn is_failure_to_refresh(response: &[u8]) -> bool {
-    let Some(header) = Header::parse(response) else { return false };
-    if matches!(header.rcode(), rcode::NOERROR | rcode::NXDOMAIN) || !is_about_key(response) {
-        return false;
-    }
-    let Some(opt) = edns::locate(response).filter(|_| header.arcount() > 0) else { return true };
-    !edns::options(response, &opt)
-        .filter(|(code, _)| *code == edns::code::EXTENDED_ERROR)
-        .filter_map(|(_, data)| response.get(data)?.first_chunk().copied().map(u16::from_be_bytes))
-        .any(|info| matches!(info, BOGUS..=NSEC_MISSING | BLOCKED..=PROHIBITED))
-}
-
-/// Returns whether a response says that its server could not answer.
-fn is_failure(response: &[u8]) -> bool {
-    Header::parse(response).is_none_or(|h| matches!(h.rcode(), rcode::SERVFAIL | rcode::REFUSED))
 }
 
 /// Returns the subnet that a server gets of an address.

@@ -113,6 +113,12 @@ impl Shard {
     pub(in crate::shard) fn look_for_stored(&mut self, most: usize) {
         let cx = &self.cx;
         self.coalescing.look(most, cx.live_state().claims(), cx.index(), cx.now);
+        while let Some(leader) = self.coalescing.take_overtaken() {
+            let ticket = self.dispatcher.queries.ticket_mut(Some(leader));
+            if let Some(first) = ticket.and_then(|ticket| ticket.next.take()) {
+                self.coalescing.release(first, Fate::Stored);
+            }
+        }
     }
 
     /// A query that may lead others has ended, or its response has come: those go their way.
@@ -172,7 +178,7 @@ impl Shard {
                 let pending = pending_query(waiting, entry);
                 match &fate {
                     Fate::Answered(stored) => self.answer_waiting(entry, &pending, stored),
-                    Fate::Stored if self.answer_stored_waiting(entry, &pending) => {}
+                    Fate::Stored | Fate::Stale if self.answer_stored_waiting(entry, &pending) => {}
                     Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
                     Fate::Stored | Fate::Again if self.rejoin(entry, &pending) => {}
                     Fate::Stored | Fate::Stale | Fate::Again | Fate::Separate => {
@@ -264,7 +270,7 @@ impl Shard {
     }
 
     /// The leader of a query has failed: one that has not waited for two of them asks for itself, and
-    /// leads those behind it; another one has failed too.
+    /// leads those behind it; another one waits for such a query, if there is one, and fails with the third.
     fn fail_waiting(
         &mut self,
         entry: EntryId,
@@ -273,16 +279,24 @@ impl Shard {
         scratch: &mut Scratch,
         out: Out<'_>,
     ) {
+        // Another query like it may have had more luck, here or in another shard.
+        if self.answer_stored_waiting(entry, &pending) {
+            return;
+        }
         let arrived = self.dispatcher.queries.arrived(Some(entry)).unwrap_or(self.cx.now);
-        let waited = self.cx.now.since(arrived);
+        let (waited, timeout) = (self.cx.now.since(arrived), self.dispatcher.longest_timeout());
         // One more attempt for all of them, as a datagram may have been lost.
-        if waited.0 < self.dispatcher.longest_timeout().0 / 2 * 3 {
+        if waited.0 < timeout.0 / 2 * 3 {
             if self.rejoin(entry, &pending) {
                 return;
             }
             return self.send_waiting(entry, pending, scratch, out);
         }
         if self.answer_stale_waiting(entry, &pending) {
+            return;
+        }
+        // A server is being asked for one that came later.
+        if waited.0 < timeout.0 * 3 && self.rejoin(entry, &pending) {
             return;
         }
         self.finish_waiting(&pending, None, Outcome::Dropped(reason), &mut Packet::new(&mut [], 0, 0));

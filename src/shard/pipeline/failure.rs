@@ -282,7 +282,7 @@ impl Shard {
         if why == BackendCloseReason::Descriptors {
             return self.finish_lost(backend, in_flight, DropReason::Descriptors);
         }
-        if self.answer_stale_late(backend, in_flight) {
+        if self.answer_cached_late(backend, in_flight) {
             return;
         }
         let wanted = self.cx.snapshot.globals.servfail_when_no_server;
@@ -334,7 +334,7 @@ impl Shard {
 
     /// Ends a query without an answer and without a packet.
     fn finish_lost(&mut self, backend: BackendSlot, in_flight: &InFlight, reason: DropReason) {
-        if reason != DropReason::ClientGone && self.answer_stale_late(backend, in_flight) {
+        if reason != DropReason::ClientGone && self.answer_cached_late(backend, in_flight) {
             return;
         }
         let ending = Ending::of_attempt(&in_flight.pending, backend, in_flight.claimed_at);

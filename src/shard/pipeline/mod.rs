@@ -15,6 +15,7 @@ mod admission;
 mod cache;
 mod coalesce;
 mod failure;
+mod judgement;
 mod refresh;
 mod response;
 mod rules;

@@ -6,8 +6,9 @@
 
 use crate::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
 use crate::base::narrow::to_u16;
+use crate::base::packet::Packet;
 use crate::cache::Hit;
-use crate::cache::key::{About, question};
+use crate::cache::key::{About, COOKIE, question};
 use crate::rules::query_state;
 use crate::shard::Shard;
 use crate::shard::coalescing::Fate;
@@ -16,6 +17,7 @@ use crate::shard::dispatch::query_table::{EntryId, Own};
 use crate::shard::pipeline::Query;
 use crate::shard::refreshes::Refreshes;
 use crate::shard::verdict::Verdict;
+use crate::wire::edns;
 use crate::wire::query::Question;
 
 impl Shard {
@@ -33,7 +35,15 @@ impl Shard {
             // The next hit tries again.
             None => return,
         }
-        let bytes = std::mem::take(&mut self.refreshes.query);
+        let mut bytes = std::mem::take(&mut self.refreshes.query);
+        if !cache.options().keys_have_cookies() {
+            // An answer with a cookie is for its client alone, who does not get this one.
+            let len = bytes.len();
+            let mut packet = Packet::new(&mut bytes, 0, len);
+            edns::remove_option(&mut packet, COOKIE);
+            let len = packet.len();
+            bytes.truncate(len);
+        }
         let client = Client { connection: None, ..query.pending.client };
         let pending = PendingQuery { client, ..query.pending };
         let entry = self.begin_refresh(pending, &bytes, Own::Popular);
