@@ -11,6 +11,7 @@
 //!   streams.rs          its connections over TCP and TLS
 //!   worker.rs           its loop
 //! capture/            reads captures of DNS traffic: files, pipes
+//!   clock.rs            which of their times are to be believed
 //!   counts.rs           what was read, and what was left out and why
 //!   decode.rs           from packets to messages
 //!   dnstap.rs           files of dnstap

@@ -84,7 +84,7 @@ impl Dnstap {
             if !fill(stream, "a frame", whole)? {
                 return Ok(Step::Idle);
             }
-            frame(&stream.bytes()[4..whole], decoder, visit);
+            decoder.frame(&stream.bytes()[4..whole], visit);
             stream.consume(whole);
             return Ok(Step::More);
         }
@@ -127,19 +127,6 @@ fn is_dnstap(mut fields: &[u8]) -> bool {
         fields = rest;
     }
     true
-}
-
-fn frame(bytes: &[u8], decoder: &mut Decoder, visit: &mut impl FnMut(Event<'_>)) {
-    match message(bytes) {
-        Ok(message) => {
-            decoder.begin(message.at);
-            decoder.message(message, visit);
-        }
-        Err(why) => {
-            decoder.counts.packets += 1;
-            decoder.counts.skip(why);
-        }
-    }
 }
 
 /// A field's value.
@@ -192,7 +179,7 @@ struct Half<'b> {
 }
 
 /// Reads a frame.
-fn message(mut bytes: &[u8]) -> Result<Message<'_>, Skip> {
+pub(super) fn message(mut bytes: &[u8]) -> Result<Message<'_>, Skip> {
     let mut inner = None;
     while !bytes.is_empty() {
         if let (14, Value::Bytes(message)) = field(&mut bytes).ok_or(Skip::BadFrame)? {
