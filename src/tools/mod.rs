@@ -18,6 +18,7 @@
 //!   error.rs            what can be wrong with a capture, and where
 //!   fixture.rs          captures for tests
 //!   fragments.rs        datagrams out of fragments
+//!   frame.rs            a frame of dnstap
 //!   ip.rs               from an IP packet to what it carries
 //!   link.rs             from a link's frame to the IP packet
 //!   live.rs             packets of an interface

@@ -9,7 +9,7 @@ use crate::tools::capture::counts::{Counts, Skip};
 use crate::tools::capture::fragments::Fragments;
 use crate::tools::capture::message::{Event, Message, Protocol};
 use crate::tools::capture::tcp::{Connections, Segment};
-use crate::tools::capture::{dnstap, ip, link};
+use crate::tools::capture::{frame, ip, link};
 use crate::wire::header::{self, Header};
 use crate::wire::records;
 
@@ -111,14 +111,14 @@ impl Decoder {
     }
 
     /// Calls `visit` with the message of a frame of dnstap.
-    pub(super) fn frame(&mut self, frame: &[u8], visit: &mut impl FnMut(Event<'_>)) {
-        match dnstap::message(frame) {
+    pub(super) fn frame(&mut self, bytes: &[u8], visit: &mut impl FnMut(Event<'_>)) {
+        match frame::message(bytes) {
             Ok(message) if self.clock.passes(message.at) => {
                 self.begin(message.at);
                 self.message(message, visit);
             }
             Ok(message) => {
-                let released = self.clock.hold(message.at, Held::Frame(frame.to_vec()));
+                let released = self.clock.hold(message.at, Held::Frame(bytes.to_vec()));
                 self.pass_on(released, visit);
             }
             Err(why) => {
@@ -148,10 +148,10 @@ impl Decoder {
                 Held::Packet { link, kind, bytes, is_cut } => {
                     self.timed(&Packet { at, link, bytes: &bytes, is_cut }, kind, visit);
                 }
-                Held::Frame(frame) => {
+                Held::Frame(bytes) => {
                     self.begin(at);
                     // It was read before.
-                    if let Ok(message) = dnstap::message(&frame) {
+                    if let Ok(message) = frame::message(&bytes) {
                         self.message(Message { at, ..message }, visit);
                     }
                 }

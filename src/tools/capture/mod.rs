@@ -17,6 +17,7 @@ mod error;
 #[cfg(test)]
 pub(super) mod fixture;
 mod fragments;
+mod frame;
 mod ip;
 mod link;
 mod live;
