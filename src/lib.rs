@@ -35,6 +35,7 @@
 //! wire/                 DNS bytes; no I/O, no clock, no allocation per packet
 //!   answer.rs           answers of our own: the query becomes its answer; TC=1
 //!   codes.rs            types and response codes by name
+//!   cookie.rs           the cookie option
 //!   copied.rs           the option of copied queries: which instances have copied them
 //!   ecs.rs              the client subnet option
 //!   edit.rs             edits in place: the id

@@ -150,7 +150,7 @@ tcp\t''
 tls\t''"
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l sockets -d 'A UDP socket for each client, N at most; then clients share them [default: 1024, or 16 for --max]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l connections -d 'Connections at a time at most; a client beyond that takes the one that has been idle for longest [default: 10000, if there may be so many]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l idle -d 'Close a connection whose end was not recorded after so long without a query [default: 10s]' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l idle -d 'Close a connection after so long without a query, since its end may not be recorded [default: 10s]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l ecs-stamp -d 'Add a client subnet option with so many bits of the client\'s address [default: 32,128]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l timeout -d 'How long an answer may take until the query is lost [default: 2s]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l ca -d 'PEM: verify the server\'s certificate by these authorities' -r -F

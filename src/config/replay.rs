@@ -267,7 +267,7 @@ fn how() -> [Arg; 10] {
         option(
             "idle",
             "DURATION",
-            "Close a connection whose end was not recorded after so long without a query [default: 10s]",
+            "Close a connection after so long without a query, since its end may not be recorded [default: 10s]",
             parser(|t| span(t, TickDelta::from_ms(1), IDLE_MAX, "a duration from 1ms to 1h")),
         ),
         option(

@@ -11,12 +11,14 @@
 //!   streams.rs          its connections over TCP and TLS
 //!   worker.rs           its loop
 //! capture/            reads captures of DNS traffic: files, pipes
+//!   clock.rs            which of their times are to be believed
 //!   counts.rs           what was read, and what was left out and why
 //!   decode.rs           from packets to messages
 //!   dnstap.rs           files of dnstap
 //!   error.rs            what can be wrong with a capture, and where
 //!   fixture.rs          captures for tests
 //!   fragments.rs        datagrams out of fragments
+//!   frame.rs            a frame of dnstap
 //!   ip.rs               from an IP packet to what it carries
 //!   link.rs             from a link's frame to the IP packet
 //!   live.rs             packets of an interface

@@ -14,6 +14,7 @@
 
 pub mod answer;
 pub mod codes;
+pub mod cookie;
 pub mod copied;
 pub mod ecs;
 pub mod edit;

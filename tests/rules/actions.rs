@@ -239,6 +239,18 @@ const ROWS: &[Row] = &[
          wait 0",
     ),
     (
+        "ShadowAction: a cookie of the client's server is not shown to another one",
+        r#"addAction(AllRule(), ShadowAction("two"))"#,
+        "q 1 a/A OPT=1232,10:01020304050607081112131415161718
+         > 1 * a/A OPT=1232,10:01020304050607081112131415161718
+         wait 0
+         > 2 * a/A OPT=1232,65353:6d61726b6d61726b
+         q 2 b/A OPT=1232,10:0102030405060708
+         > 1 * b/A OPT=1232,10:0102030405060708
+         wait 0
+         > 2 * b/A OPT=1232,10:0102030405060708,65353:6d61726b6d61726b",
+    ),
+    (
         "ShadowAction: a pool without a server",
         r#"addAction(AllRule(), ShadowAction("none"))"#,
         "q 1 a/A

@@ -13,7 +13,7 @@ use crate::shard::scratch::Scratch;
 use crate::shard::shadows;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::shadow_queue::{End, ShadowEvent, Side};
-use crate::wire::{copied, ecs, signature, transfer};
+use crate::wire::{cookie, copied, ecs, signature, transfer};
 
 use crate::shard::pipeline::emit;
 
@@ -66,6 +66,8 @@ impl Shard {
         let by_stream = query.pending.came_by_connection();
         let payload = if by_stream { apply::OPT_PAYLOAD } else { PLAIN_PAYLOAD };
         self.shadows.queue.push((backend, pending, by_stream), packet.bytes(), |packet| {
+            // It is of the client's server, and another may refuse it.
+            cookie::remove_of_server(packet);
             if sends_subnet && settings.wanted {
                 let (address, EcsSettings { v4, v6, replace, .. }) = (settings.address(&visible), settings);
                 // If it does not fit, the copy goes without it.

@@ -141,7 +141,7 @@ impl Asker {
         };
         let mut end = header::LEN;
         // A server that does not understand a query need not repeat its question.
-        let has_question = header.qdcount() != 0 || header.rcode() == 0;
+        let has_question = header.qdcount() != 0 || edns::rcode(message) == 0;
         let settled = lane.outstanding.settle(header.id(), |query| {
             if has_question {
                 end += usize::from(query.question_bytes);

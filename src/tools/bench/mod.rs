@@ -66,7 +66,7 @@ pub enum Outcome {
 pub fn run(options: &BenchOptions) -> anyhow::Result<Outcome> {
     // Before signals are taken over, so that they end it.
     let names = Arc::new(Names::load(options).context("names")?);
-    report::check(&options.report)?;
+    report::check(&options.report, &[])?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let control = Arc::new(Control::default());
     let (mut run, intervals) = Run::start(options, &names, &control, &mut interrupt)?;
@@ -308,7 +308,7 @@ impl Run {
             replayed: None,
         };
         report::publish(&report, &options.report)?;
-        logged.context("the log of histograms")?;
+        report::logged(logged, &options.report)?;
         ensure!(failed == 0, "{failed} threads failed");
         report.ensure_answers()?;
         Ok(if report.failed.is_empty() { Outcome::Measured } else { Outcome::Failed })

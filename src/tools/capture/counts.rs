@@ -59,6 +59,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Packets with an earlier time than the one before them.
     pub backwards: u64,
+    /// Packets far from the time of those around them, which were taken as captured with these.
+    pub odd_times: u64,
     skipped: [u64; Skip::ALL.len()],
 }
 

@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
 
+use crate::tools::capture::clock::{Clock, Timed};
 use crate::tools::capture::counts::{Counts, Skip};
 use crate::tools::capture::fragments::Fragments;
 use crate::tools::capture::message::{Event, Message, Protocol};
 use crate::tools::capture::tcp::{Connections, Segment};
-use crate::tools::capture::{ip, link};
+use crate::tools::capture::{frame, ip, link};
 use crate::wire::header::{self, Header};
 use crate::wire::records;
 
@@ -23,6 +24,19 @@ pub(super) struct Packet<'p> {
     pub(super) bytes: &'p [u8],
     /// Whether these are not all of its bytes.
     pub(super) is_cut: bool,
+}
+
+/// A packet or a frame whose time is not confirmed yet.
+#[derive(Clone, Debug)]
+enum Held {
+    Packet {
+        link: u16,
+        /// What the kernel says it is, where it has no link's header.
+        kind: Option<u16>,
+        bytes: Vec<u8>,
+        is_cut: bool,
+    },
+    Frame(Vec<u8>),
 }
 
 /// Which ports are those of servers.
@@ -51,6 +65,7 @@ pub(super) struct Decoder {
     fragments: Fragments,
     connections: Connections,
     pub(super) counts: Counts,
+    clock: Clock<Held>,
     last: u64,
 }
 
@@ -61,13 +76,14 @@ impl Decoder {
             fragments: Fragments::new(hasher.clone()),
             connections: Connections::new(hasher, connections_max),
             counts: Counts::default(),
+            clock: Clock::default(),
             last: 0,
         }
     }
 
     /// Counts a packet or frame of this time.
     #[inline]
-    pub(super) fn begin(&mut self, at: u64) {
+    fn begin(&mut self, at: u64) {
         self.counts.packets += 1;
         if at < self.last {
             self.counts.backwards += 1;
@@ -78,17 +94,79 @@ impl Decoder {
     /// Calls `visit` with what a packet tells.
     #[inline]
     pub(super) fn packet(&mut self, packet: &Packet<'_>, visit: &mut impl FnMut(Event<'_>)) {
-        self.begin(packet.at);
-        let inner = link::packet(packet.link, packet.bytes);
-        if let Err(why) = self.try_packet(packet, inner, visit) {
-            self.counts.skip(why);
+        if self.clock.passes(packet.at) {
+            self.timed(packet, None, visit);
+        } else {
+            self.hold_packet(packet, None, visit);
         }
     }
 
     /// Does the same for a packet without its link's header, of this type.
     pub(super) fn cooked(&mut self, packet: &Packet<'_>, kind: u16, visit: &mut impl FnMut(Event<'_>)) {
+        if self.clock.passes(packet.at) {
+            self.timed(packet, Some(kind), visit);
+        } else {
+            self.hold_packet(packet, Some(kind), visit);
+        }
+    }
+
+    /// Calls `visit` with the message of a frame of dnstap.
+    pub(super) fn frame(&mut self, bytes: &[u8], visit: &mut impl FnMut(Event<'_>)) {
+        match frame::message(bytes) {
+            Ok(message) if self.clock.passes(message.at) => {
+                self.begin(message.at);
+                self.message(message, visit);
+            }
+            Ok(message) => {
+                let released = self.clock.hold(message.at, Held::Frame(bytes.to_vec()));
+                self.pass_on(released, visit);
+            }
+            Err(why) => {
+                self.counts.packets += 1;
+                self.counts.skip(why);
+            }
+        }
+    }
+
+    /// Calls `visit` with what packets tell whose times are not confirmed: nothing comes for a while.
+    pub(super) fn release(&mut self, visit: &mut impl FnMut(Event<'_>)) {
+        let released = self.clock.end();
+        self.pass_on(released, visit);
+    }
+
+    #[cold]
+    fn hold_packet(&mut self, packet: &Packet<'_>, kind: Option<u16>, visit: &mut impl FnMut(Event<'_>)) {
+        let Packet { at, link, bytes, is_cut } = *packet;
+        let released = self.clock.hold(at, Held::Packet { link, kind, bytes: bytes.to_vec(), is_cut });
+        self.pass_on(released, visit);
+    }
+
+    fn pass_on(&mut self, released: Vec<Timed<Held>>, visit: &mut impl FnMut(Event<'_>)) {
+        for Timed { at, is_odd, packet } in released {
+            self.counts.odd_times += u64::from(is_odd);
+            match packet {
+                Held::Packet { link, kind, bytes, is_cut } => {
+                    self.timed(&Packet { at, link, bytes: &bytes, is_cut }, kind, visit);
+                }
+                Held::Frame(bytes) => {
+                    self.begin(at);
+                    // It was read before.
+                    if let Ok(message) = frame::message(&bytes) {
+                        self.message(Message { at, ..message }, visit);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `visit` with what a packet tells whose time is good.
+    #[inline]
+    fn timed(&mut self, packet: &Packet<'_>, kind: Option<u16>, visit: &mut impl FnMut(Event<'_>)) {
         self.begin(packet.at);
-        let inner = link::behind_tags(kind, packet.bytes);
+        let inner = match kind {
+            Some(kind) => link::behind_tags(kind, packet.bytes),
+            None => link::packet(packet.link, packet.bytes),
+        };
         if let Err(why) = self.try_packet(packet, inner, visit) {
             self.counts.skip(why);
         }
@@ -230,6 +308,7 @@ impl Decoder {
 
     /// Ends what is open at the end of a capture.
     pub(super) fn end(&mut self, visit: &mut impl FnMut(Event<'_>)) {
+        self.release(visit);
         self.fragments.end(&mut self.counts);
         self.connections.end(self.last, &mut self.counts, visit);
     }

@@ -9,6 +9,7 @@
 //! What yields no message is counted by its reason ([`Skip`]). A file that is damaged ends with an error
 //! that says where; what was read until then stays good.
 
+mod clock;
 mod counts;
 mod decode;
 mod dnstap;
@@ -16,6 +17,7 @@ mod error;
 #[cfg(test)]
 pub(super) mod fixture;
 mod fragments;
+mod frame;
 mod ip;
 mod link;
 mod live;
@@ -108,8 +110,8 @@ enum Format {
 }
 
 impl Capture {
-    /// Reads files in the order of their first packets, if all have one, otherwise in this order: a
-    /// shell puts `cap.pcap10` before `cap.pcap2`. `-` is standard input. They are opened when their turn
+    /// Reads files in the order of their first packets, and those without one behind the others: a shell
+    /// puts `cap.pcap10` before `cap.pcap2`, and the newest file of a rotation may still be empty. `-` is standard input. They are opened when their turn
     /// comes, except that one that cannot be found is told at once.
     ///
     /// # Errors
@@ -127,12 +129,8 @@ impl Capture {
         }
         let mut waiting = paths.to_vec();
         if paths.len() > 1 && length.is_some() {
-            let begins: Option<Vec<(u64, PathBuf)>> =
-                paths.iter().map(|path| Some((begin_of(path)?, path.clone()))).collect();
-            if let Some(mut begins) = begins {
-                begins.sort_by_key(|(at, _)| *at);
-                waiting = begins.into_iter().map(|(_, path)| path).collect();
-            }
+            // Those without a packet have nothing to be read, wherever they are.
+            waiting.sort_by_cached_key(|path| begin_of(path).unwrap_or(u64::MAX));
         }
         capture.waiting = waiting.into();
         capture.length = length;
@@ -194,7 +192,12 @@ impl Capture {
                 self.close_file();
                 Ok(Step::More)
             }
-            Ok(step) => Ok(step),
+            Ok(step) => {
+                if step == Step::Idle {
+                    self.decoder.release(visit);
+                }
+                Ok(step)
+            }
             Err(fault) => {
                 let (offset, compressed) = (file.stream.offset(), file.source.is_compressed());
                 let error = CaptureError { file: file.path.clone(), offset, compressed, fault };
@@ -219,7 +222,12 @@ impl Capture {
     fn next_file(&mut self, visit: &mut impl FnMut(Event<'_>)) -> Result<Step, CaptureError> {
         if let Some((name, live)) = &mut self.live {
             let fault = match live.step(&mut self.decoder, visit) {
-                Ok(step) => return Ok(step),
+                Ok(step) => {
+                    if step == Step::Idle {
+                        self.decoder.release(visit);
+                    }
+                    return Ok(step);
+                }
                 Err(fault) => fault,
             };
             let error = CaptureError::at_begin(name, fault);
@@ -258,7 +266,21 @@ fn begin_of(path: &Path) -> Option<u64> {
         let next = match &mut file.format {
             Format::Pcap(pcap) => pcap.next(&mut file.stream),
             Format::Pcapng(pcapng) => pcapng.next(&mut file.stream),
-            Format::Dnstap(_) => return None,
+            Format::Dnstap(dnstap) => {
+                let (mut begin, mut decoder) =
+                    (None, Decoder::new(&[], RandomState::with_seeds(0, 0, 0, 0), 1));
+                let mut note = |event: Event<'_>| {
+                    if let Event::Message(message) = event {
+                        begin = Some(message.at);
+                    }
+                };
+                let step = dnstap.step(&mut file.stream, &mut decoder, &mut note);
+                decoder.release(&mut note);
+                if begin.is_some() || !matches!(step, Ok(Step::More)) {
+                    return begin;
+                }
+                continue;
+            }
             Format::Unknown => match file.find_format() {
                 Ok(Step::More) => continue,
                 Ok(Step::Idle | Step::End) | Err(_) => return None,

@@ -689,3 +689,69 @@ proptest! {
         prop_assert_eq!(read(frames(&packets)).payloads(), messages);
     }
 }
+
+/// A query each tenth of a second, of which one has another time.
+fn with_odd_time(place: usize, odd: u64) -> Vec<(u64, Vec<u8>)> {
+    let time = |n: usize| if n == place { odd } else { AT + n as u64 * 100_000_000 };
+    (0..20).map(|n| (time(n), udp(CLIENT, SERVER, &dns(n as u16, false, "www")))).collect()
+}
+
+#[test]
+fn one_packet_with_another_time_is_of_the_time_of_its_neighbour() {
+    const DAY: u64 = 86_400_000_000_000;
+    for place in [0, 1, 10, 19] {
+        for odd in [AT + DAY, AT - DAY, 1_000_000_000, u64::from(u32::MAX) * 1_000_000_000] {
+            let read = read(pcap(Order::Little, true, 101, &with_odd_time(place, odd)));
+            let times: Vec<u64> = read.messages.iter().map(|(at, ..)| (*at - AT) / 100_000_000).collect();
+            let expected: Vec<u64> = (0..20_u64)
+                .map(|n| match n as usize == place {
+                    true if n == 0 => 1,
+                    true => n - 1,
+                    false => n,
+                })
+                .collect();
+            assert_eq!((times, read.counts.odd_times), (expected, 1), "{place}: {odd}");
+            assert!(read.payloads().iter().zip(0..).all(|(payload, n)| payload[1] == n), "in their order");
+        }
+    }
+}
+
+#[test]
+fn files_without_a_packet_do_not_change_the_order() {
+    let directory = std::env::temp_dir().join(format!("dnslob-order-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let file = |n: u64| {
+        pcap(
+            Order::Little,
+            true,
+            101,
+            &[(AT + n * 10_000_000_000, udp(CLIENT, SERVER, &dns(n as u16, false, "www")))],
+        )
+    };
+    let header = pcap(Order::Little, true, 101, &[]);
+    let contents = [file(2), Vec::new(), file(0), header, file(1)];
+    let paths: Vec<PathBuf> = (0..)
+        .zip(contents)
+        .map(|(n, content)| {
+            let path = directory.join(format!("cap{n}"));
+            fs::write(&path, content).expect("a file");
+            path
+        })
+        .collect();
+    let mut capture = Capture::open(&paths, &CaptureOptions::default()).expect("they are there");
+    let mut ids = Vec::new();
+    loop {
+        let mut note = |event: Event<'_>| {
+            if let Event::Message(message) = event {
+                ids.push(message.payload[1]);
+            }
+        };
+        match capture.step(&mut note) {
+            Ok(Step::End) => break,
+            Ok(Step::More | Step::Idle) => {}
+            Err(error) => assert!(matches!(error.fault, Fault::Empty), "{error}"),
+        }
+    }
+    assert_eq!(ids, [0, 1, 2]);
+    fs::remove_dir_all(directory).expect("it is there");
+}

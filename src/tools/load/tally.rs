@@ -9,8 +9,8 @@ use crate::base::time::{Tick, TickDelta};
 pub(crate) const INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 /// Response codes that are counted each by itself, up to BADCOOKIE (RFC 7873).
 pub(crate) const CODES: usize = 24;
-/// Histograms tell 1 us from 2, nanoseconds,
-const LOW_NS: u64 = 1_000;
+/// Histograms tell nanoseconds apart,
+const LOW_NS: u64 = 1;
 /// count up to an hour, nanoseconds,
 const HIGH_NS: u64 = 3_600_000_000_000;
 /// and have three exact digits.

@@ -20,6 +20,7 @@ use crate::tools::replay::batch::{Batch, Job, Kind};
 use crate::tools::replay::filter::{self, Left};
 use crate::tools::replay::schedule::Schedule;
 use crate::tools::replay::stamp;
+use crate::wire::edns;
 use crate::wire::header::{self, Header};
 use crate::wire::name;
 use crate::wire::query::Question;
@@ -32,8 +33,15 @@ const PENDING_BYTES: usize = 16 << 20;
 const ENTRY_BYTES: usize = 256;
 /// Bytes of a datagram at most, with its PROXY header.
 pub(crate) const DATAGRAM_MAX: usize = 2_048;
+/// How long nothing is due until that is said, nanoseconds,
+const SILENCE: u64 = 10_000_000_000;
+/// and how often at most.
+const SILENCES_MAX: usize = 1_000;
 /// Seconds whose queries are counted.
 const SECONDS_MAX: usize = 100_000;
+
+/// When the last query before a silence is due, and the first one behind it.
+pub(crate) type Silence = (TickDelta, TickDelta);
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -103,11 +111,16 @@ pub(crate) struct Feeder {
     /// The number of the oldest pending query.
     first: u64,
     by_key: AHashMap<Key, u64>,
+    /// The last query by client, connection and id alone; from the first answer without a question on.
+    by_id: Option<AHashMap<Key, u64>>,
+    hasher: RandomState,
     pending_bytes: usize,
     /// The batch of each thread.
     batches: Vec<Batch>,
     /// Batches to be handed over, with their thread.
     pub(crate) ready: Vec<(usize, Batch)>,
+    /// Times between which nothing is due for long.
+    pub(crate) silences: Vec<Silence>,
     scratch: Vec<u8>,
     accepted: u64,
     fed: Fed,
@@ -127,10 +140,13 @@ impl Feeder {
             schedule: Schedule::new(options.timing),
             pending: VecDeque::new(),
             first: 0,
-            by_key: AHashMap::with_hasher(hasher),
+            by_key: AHashMap::with_hasher(hasher.clone()),
+            by_id: None,
+            hasher,
             pending_bytes: 0,
             batches: (0..threads).map(|_| Batch::default()).collect(),
             ready: Vec::new(),
+            silences: Vec::new(),
             scratch: Vec::new(),
             accepted: 0,
             fed: Fed::default(),
@@ -217,18 +233,44 @@ impl Feeder {
         if !self.pairs {
             return;
         }
-        let asked = Header::parse(message.payload).filter(|head| head.qdcount() == 1);
-        let Some(question) = asked.and_then(|_| Question::parse(message.payload)) else { return };
-        let question = hash(&message.payload[header::LEN..question.end]);
-        let Some(number) = self.by_key.remove(&key(message, question)) else { return };
+        let Some(header) = Header::parse(message.payload) else { return };
+        let number = match header.qdcount() {
+            // An error may come without the question.
+            0 if edns::rcode(message.payload) != 0 => self.number_by_id(key(message, 0)),
+            1 => {
+                let Some(question) = Question::parse(message.payload) else { return };
+                let question = hash(&message.payload[header::LEN..question.end]);
+                self.by_key.remove(&key(message, question))
+            }
+            0 | 2.. => None,
+        };
+        let Some(number) = number else { return };
         let at = number.wrapping_sub(self.first);
         let place = usize::try_from(at).ok().and_then(|at| self.pending.get_mut(at));
-        if let Some(pending) = place {
+        if let Some(pending) = place.filter(|pending| pending.answer.is_none()) {
             pending.answer = Some(message.payload.to_vec());
             self.pending_bytes += message.payload.len();
             self.fed.paired += 1;
         }
         self.make_way(message.at);
+    }
+
+    /// Returns the number of the last pending query with this client, connection and id.
+    fn number_by_id(&mut self, key: Key) -> Option<u64> {
+        let Self { by_id, hasher, pending, first, by_key, .. } = self;
+        let by_id = by_id.get_or_insert_with(|| {
+            let mut all = AHashMap::with_hasher(hasher.clone());
+            let queries = (*first..).zip(&*pending).filter(|(_, pending)| pending.item.kind == Kind::Query);
+            all.extend(queries.map(|(number, pending)| (Key { question: 0, ..pending.key }, number)));
+            all
+        });
+        let number = by_id.remove(&key)?;
+        let at = usize::try_from(number.checked_sub(*first)?).ok()?;
+        let found = pending.get(at)?;
+        if by_key.get(&found.key) == Some(&number) {
+            by_key.remove(&found.key);
+        }
+        Some(number)
     }
 
     fn connection(&mut self, connection: &Connection, kind: Kind) {
@@ -271,7 +313,11 @@ impl Feeder {
         self.pending_bytes += pending.message.len() + ENTRY_BYTES;
         if pending.item.kind == Kind::Query {
             // A query that is repeated before its answer gets it: the first has to do without.
-            self.by_key.insert(pending.key, self.first + self.pending.len() as u64);
+            let number = self.first + self.pending.len() as u64;
+            self.by_key.insert(pending.key, number);
+            if let Some(by_id) = &mut self.by_id {
+                by_id.insert(Key { question: 0, ..pending.key }, number);
+            }
         }
         self.pending.push_back(pending);
     }
@@ -298,6 +344,10 @@ impl Feeder {
         if answer.is_none() && self.by_key.get(&key) == Some(&number) {
             self.by_key.remove(&key);
         }
+        let key = Key { question: 0, ..key };
+        if let Some(by_id) = self.by_id.as_mut().filter(|by_id| by_id.get(&key) == Some(&number)) {
+            by_id.remove(&key);
+        }
         self.emit(&item, &message, answer.as_deref());
     }
 
@@ -318,6 +368,7 @@ impl Feeder {
         if is_query {
             self.scratch.clear();
             self.scratch.extend_from_slice(message);
+            stamp::without_cookie(&mut self.scratch);
             if let Some(bits) = self.ecs
                 && !stamp::subnet(&mut self.scratch, item.client.ip(), bits)
             {
@@ -329,6 +380,9 @@ impl Feeder {
             }
             place = batch.keep(&self.scratch);
             self.fed.queries += 1;
+            if due.0.saturating_sub(self.fed.last_due.0) > SILENCE && self.silences.len() < SILENCES_MAX {
+                self.silences.push((self.fed.last_due, due));
+            }
             self.fed.last_due = due;
             let second = (due.0 / 1_000_000_000) as usize;
             if self.is_timed && second < SECONDS_MAX {
@@ -461,6 +515,47 @@ mod tests {
     }
 
     #[test]
+    fn errors_without_the_question_are_recorded_answers() {
+        let mut feeder = fresh(&[], 1);
+        let bare = |id: u8, code: u8| [0, id, 0x80, code, 0, 0, 0, 0, 0, 0, 0, 0];
+        for id in [0, 1, 2, 3] {
+            take(&mut feeder, 10, 1, Protocol::Udp, &message(id, false));
+        }
+        // Out of order; another client's; one that is no error; the same again.
+        for (from, answer) in
+            [(1, bare(2, 1)), (2, bare(0, 1)), (1, bare(1, 0)), (1, bare(0, 5)), (1, bare(0, 5))]
+        {
+            take(&mut feeder, 11, from, Protocol::Udp, &answer);
+        }
+        take(&mut feeder, 12, 1, Protocol::Udp, &message(4, false));
+        take(&mut feeder, 13, 1, Protocol::Udp, &bare(4, 2));
+        assert_eq!(feeder.by_id.as_ref().map(|by_id| by_id.len()), Some(2), "those that wait");
+        let (jobs, fed) = jobs(feeder);
+        let codes: Vec<_> = jobs.iter().map(|(.., recorded)| recorded.as_ref().map(|r| r[3])).collect();
+        assert_eq!((codes, fed.paired), (vec![Some(5), None, Some(1), None, Some(2)], 3));
+    }
+
+    #[test]
+    fn the_cookie_of_the_server_that_was_asked_stays_with_it() {
+        let with_cookie = |length: u8| {
+            let mut query = message(0, false);
+            query[11] = 1;
+            query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, length + 4, 0, 10, 0, length]);
+            query.extend(vec![7; length.into()]);
+            query
+        };
+        let mut feeder = fresh(&["--ignore-recorded"], 1);
+        for length in [24, 8] {
+            take(&mut feeder, 0, 1, Protocol::Udp, &with_cookie(length));
+        }
+        let (jobs, _) = jobs(feeder);
+        let mut without = message(0, false);
+        without[11] = 1;
+        without.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((&jobs[0].1, &jobs[1].1), (&without, &with_cookie(8)));
+    }
+
+    #[test]
     fn answers_are_not_waited_for_without_end() {
         let mut feeder = fresh(&[], 1);
         take(&mut feeder, 0, 1, Protocol::Udp, &message(0, false));
@@ -478,6 +573,20 @@ mod tests {
         let mut alone = fresh(&["--ignore-recorded"], 1);
         take(&mut alone, 0, 1, Protocol::Udp, &message(0, false));
         assert_eq!((alone.pairs, alone.pending()), (false, 0));
+    }
+
+    #[test]
+    fn long_silences_are_told() {
+        for (arguments, silences) in
+            [(&[][..], &[(1, 12), (22, 40)][..]), (&["--speed", "2"], &[]), (&["--max"], &[])]
+        {
+            let mut feeder = fresh(&[&["--ignore-recorded"], arguments].concat(), 1);
+            for at in [0, 1, 12, 22, 40] {
+                take(&mut feeder, at * SECOND, 1, Protocol::Udp, &message(0, false));
+            }
+            let told: Vec<_> = feeder.silences.iter().map(|(a, b)| (a.0 / SECOND, b.0 / SECOND)).collect();
+            assert_eq!(told, silences, "{arguments:?}");
+        }
     }
 
     #[test]

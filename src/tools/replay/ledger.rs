@@ -88,9 +88,9 @@ impl Ledger {
         self.flights.waiting()
     }
 
-    /// Returns how many queries may be asked, of so many that are wanted.
-    pub(crate) fn room(&mut self, wanted: usize) -> usize {
-        self.flights.room(wanted)
+    /// Returns how many queries may be asked at this time, of so many that are wanted.
+    pub(crate) fn room(&mut self, wanted: usize, now: Tick) -> usize {
+        self.flights.room(wanted, now)
     }
 
     /// Notes a query that is about to be sent by these lanes, of each target; returns its slot, and the
@@ -130,19 +130,30 @@ impl Ledger {
         self.tallies[target].sent(intended, sent);
     }
 
+    /// Notes that a query waits for a connection to a target; returns its number, by which it is known.
+    pub(crate) fn queued(&mut self, slot: usize, target: usize) -> u32 {
+        let flight = self.flights.slot(slot);
+        flight.queued[target] = true;
+        flight.number
+    }
+
+    /// Counts a query as sent that has waited for a connection, unless it was given up meanwhile.
+    pub(crate) fn connected(&mut self, slot: usize, number: u32, target: usize) {
+        let flight = self.flights.slot(slot);
+        let waits = flight.number == number && flight.states[target] == State::Waiting;
+        if waits && std::mem::take(&mut flight.queued[target]) {
+            self.sent(slot, target);
+        }
+    }
+
     /// Gives up a query for which there is no connection to a target: it was due.
     pub(crate) fn unconnected(&mut self, slot: usize, target: usize) {
         self.lose(slot, target, |counts| &mut counts.unconnected);
     }
 
-    /// Notes that a query was not sent to a target in the end.
+    /// Notes that a query was not sent to a target in the end. What the other one answers, only that has.
     pub(crate) fn unsent(&mut self, slot: usize, target: usize) {
-        self.counts(target).send_errors += 1;
-        self.flights.end(slot, target, State::Free);
-        let other = self.flights.slot(slot).states[1 - target];
-        if other != State::Waiting {
-            self.release(slot);
-        }
+        self.lose(slot, target, |counts| &mut counts.send_errors);
     }
 
     /// Takes a message that came from a target by a lane.
@@ -154,7 +165,7 @@ impl Ledger {
         // What is behind its time-out is late, whenever that is looked for.
         self.expire(now);
         // An error may come without the question.
-        let is_bare = header.qdcount() == 0 && header.rcode() != 0;
+        let is_bare = header.qdcount() == 0 && edns::rcode(message) != 0;
         let settled = self.flights.settle(target, lane, header.id(), |flight| {
             let end = header::LEN + usize::from(flight.question_bytes);
             let question = message.get(header::LEN..end).filter(|_| header.qdcount() == 1);
@@ -236,7 +247,10 @@ impl Ledger {
     /// Ends a query without an answer of a target.
     fn lose(&mut self, slot: usize, target: usize, kind: fn(&mut Counts) -> &mut u64) {
         self.flights.end(slot, target, State::Lost);
-        *kind(self.counts(target)) += 1;
+        // What waits for a connection was not sent, whatever ends its wait.
+        let is_queued = std::mem::take(&mut self.flights.slot(slot).queued[target]);
+        let counts = self.counts(target);
+        *(if is_queued { &mut counts.unconnected } else { kind(counts) }) += 1;
         let other = self.flights.slot(slot).states[1 - target];
         match (self.against, other) {
             (Against::Recorded, _) => {
@@ -339,6 +353,14 @@ mod tests {
 
     /// Asks for a name at this time; returns the id.
     fn ask(ledger: &mut Ledger, number: u8, recorded: Option<&[u8]>, at: u64) -> u16 {
+        let id = prepare(ledger, number, recorded, at);
+        let slot = usize::from(id);
+        (0..ledger.targets()).for_each(|target| ledger.sent(slot, target));
+        id
+    }
+
+    /// Prepares to ask; ids are the numbers of slots.
+    fn prepare(ledger: &mut Ledger, number: u8, recorded: Option<&[u8]>, at: u64) -> u16 {
         let query = message(number, 0, false);
         let mut batch = Batch::default();
         let message = batch.keep(&query);
@@ -354,9 +376,9 @@ mod tests {
             question: hash(&query[header::LEN..]),
             question_bytes: (query.len() - header::LEN) as u16,
         };
-        assert_eq!(ledger.room(1), 1);
+        assert_eq!(ledger.room(1, Tick(at)), 1);
         let (slot, id) = ledger.ask(&batch, &job, [3, 4], Tick(at), Tick(at));
-        (0..ledger.targets()).for_each(|target| ledger.sent(slot, target));
+        assert_eq!(slot, usize::from(id));
         id
     }
 
@@ -442,13 +464,68 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_leaves_nothing() {
+    fn what_one_target_was_not_sent_only_the_other_has_answered() {
         let (mut ledger, _receives) = ledger(2, Against::Second);
-        let id = ask(&mut ledger, 0, None, 0);
-        answer(&mut ledger, 0, 0, 0, id, 5);
+        // The second, behind and before the answer of the first; the first; both.
+        let ids: Vec<u16> = (0..5).map(|number| ask(&mut ledger, number, None, 0)).collect();
+        answer(&mut ledger, 0, 0, 0, ids[0], 5);
         ledger.unsent(0, 1);
-        assert_eq!((ledger.waiting(), ledger.kept.bytes, ledger.counts(1).send_errors), (0, 0, 1));
-        assert_eq!(ledger.end().compared(), 0);
+        ledger.unsent(1, 1);
+        answer(&mut ledger, 0, 1, 0, ids[1], 5);
+        ledger.unsent(2, 0);
+        answer(&mut ledger, 1, 2, 0, ids[2], 5);
+        (0..2).for_each(|target| ledger.unsent(3, target));
+        (0..2).for_each(|target| answer(&mut ledger, target, 4, 0, ids[4], 5));
+        assert_eq!((ledger.waiting(), ledger.kept.bytes), (0, 0));
+        for (target, unsent) in [(0, 2), (1, 3)] {
+            assert_eq!((ledger.counts(target).unsent(), ledger.counts(target).lost()), (unsent, 0));
+        }
+        let outcomes = ledger.end();
+        assert_eq!((outcomes.only_first, outcomes.only_second, outcomes.neither), (2, 1, 1));
+        assert_eq!((outcomes.compared(), outcomes.different(), outcomes.worse()), (1, 3, 2));
+    }
+
+    #[test]
+    fn a_recorded_answer_to_what_was_not_sent_stands_alone() {
+        let (mut ledger, _receives) = ledger(1, Against::Recorded);
+        ask(&mut ledger, 0, Some(&message(0, 0, true)), 0);
+        ledger.unsent(0, 0);
+        assert_eq!((ledger.waiting(), ledger.kept.bytes), (0, 0));
+        let outcomes = ledger.end();
+        assert_eq!((outcomes.only_first, outcomes.different(), outcomes.any()), (1, 1, true));
+    }
+
+    #[test]
+    fn what_waits_for_a_connection_is_not_sent() {
+        let (mut ledger, _receives) = ledger(1, Against::Nothing);
+        let ids: Vec<u16> = (0..4).map(|number| prepare(&mut ledger, number, None, 0)).collect();
+        let numbers: Vec<u32> = (0..4).map(|slot| ledger.queued(slot, 0)).collect();
+        assert_eq!(ledger.counts(0).sent, 0);
+        ledger.connected(0, numbers[0], 0);
+        ledger.connected(0, numbers[0], 0);
+        ledger.connected(1, numbers[0], 0);
+        answer(&mut ledger, 0, 0, 0, ids[0], 5);
+        ledger.connected(3, numbers[3], 0);
+        assert_eq!(ledger.closed(0, 3), 3);
+        ledger.connected(1, numbers[1], 0);
+        let counts = ledger.counts(0).clone();
+        assert_eq!((counts.sent, counts.answered, counts.closed, counts.unconnected), (2, 1, 1, 2));
+        assert_eq!((counts.asked(), counts.lost(), counts.unsent(), counts.outstanding()), (4, 3, 2, 0));
+        prepare(&mut ledger, 4, None, 0);
+        ledger.queued(4, 0);
+        ledger.expire(Tick(0) + TIMEOUT);
+        assert_eq!((ledger.counts(0).timed_out, ledger.counts(0).unconnected), (0, 3));
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_an_error_without_the_question() {
+        let (mut ledger, _receives) = ledger(1, Against::Nothing);
+        let id = ask(&mut ledger, 0, None, 0);
+        let mut bare =
+            [&[0; 2][..], &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1], b"\0\0\x29\x04\xd0\x01\0\0\0\0\0"].concat();
+        bare[..2].copy_from_slice(&id.to_be_bytes());
+        ledger.take(0, 3, &bare, Tick(5));
+        assert_eq!((ledger.counts(0).answered, ledger.counts(0).codes[16]), (1, 1));
     }
 
     #[test]

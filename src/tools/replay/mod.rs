@@ -45,6 +45,7 @@ use crate::tools::load::tally::{Interval, Tally};
 use crate::tools::load::totals::{Join, Totals};
 use crate::tools::load::waiter::Waiter;
 use crate::tools::load::{random, sockets, threads};
+use crate::tools::replay::feeder::Silence;
 use crate::tools::replay::filter::Left;
 use crate::tools::replay::ledger::{Against, Ledger};
 use crate::tools::replay::reader::{BATCHES, Read, Reader};
@@ -68,7 +69,7 @@ const LATE_NS: u64 = 10_000_000;
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
-    report::check(&options.report)?;
+    report::check(&options.report, std::slice::from_ref(&options.capture))?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut run = Run::start(options, &mut interrupt)?;
     run.watch(&mut interrupt);
@@ -86,22 +87,26 @@ struct Measured {
 struct Run {
     reader: JoinHandle<Read>,
     threads: Vec<JoinHandle<Done>>,
+    threads_begun: usize,
     control: Arc<Control>,
     begin: Tick,
     begun: u64,
     measured: Vec<Measured>,
     progress: Progress,
+    silences: Receiver<Silence>,
+    /// The next one.
+    silence: Option<Silence>,
     log: Option<HdrLog>,
     interrupted: bool,
 }
 
 impl Run {
     fn start(options: &ReplayOptions, interrupt: &mut Interrupt) -> anyhow::Result<Self> {
-        let count = usize::from(options.threads);
+        let count = threads_of(options);
         let targets: Vec<SocketAddr> = [options.target].into_iter().chain(options.second).collect();
         let mut rng = random::seeded(None).context("random numbers")?;
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
-        let plans = plans(options, &targets, count, &hasher)?;
+        let plans = plans(options, &targets, count as u64, &hasher)?;
         let log = options.report.hdr.as_ref().map(|path| {
             let log = HdrLog::create(path, report::unix_time());
             log.with_context(|| path.display().to_string())
@@ -110,7 +115,8 @@ impl Run {
         let control = Arc::new(Control::default());
         let (outputs, inputs): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(BATCHES)).unzip();
         let (ready, begun) = bounded(1);
-        let reader = Reader::open(options, rng.u64(), outputs, Arc::clone(&control), ready)?;
+        let (told, silences) = unbounded();
+        let reader = Reader::open(options, rng.u64(), outputs, Arc::clone(&control), ready, told)?;
         let reader =
             threads::start("replay-reader".to_owned(), None, move || reader.run()).context("a thread")?;
         wait(&begun, interrupt)?;
@@ -130,8 +136,11 @@ impl Run {
             let first = rng.u64() as u32;
             let setup = Setup {
                 ledger: Ledger::new(first, tallies, against, options.aspects, options.timeout),
-                datagrams: plans.0.clone(),
-                sessions: plans.1.clone(),
+                datagrams: datagrams::Plan { most: share(plans.0.most, number, count), ..plans.0.clone() },
+                sessions: sessions::Plan {
+                    most: share(plans.1.most, number, count) * targets.len(),
+                    ..plans.1.clone()
+                },
                 waiter: Waiter::new().context("a set of sockets")?,
                 control: Arc::clone(&control),
                 jobs,
@@ -151,6 +160,7 @@ impl Run {
         Ok(Self {
             reader,
             threads,
+            threads_begun: count,
             control,
             begin,
             begun: report::unix_time(),
@@ -158,6 +168,8 @@ impl Run {
             progress: Progress::of_bytes(
                 options.capture.metadata().ok().filter(|m| m.is_file()).map(|m| m.len()),
             ),
+            silences,
+            silence: None,
             log,
             interrupted: false,
         })
@@ -191,6 +203,7 @@ impl Run {
             if is_over {
                 return;
             }
+            self.say_silence();
             if interrupt.wait(Duration::ZERO) {
                 let already = std::mem::replace(&mut self.interrupted, true);
                 self.control.stopping.store(true, Relaxed);
@@ -199,6 +212,21 @@ impl Run {
                     self.progress.say("interrupted: waits for the answers that are outstanding");
                 }
             }
+        }
+    }
+
+    /// Says when the next query is due, if that is long to come.
+    fn say_silence(&mut self) {
+        let passed = clock::now().since(self.begin);
+        if self.silence.is_none() {
+            self.silence = self.silences.try_recv().ok();
+        }
+        let begun = self.silence.take_if(|(from, _)| *from < passed);
+        if let Some((from, until)) = begun.filter(|(_, until)| passed < *until) {
+            let left = grouped((until.0 - passed.0).div_ceil(1_000_000_000));
+            let from = grouped(from.0 / 1_000_000_000);
+            self.progress
+                .say(&format!("nothing is due for {left} s: the capture is silent behind second {from}"));
         }
     }
 
@@ -248,7 +276,8 @@ impl Run {
         let wanted = wanted(options, &read);
         notes.extend(lateness(&totals, wanted, seconds));
         let compares = options.second.is_some() || read.fed.paired > 0;
-        let judged = Judged { totals: second.as_ref().unwrap_or(&totals), outcomes: &outcomes };
+        let judged =
+            Judged { first: &totals, totals: second.as_ref().unwrap_or(&totals), outcomes: &outcomes };
         let held = options.report.fail_if.that_hold(&judged);
         let held: Vec<String> =
             held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect();
@@ -262,7 +291,7 @@ impl Run {
             target: options.target.to_string(),
             transport: options.carrier.label(),
             load: in_words(options),
-            threads: usize::from(options.threads),
+            threads: self.threads_begun,
             begun: self.begun,
             rate_wanted: wanted,
             interrupted: self.interrupted,
@@ -278,7 +307,7 @@ impl Run {
             }),
         };
         report::publish(&report, &options.report)?;
-        logged.context("the log of histograms")?;
+        report::logged(logged, &options.report)?;
         ensure!(failed == 0, "{failed} threads failed");
         if read.fed.queries == 0 {
             bail!("no query of {} was to be sent", options.capture.display());
@@ -291,10 +320,19 @@ impl Run {
     }
 }
 
-/// What conditions are on: the figures of the target that is judged.
+/// What conditions are on: the figures of the target that is judged. What either was not sent is not
+/// compared.
 struct Judged<'t> {
+    first: &'t Totals,
     totals: &'t Totals,
     outcomes: &'t Outcomes,
+}
+
+impl Judged<'_> {
+    /// Returns the figures of the target that was not sent more of the queries.
+    fn least_sent(&self) -> &Totals {
+        if self.first.unsent() > self.totals.unsent() { self.first } else { self.totals }
+    }
 }
 
 impl Figures for Judged<'_> {
@@ -314,10 +352,10 @@ impl Figures for Judged<'_> {
         self.totals.sent()
     }
     fn unsent(&self) -> u64 {
-        self.totals.unsent()
+        self.least_sent().unsent()
     }
     fn due(&self) -> u64 {
-        self.totals.due()
+        self.least_sent().due()
     }
     fn lost(&self) -> u64 {
         self.totals.lost()
@@ -352,11 +390,30 @@ fn wait(begun: &Receiver<()>, interrupt: &mut Interrupt) -> anyhow::Result<()> {
     }
 }
 
-/// Makes sure that there may be so many sockets, and says what each thread opens them for.
+/// Returns how many threads send: each has a socket, or a connection.
+fn threads_of(options: &ReplayOptions) -> usize {
+    let sockets = match options.carrier {
+        Carrier::Udp | Carrier::Recorded => options.sockets,
+        Carrier::Tcp | Carrier::Tls => u32::MAX,
+    };
+    let connections = match options.carrier {
+        Carrier::Udp => u32::MAX,
+        Carrier::Recorded | Carrier::Tcp | Carrier::Tls => options.connections.unwrap_or(u32::MAX),
+    };
+    // Both are limited to millions.
+    usize::from(options.threads).min(sockets.min(connections) as usize).max(1)
+}
+
+/// Returns a thread's part of all.
+fn share(all: usize, thread: usize, threads: usize) -> usize {
+    all / threads + usize::from(thread < all % threads)
+}
+
+/// Makes sure that there may be so many sockets, and says what all threads open them for.
 fn plans(
     options: &ReplayOptions,
     targets: &[SocketAddr],
-    threads: usize,
+    threads: u64,
     hasher: &RandomState,
 ) -> anyhow::Result<(datagrams::Plan, sessions::Plan)> {
     let by_datagrams = !matches!(options.carrier, Carrier::Tcp | Carrier::Tls);
@@ -383,25 +440,23 @@ fn plans(
         (_, Some(connections)) => connections.into(),
         (_, None) => {
             let most = (sockets::limit()? / servers).saturating_sub(flows);
-            CONNECTIONS.min(most.max(threads as u64))
+            CONNECTIONS.min(most.max(threads))
         }
     };
     sockets::allow((flows + connections) * servers)
         .context("too many sockets: lower --sockets or --connections, or allow more files")?;
-    // Both are limited to millions.
-    let per_thread = |all: u64| (all as usize).div_ceil(threads).max(1);
     let streams =
         targets.iter().map(|address| Ok(Target { address: *address, tls: client_tls(options, *address)? }));
     let streams: anyhow::Result<Vec<Target>> = streams.collect();
     let datagrams = datagrams::Plan {
         targets: targets.to_vec(),
-        most: per_thread(options.sockets.into()),
+        most: options.sockets as usize,
         spoof: options.spoof,
         hasher: hasher.clone(),
     };
     let sessions = sessions::Plan {
         targets: streams.context("TLS")?,
-        most: per_thread(connections) * targets.len(),
+        most: connections as usize,
         idle: options.idle,
         timeout: options.timeout,
         spoof: options.spoof,
@@ -478,6 +533,7 @@ fn capture(read: &Read) -> Vec<(String, u64)> {
         ("taken".to_owned(), read.fed.queries),
         ("recorded answers".to_owned(), read.fed.paired),
         ("clock set back".to_owned(), read.fed.steps),
+        ("odd times".to_owned(), counts.odd_times),
         ("without client subnet".to_owned(), read.fed.unstamped),
     ];
     all.extend(

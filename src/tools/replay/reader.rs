@@ -13,7 +13,7 @@ use crate::config::replay::ReplayOptions;
 use crate::engine::clock;
 use crate::tools::capture::{Capture, CaptureError, CaptureOptions, Counts, Step};
 use crate::tools::replay::batch::Batch;
-use crate::tools::replay::feeder::{Fed, Feeder, WINDOW};
+use crate::tools::replay::feeder::{Fed, Feeder, Silence, WINDOW};
 use crate::tools::replay::worker::Control;
 
 /// Batches that a thread is ahead of one that sends.
@@ -42,6 +42,8 @@ pub(crate) struct Reader {
     control: Arc<Control>,
     /// Told once, when there is something to send or nothing will come.
     begun: Option<Sender<()>>,
+    /// Told the times between which nothing is due for long.
+    silences: Sender<Silence>,
     /// Whether it is a pipe, whose next packet may take its time.
     is_pipe: bool,
     /// When jobs of a pipe were handed over.
@@ -62,6 +64,7 @@ impl Reader {
         outputs: Vec<Sender<Batch>>,
         control: Arc<Control>,
         begun: Sender<()>,
+        silences: Sender<Silence>,
     ) -> Result<Self, CaptureError> {
         let capture_options =
             CaptureOptions { ports: options.ports.clone(), seed, ..CaptureOptions::default() };
@@ -75,6 +78,7 @@ impl Reader {
             outputs,
             control,
             begun,
+            silences,
             is_pipe,
             handed: never,
             heard: never,
@@ -104,6 +108,10 @@ impl Reader {
             }
             if self.is_pipe {
                 self.hand_over_soon();
+            }
+            for silence in self.feeder.silences.drain(..) {
+                // Who listens goes only with the run.
+                let _ = self.silences.send(silence);
             }
             if !self.feeder.ready.is_empty() {
                 self.hand_over();

@@ -3,14 +3,15 @@
 //!
 //! ```text
 //!  recorded:  opened and closed when it had been; its queries wait in it while it is being made
-//!  a client:  opened by a query, closed when it has been idle for too long
+//!  a client:  opened by a query
 //! ```
+//! Either is closed, too, when it has been idle for too long: a capture may lack its end.
 //! Whatever ends a connection, the next query of its client opens another. Where there are as many as
 //! there may be, it takes the place of the one that has been idle for longest; if each waits for an
 //! answer, the query is lost for want of a connection.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub(crate) struct Plan {
     pub(crate) targets: Vec<Target>,
     /// Most connections at a time.
     pub(crate) most: usize,
-    /// How long one without a recorded end may be idle.
+    /// How long one may be idle.
     pub(crate) idle: TickDelta,
     /// How long an answer is waited for.
     pub(crate) timeout: TickDelta,
@@ -70,6 +71,11 @@ struct Connection {
     key: Key,
     target: usize,
     is_connected: bool,
+    /// Whether queries can go: the handshake of TLS is over, too.
+    is_open: bool,
+    /// Queries that wait for that: slots and numbers.
+    queued: Vec<(usize, u32)>,
+    begun: Tick,
     /// Whether its recorded end has come.
     is_ending: bool,
     /// Whether it is waited until it can be written.
@@ -77,6 +83,20 @@ struct Connection {
     /// Queries without an answer.
     owed: usize,
     used: Tick,
+}
+
+impl Connection {
+    /// Notes that queries can go, if they can, and that those that have waited for that do.
+    fn open(&mut self, ledger: &mut Ledger) {
+        if self.is_open || !self.is_connected || self.stream.is_handshaking() {
+            return;
+        }
+        self.is_open = true;
+        ledger.counts(self.target).connections += 1;
+        for (slot, number) in self.queued.drain(..) {
+            ledger.connected(slot, number, self.target);
+        }
+    }
 }
 
 /// The connections.
@@ -127,7 +147,7 @@ impl Sessions {
             let Some(at) = self.by_key.get(&(key(job), target)).copied() else { continue };
             let Some(Some(connection)) = self.connections.get_mut(at as usize) else { continue };
             connection.is_ending = true;
-            if connection.owed == 0 && connection.is_connected {
+            if connection.owed == 0 && connection.is_open {
                 self.end(ledger, at);
             }
         }
@@ -164,7 +184,12 @@ impl Sessions {
             }
             connection.owed += 1;
             connection.used = now;
-            ledger.sent(slot, target);
+            if connection.is_open {
+                ledger.sent(slot, target);
+            } else {
+                let number = ledger.queued(slot, target);
+                connection.queued.push((slot, number));
+            }
             if let Some(at) = lane {
                 self.write(ledger, waiter, at);
             }
@@ -186,16 +211,14 @@ impl Sessions {
             match connection.stream.socket().take_error() {
                 Ok(None) if writable => {
                     connection.is_connected = true;
-                    ledger.counts(target).connections += 1;
                 }
                 Ok(None) => return,
                 Ok(Some(error)) | Err(error) => {
-                    ledger.counts(target).connect_errors += 1;
-                    self.failures.add(&reason(&error));
-                    return self.end(ledger, at);
+                    return self.fail(ledger, at, &reason(&error));
                 }
             }
         }
+        connection.open(ledger);
         if readable {
             let owed = &mut connection.owed;
             let owed_before = *owed;
@@ -207,15 +230,27 @@ impl Sessions {
                 connection.used = clock::now();
                 self.idle.push_back((connection.used, at));
             }
+            connection.open(ledger);
+            let why = match &outcome {
+                Ok(Open::Closed) => Some("closed".to_owned()),
+                Err(error) => Some(reason(error)),
+                Ok(Open::Yes) => None,
+            };
+            if let Some(why) = why.filter(|_| !connection.is_open) {
+                return self.fail(ledger, at, &why);
+            }
+            let is_partial = connection.stream.is_partial();
             match outcome {
                 Ok(Open::Yes) if connection.is_ending && connection.owed == 0 => return self.end(ledger, at),
                 Ok(Open::Yes) => {}
-                Ok(Open::Closed) => return self.end(ledger, at),
+                Ok(Open::Closed) => {
+                    // It is no DNS that ends so.
+                    ledger.counts(target).malformed += u64::from(is_partial);
+                    return self.end(ledger, at);
+                }
                 Err(error) => {
-                    if connection.stream.is_handshaking() {
-                        ledger.counts(target).connect_errors += 1;
-                        self.failures.add(&at_handshake(true, &reason(&error)));
-                    }
+                    let is_nonsense = error.kind() == ErrorKind::InvalidData;
+                    ledger.counts(target).malformed += u64::from(is_nonsense);
                     return self.end(ledger, at);
                 }
             }
@@ -232,14 +267,15 @@ impl Sessions {
         }
         for at in 0..self.connections.len() as u32 {
             let Some(Some(connection)) = self.connections.get(at as usize) else { continue };
+            if !connection.is_open && now.since(connection.begun) >= self.plan.timeout {
+                self.fail(ledger, at, "timed out");
+                continue;
+            }
             let idle = now.since(connection.used);
-            let is_over = match connection.key {
-                Key::Recorded(_) => {
-                    connection.is_ending && (connection.owed == 0 || idle > self.plan.timeout)
-                }
-                Key::Client(_) => idle > self.plan.idle && (connection.owed == 0 || idle > self.plan.timeout),
-            };
-            if is_over && (connection.is_connected || idle > self.plan.timeout) {
+            // Whether the capture has its end is known only at that.
+            let is_over = (connection.is_ending || idle > self.plan.idle)
+                && (connection.owed == 0 || idle > self.plan.timeout);
+            if is_over && connection.is_open {
                 self.end(ledger, at);
             }
         }
@@ -286,6 +322,9 @@ impl Sessions {
             key,
             target,
             is_connected: false,
+            is_open: false,
+            queued: Vec::new(),
+            begun: used,
             is_ending: false,
             writable: true,
             owed: 0,
@@ -320,13 +359,26 @@ impl Sessions {
         if !connection.is_connected {
             return;
         }
-        let Ok(pending) = connection.stream.write() else { return self.end(ledger, at) };
+        let pending = match connection.stream.write() {
+            Ok(pending) => pending,
+            Err(error) if !connection.is_open => return self.fail(ledger, at, &reason(&error)),
+            Err(_) => return self.end(ledger, at),
+        };
         if pending != connection.writable {
             connection.writable = pending;
             if waiter.modify(connection.stream.socket(), u64::from(at | STREAM), pending).is_err() {
                 self.end(ledger, at);
             }
         }
+    }
+
+    /// Ends a connection that could not be made.
+    fn fail(&mut self, ledger: &mut Ledger, at: u32, why: &str) {
+        if let Some(Some(connection)) = self.connections.get(at as usize) {
+            ledger.counts(connection.target).connect_errors += 1;
+            self.failures.add(&at_handshake(connection.is_connected, why));
+        }
+        self.end(ledger, at);
     }
 
     fn end(&mut self, ledger: &mut Ledger, at: u32) {

@@ -1,11 +1,12 @@
-//! The client's address in its query, for servers that see the tool's address: client subnet, PROXY.
+//! What of a query is that of its client and its server: the client's address, for servers that see the
+//! tool's (client subnet, PROXY), and cookies.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::packet::Packet;
 use crate::wire::ecs::{self, Ecs};
 use crate::wire::proxy::{Transport, write_v2};
-use crate::wire::signature;
+use crate::wire::{cookie, signature};
 
 /// Bytes that a client subnet option and an OPT record for it take at most.
 const ROOM: usize = 48;
@@ -25,6 +26,15 @@ pub(crate) fn subnet(message: &mut Vec<u8>, client: IpAddr, bits: (u8, u8)) -> b
     let length = packet.len();
     message.truncate(length);
     !matches!(done, Ecs::Failed)
+}
+
+/// Takes the cookie of the server that was asked out of a query for another.
+pub(crate) fn without_cookie(message: &mut Vec<u8>) {
+    let length = message.len();
+    let mut packet = Packet::new(message, 0, length);
+    cookie::remove_of_server(&mut packet);
+    let length = packet.len();
+    message.truncate(length);
 }
 
 /// Appends a PROXY header with the recorded addresses.

@@ -167,7 +167,7 @@ impl Worker {
         let passed = now.since(self.begin);
         let due =
             self.batch.jobs[self.next..].iter().take_while(|job| !self.is_timed || job.due <= passed).count();
-        let count = self.ledger.room(due);
+        let count = self.ledger.room(due, now);
         if count == 0 && due > 0 {
             return BLOCKED;
         }

@@ -104,7 +104,14 @@ pub(crate) fn publish(findings: &Findings, options: &ReportOptions) -> anyhow::R
 fn circumstances(findings: &Findings, machine: &Machine) -> [(&'static str, String); 5] {
     [
         ("capture", findings.target.clone()),
-        ("begun", format!("{}, {:.3} s", text::moment(findings.begun), findings.seconds)),
+        // Without a message there is no time.
+        (
+            "begun",
+            match findings.begun {
+                0 => "-".to_owned(),
+                begun => format!("{}, {:.3} s", text::moment(begun), findings.seconds),
+            },
+        ),
         ("machine", machine.hardware()),
         ("command", machine.command.clone()),
         ("version", machine.version.to_owned()),
@@ -164,9 +171,9 @@ fn steps(latency: &Histogram<u64>) -> Vec<(u64, u64)> {
     let bounds = (1..=10_u32).flat_map(|decade| [1, 2, 5].map(|part| part * 1_000 * 10_u64.pow(decade)));
     let mut steps: Vec<(u64, u64)> = bounds.map(|bound| (bound, 0)).collect();
     for recorded in latency.iter_recorded() {
-        // A bucket across a bound counts once, where most of it is.
-        let middle = latency.median_equivalent(recorded.value_iterated_to());
-        let at = steps.partition_point(|(bound, _)| *bound <= middle);
+        // What is as long as a bound is not longer.
+        let least = latency.lowest_equivalent(recorded.value_iterated_to());
+        let at = steps.partition_point(|(bound, _)| *bound < least);
         if let Some((_, count)) = steps.get_mut(at) {
             *count += recorded.count_since_last_iteration();
         }

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_histogram_is_all_there() {
-        let mut all = histogram();
+        let mut all = Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("bounds");
         // Units of 512 ns: the first 2,048 places are of one unit each, later ones of two, of four ...
         for (ns, times) in [(512, 1), (1_024, 2), (512 * 2_047, 3), (512 * 2_050, 400)] {
             all.record_n(ns, times).expect("within the bounds");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a report has its date")]
 
+use std::ffi::OsString;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,7 +41,7 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
             memory_mb: memory_kb.unwrap_or(0) / 1024,
-            command: command_line(std::env::args()),
+            command: command_line(std::env::args_os()),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -58,10 +59,11 @@ pub(crate) fn unix_time() -> Duration {
 }
 
 /// Writes arguments as a shell would read them.
-fn command_line(arguments: impl Iterator<Item = String>) -> String {
+fn command_line(arguments: impl Iterator<Item = OsString>) -> String {
     let quoted = arguments.enumerate().map(|(number, argument)| {
         // The path of the program is of no interest.
-        let argument = if number == 0 { "dnslob".to_owned() } else { Printable(argument).to_string() };
+        let argument =
+            if number == 0 { "dnslob".to_owned() } else { Printable(argument.to_string_lossy()).to_string() };
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+[]".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
             argument
@@ -78,10 +80,20 @@ mod tests {
 
     #[test]
     fn command_lines_can_be_typed_again() {
-        let line = |arguments: &[&str]| command_line(arguments.iter().map(ToString::to_string));
+        let line = |arguments: &[&str]| command_line(arguments.iter().map(OsString::from));
         assert_eq!(
             line(&["/usr/bin/dnslob", "bench", "127.0.0.1:53", "--fail-if", "p99>20ms", "it's", ""]),
             r"dnslob bench 127.0.0.1:53 --fail-if 'p99>20ms' 'it'\''s' ''"
+        );
+    }
+
+    #[test]
+    fn arguments_are_bytes() {
+        use std::os::unix::ffi::OsStringExt;
+        let arguments = [b"dnslob".to_vec(), b"scope".to_vec(), b"bad\xff.pcap".to_vec()];
+        assert_eq!(
+            command_line(arguments.into_iter().map(OsString::from_vec)),
+            "dnslob scope 'bad\u{fffd}.pcap'"
         );
     }
 

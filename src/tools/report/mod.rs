@@ -14,10 +14,12 @@ pub(crate) mod text;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use crate::base::printable::Printable;
 use crate::config::bench::ReportOptions;
 use crate::tools::load::failures::Failures;
 use crate::tools::load::totals::Totals;
@@ -87,10 +89,12 @@ impl Report {
     /// When there is nothing to be measured, with the most frequent reason.
     pub(crate) fn ensure_answers(&self) -> anyhow::Result<()> {
         let why = self.failures.all().first().map_or_else(String::new, |(why, _)| format!(": {why}"));
-        ensure!(self.totals.counts.answered > 0, "no answer from {}{why}", self.target);
         let second = self.replayed.as_ref().and_then(|replayed| replayed.second.as_ref());
-        if let Some((name, totals)) = second {
-            ensure!(totals.counts.answered > 0, "no answer from {name}");
+        let all = [Some((&self.target, &self.totals)), second.map(|(name, totals)| (name, totals))];
+        for (name, totals) in all.into_iter().flatten() {
+            let counts = &totals.counts;
+            ensure!(counts.asked() > 0 || counts.send_errors == 0, "nothing could be sent to {name}");
+            ensure!(counts.answered > 0, "no answer from {name}{why}");
         }
         Ok(())
     }
@@ -101,21 +105,50 @@ pub(crate) fn unix_time() -> u64 {
     machine::unix_time().as_secs()
 }
 
-/// Makes sure, before a run, that its report can be written behind it.
+/// Makes sure, before a run, that its report can be written behind it, and not over what is read.
 ///
 /// # Errors
 /// When it cannot.
-pub(crate) fn check(options: &ReportOptions) -> anyhow::Result<()> {
-    let Some(path) = &options.page else { return Ok(()) };
+pub(crate) fn check(options: &ReportOptions, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    let is_same = |a: &Path, b: &Path| match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => a == b,
+    };
+    if let (Some(page), Some(hdr)) = (&options.page, &options.hdr) {
+        ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
+    }
+    for (option, path) in [("--report", &options.page), ("--hdr", &options.hdr)] {
+        if let Some(path) = path {
+            let is_input = inputs.iter().any(|input| is_same(input, path));
+            ensure!(!is_input, "{option} {}: that is the capture", Printable(path.display()));
+            check_file(path).with_context(|| format!("{option} {}", Printable(path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path) -> io::Result<()> {
+    // Opening a pipe waits for its reader.
+    if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Ok(());
+    }
     let mut open = fs::OpenOptions::new();
     open.write(true);
     // An earlier report stays until there is another.
-    let opened = if path.exists() {
+    if path.exists() {
         open.open(path).map(drop)
     } else {
         open.create_new(true).open(path).and_then(|_| fs::remove_file(path))
-    };
-    opened.with_context(|| format!("--report {}", path.display()))
+    }
+}
+
+/// Names the log of histograms in what went wrong with it.
+///
+/// # Errors
+/// What went wrong.
+pub(crate) fn logged(ended: io::Result<()>, options: &ReportOptions) -> anyhow::Result<()> {
+    let path = options.hdr.as_deref().unwrap_or(Path::new(""));
+    ended.with_context(|| format!("--hdr {}", Printable(path.display())))
 }
 
 /// Prints text on standard output. Whoever reads it may be gone, as `head` is.
@@ -221,4 +254,38 @@ pub(crate) fn example() -> (Report, Machine) {
         version: "0.1.0",
     };
     (report, machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told_before_the_run() {
+        let directory = std::env::temp_dir().join(format!("dnslob-report-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let path = |name: &str| directory.join(name);
+        fs::write(path("capture"), "packets").expect("a file");
+        let inputs = [path("capture")];
+        let check = |page: Option<PathBuf>, hdr: Option<PathBuf>| {
+            let options = ReportOptions { page, hdr, ..ReportOptions::default() };
+            check(&options, &inputs).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(check(Some(path("a")), Some(path("b"))), Ok(()));
+        assert!(!path("a").exists() && !path("b").exists(), "nothing is left");
+        for wrong in [path("none/x"), directory.clone(), path("capture")] {
+            for (option, error) in
+                [("--report", check(Some(wrong.clone()), None)), ("--hdr", check(None, Some(wrong.clone())))]
+            {
+                let error = error.expect_err("not to be written");
+                assert!(error.starts_with(&format!("{option} {}: ", wrong.display())), "{error}");
+            }
+        }
+        assert!(check(Some(path("a")), Some(path("a"))).is_err(), "one file for both");
+        assert_eq!(fs::read(path("capture")).expect("the file"), b"packets");
+        let pipe = path("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert_eq!(check(Some(pipe), None), Ok(()), "and is not waited for");
+        fs::remove_dir_all(directory).expect("it is there");
+    }
 }

@@ -22,7 +22,7 @@ overflow-wrap:anywhere}\
 .cards span{color:var(--faint);font-size:.85rem}\
 pre{background:var(--card);border-radius:.5rem;padding:1rem;overflow-x:auto;font-size:.85rem}\
 svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-serif}\
-@media(max-width:40rem){svg text{font-size:22px}}\
+@media(max-width:40rem){svg text{font-size:20px}svg .fine{display:none}}\
 .grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
 .a{stroke:var(--a)}.b{stroke:var(--b);stroke-dasharray:7 4}.c{stroke:var(--c)}\
 .w{stroke:var(--w);stroke-dasharray:2 4}\
@@ -58,7 +58,7 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
         let _ = writeln!(out, "<p class=\"failed\">{}</p>", escaped(note));
     }
     out += &cards(&[
-        (text::grouped(totals.rate().round() as u64), "answers per second"),
+        (text::rate(totals.rate()), "answers per second"),
         (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
         (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
         (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),

@@ -10,10 +10,12 @@ use crate::tools::report::text::{escaped, grouped};
 /// The size of a plot and its margins, in units of SVG.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = 40.0;
+const LEFT: f64 = 100.0;
+const RIGHT: f64 = 56.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 48.0;
+/// Room for a letter. On a narrow page they are larger than the plot, by this at most.
+const LETTER: f64 = 11.5;
 /// Points of a line.
 const POINTS: usize = 240;
 
@@ -74,7 +76,7 @@ pub(crate) fn percentiles(of: &[(&str, &str, &Histogram<u64>)]) -> String {
         for step in [1.0, 2.0, 5.0] {
             let ns = step * 10_f64.powf(decade);
             if ns.log10() <= high + 1e-9 {
-                horizontal(&mut out, y(ns), &span(ns));
+                horizontal(&mut out, y(ns), &span(ns), step > 1.0);
             }
         }
         decade += 1.0;
@@ -118,13 +120,13 @@ pub(crate) fn rates_of(rows: &[Row], row_seconds: u64, names: [&'static str; 3])
     let mut out = open("Queries per second over time");
     let mut at = 0.0;
     while at <= top {
-        horizontal(&mut out, y(at), &grouped(at as u64));
+        horizontal(&mut out, y(at), &number(at, step), false);
         at += step;
     }
     let step = nice(seconds / 8.0).max(1.0);
     at = 0.0;
     while at <= seconds {
-        vertical(&mut out, x(at), &format!("{at:.0} s"));
+        vertical(&mut out, x(at), &format!("{} s", grouped(at as u64)));
         at += step;
     }
     // Steps: a figure is that of its whole row.
@@ -180,12 +182,19 @@ fn empty(why: &str) -> String {
     format!("<p>No plot: {why}.</p>\n")
 }
 
-fn horizontal(out: &mut String, y: f64, label: &str) {
-    let right = WIDTH - RIGHT;
+/// Writes a number of an axis with such steps.
+fn number(at: f64, step: f64) -> String {
+    let digits = (-step.log10()).ceil().max(0.0) as usize;
+    if digits == 0 { grouped(at.round() as u64) } else { format!("{at:.digits$}") }
+}
+
+/// Draws a line of the grid; a fine one is left out where there is no room.
+fn horizontal(out: &mut String, y: f64, label: &str, is_fine: bool) {
+    let (right, class) = (WIDTH - RIGHT, if is_fine { " fine" } else { "" });
     let _ = writeln!(
         out,
-        "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>\
-         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+        "<line class=\"grid{class}\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>\
+         <text class=\"label{class}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
         LEFT - 8.0,
         y + 4.0
     );
@@ -218,7 +227,7 @@ fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
             line.name,
             y = TOP - 18.0,
         );
-        x += 44.0 + 7.2 * line.name.len() as f64;
+        x += 40.0 + LETTER * line.name.len() as f64;
     }
     let _ = writeln!(
         out,
@@ -241,7 +250,7 @@ mod tests {
         let (t, rows) = (&report.totals, &report.totals.rows);
         let plots = [percentiles(&[("intended", "a", &t.latency), ("naive", "b", &t.naive)]), rates(rows)];
         let picture = picture("a <title>", &[("intended", "a", &t.latency)]);
-        assert!(picture.contains("<text x=\"76\" y=\"-6\">a &lt;title&gt;</text>"), "{picture}");
+        assert!(picture.contains("<text x=\"100\" y=\"-6\">a &lt;title&gt;</text>"), "{picture}");
         assert_eq!([picture.matches("<svg").count(), picture.matches("</svg>").count()], [2, 2]);
         assert_eq!(picture.matches("http").count(), 1, "the name space, and nothing to be loaded");
         for plot in &plots {
@@ -255,6 +264,47 @@ mod tests {
             }
         }
         assert!(plots[0].contains("99.9 %") && plots[1].contains("wanted"));
+    }
+
+    #[test]
+    fn labels_have_room_on_a_narrow_page() {
+        let (report, _) = example();
+        let (t, rows) = (&report.totals, &report.totals.rows);
+        let rare: Vec<Row> = rows
+            .iter()
+            .map(|row| Row { sent: 1, answered: 1, lost: 0, wanted: None, ..row.clone() })
+            .collect();
+        let names =
+            [("from the intended time", "a", &t.latency), ("from the true time of sending", "b", &t.naive)];
+        for plot in [percentiles(&names), rates(rows), rates(&rare)] {
+            // The begin and the end of each label, by its line.
+            let mut labels: Vec<(String, f64, f64, String)> = Vec::new();
+            for text in plot.split("<text ").skip(1).filter(|text| !text.contains("label fine")) {
+                let of = |name: &str| {
+                    text.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next())
+                };
+                let (x, y) = (of(" x").or(of("x")).expect("x"), of(" y").expect("y").to_owned());
+                let label = text.split('>').nth(1).and_then(|rest| rest.split('<').next()).expect("a label");
+                let (x, width): (f64, f64) = (x.parse().expect("a number"), LETTER * label.len() as f64);
+                let begin = match of("text-anchor") {
+                    Some("end") => x - width,
+                    Some("middle") => x - width / 2.0,
+                    Some(_) | None => x,
+                };
+                assert!(begin >= 0.0 && begin + width <= WIDTH, "{label}");
+                labels.push((y, begin, begin + width, label.to_owned()));
+            }
+            labels.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+            for pair in labels.windows(2) {
+                assert!(pair[0].0 != pair[1].0 || pair[0].2 <= pair[1].1, "{pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn axes_of_low_rates_have_their_numbers() {
+        assert_eq!([0.0, 0.2, 0.4].map(|at| number(at, 0.2)), ["0.0", "0.2", "0.4"]);
+        assert_eq!([number(0.02, 0.01), number(20.0, 10.0), number(3.0, 1.0)], ["0.02", "20", "3"]);
     }
 
     #[test]

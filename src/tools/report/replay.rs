@@ -67,16 +67,20 @@ pub(super) fn text(replayed: &Replayed) -> String {
     let mut out = String::new();
     if let Some((name, totals)) = &replayed.second {
         let counts = &totals.counts;
-        let _ = writeln!(
-            out,
-            "\nsecond      {name}\nanswered    {} ({}), {} per second\nlost        {} ({})\nwrong       {}",
-            text::grouped(counts.answered),
-            text::percent(counts.answered, counts.sent),
-            text::grouped(totals.rate().round() as u64),
-            text::grouped(counts.lost()),
-            text::percent(counts.lost(), counts.sent),
-            text::grouped(counts.wrong()),
-        );
+        let mut line = |name: &str, text: &str| {
+            let _ = writeln!(out, "{name:<12}{text}");
+        };
+        line("\nsecond", &format!(" {name}"));
+        line("sent", &text::grouped(counts.sent));
+        text::unsent(counts).iter().for_each(|(name, text)| line(name, text));
+        let share = text::percent(counts.answered, counts.asked());
+        let rate = text::rate(totals.rate());
+        line("answered", &format!("{} ({share}), {rate} per second", text::grouped(counts.answered)));
+        line("lost", &text::lost(counts));
+        if counts.answered > 0 {
+            line("answers", &text::answers(totals));
+        }
+        line("wrong", &text::grouped(counts.wrong()));
         text::latency_head(&mut out);
         for (name, histogram) in
             [("from the intended time", &totals.latency), ("from the true time (naive)", &totals.naive)]

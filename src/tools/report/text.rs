@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
-use crate::tools::load::tally::CODES;
-use crate::tools::load::totals::{at, mean};
+use crate::tools::load::tally::{CODES, Counts};
+use crate::tools::load::totals::{Totals, at, mean};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
@@ -23,6 +23,12 @@ pub(crate) fn grouped(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// Writes a rate: as a whole number, unless it is so small that its parts matter.
+pub(crate) fn rate(rate: f64) -> String {
+    let digits = if rate >= 10.0 || rate == 0.0 { 0 } else { (1.0 - rate.log10().floor()) as usize };
+    if digits == 0 { grouped(rate.round() as u64) } else { format!("{rate:.digits$}") }
 }
 
 /// Writes nanoseconds as milliseconds.
@@ -84,47 +90,25 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         "{} in {:.2} s, {} per second",
         grouped(counts.sent),
         totals.seconds,
-        grouped(per_second(counts.sent).round() as u64)
+        rate(per_second(counts.sent))
     );
-    if let Some(rate) = report.rate_wanted {
-        let _ = write!(sent, " of {} wanted", grouped(rate.into()));
+    if let Some(wanted) = report.rate_wanted.filter(|wanted| *wanted > 0) {
+        let _ = write!(sent, " of {} wanted", grouped(wanted.into()));
     }
     line("sent", &sent);
-    for (name, n, what) in [
-        ("not sent", counts.not_sent, "due and could not be sent in time"),
-        ("refused", counts.send_errors, "not taken by the kernel"),
-    ] {
-        if n > 0 {
-            line(name, &format!("{} {} {what}", grouped(n), if n == 1 { "was" } else { "were" }));
-        }
-    }
+    unsent(counts).iter().for_each(|(name, text)| line(name, text));
     line(
         "answered",
         &format!(
             "{} ({}), {} per second",
             grouped(counts.answered),
             percent(counts.answered, counts.asked()),
-            grouped(totals.rate().round() as u64)
+            rate(totals.rate())
         ),
     );
-    let kinds = [
-        ("timed out", counts.timed_out),
-        ("port refused", counts.refused),
-        ("connection closed", counts.closed),
-        ("cut short", counts.cut_short),
-        ("no connection", counts.unconnected),
-    ];
-    line(
-        "lost",
-        &format!("{} ({}){}", grouped(counts.lost()), percent(counts.lost(), counts.asked()), list(&kinds)),
-    );
-    let codes: Vec<(String, u64)> =
-        (0..CODES as u16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
-    let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    answers.push(("other codes", counts.other_codes));
-    answers.push(("truncated", counts.truncated));
+    line("lost", &lost(counts));
     if counts.answered > 0 {
-        line("answers", list(&answers).trim_start_matches(": "));
+        line("answers", &answers(totals));
     }
     let kinds = [
         ("question", counts.wrong_question),
@@ -186,6 +170,41 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
     out
 }
 
+/// Writes how many queries did not leave this machine, by the reason.
+pub(super) fn unsent(counts: &Counts) -> Vec<(&'static str, String)> {
+    let all = [
+        ("not sent", counts.not_sent, "due and could not be sent in time"),
+        ("refused", counts.send_errors, "not taken by the kernel"),
+    ];
+    let said = all.into_iter().filter(|(_, n, _)| *n > 0);
+    said.map(|(name, n, what)| {
+        (name, format!("{} {} {what}", grouped(n), if n == 1 { "was" } else { "were" }))
+    })
+    .collect()
+}
+
+/// Writes how many queries had no answer, and why.
+pub(super) fn lost(counts: &Counts) -> String {
+    let kinds = [
+        ("timed out", counts.timed_out),
+        ("port refused", counts.refused),
+        ("connection closed", counts.closed),
+        ("cut short", counts.cut_short),
+        ("no connection", counts.unconnected),
+    ];
+    format!("{} ({}){}", grouped(counts.lost()), percent(counts.lost(), counts.asked()), list(&kinds))
+}
+
+/// Writes how many answers had which response code.
+pub(super) fn answers(totals: &Totals) -> String {
+    let codes: Vec<(String, u64)> =
+        (0..CODES as u16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
+    let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    answers.push(("other codes", totals.counts.other_codes));
+    answers.push(("truncated", totals.counts.truncated));
+    list(&answers).trim_start_matches(": ").to_owned()
+}
+
 /// Writes the head of a table of latencies.
 pub(super) fn latency_head(out: &mut String) {
     let mut head = format!("{:<30}", "latency, ms");
@@ -215,6 +234,12 @@ pub(super) fn row(histogram: &Histogram<u64>) -> String {
 mod tests {
     use super::*;
     use crate::tools::report::example;
+
+    #[test]
+    fn small_rates_are_not_nothing() {
+        let written = [0.0, 1.0 / 60.0, 0.5, 1.5, 9.96, 10.0, 12.4, 1_234.5].map(rate);
+        assert_eq!(written, ["0", "0.017", "0.50", "1.5", "10.0", "10", "12", "1,235"]);
+    }
 
     #[test]
     fn a_report_has_everything() {

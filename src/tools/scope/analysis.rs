@@ -38,7 +38,7 @@ pub(super) struct Seen {
     pub(super) retransmitted: u64,
     /// Queries that waited at the end.
     pub(super) open: u64,
-    /// Queries that were not followed to their end, as there were too many.
+    /// Queries that were not followed to their end: there were too many, or the clock was set back.
     pub(super) forgotten: u64,
     /// Answers to queries that are not known.
     pub(super) unmatched: u64,
@@ -163,7 +163,7 @@ impl Analysis {
     /// is that of the last query with its id.
     fn bare(&mut self, message: &Message<'_>, header: Header<'_>) {
         let asked = self.pending.last_of(message.client, header.id());
-        match asked.filter(|_| header.rcode() != 0) {
+        match asked.filter(|_| edns::rcode(message.payload) != 0) {
             Some((key, name)) => {
                 let hash = self.hash(name.bytes());
                 self.answer(message, header, key, name.bytes(), hash);

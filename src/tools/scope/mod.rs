@@ -45,7 +45,11 @@ const SAY: TickDelta = TickDelta::from_ms(1_000);
 /// # Errors
 /// When nothing could be read, or not all, or the report cannot be written.
 pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
-    report::check(&options.report)?;
+    let inputs = match &options.from {
+        From::Captures(paths) => paths.as_slice(),
+        From::Interface { .. } => &[],
+    };
+    report::check(&options.report, inputs)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut rng = random::seeded(None).context("random numbers")?;
     let capture_options =
@@ -62,8 +66,9 @@ pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
     let (errors, interrupted) = follow(&mut capture, &mut analysis, &mut interrupt, until);
     analysis.end();
     let run = Run { capture: &capture, analysis, errors: &errors, interrupted, timeout: options.timeout };
-    let findings = run.findings(options).context("the log of histograms")?;
+    let (findings, logged) = run.findings(options);
     findings::publish(&findings, &options.report)?;
+    report::logged(logged, &options.report)?;
     if !findings.failed.is_empty() {
         return Ok(Outcome::Failed);
     }

@@ -11,8 +11,8 @@ use crate::stats::traffic_ring::ShortName;
 /// Most queries that are remembered, 60 MB of them: the last four seconds of 130,000 per second.
 pub(super) const REMEMBERED_MAX: usize = 1 << 19;
 
-/// The last queries among which that of an answer without a question is looked for.
-const LOOKED_AT: usize = 4_096;
+/// What an answer without a question has of its query: client, port, id.
+type Bare = (IpAddr, u16, u16);
 
 /// A query.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,12 @@ pub(super) struct Query {
     pub(super) client: IpAddr,
     /// The client's port and the id: what an answer without a question has.
     pub(super) port_and_id: (u16, u16),
+}
+
+impl Query {
+    const fn bare(&self) -> Bare {
+        (self.client, self.port_and_id.0, self.port_and_id.1)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +69,7 @@ pub(super) enum Answer {
 pub(super) enum Lost {
     /// By its time-out.
     TimedOut,
-    /// There were too many to follow all of them.
+    /// There were too many to follow all of them, or the clock was set back.
     Forgotten,
 }
 
@@ -76,14 +82,17 @@ pub(super) struct Pending {
     /// The first one that has not been looked at for its time-out.
     unjudged: u64,
     numbers: AHashMap<u64, u64>,
+    /// The last query of each client, port and id; from the first answer without a question on.
+    bare: Option<AHashMap<Bare, u64>>,
+    hasher: RandomState,
     timeout: u64,
     max: usize,
 }
 
 impl Pending {
     pub(super) fn new(hasher: RandomState, timeout: u64, max: usize) -> Self {
-        let (ring, numbers) = (VecDeque::new(), AHashMap::with_hasher(hasher));
-        Self { ring, first: 0, unjudged: 0, numbers, timeout, max: max.max(1) }
+        let (ring, numbers) = (VecDeque::new(), AHashMap::with_hasher(hasher.clone()));
+        Self { ring, first: 0, unjudged: 0, numbers, bare: None, hasher, timeout, max: max.max(1) }
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut (Query, State)> {
@@ -102,7 +111,7 @@ impl Pending {
             }
             if *state == State::Open {
                 *state = State::TimedOut;
-                lost(query, Lost::TimedOut);
+                lost(query, if now < query.at { Lost::Forgotten } else { Lost::TimedOut });
             }
             self.unjudged += 1;
         }
@@ -119,6 +128,10 @@ impl Pending {
         if self.numbers.get(&query.key) == Some(&self.first) {
             self.numbers.remove(&query.key);
         }
+        let bare = query.bare();
+        if let Some(all) = self.bare.as_mut().filter(|all| all.get(&bare) == Some(&self.first)) {
+            all.remove(&bare);
+        }
         self.first += 1;
         self.unjudged = self.unjudged.max(self.first);
     }
@@ -134,7 +147,11 @@ impl Pending {
         if self.ring.len() == self.max {
             self.drop_first(lost);
         }
-        self.numbers.insert(query.key, self.first + self.ring.len() as u64);
+        let number = self.first + self.ring.len() as u64;
+        self.numbers.insert(query.key, number);
+        if let Some(all) = &mut self.bare {
+            all.insert(query.bare(), number);
+        }
         self.ring.push_back((query, State::Open));
         asked
     }
@@ -150,13 +167,17 @@ impl Pending {
         }
     }
 
-    /// Returns the key and the name of the last query of a client, port and id that waits.
-    pub(super) fn last_of(&self, client: SocketAddr, id: u16) -> Option<(u64, ShortName)> {
-        let mut last = self.ring.iter().rev().take(LOOKED_AT);
-        let found = last.find(|(query, state)| {
-            *state == State::Open && query.port_and_id == (client.port(), id) && query.client == client.ip()
+    /// Returns the key and the name of the last query of a client, port and id, if it has no answer.
+    pub(super) fn last_of(&mut self, client: SocketAddr, id: u16) -> Option<(u64, ShortName)> {
+        let Self { ring, first, bare, hasher, .. } = self;
+        let all = bare.get_or_insert_with(|| {
+            let mut all = AHashMap::with_hasher(hasher.clone());
+            all.extend((*first..).zip(&*ring).map(|(number, (query, _))| (query.bare(), number)));
+            all
         });
-        found.map(|(query, _)| (query.key, query.name))
+        let number = all.get(&(client.ip(), client.port(), id)).copied()?;
+        let (query, state) = self.entry(number)?;
+        (*state != State::Answered).then_some((query.key, query.name))
     }
 
     /// Returns how many wait.
@@ -207,6 +228,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_a_question_finds_its_query_however_many_follow() {
+        let mut pending = pending(100_000);
+        let of = |id: u16| Query { port_and_id: (1, id), ..query(id.into(), 0) };
+        let client: SocketAddr = (Ipv4Addr::LOCALHOST, 1).into();
+        for id in 0..20_000 {
+            pending.ask(of(id), &mut |_, _| {});
+        }
+        assert_eq!(pending.last_of(client, 3).map(|(key, _)| key), Some(3));
+        assert_eq!((pending.answer(3), pending.last_of(client, 3)), (Answer::First(0), None));
+        // Those that are asked behind the first one, too, and none that is forgotten.
+        pending.ask(of(20_001), &mut |_, _| {});
+        assert_eq!(pending.last_of(client, 20_001).map(|(key, _)| key), Some(20_001));
+        let other: SocketAddr = (Ipv4Addr::LOCALHOST, 2).into();
+        assert_eq!([pending.last_of(other, 4), pending.last_of(client, 30_000)], [None; 2]);
+        pending.advance(150 * MS, &mut |_, _| {});
+        assert_eq!(pending.last_of(client, 5).map(|(key, _)| key), Some(5), "it is late");
+        pending.advance(1_000 * MS, &mut |_, _| {});
+        assert_eq!((pending.last_of(client, 5), pending.bare.as_ref().map(|all| all.len())), (None, Some(0)));
+    }
+
+    #[test]
     fn there_is_a_bound() {
         let mut pending = pending(3);
         for key in 0..3 {
@@ -220,12 +262,12 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_ends_everything() {
-        for now in [1_000_000 * MS, 0] {
+        for (now, how) in [(1_000_000 * MS, Lost::TimedOut), (0, Lost::Forgotten)] {
             let mut pending = pending(10);
             ask(&mut pending, 1, 5_000 * MS);
             ask(&mut pending, 2, 5_001 * MS);
             let (asked, lost) = ask(&mut pending, 3, now);
-            assert_eq!((asked, lost.len(), pending.ring.len()), (Asked::New, 2, 1));
+            assert_eq!((asked, lost, pending.ring.len()), (Asked::New, vec![(1, how), (2, how)], 1));
         }
     }
 }

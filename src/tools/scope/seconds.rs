@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use hdrhistogram::Histogram;
 
 use crate::tools::load::tally::histogram;
-use crate::tools::load::totals::Row;
+use crate::tools::load::totals::{Row, at};
 use crate::tools::report::hdr::HdrLog;
 
 const SECOND: u64 = 1_000_000_000;
@@ -86,9 +86,9 @@ impl Seconds {
             return;
         }
         if !self.latency.is_empty() {
-            row.p50_ns = self.latency.value_at_quantile(0.5);
-            row.p99_ns = self.latency.value_at_quantile(0.99);
-            row.max_ns = self.latency.max();
+            row.p50_ns = at(&self.latency, 50.0).unwrap_or(0);
+            row.p99_ns = at(&self.latency, 99.0).unwrap_or(0);
+            row.max_ns = at(&self.latency, 100.0).unwrap_or(0);
             // Both have the same bounds.
             let _ = self.all.add(&self.latency);
         }
@@ -125,24 +125,20 @@ impl Seconds {
         Ok(())
     }
 
-    /// Ends the last second.
-    ///
-    /// # Errors
-    /// When the log of histograms could not be written.
-    pub(super) fn end(mut self) -> io::Result<Ended> {
+    /// Ends the last second; returns what has become of the log of histograms, too.
+    pub(super) fn end(mut self) -> (Ended, io::Result<()>) {
         self.close(self.current.second + 1);
-        if let Some(error) = self.failure {
-            return Err(error);
-        }
-        self.log.take().map_or(Ok(()), HdrLog::end)?;
+        let ended = self.log.take().map_or(Ok(()), HdrLog::end);
+        let logged = self.failure.map_or(ended, Err);
         let begin = self.begin.unwrap_or(0);
-        Ok(Ended {
+        let ended = Ended {
             begin,
             span: self.end.saturating_sub(begin),
             latency: self.all,
             rows: self.rows,
             width: self.width,
-        })
+        };
+        (ended, logged)
     }
 }
 
@@ -182,7 +178,7 @@ mod tests {
             seconds.row().sent += 1;
             seconds.latency(1_000_000 * (1 + second % 2));
         }
-        let ended = seconds.end().expect("no log");
+        let ended = seconds.end().0;
         assert_eq!((ended.begin, ended.span), (begin + 5, (count - 1) * SECOND));
         assert_eq!(ended.width, 4);
         assert!(ended.rows.len() <= ROWS_MAX && ended.rows.windows(2).all(|w| w[0].second < w[1].second));
@@ -199,7 +195,7 @@ mod tests {
             seconds.advance(at * SECOND);
             seconds.row().sent += 1;
         }
-        let ended = seconds.end().expect("no log");
+        let ended = seconds.end().0;
         assert_eq!((ended.begin, ended.span), (100 * SECOND, 18 * SECOND));
         assert_eq!((ended.rows.len(), ended.rows[9].sent, ended.rows[18].sent), (19, 2, 1));
     }
@@ -211,8 +207,23 @@ mod tests {
             seconds.advance(at);
             seconds.row().sent += 1;
         }
-        let ended = seconds.end().expect("no log");
+        let ended = seconds.end().0;
         let rows: Vec<_> = ended.rows.iter().map(|row| (row.second, row.sent)).collect();
         assert_eq!((rows, ended.span), (vec![(0, 1), (2, 2)], 2 * SECOND));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_takes_nothing_away() {
+        for path in ["/nonexistent/x", "/dev/full"] {
+            let mut seconds = Seconds::new(Some(path.into()));
+            for n in 0..2_000 {
+                seconds.advance(7 * SECOND + n * SECOND);
+                seconds.row().answered += 1;
+                seconds.latency(1_000_000 + n * 1_000);
+            }
+            let (ended, logged) = seconds.end();
+            assert!(logged.is_err(), "{path}");
+            assert_eq!((ended.rows.len(), ended.latency.len()), (2_000, 2_000), "{path}");
+        }
     }
 }

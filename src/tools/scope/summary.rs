@@ -14,7 +14,7 @@ use crate::tools::capture::{Capture, CaptureError};
 use crate::tools::load::tally::Counts;
 use crate::tools::load::totals::{at, mean};
 use crate::tools::report::findings::{Findings, Table, TableRow};
-use crate::tools::report::text::{grouped, list, milliseconds, percent};
+use crate::tools::report::text::{grouped, latency, list, percent, rate};
 use crate::tools::scope::analysis::{Analysis, PROTOCOLS};
 use crate::wire::codes;
 
@@ -68,20 +68,16 @@ impl Figures for Whole<'_> {
 }
 
 impl Run<'_> {
-    /// Says what was found.
-    ///
-    /// # Errors
-    /// When the log of histograms could not be written.
-    pub(super) fn findings(self, options: &ScopeOptions) -> io::Result<Findings> {
+    /// Says what was found, and what has become of the log of histograms.
+    pub(super) fn findings(self, options: &ScopeOptions) -> (Findings, io::Result<()>) {
         let Analysis { seconds, counts, seen, lists, types, .. } = self.analysis;
-        let time = seconds.end()?;
+        let (time, logged) = seconds.end();
         let span = time.span as f64 / 1e9;
         let whole = Whole { counts: &counts, latency: &time.latency, seconds: span };
         let held = options.report.fail_if.that_hold(&whole);
         let failed = held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect();
         let read = self.capture.counts();
-        let per_second =
-            |n: u64| if span > 0.0 { grouped((n as f64 / span).round() as u64) } else { "-".to_owned() };
+        let per_second = |n: u64| if span > 0.0 { rate(n as f64 / span) } else { "-".to_owned() };
         let left_out: Vec<(&'static str, u64)> =
             read.reasons().map(|(label, _, n)| (label, n)).filter(|(_, n)| *n > 0).collect();
         let codes: Vec<(String, u64)> =
@@ -107,6 +103,7 @@ impl Run<'_> {
             ("segments again", read.repeated_segments),
             ("segments early", read.early_segments),
             ("times that step back", read.backwards),
+            ("odd times", read.odd_times),
             ("dropped by the kernel", read.dropped),
         ];
         if oddities.iter().any(|(_, n)| *n > 0) {
@@ -141,7 +138,7 @@ impl Run<'_> {
                 percent(counts.timed_out, counts.sent)
             ),
         );
-        let undecided = [("waited at the end", seen.open), ("too many at once", seen.forgotten)];
+        let undecided = [("waited at the end", seen.open), ("not followed", seen.forgotten)];
         if seen.open + seen.forgotten > 0 {
             fact("undecided", said(&undecided));
         }
@@ -192,6 +189,7 @@ impl Run<'_> {
             ("repeated-segments", read.repeated_segments),
             ("early-segments", read.early_segments),
             ("steps-back", read.backwards),
+            ("odd-times", read.odd_times),
             ("dropped", read.dropped),
         ];
         numbers.extend(protocols);
@@ -212,15 +210,15 @@ impl Run<'_> {
             lists.unanswered_clients.table("unanswered_clients", "Unanswered: clients", top),
             lists.retransmitting_clients.table("retransmitting_clients", "Asked again: clients", top),
         ];
-        let quantile = |p: f64| format!("{} ms", milliseconds(time.latency.value_at_quantile(p)));
+        let quantile = |p: f64| format!("{} ms", latency(at(&time.latency, p)));
         let cards = vec![
             (per_second(seen.queries), "queries per second"),
             (percent(counts.timed_out, counts.sent), "unanswered"),
-            (quantile(0.5), "p50"),
-            (quantile(0.99), "p99"),
-            (quantile(0.999), "p99.9"),
+            (quantile(50.0), "p50"),
+            (quantile(99.0), "p99"),
+            (quantile(99.9), "p99.9"),
         ];
-        Ok(Findings {
+        let findings = Findings {
             tool: "dnslob scope",
             target: target(&options.from),
             begun: time.begin / 1_000_000_000,
@@ -236,7 +234,8 @@ impl Run<'_> {
             row_seconds: time.width,
             tables,
             failed,
-        })
+        };
+        (findings, logged)
     }
 }
 

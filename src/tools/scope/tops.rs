@@ -68,7 +68,10 @@ fn table<K: Copy + Default>(
         count: item.count,
         error: item.error,
     };
-    let listed = merged.items.iter().take(rows.into()).map(row).collect();
+    let mut listed: Vec<TableRow> = merged.items.iter().map(row).collect();
+    // Whatever the tables are hashed with, the same capture gives the same list.
+    listed.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.label.cmp(&b.label)));
+    listed.truncate(rows.into());
     Table { id, title, total: merged.total, rows: listed }
 }
 
