@@ -19,8 +19,8 @@ pub mod table;
 pub mod warm_up;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -76,7 +76,7 @@ struct Store {
     /// Removals that have begun.
     removals: (Sender<Removal>, Receiver<Removal>),
     /// What is left out of a snapshot that is being read.
-    unread: Mutex<Unread>,
+    unread: Unread,
 }
 
 impl fmt::Debug for Store {
@@ -120,7 +120,7 @@ impl PacketCache {
             },
             cleanups: AtomicU64::new(0),
             removals: bounded(removal::PLACES),
-            unread: Mutex::new(Unread::new(options.snapshot.is_some())),
+            unread: Unread::new(options.snapshot.is_some()),
         };
         let warm_up = options.warm_up.as_ref().map(|list| Arc::new(WarmUp::new(Arc::clone(list))));
         Self { options, store: Arc::new(store), warm_up }

@@ -1,7 +1,9 @@
 //! Removes entries for functions of the packet path: at once as far as a bounded part of the table
 //! goes, and the rest a part at a time, by whoever cleans the cache.
 
-use std::sync::{MutexGuard, PoisonError};
+#![expect(clippy::disallowed_types, reason = "a removal and an entry that is read are one after the other")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::time::Tick;
 use crate::cache::{PacketCache, expires_ms, key, milliseconds, seconds};
@@ -44,8 +46,11 @@ pub struct Removal {
 const UNREAD_MAX: usize = 1_000;
 
 /// Entries of a snapshot that are not to be read any more: they were removed while it is read.
+#[derive(Debug)]
+pub(super) struct Unread(Mutex<Left>);
+
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+struct Left {
     /// One is being read, or will be.
     is_reading: bool,
     /// All of them.
@@ -56,9 +61,11 @@ pub(super) struct Unread {
 impl Unread {
     /// Begins with a cache, whose snapshot, if it has one, is read soon.
     pub(super) fn new(has_snapshot: bool) -> Self {
-        Self { is_reading: has_snapshot, ..Self::default() }
+        Self(Mutex::new(Left { is_reading: has_snapshot, ..Left::default() }))
     }
+}
 
+impl Left {
     fn contains(&self, key: &[u8]) -> bool {
         let is_named = |what: &What| match what {
             What::Named { qname, qtype, suffix } => key::is_about(key, qname, *qtype, *suffix),
@@ -69,8 +76,8 @@ impl Unread {
 }
 
 impl PacketCache {
-    fn unread(&self) -> MutexGuard<'_, Unread> {
-        self.store.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unread(&self) -> MutexGuard<'_, Left> {
+        self.store.unread.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A snapshot begins to be read.
@@ -80,7 +87,7 @@ impl PacketCache {
 
     /// Its reading has ended, or there is none.
     pub fn end_reading(&self) {
-        *self.unread() = Unread::default();
+        *self.unread() = Left::default();
     }
 
     /// Inserts an entry of a snapshot by `insert`, unless that was removed meanwhile; none then.
