@@ -56,9 +56,8 @@ impl Listener {
         self.address == other.address
             && self.interface == other.interface
             && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
-            // The kernel's own key cannot be restored on a socket; without Fast Open there is no key.
-            && (self.connection_options.fast_open_key == other.connection_options.fast_open_key
-                || self.connection_options.fast_open == 0 && other.connection_options.fast_open == 0)
+            // The kernel's own key cannot be restored on a socket.
+            && self.connection_options.fast_open_key == other.connection_options.fast_open_key
     }
 
     /// Returns whether sockets that they share need no other options.

@@ -303,19 +303,15 @@ impl Dispatcher {
         let mut packet = scratch.load(query);
         let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
         let pending = PendingQuery::copy(question);
-        let sent =
-            self.send(cx, connections, backend, AttemptKind::Copy.at_once(), &pending, &mut packet).ok();
-        match sent {
-            Some(_) => self.unawaited += 1,
-            None => {
-                cx.drop(DropReason::TeeFull);
-            }
+        let sent = self.send_unawaited(cx, connections, backend, &pending, &mut packet);
+        if sent.is_none() {
+            cx.drop(DropReason::TeeFull);
         }
         Some((sent, packet))
     }
 
-    /// Sends a copy of a query whose response is compared; none if it cannot be sent.
-    pub(crate) fn send_shadow(
+    /// Sends a copy of a query, whose response no client waits for; none if it cannot be sent.
+    pub(crate) fn send_unawaited(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
@@ -324,6 +320,7 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Option<Sent> {
         let sent = self.send(cx, connections, backend, AttemptKind::Copy.at_once(), pending, packet).ok()?;
+        cx.stats().backend(backend).copies.add(1);
         self.unawaited += 1;
         Some(sent)
     }

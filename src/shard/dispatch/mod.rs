@@ -38,6 +38,7 @@ use crate::shard::dispatch::query_table::QueryTable;
 use crate::shard::dispatch::spoofing::SpoofingWatch;
 use crate::shard::{Connections, LATE_MAX, shadows};
 use crate::stats::drop_reason::DropReason;
+use crate::stats::histogram::bucket;
 use crate::stats::live::{LiveState, PPM};
 use crate::stats::shadow_queue::{End, Side};
 use crate::wire::header::rcode;
@@ -255,7 +256,8 @@ impl Dispatcher {
         self.outstanding.next_deadline().into_iter().chain(self.delayed.next_deadline()).min()
     }
 
-    /// Settles an attempt; no client waits for the query's other attempt any more.
+    /// Settles an attempt; no client waits for the query's other attempt any more. Returns the
+    /// [`bucket`] of its latency; none of a zone transfer.
     #[inline]
     pub(crate) fn settle(
         &mut self,
@@ -264,14 +266,15 @@ impl Dispatcher {
         key: Key,
         in_flight: &InFlight,
         code: u8,
-    ) {
-        self.count_response(cx, connections, key, in_flight, code);
+    ) -> Option<usize> {
+        let latency = self.count_response(cx, connections, key, in_flight, code);
         let entry = in_flight.pending.waiter.entry();
         if let Some(twin) = self.queries.ended(entry, key) {
             self.mark_unawaited(twin);
             // A restart keeps the entry, and the other attempt is no part of it.
             self.queries.ended(entry, twin);
         }
+        latency
     }
 
     #[inline]
@@ -282,7 +285,7 @@ impl Dispatcher {
         key: Key,
         in_flight: &InFlight,
         code: u8,
-    ) {
+    ) -> Option<usize> {
         let backend = key.route.backend;
         // The duration of a zone transfer does not tell how fast its server responds.
         let is_zone = key.route.is_connection() && connections.backends.is_transferring(key.route);
@@ -291,8 +294,9 @@ impl Dispatcher {
         self.balancer.settled(backend, latency);
         let stats = cx.stats().backend(backend);
         stats.responses.add(1);
-        if let Some(latency) = latency {
-            stats.latency.record(latency.0);
+        let latency = latency.map(|latency| (latency, bucket(latency.0)));
+        if let Some((latency, bucket)) = latency {
+            stats.latency.count_one(bucket);
             if key.route.is_connection() {
                 cx.stats().connection_latency(backend).record(latency);
             }
@@ -300,6 +304,7 @@ impl Dispatcher {
         if code == rcode::SERVFAIL {
             stats.servfails.add(1);
         }
+        latency.map(|(_, bucket)| bucket)
     }
 
     /// Marks the other attempt of an answered query as unawaited: its server still owes a response,

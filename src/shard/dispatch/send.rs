@@ -5,7 +5,7 @@ use crate::base::packet::Packet;
 use crate::shard::Connections;
 use crate::shard::backend::Need;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{Key, PendingQuery, Queue, Terms, Waiter};
+use crate::shard::dispatch::outstanding::{Key, PendingQuery, Queue, Terms};
 use crate::shard::dispatch::{Attached, Dispatcher};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::PPM;
@@ -140,11 +140,7 @@ impl Dispatcher {
         };
         self.queries.attempted(pending.waiter.entry(), key, with_subnet);
         self.balancer.claimed(backend);
-        let stats = cx.stats().backend(backend);
-        stats.queries.add(1);
-        if matches!(pending.waiter, Waiter::Copy | Waiter::Shadow(_)) {
-            stats.copies.add(1);
-        }
+        cx.stats().backend(backend).queries.add(1);
         Ok(key)
     }
 

@@ -76,13 +76,14 @@ impl Shard {
             self.dispatcher.settle_unawaited(cx, &self.connections, key, &in_flight, code);
             return cx.drop(reason);
         }
-        self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
+        let bucket = self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
         let client = pending.client;
         if !self.is_refresh(pending.waiter.entry()) {
-            let latency = cx.now.since(in_flight.claimed_at);
-            cx.stats().servers.latency.record(latency.0);
+            if let Some(bucket) = bucket {
+                cx.stats().servers.latency.count_one(bucket);
+            }
             let page = cx.stats().listener(client.listener, client.connection.is_some());
-            page.latency.record(latency);
+            page.latency.record(cx.now.since(in_flight.claimed_at));
         }
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);

@@ -86,7 +86,7 @@ impl Shard {
             let mut packet = scratch.load(bytes);
             let Waiter::Shadow(id) = pending.waiter else { continue };
             let (cx, connections) = (&mut self.cx, &mut self.connections);
-            let sent = self.dispatcher.send_shadow(cx, connections, backend, &pending, &mut packet);
+            let sent = self.dispatcher.send_unawaited(cx, connections, backend, &pending, &mut packet);
             let Some(sent) = sent else {
                 self.cx.drop(DropReason::ShadowNotSent);
                 continue;
