@@ -107,8 +107,11 @@ impl ConsoleServer {
         listener.map(Some).map_err(|e| format!("controlSocket: cannot listen on {}: {e}", console.address))
     }
 
-    /// Serves what a configuration asks for, with the listener that [`ConsoleServer::open`] gave.
+    /// Serves what a configuration asks for, with the listener that [`ConsoleServer::open`] gave. Where its
+    /// address could not be bound, there is no console until a later configuration binds it.
     pub fn serve(&mut self, console: Option<&Console>, listener: Option<TcpListener>) {
+        let bound = self.serving.as_ref().map(|serving| serving.address);
+        let console = console.filter(|new| listener.is_some() || bound == Some(new.address));
         if console == self.serving.as_deref() {
             return;
         }
@@ -469,6 +472,30 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::prefix::PrefixSet;
+
+    /// As beside a process that ends later: `setConsoleBindFatal(false)`.
+    #[test]
+    fn a_console_whose_address_was_taken_is_opened_by_a_later_configuration() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let console = Console {
+            address: other.local_addr().expect("its address"),
+            key: None,
+            acl: PrefixSet::default(),
+            log_connections: false,
+            output_max: 1_000,
+            connections_max: 1,
+            bind_fatal: false,
+        };
+        let mut server = ConsoleServer::start(mpsc::channel(1).0).expect("a thread");
+        assert!(server.open(Some(&console)).is_err());
+        server.serve(Some(&console), None);
+        drop(other);
+        let listener = server.open(Some(&console)).expect("the address is free");
+        assert!(listener.is_some());
+        server.serve(Some(&console), listener);
+        assert!(server.open(Some(&console)).expect("served").is_none(), "it listens");
+    }
 
     #[test]
     fn who_has_not_proved_the_key_makes_room() {
