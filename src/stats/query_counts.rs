@@ -14,7 +14,7 @@ const BYTES_MAX: usize = 8 << 20;
 /// What a table needs for a name besides its bytes.
 const ENTRY_BYTES: usize = 48;
 /// Longest name; longer ones are cut.
-const NAME_BYTES_MAX: usize = 255;
+pub const NAME_BYTES_MAX: usize = 255;
 
 /// Counts by name.
 #[derive(Debug, Default)]
