@@ -276,8 +276,17 @@ impl PacketCache {
         if stale_seconds == 0 || self.options.keys_have_cookies() || !entry::is_worth_keeping(response) {
             return false;
         }
-        let mut bytes = response.to_vec();
-        let mut bare = Packet::new(&mut bytes, 0, response.len());
+        // Nearly all responses are as short as this.
+        let (mut short, mut long) = ([0; 4_096], Vec::new());
+        let bytes = match short.get_mut(..response.len()) {
+            Some(bytes) => bytes,
+            None => {
+                long.resize(response.len(), 0);
+                &mut long[..]
+            }
+        };
+        bytes.copy_from_slice(response);
+        let mut bare = Packet::new(bytes, 0, response.len());
         edns::remove_option(&mut bare, key::COOKIE);
         entry::lifetime(bare.bytes(), &self.options, None).is_ok()
             && self.insert(key, bare.bytes(), (0, stale_seconds), now, buffer).is_ok()
