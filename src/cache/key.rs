@@ -17,8 +17,8 @@ use crate::wire::header::Header;
 use crate::wire::query::Question;
 use crate::wire::{copied, edns, name};
 
-/// EDNS option: cookie (RFC 7873).
-pub(crate) const COOKIE: u16 = 10;
+pub(crate) use crate::wire::cookie::CODE as COOKIE;
+
 /// EDNS option: padding (RFC 7830).
 const PADDING: u16 = 12;
 /// EDNS option: TCP keepalive (RFC 7828), which is between the client and us.

@@ -19,8 +19,9 @@ use crate::wire::name;
 use crate::wire::query::Question;
 use crate::wire::records::rtype;
 
-/// Option code of cookies (RFC 7873, 4).
-pub(crate) const COOKIE: u16 = 10;
+use crate::wire::cookie::BOTH as COOKIES;
+pub(crate) use crate::wire::cookie::CODE as COOKIE;
+
 /// Bytes of a client's cookie.
 pub(crate) const CLIENT_COOKIE: usize = 8;
 /// The payload size of our OPT records, bytes (DNS flag day 2020).
@@ -36,8 +37,6 @@ const TYPE_AXFR: u16 = 252;
 const FORMERR: u16 = 1;
 const NOTIMP: u16 = 4;
 const BADVERS: u16 = 16;
-/// Bytes of a cookie with the server's part (RFC 7873, 4).
-const COOKIES: RangeInclusive<usize> = 16..=40;
 
 /// Bytes of an OPT record before its options.
 const OPT_FIXED: usize = 11;
