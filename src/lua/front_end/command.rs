@@ -28,6 +28,7 @@ use crate::lua::front_end::{first_line, innermost, message, names, script_error}
 use crate::lua::limits::{Interrupt, Runtime};
 use crate::lua::state;
 use crate::lua::state::File;
+use crate::model::LuaFunction;
 
 /// Wall-clock limit of one command, with the calls before it.
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
@@ -319,6 +320,12 @@ impl Standing {
         self.undo = Some(undo);
         let draft = Some(Box::new(self.build.draft.clone()));
         Evaluated { reply, draft, wish, is_refused: false }
+    }
+
+    /// Returns a function of the configuration.
+    pub(crate) fn function(&self, lua: &Lua, function: LuaFunction) -> Result<Function, String> {
+        let function = self.build.functions.get(function.0 as usize).ok_or("no such function")?;
+        lua.registry_value(function).map_err(|e| e.to_string())
     }
 
     /// Runs something that may look at the configuration, and changes nothing: what it has changed

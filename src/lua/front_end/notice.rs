@@ -28,10 +28,7 @@ pub enum Notice {
 impl Host {
     fn notify(&self, function: LuaFunction, notice: &Notice, view: &Arc<dyn View>) -> Result<(), String> {
         let mut standing = self.standing.borrow_mut();
-        let function: Function = {
-            let function = standing.build().functions.get(function.0 as usize).ok_or("no such function")?;
-            self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?
-        };
+        let function = standing.function(self.runtime.lua(), function)?;
         standing.look(&self.runtime, view, |lua| tell(lua, &function, notice))
     }
 }
