@@ -409,7 +409,7 @@ impl Concentrator {
     /// Fills the servers in order, each up to its cap and to what its cache is warm for.
     fn fill(&mut self, now: Tick) -> Vec<f64> {
         let order = self.order();
-        let mut shutdown_handle = vec![0.0; self.members.len()];
+        let mut held = vec![0.0; self.members.len()];
         let mut caps_before = 0.0;
         for (nth, at) in order.iter().enumerate() {
             let member = &mut self.members[*at];
@@ -419,13 +419,13 @@ impl Concentrator {
                 let since = member.spare_since.map_or(TickDelta(0), |at| now.since(at));
                 // Where the capacity of the servers before is unknown, they are tried.
                 if caps_before.is_finite() && since < self.settings.shrink_after {
-                    shutdown_handle[*at] = HOLD_SHARE;
+                    held[*at] = HOLD_SHARE;
                 }
             }
             caps_before += member.cap.filter(|_| !member.is_cap_assumed).unwrap_or(f64::INFINITY);
         }
-        let mut left = 1.0 - shutdown_handle.iter().sum::<f64>();
-        let mut shares = shutdown_handle;
+        let mut left = 1.0 - held.iter().sum::<f64>();
+        let mut shares = held;
         for at in &order {
             let member = &self.members[*at];
             let cap = member.cap.map_or(1.0, |cap| cap / self.rate.max(1.0));
