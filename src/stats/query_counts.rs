@@ -7,7 +7,10 @@
 #![expect(clippy::disallowed_types, reason = "a shard writes it, and a command takes it away in one step")]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::wire::name::Text;
 
 /// Bytes of a table's names, with what it needs for each.
 const BYTES_MAX: usize = 8 << 20;
@@ -68,6 +71,17 @@ impl QueryCounts {
         self.table().add(&name[..name.len().min(NAME_BYTES_MAX)], 1);
     }
 
+    /// Counts a query for a name, whose case makes no difference (RFC 4343).
+    pub fn add_name(&self, name: Text<'_>) {
+        let mut text = [0; NAME_BYTES_MAX];
+        let mut rest = &mut text[..];
+        // The one error is that there is no room for more: a longer name is cut.
+        let _ = write!(rest, "{name}");
+        let len = NAME_BYTES_MAX - rest.len();
+        text[..len].make_ascii_lowercase();
+        self.add(&text[..len]);
+    }
+
     /// Adds what shards have counted since the last time to what is counted here, and returns the names
     /// with the most queries.
     pub fn collect<'s>(&self, shards: impl Iterator<Item = &'s Self>, rows: usize) -> Counted {
@@ -114,6 +128,18 @@ mod tests {
         assert_eq!(total.collect(shards.iter(), 9).rows, [row("c.", 3), row("a.", 2), row("b.", 2)]);
         total.clear();
         assert_eq!(total.collect(shards.iter(), 9), Counted::default());
+    }
+
+    #[test]
+    fn a_name_is_counted_in_lower_case_and_cut() {
+        let (counts, shards) = (QueryCounts::default(), [QueryCounts::default()]);
+        shards[0].add_name(Text(b"\x03WwW\x07eXample\0"));
+        // Each byte is written with four: a name of 240 bytes, as text, has 960.
+        let long = [&b"\x3b"[..], &[0; 59], b"\x3b", &[1; 59], b"\x3b", &[2; 59], b"\x3b", &[3; 59], b"\0"].concat();
+        shards[0].add_name(Text(&long));
+        let rows = counts.collect(shards.iter(), 9).rows;
+        let cut: String = [&"\\000".repeat(59), ".", &"\\001".repeat(5)[..18]].concat();
+        assert_eq!(rows, [(cut, 1), ("www.example.".to_owned(), 1)]);
     }
 
     #[test]

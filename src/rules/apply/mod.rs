@@ -18,7 +18,6 @@ use crate::rules::apply::edits::{cap_ttl, is_fixed};
 use crate::rules::apply::query::perform;
 use crate::rules::apply::response::respond;
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
@@ -30,7 +29,6 @@ use crate::stats::drop_reason::DropReason;
 use crate::stats::live::ShardStats;
 use crate::stats::log_queue::LogTarget;
 use crate::stats::log_queue::{Name, QueryLogEntry};
-use crate::stats::query_counts;
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
@@ -124,14 +122,7 @@ fn count(
     match counting {
         Counting::Names => {
             if let Some(question) = Question::parse(context.packet.bytes()) {
-                // As much as is counted of a name; a longer one is cut.
-                let mut text = [0; query_counts::NAME_BYTES_MAX];
-                let mut rest = &mut text[..];
-                let _ = write!(rest, "{}", Text(question.qname));
-                let left = rest.len();
-                let name = &mut text[..query_counts::NAME_BYTES_MAX - left];
-                name.make_ascii_lowercase();
-                effects.stats.query_counts.add(name);
+                effects.stats.query_counts.add_name(Text(question.qname));
             }
         }
         Counting::By(function) => script::count(function, context, env, effects),
