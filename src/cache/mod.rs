@@ -232,6 +232,12 @@ impl PacketCache {
         })
     }
 
+    /// Returns whether the entry of a key has not expired.
+    pub fn has_fresh(&self, key: &Key, now: Tick, scratch: &mut [u8]) -> bool {
+        let found = self.store.table.get(key.hash(), key.bytes(), seconds(now), scratch);
+        found.is_some_and(|(_, meta)| milliseconds(now) < expires_ms(&meta))
+    }
+
     /// Returns when the entry of a key was stored, milliseconds; whether it is fresh or not.
     pub fn stored_ms(&self, key: &Key, scratch: &mut [u8]) -> Option<u64> {
         let (_, meta) = self.store.table.get(key.hash(), key.bytes(), 0, scratch)?;

@@ -90,6 +90,12 @@ impl PacketCache {
         *self.unread() = Left::default();
     }
 
+    /// Returns whether a snapshot is being read, or will be: what is not there may yet come.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.unread().is_reading
+    }
+
     /// Inserts an entry of a snapshot by `insert`, unless that was removed meanwhile; none then.
     pub(super) fn read_entry<T>(&self, key: &[u8], insert: impl FnOnce() -> T) -> Option<T> {
         // Until it is inserted no removal begins, or it might come too late for both.

@@ -121,6 +121,12 @@ impl CacheBuffers {
         keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
     }
 
+    /// Returns whether the answer to the query with the key at hand is there, and has not expired.
+    pub(crate) fn has_fresh(&mut self, cache: &PacketCache, now: Tick) -> bool {
+        self.found.resize(ENTRY_BYTES_MAX, 0);
+        cache.has_fresh(&self.key, now, &mut self.found)
+    }
+
     fn has_two_keys(&self, cache: &PacketCache, shared: bool) -> bool {
         shared && self.key.has_subnet() && cache.options().parse_ecs
     }

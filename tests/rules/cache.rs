@@ -1071,6 +1071,26 @@ fn names_of_a_list_are_resolved_when_the_cache_begins() {
 }
 
 #[test]
+fn of_a_list_only_what_is_not_there_is_asked_for() {
+    let path = std::env::temp_dir().join(format!("dnslob-names-known-{}", std::process::id()));
+    std::fs::write(&path, "a A\n").expect("a file");
+    let cache = |options: &str| format!("{SERVER}getPool(''):setCache(newPacketCache(100, {{{options}}})) ");
+    let mut bench = Bench::new(&cache(""));
+    let known = "q 1 RD a/A\n> 2 * RD a/A\na * QR RD a/A A=192.0.2.1,60\n< 1 QR RD a/A A=192.0.2.1,60";
+    bench.play("a client", known);
+    bench.reload(&cache(&format!("warmUp={path:?}")));
+    bench
+        .play("the other form", "wait 0\n> 2 * RD a/A OPT=1232\na * QR RD a/A A=192.0.2.1,60 OPT=1232\nhold");
+    bench.play("no more", "wait 3000");
+
+    let mut bench = Bench::new(&cache(&format!("warmUp={path:?}, snapshot='/nowhere/to/be/read'")));
+    bench.play("a snapshot is being read, and may have it", "wait 0\nwait 3000");
+    bench.snapshot.pools[0].cache.as_ref().expect("a cache").end_reading();
+    bench.play("it had not", "wait 1000\n> 2 * RD a/A\n> 2 * RD a/A OPT=1232");
+    std::fs::remove_file(path).expect("the file");
+}
+
+#[test]
 fn stale_answers_without_a_server_count_once() {
     let mut bench = Bench::new(
         "setACL('0.0.0.0/0') newServer{address='127.0.1.2', pool='p'} setStaleCacheEntriesTTL(3600)

@@ -75,7 +75,7 @@ impl Shard {
             let names = cache.warm_up().filter(|names| !names.is_over() && !pool.sends_subnet);
             let Some(names) = names else { continue };
             let slot = PoolSlot(to_u16(at));
-            if !self.has_server(slot) {
+            if cache.is_reading() || !self.has_server(slot) {
                 is_over = false;
                 continue;
             }
@@ -90,6 +90,10 @@ impl Shard {
                     names.ended(number, true);
                     continue;
                 };
+                if self.cache.has_fresh(cache, self.cx.now) {
+                    names.ended(number, false);
+                    continue;
+                }
                 let pending = PendingQuery {
                     client: nobody(),
                     client_id: 0,
@@ -104,7 +108,7 @@ impl Shard {
             }
             is_over &= names.is_over();
         }
-        // There is no server, or the rest is outstanding.
+        // There is no server, a snapshot is being read, or the rest is outstanding.
         if left == most && !is_over {
             self.refreshes.pause(self.cx.now);
         }
