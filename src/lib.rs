@@ -112,6 +112,7 @@
 //!   latency_average.rs  averages over the last latencies
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
+//!   metric_names.rs     the names under which figures are shown, which others must not have
 //!   metric_sets.rs      macros that make readings and meters of the registry's tables
 //!   meter.rs            counters and gauges that shards write, and readings of them
 //!   not_cached.rs       why a response is not put into the packet cache

@@ -163,10 +163,34 @@ impl Criterion {
         let holds = match self.order {
             Order::Above => value > bound,
             Order::AtLeast => value >= bound,
-            Order::Below => value < bound,
-            Order::AtMost => value <= bound,
+            Order::Below => self.most(value) < bound,
+            Order::AtMost => self.most(value) <= bound,
         };
         holds.then_some(text)
+    }
+
+    /// Returns the most that a figure stands for: of a latency or a lag in a histogram, whose ranges have
+    /// three digits and are told by the least value in them.
+    fn most(&self, value: f64) -> f64 {
+        match self.measure {
+            Measure::Percentile(_) | Measure::Lag(_) | Measure::Max if value.is_finite() => {
+                let ns = value as u64;
+                // 1,024 to 2,047 ranges of one width to each power of two.
+                let width = 1_u64 << ns.checked_ilog2().unwrap_or(0).saturating_sub(10);
+                (ns / width * width + (width - 1)) as f64
+            }
+            Measure::Percentile(_)
+            | Measure::Lag(_)
+            | Measure::Mean
+            | Measure::Max
+            | Measure::Loss
+            | Measure::Errors
+            | Measure::Unsent
+            | Measure::Code(_)
+            | Measure::Rate
+            | Measure::Differences
+            | Measure::Worse => value,
+        }
     }
 
     /// Returns the figure. Where nothing was answered, latencies are above any bound, and where nothing was
@@ -260,6 +284,10 @@ pub fn code(name: &str) -> Option<u16> {
 fn bound_of(text: &str) -> Option<Bound> {
     if let Some(share) = text.strip_suffix('%') {
         return number(share).map(|n| Bound::Share(n / 100.0));
+    }
+    // Minutes: whoever writes them means milliseconds.
+    if text.strip_suffix('m').is_some_and(|digits| number(digits).is_some()) {
+        return None;
     }
     match number(text) {
         Some(number) => Some(Bound::Number(number)),
@@ -439,7 +467,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for text in [
             "", "p99", "p99>", "p101>1ms", "p>1ms", "p99>5", "p99>1%", "loss>1ms", "rate>5%", "ttl>5",
-            "p99=5ms",
+            "p99=5ms", "p99>20m", "lag99>1m",
         ] {
             assert!(Criteria::parse(text).is_err(), "{text}");
         }

@@ -72,6 +72,13 @@ fn shortened(mut lines: Vec<String>, max: usize, thing: &str) -> Vec<String> {
     lines
 }
 
+/// Returns for how many changes a line of [`diff`] stands.
+#[must_use]
+pub fn stands_for(line: &str) -> usize {
+    let more = line.split_once(" more ").and_then(|(number, _)| number.parse().ok());
+    more.unwrap_or(1)
+}
+
 /// Sets are not compared: their contents are in files of their own.
 struct Unopened;
 

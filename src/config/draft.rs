@@ -29,6 +29,7 @@ use crate::model::{
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::script::FunctionId;
+use crate::stats::custom_metrics::Declared;
 
 /// Networks of a list, and exceptions (`false`).
 pub type Listed = Vec<(Prefix, bool)>;
@@ -83,6 +84,8 @@ pub struct Draft {
     pub states: Vec<DraftState>,
     /// The file is empty, or has white space only.
     pub is_blank: bool,
+    /// The metrics that it declares.
+    pub metrics: Declared,
     /// There is a global function `maintenance`.
     pub maintenance: bool,
     /// The file, for the shards' own Lua states; `None` when no function needs it.
@@ -123,6 +126,7 @@ impl Default for Draft {
             networks: Vec::new(),
             states: Vec::new(),
             is_blank: false,
+            metrics: Declared::default(),
             maintenance: false,
             script: None,
             errors: Errors::default(),

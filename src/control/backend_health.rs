@@ -15,7 +15,7 @@ use crate::control::eject::Ejector;
 use crate::control::health::{Check, Checks, Due, Live};
 use crate::control::stats;
 use crate::control::stats::text::state_name;
-use crate::model::{Backend, Snapshot};
+use crate::model::{Backend, HealthMode, Snapshot};
 use crate::stats::check_failure::Failure;
 use crate::stats::live::{LiveState, PPM, State};
 
@@ -62,10 +62,17 @@ impl BackendHealth {
         }
     }
 
-    /// Adds a backend with the result of its first check, before it is published.
+    /// Adds a backend with the result of its first check, before it is published; or one that stays and
+    /// was checked anew, as its address or the way it is checked has changed.
     pub fn join(&mut self, backend: &Backend, check: Check, reason: &str, now: Tick) {
         let slot = backend.slot;
-        self.published.remove(&slot);
+        // A new one is told of only if checks have found it down.
+        let is_checked = matches!(backend.health.mode, HealthMode::Auto | HealthMode::Lazy);
+        let is_up = check.state() == State::Up;
+        let was_up = self.published.remove(&slot).map_or(is_up || is_checked, |before| before == State::Up);
+        if was_up != is_up {
+            self.changes.push((name_with_address(backend), is_up));
+        }
         self.seen.insert(slot, stats::live(&self.live_state, slot));
         self.live_state.set_share(slot, 0, 0);
         self.live_state.set_warmth(slot, check.warmth_ppm(now));
@@ -262,7 +269,8 @@ fn warm(live_state: &LiveState, slot: BackendSlot, warmth: u32) {
 mod tests {
     use super::*;
     use crate::control::fixture;
-    use crate::model::{Eject, HealthMode};
+    use crate::model::Eject;
+
     fn at(ms: u64) -> Tick {
         Tick(ms * 1_000_000)
     }
@@ -322,6 +330,38 @@ mod tests {
         assert!(!backend_health.is_another(slot, &want[6], soon));
         assert!(backend_health.is_another(slot, "another", soon));
         assert!(!backend_health.is_another(slot, &want[6], Tick(soon.0 + 1)), "too soon");
+    }
+
+    #[test]
+    fn a_first_check_is_told_of_as_any_other() {
+        let live_state = Arc::new(LiveState::new(1, 1));
+        let mut backend_health = BackendHealth::new(Arc::clone(&live_state), ShardRng::from_seed(1));
+        let mut join = |mode, outcome: Result<(), Failure>| {
+            let mut backend = fixture::backend(0);
+            backend.health = fixture::health(mode);
+            let mut check = Check::new(backend.health.clone(), at(0), TickDelta(0), false);
+            if check.is_unknown() {
+                check.begin(u64::MAX, at(0));
+                check.settle(u64::MAX, outcome, at(0));
+            }
+            backend_health.join(&backend, check, "", at(0));
+            backend_health.take_changes().into_iter().map(|(_, up)| up).collect::<Vec<_>>()
+        };
+        let dead = Err(Failure::Timeout);
+        assert_eq!(join(HealthMode::Auto, dead), [false], "added while it is dead");
+        assert_eq!(join(HealthMode::Auto, Ok(())), [true], "another address");
+        assert_eq!(join(HealthMode::Drain, Ok(())), [false]);
+        assert_eq!(join(HealthMode::Auto, Ok(())), [true], "setAuto()");
+        assert_eq!(join(HealthMode::Lazy, Ok(())), [false; 0]);
+        assert_eq!(join(HealthMode::Down, Ok(())), [false]);
+        assert_eq!(join(HealthMode::Lazy, dead), [false; 0]);
+        assert_eq!(join(HealthMode::Lazy, Ok(())), [true]);
+        backend_health.leave(BackendSlot(0));
+        let mut draining = fixture::backend(0);
+        draining.health = fixture::health(HealthMode::Drain);
+        let check = Check::new(draining.health.clone(), at(0), TickDelta(0), false);
+        backend_health.join(&draining, check, "", at(0));
+        assert_eq!(backend_health.take_changes(), [], "as the configuration says");
     }
 
     #[test]

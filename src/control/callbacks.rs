@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::control::Control;
 use crate::control::monitor::Monitor;
 use crate::control::plan::Source;
+use crate::control::signals::Signals;
 use crate::lua::front_end::notice::Notice;
 use crate::model::LuaFunction;
 
-/// How long the end of the process waits for each function.
+/// How long the end of the process waits for its functions.
 const EXIT: Duration = Duration::from_secs(2);
 
 impl<S: Source> Control<S> {
@@ -33,19 +34,100 @@ impl<S: Source> Control<S> {
         tokio::task::spawn_local(async move { complain(told.await) });
     }
 
-    /// Tells that the process ends; each function has some time.
-    pub(super) async fn tell_exit(&mut self) {
+    /// Tells that the process ends; all functions together have some time. Returns whether a signal has
+    /// come that ends it at once, as another one may have before.
+    pub(super) async fn tell_exit(&mut self, signals: &mut Signals, is_urgent: bool) -> bool {
         let functions = if self.serving { self.settings.callbacks.exit.clone() } else { Vec::new() };
-        for function in functions {
-            let told = self.source.notify(function, Notice::Exit, Arc::<Monitor>::clone(&self.monitor));
-            let late = || Err("it did not return in time".to_owned());
-            complain(tokio::time::timeout(EXIT, told).await.unwrap_or_else(|_| late()));
+        let all = functions.len();
+        let end = async {
+            tokio::select! {
+                _ = signals.term.recv() => Cut::Signal,
+                _ = signals.int.recv() => Cut::Signal,
+                () = tokio::time::sleep(EXIT) => Cut::Time,
+            }
+        };
+        let calls = functions
+            .into_iter()
+            .filter(|_| !is_urgent)
+            .map(|function| self.source.notify(function, Notice::Exit, Arc::<Monitor>::clone(&self.monitor)));
+        let (ended, cut) = in_turn(calls, end).await;
+        let cut = if is_urgent { Some(Cut::Signal) } else { cut };
+        if let Some(cut) = cut.filter(|_| ended < all) {
+            let when = match cut {
+                Cut::Time => format!("within {} s", EXIT.as_secs()),
+                Cut::Signal => "before another signal".to_owned(),
+            };
+            tracing::warn!("callbacks at the end of the process: {ended} of {all} have returned {when}");
         }
+        cut == Some(Cut::Signal)
     }
+}
+
+/// Why functions are not waited for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Time,
+    Signal,
+}
+
+/// Waits for calls, one behind the other, until an end of all. Returns how many have returned, and why no
+/// more did. A call begins when the one before it has returned.
+async fn in_turn<C: Future<Output = Result<(), String>>>(
+    calls: impl Iterator<Item = C>,
+    end: impl Future<Output = Cut>,
+) -> (usize, Option<Cut>) {
+    let mut end = std::pin::pin!(end);
+    let mut ended = 0;
+    for call in calls {
+        tokio::select! {
+            biased;
+            told = call => complain(told),
+            cut = &mut end => return (ended, Some(cut)),
+        }
+        ended += 1;
+    }
+    (ended, None)
 }
 
 fn complain(told: Result<(), String>) {
     if let Err(why) = told {
         tracing::warn!("a callback of the configuration: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::Pin;
+
+    use super::*;
+
+    type Call = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+    #[test]
+    fn one_that_hangs_ends_all_within_one_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let begun = Cell::new(0);
+        let calls = |hangs: Option<usize>| {
+            let begun = &begun;
+            begun.set(0);
+            (0..4).map(move |at| -> Call {
+                begun.set(begun.get() + 1);
+                match at {
+                    1 => Box::pin(async { Err("it failed".to_owned()) }),
+                    at if Some(at) == hangs => Box::pin(std::future::pending()),
+                    _ => Box::pin(async { Ok(()) }),
+                }
+            })
+        };
+        for cut in [Cut::Time, Cut::Signal] {
+            let end = async move {
+                tokio::task::yield_now().await;
+                cut
+            };
+            assert_eq!(runtime.block_on(in_turn(calls(Some(2)), end)), (2, Some(cut)));
+            assert_eq!(begun.get(), 3, "the last one is not called");
+        }
+        assert_eq!(runtime.block_on(in_turn(calls(None), std::future::pending())), (4, None));
     }
 }

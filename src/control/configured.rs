@@ -36,6 +36,7 @@ use crate::lua::front_end::page;
 use crate::lua::front_end::view::View;
 use crate::model::{Backend, LuaFunction, Snapshot};
 use crate::stats::check_failure::Failure;
+use crate::stats::custom_metrics::Declared;
 
 /// Flags and file, and their last result.
 #[derive(Debug)]
@@ -80,6 +81,7 @@ struct Running {
     is_blank: bool,
     /// What it needs of the machine.
     named: preconditions::Named,
+    metrics: Declared,
 }
 
 impl Configured {
@@ -89,13 +91,15 @@ impl Configured {
         let Compiled { boot, snapshot, slots } = compiled;
         let snapshot = Arc::new(snapshot);
         let host = Rc::new(loaded.lua);
-        let plan = plan(&boot, &snapshot, &host, Vec::new());
+        let metrics = loaded.draft.metrics.clone();
+        let plan = plan(&boot, &snapshot, &host, &metrics, Vec::new());
         let running = Running {
             boot,
             slots,
             snapshot,
             is_blank: loaded.draft.is_blank,
             named: preconditions::named(&loaded.draft),
+            metrics,
         };
         let own = Self {
             flags,
@@ -220,7 +224,7 @@ impl Source for Configured {
             prepared.unwrap_or_else(|| Err(vec!["the configuration was not evaluated".to_owned()]));
         let Prepared { next, lua, changes } = prepared.inspect_err(|_| self.settle(false))?;
         let host = lua.map_or_else(|| Rc::clone(&self.host), Rc::new);
-        let plan = plan(&next.boot, &next.snapshot, &host, changes);
+        let plan = plan(&next.boot, &next.snapshot, &host, &next.metrics, changes);
         (self.next, self.next_host) = (Some(next), Some(host));
         Ok(plan)
     }
@@ -304,7 +308,8 @@ fn compile(
     snapshot.inherit(&running.snapshot);
     let changes = config::diff(&running.snapshot, &snapshot);
     let named = preconditions::named(&draft);
-    let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank, named };
+    let metrics = draft.metrics;
+    let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank, named, metrics };
     Ok(Prepared { next, lua, changes })
 }
 
@@ -342,7 +347,13 @@ impl From<NoResult> for Failed {
     }
 }
 
-fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<String>) -> Plan {
+fn plan(
+    boot: &Boot,
+    snapshot: &Arc<Snapshot>,
+    host: &Rc<LuaHost>,
+    metrics: &Declared,
+    changes: Vec<String>,
+) -> Plan {
     Plan {
         snapshot: Arc::clone(snapshot),
         settings: Settings {
@@ -356,6 +367,7 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, host: &Rc<LuaHost>, changes: Vec<
             callbacks: boot.callbacks.clone(),
         },
         script: Rc::<LuaHost>::clone(host),
+        metrics: metrics.clone(),
         changes,
     }
 }

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use crate::config::diff::stands_for;
+
 /// Notes that wait; without a web server nobody takes them.
 const NOTES_MAX: usize = 100;
 /// Lines of one change that are noted.
@@ -37,8 +39,9 @@ impl Notes {
     pub(super) fn add_lines(&self, kind: &'static str, lines: &[String]) {
         let noted = &lines[..lines.len().min(LINES_MAX)];
         noted.iter().for_each(|line| self.add(kind, line));
-        if lines.len() > noted.len() {
-            self.add(kind, format!("and {} more", lines.len() - noted.len()));
+        let more: usize = lines[noted.len()..].iter().map(|line| stands_for(line)).sum();
+        if more > 0 {
+            self.add(kind, format!("and {more} more"));
         }
     }
 
@@ -69,5 +72,8 @@ mod tests {
         let taken = notes.take();
         assert_eq!((taken.len(), taken[10].text.as_str()), (11, "and 5 more"));
         assert!(notes.take().is_empty());
+        let lines = lines.into_iter().chain(["200 more servers added, removed or changed".to_owned()]);
+        notes.add_lines("change", &lines.collect::<Vec<_>>());
+        assert_eq!(notes.take()[10].text, "and 205 more");
     }
 }

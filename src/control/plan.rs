@@ -24,6 +24,7 @@ use crate::model::Snapshot;
 use crate::model::Steer;
 use crate::model::console::Console;
 use crate::model::policy::Kind;
+use crate::stats::custom_metrics::Declared;
 
 /// Interval of reading live traffic, unless a pool under `concentrate` has a shorter window.
 pub(super) const WATCH: TickDelta = TickDelta::from_ms(200);
@@ -37,6 +38,8 @@ pub struct Plan {
     pub settings: Settings,
     /// The Lua functions of its health checks.
     pub script: Rc<dyn Script>,
+    /// The metrics that it declares.
+    pub metrics: Declared,
     /// The differences from its predecessor, a line each.
     pub changes: Vec<String>,
 }

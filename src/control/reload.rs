@@ -34,6 +34,7 @@ use crate::engine::Message;
 use crate::engine::socket::ListenerSockets;
 use crate::model::{Backend, HealthMode, Listener, Snapshot};
 use crate::stats::check_failure::Failure;
+use crate::stats::custom_metrics;
 
 /// A listener's sockets, one set per shard.
 pub type Opened = Vec<(Arc<Listener>, Vec<(usize, ListenerSockets)>)>;
@@ -169,12 +170,15 @@ impl Reload {
             let before = old.as_ref().and_then(|o| o.backend(backend.slot));
             if before.is_none_or(|b| b.id != backend.id) {
                 gatherer.rebase(feed.live_state(), backend.slot);
+                backend_health.leave(backend.slot);
             }
             let reason = self.reasons.get(&backend.slot).map_or("configuration", String::as_str);
             backend_health.join(backend, check, reason, now);
         }
 
         let removed = old.as_deref().map(|o| missing(o, &self.plan.snapshot)).unwrap_or_default();
+        // Before any shard may count with them.
+        custom_metrics::all().publish(&self.plan.metrics);
         feed.publish(Arc::clone(&self.plan.snapshot));
         for shard in 0..edge.count() {
             send(edge, shard, Message::Snapshot);

@@ -43,7 +43,7 @@ impl<S: Source> Control<S> {
         if let Ok(traffic) = self.monitor.traffic() {
             traffic.stop();
         }
-        self.tell_exit().await;
+        is_urgent = self.tell_exit(signals, is_urgent).await;
         self.querylog.finish();
         // A start that has failed leaves the files to the process that has its addresses.
         self.cache_snapshots.finish(!self.serving, &self.notifier, signals, is_urgent).await;

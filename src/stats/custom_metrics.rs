@@ -1,16 +1,20 @@
 //! Metrics that a configuration declares and changes itself.
 //!
-//! They belong to the process: a reload keeps them, as it keeps all counters. Any thread reads and
-//! changes them without a lock; a new metric, or a new combination of labels, copies the table that
-//! it is added to, of which there are at most [`METRICS_MAX`] and [`COMBINATIONS_MAX`] entries.
+//! Those that a file or a command declares are part of its draft ([`Declared`]) until that is in force:
+//! one that is declared as before keeps its values, as all counters do, and one that is not declared
+//! any more is gone. Functions that are at work declare more of them, at once.
+//!
+//! Any thread reads and changes them without a lock; a new metric, or a new combination of labels,
+//! copies the table that it is added to, of which there are at most [`METRICS_MAX`] and
+//! [`COMBINATIONS_MAX`] entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 
-use crate::stats::registry::METRIC_SETS;
+use crate::stats::metric_names::is_taken;
 
 /// Metrics that there may be.
 pub const METRICS_MAX: usize = 1_000;
@@ -87,7 +91,8 @@ pub struct CustomMetric {
     pub labelled: bool,
     /// The upper bounds of a histogram's ranges, growing; of others none.
     pub bounds: Vec<f64>,
-    values: ArcSwap<BTreeMap<Labels, Arc<Stored>>>,
+    /// Shared with the same metric as it was declared before.
+    values: Arc<ArcSwap<BTreeMap<Labels, Arc<Stored>>>>,
 }
 
 /// What is kept for a combination of labels.
@@ -183,18 +188,131 @@ impl CustomMetric {
         if needs { name + "_total" } else { name }
     }
 
-    /// Returns whether both would have a name in common in Prometheus' format.
+    /// Creates a metric that has counted nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn new(
+        bounds: &[f64],
+        name: &str,
+        kind: CustomKind,
+        description: &str,
+        prometheus_name: Option<&str>,
+        labelled: bool,
+    ) -> Result<Self, &'static str> {
+        if kind != CustomKind::Histogram && !bounds.is_empty() {
+            return Err("only a histogram has buckets");
+        }
+        let is_growing = bounds.iter().all(|bound| bound.is_finite()) && bounds.is_sorted_by(|a, b| a < b);
+        let has_bounds = kind != CustomKind::Histogram || !bounds.is_empty();
+        if !has_bounds || !is_growing || bounds.len() > BOUNDS_MAX {
+            return Err("the buckets of a histogram are 1 to 50 growing numbers");
+        }
+        if !is_name(name) {
+            return Err("a name is at most a hundred lower-case letters, digits and hyphens");
+        }
+        if prometheus_name.is_some_and(|name| !is_prometheus_name(name)) {
+            return Err(
+                "a name for Prometheus is letters, digits and underscores, not beginning with a digit",
+            );
+        }
+        if prometheus_name.is_some_and(|name| TAKEN.iter().any(|taken| name.starts_with(taken))) {
+            return Err("names for Prometheus that begin with dnslob_, dnsdist_ or process_ are taken");
+        }
+        let metric = Self {
+            name: name.to_owned(),
+            kind,
+            description: description.chars().take(1_000).collect(),
+            prometheus_name: prometheus_name.map(str::to_owned),
+            labelled,
+            bounds: bounds.to_vec(),
+            values: Arc::default(),
+        };
+        if metric.shown_names().iter().any(|name| is_taken(name)) {
+            return Err("there is a metric of this name already");
+        }
+        if !labelled {
+            metric.values.store(Arc::new(BTreeMap::from([(Labels::new(), metric.nothing())])));
+        }
+        Ok(metric)
+    }
+
+    /// Returns whether both count the same, so that one can go on with the values of the other.
+    fn counts_as(&self, other: &Self) -> bool {
+        (self.kind, self.labelled, &self.bounds) == (other.kind, other.labelled, &other.bounds)
+    }
+
+    /// Returns whether both are of different names and would have one in common where they are shown.
     fn is_shown_as(&self, other: &Self) -> bool {
         let taken = other.shown_names();
         self.name != other.name && self.shown_names().iter().any(|name| taken.contains(name))
     }
 
-    /// Returns the names of its values in Prometheus' format.
-    fn shown_names(&self) -> Vec<String> {
-        let name = self.name_with("dnslob", true);
-        let ends = HISTOGRAM_ENDS.iter().filter(|_| self.kind == CustomKind::Histogram);
-        let more: Vec<_> = ends.map(|end| format!("{name}{end}")).collect();
-        std::iter::once(name).chain(more).collect()
+    /// Returns the names of its values: without a prefix and with underscores, as lists of all counters
+    /// and Prometheus' format with either prefix have them, and a name for Prometheus as that is given.
+    fn shown_names(&self) -> BTreeSet<String> {
+        let is_histogram = self.kind == CustomKind::Histogram;
+        let name = self.name.replace('-', "_");
+        let given = self.prometheus_name.as_ref().map(|given| format!("={given}"));
+        let total = (self.kind == CustomKind::Counter && given.is_none() && !name.ends_with("_total"))
+            .then(|| format!("{name}_total"));
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for name in given.into_iter().chain([name]) {
+            let ends = HISTOGRAM_ENDS.iter().filter(|_| is_histogram);
+            names.extend(ends.map(|end| format!("{name}{end}")));
+            names.insert(name);
+        }
+        names.extend(total);
+        names
+    }
+
+    /// Adds to a counter or a gauge; returns the new value.
+    ///
+    /// # Errors
+    /// Why there is no such value.
+    pub fn add(&self, labels: &Labels, step: f64) -> Result<f64, &'static str> {
+        if !step.is_finite() {
+            return Err("the step is no finite number");
+        }
+        if self.kind == CustomKind::Counter && step < 0.0 {
+            return Err("a counter only grows");
+        }
+        self.change(labels, |value| value + step)
+    }
+
+    /// Sets a gauge; returns the value.
+    ///
+    /// # Errors
+    /// Why there is no such value.
+    pub fn set(&self, labels: &Labels, value: f64) -> Result<f64, &'static str> {
+        if self.kind == CustomKind::Counter {
+            return Err("a counter cannot be set");
+        }
+        self.change(labels, |_| value)
+    }
+
+    /// Counts a value of a histogram; returns how many there are.
+    ///
+    /// # Errors
+    /// Why it is not counted.
+    pub fn observe(&self, labels: &Labels, value: f64) -> Result<f64, &'static str> {
+        if !value.is_finite() {
+            return Err("the value is no finite number");
+        }
+        if self.kind != CustomKind::Histogram {
+            return Err("it is no histogram: use incMetric or setMetric");
+        }
+        let stored = self.stored(labels)?;
+        if let Stored::Distribution(distribution) = &*stored {
+            distribution.add(self.bounds.partition_point(|bound| *bound < value), value);
+        }
+        Ok(stored.value())
+    }
+
+    /// Returns a value, of a histogram how many were observed; 0 for labels that were never counted.
+    #[must_use]
+    pub fn value(&self, labels: &Labels) -> f64 {
+        self.values.load().get(labels).map_or(0.0, |stored| stored.value())
     }
 
     /// Returns each combination of labels with its value; one without labels where there are none.
@@ -264,13 +382,98 @@ impl CustomMetric {
 /// Why a histogram has no level.
 const OBSERVED: &str = "it is a histogram, whose values come by observeMetric";
 
+/// What is wrong with a second declaration of a name.
+const OTHERWISE: &str = "a metric of this name was declared otherwise";
+/// What is wrong with a name for Prometheus, or one that becomes such a name.
+const SHOWN: &str = "another metric has this name for Prometheus, or in lists of all counters";
+const FULL: &str = "there are a thousand metrics already";
+const UNKNOWN: &str = "the metric is not declared";
+
+/// Who has declared a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The configuration that is in force, with the commands since then.
+    Configuration,
+    /// A function that was at work.
+    Function,
+    /// A function of an earlier configuration: others may declare it otherwise.
+    Former,
+}
+
+/// A metric that is in force.
+#[derive(Clone, Debug)]
+struct Standing {
+    metric: Arc<CustomMetric>,
+    by: By,
+}
+
+/// The metrics that a configuration declares, while it is a draft.
+#[derive(Clone, Debug, Default)]
+pub struct Declared(BTreeMap<String, Arc<CustomMetric>>);
+
+impl Declared {
+    /// Declares a metric, a histogram with these upper bounds or with [`BOUNDS`]. It goes on with the
+    /// values that it has in `running`, unless it counts otherwise.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the function in Lua")]
+    pub fn declare(
+        &mut self,
+        running: &CustomMetrics,
+        bounds: Option<&[f64]>,
+        name: &str,
+        kind: CustomKind,
+        description: &str,
+        prometheus_name: Option<&str>,
+        labelled: bool,
+    ) -> Result<(), &'static str> {
+        let bounds = bounds.unwrap_or(default_bounds(kind));
+        let mut metric = CustomMetric::new(bounds, name, kind, description, prometheus_name, labelled)?;
+        let standing = running.standing.load();
+        if let Some(before) = self.0.get(name) {
+            return if before.counts_as(&metric) { Ok(()) } else { Err(OTHERWISE) };
+        }
+        let others = standing.values().filter(|of| of.by != By::Configuration).map(|of| &of.metric);
+        let others = others.filter(|of| !self.0.contains_key(&of.name) && of.name != name);
+        if self.0.values().any(|other| other.is_shown_as(&metric)) {
+            return Err(SHOWN);
+        }
+        if self.0.len() + others.count() >= METRICS_MAX {
+            return Err(FULL);
+        }
+        if let Some(before) = standing.get(name).filter(|before| before.metric.counts_as(&metric)) {
+            metric.values = Arc::clone(&before.metric.values);
+        }
+        self.0.insert(name.to_owned(), Arc::new(metric));
+        Ok(())
+    }
+
+    /// Returns a metric that it declares.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<Arc<CustomMetric>> {
+        self.0.get(name).map(Arc::clone)
+    }
+
+    /// Returns those that an earlier state of it does not have.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let new = self.0.iter().filter(|(name, _)| !earlier.0.contains_key(*name));
+        Self(new.map(|(name, metric)| (name.clone(), Arc::clone(metric))).collect())
+    }
+}
+
 /// Metrics by name.
 #[derive(Debug, Default)]
-pub struct CustomMetrics(ArcSwap<BTreeMap<String, Arc<CustomMetric>>>);
+pub struct CustomMetrics {
+    standing: ArcSwap<BTreeMap<String, Standing>>,
+    /// Those that have gone lately: functions that still run may count with them.
+    gone: ArcSwap<BTreeMap<String, Arc<CustomMetric>>>,
+}
 
 impl CustomMetrics {
-    /// Declares a metric; one that is there already keeps its values. A histogram has the ranges of
-    /// [`BOUNDS`].
+    /// Declares a metric at once; one that is there already keeps its values. A histogram has the ranges
+    /// of [`BOUNDS`].
     ///
     /// # Errors
     /// What is wrong with it.
@@ -282,8 +485,7 @@ impl CustomMetrics {
         prometheus_name: Option<&str>,
         labelled: bool,
     ) -> Result<(), &'static str> {
-        let bounds: &[f64] = if kind == CustomKind::Histogram { &BOUNDS } else { &[] };
-        self.declare_with(bounds, name, kind, description, prometheus_name, labelled)
+        self.declare_with(default_bounds(kind), name, kind, description, prometheus_name, labelled)
     }
 
     /// Declares a metric with these upper bounds of its ranges: none, unless it is a histogram.
@@ -299,58 +501,76 @@ impl CustomMetrics {
         prometheus_name: Option<&str>,
         labelled: bool,
     ) -> Result<(), &'static str> {
-        if kind != CustomKind::Histogram && !bounds.is_empty() {
-            return Err("only a histogram has buckets");
-        }
-        let is_growing = bounds.iter().all(|bound| bound.is_finite()) && bounds.is_sorted_by(|a, b| a < b);
-        let has_bounds = kind != CustomKind::Histogram || !bounds.is_empty();
-        if !has_bounds || !is_growing || bounds.len() > BOUNDS_MAX {
-            return Err("the buckets of a histogram are 1 to 50 growing numbers");
-        }
-        if !is_name(name) {
-            return Err("a name is at most a hundred lower-case letters, digits and hyphens");
-        }
-        if prometheus_name.is_some_and(|name| !is_prometheus_name(name)) {
-            return Err(
-                "a name for Prometheus is letters, digits and underscores, not beginning with a digit",
-            );
-        }
-        if METRIC_SETS.iter().flat_map(|set| set.metrics).any(|metric| metric.name == name) {
-            return Err("there is a metric of this name already");
-        }
-        if prometheus_name.is_some_and(|name| TAKEN.iter().any(|taken| name.starts_with(taken))) {
-            return Err("names for Prometheus that begin with dnslob_, dnsdist_ or process_ are taken");
-        }
-        let metric = CustomMetric {
-            name: name.to_owned(),
-            kind,
-            description: description.chars().take(1_000).collect(),
-            prometheus_name: prometheus_name.map(str::to_owned),
-            labelled,
-            bounds: bounds.to_vec(),
-            values: ArcSwap::default(),
-        };
-        if !labelled {
-            metric.values.store(Arc::new(BTreeMap::from([(Labels::new(), metric.nothing())])));
-        }
+        let metric = CustomMetric::new(bounds, name, kind, description, prometheus_name, labelled)?;
         let metric = Arc::new(metric);
-        self.0.rcu(|metrics| {
-            let mut metrics = BTreeMap::clone(metrics);
-            if metrics.len() < METRICS_MAX && !metrics.values().any(|other| other.is_shown_as(&metric)) {
-                metrics.entry(name.to_owned()).or_insert_with(|| Arc::clone(&metric));
+        let is_shown = |all: &BTreeMap<_, Standing>| all.values().any(|of| of.metric.is_shown_as(&metric));
+        self.standing.rcu(|standing| {
+            let mut all = BTreeMap::clone(standing);
+            let (by, is_free, is_full) = (By::Function, !is_shown(standing), standing.len() >= METRICS_MAX);
+            match all.get_mut(name) {
+                Some(found) if found.by == By::Former => {
+                    let is_same = found.metric.counts_as(&metric);
+                    if is_same || is_free {
+                        let metric = if is_same { &found.metric } else { &metric };
+                        *found = Standing { metric: Arc::clone(metric), by };
+                    }
+                }
+                Some(_) => {}
+                None if is_free && !is_full => {
+                    all.insert(name.to_owned(), Standing { metric: Arc::clone(&metric), by });
+                }
+                None => {}
             }
-            metrics
+            all
         });
-        let metrics = self.0.load();
-        match metrics.get(name) {
-            None if metrics.values().any(|other| other.is_shown_as(&metric)) => {
-                Err("another metric has this name for Prometheus")
-            }
-            None => Err("there are a thousand metrics already"),
-            Some(found) if (found.kind, found.labelled, &*found.bounds) != (kind, labelled, bounds) => {
-                Err("a metric of this name was declared otherwise; a restart forgets it")
-            }
+        let all = self.standing.load();
+        match all.get(name) {
+            None if is_shown(&all) => Err(SHOWN),
+            None => Err(FULL),
+            Some(found) if !found.metric.counts_as(&metric) => Err(OTHERWISE),
             Some(_) => Ok(()),
+        }
+    }
+
+    /// Puts what a configuration declares in force, in the place of what the one before it has declared.
+    pub fn publish(&self, declared: &Declared) {
+        let before = self.standing.rcu(|standing| {
+            let is_left =
+                |of: &Standing| of.by != By::Configuration && !declared.0.contains_key(&of.metric.name);
+            let is_free = |of: &Standing| declared.0.values().all(|metric| !metric.is_shown_as(&of.metric));
+            let left = standing.iter().filter(|(_, of)| is_left(of) && is_free(of));
+            let left = left.map(|(name, of)| {
+                (name.clone(), Standing { metric: Arc::clone(&of.metric), by: By::Former })
+            });
+            let own = declared.0.iter().map(|(name, metric)| {
+                (name.clone(), Standing { metric: Arc::clone(metric), by: By::Configuration })
+            });
+            left.chain(own).collect::<BTreeMap<_, _>>()
+        });
+        let all = self.standing.load();
+        let gone = before.iter().filter(|(name, _)| !all.contains_key(*name));
+        let gone = gone.map(|(name, of)| (name.clone(), Arc::clone(&of.metric)));
+        self.gone.store(Arc::new(gone.collect()));
+    }
+
+    /// Adds metrics to those of functions, where their names are free.
+    pub fn add_all(&self, more: &Declared) {
+        self.standing.rcu(|standing| {
+            let mut all = BTreeMap::clone(standing);
+            for (name, metric) in &more.0 {
+                if all.len() < METRICS_MAX && !all.values().any(|of| of.metric.is_shown_as(metric)) {
+                    let own = Standing { metric: Arc::clone(metric), by: By::Function };
+                    all.entry(name.clone()).or_insert(own);
+                }
+            }
+            all
+        });
+    }
+
+    /// Forgets those that have gone: whatever runs belongs to the present configuration.
+    pub fn drop_gone(&self) {
+        if !self.gone.load().is_empty() {
+            self.gone.store(Arc::default());
         }
     }
 
@@ -359,14 +579,7 @@ impl CustomMetrics {
     /// # Errors
     /// Why there is no such value.
     pub fn add(&self, name: &str, labels: &Labels, step: f64) -> Result<f64, &'static str> {
-        let metric = self.metric(name)?;
-        if !step.is_finite() {
-            return Err("the step is no finite number");
-        }
-        if metric.kind == CustomKind::Counter && step < 0.0 {
-            return Err("a counter only grows");
-        }
-        metric.change(labels, |value| value + step)
+        self.metric(name)?.add(labels, step)
     }
 
     /// Sets a gauge; returns the value.
@@ -374,11 +587,7 @@ impl CustomMetrics {
     /// # Errors
     /// Why there is no such value.
     pub fn set(&self, name: &str, labels: &Labels, value: f64) -> Result<f64, &'static str> {
-        let metric = self.metric(name)?;
-        if metric.kind == CustomKind::Counter {
-            return Err("a counter cannot be set");
-        }
-        metric.change(labels, |_| value)
+        self.metric(name)?.set(labels, value)
     }
 
     /// Counts a value of a histogram; returns how many there are.
@@ -386,18 +595,7 @@ impl CustomMetrics {
     /// # Errors
     /// Why it is not counted.
     pub fn observe(&self, name: &str, labels: &Labels, value: f64) -> Result<f64, &'static str> {
-        let metric = self.metric(name)?;
-        if !value.is_finite() {
-            return Err("the value is no finite number");
-        }
-        if metric.kind != CustomKind::Histogram {
-            return Err("it is no histogram: use incMetric or setMetric");
-        }
-        let stored = metric.stored(labels)?;
-        if let Stored::Distribution(distribution) = &*stored {
-            distribution.add(metric.bounds.partition_point(|bound| *bound < value), value);
-        }
-        Ok(stored.value())
+        self.metric(name)?.observe(labels, value)
     }
 
     /// Returns a value, of a histogram how many were observed; 0 for labels that were never counted.
@@ -405,21 +603,21 @@ impl CustomMetrics {
     /// # Errors
     /// There is no such metric.
     pub fn value(&self, name: &str, labels: &Labels) -> Result<f64, &'static str> {
-        Ok(self.metric(name)?.values.load().get(labels).map_or(0.0, |stored| stored.value()))
+        Ok(self.metric(name)?.value(labels))
     }
 
     /// Returns the metrics in order of their names.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<CustomMetric>> {
-        self.0.load().values().cloned().collect()
+        self.standing.load().values().map(|of| Arc::clone(&of.metric)).collect()
     }
 
     /// Returns the values of those without labels, by name; of a histogram NAME-count and NAME-sum.
     #[must_use]
     pub fn plain(&self) -> Vec<(String, f64)> {
-        let metrics = self.0.load();
+        let standing = self.standing.load();
         let mut out = Vec::new();
-        for metric in metrics.values().filter(|metric| !metric.labelled) {
+        for metric in standing.values().map(|of| &of.metric).filter(|metric| !metric.labelled) {
             let name = &metric.name;
             if metric.kind == CustomKind::Histogram {
                 let observed = metric.observed().into_iter().next().map(|(_, observed)| observed);
@@ -433,8 +631,21 @@ impl CustomMetrics {
         out
     }
 
-    fn metric(&self, name: &str) -> Result<Arc<CustomMetric>, &'static str> {
-        self.0.load().get(name).map(Arc::clone).ok_or("the metric is not declared")
+    /// Returns a metric.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn metric(&self, name: &str) -> Result<Arc<CustomMetric>, &'static str> {
+        let standing = self.standing.load().get(name).map(|of| Arc::clone(&of.metric));
+        standing.or_else(|| self.gone.load().get(name).map(Arc::clone)).ok_or(UNKNOWN)
+    }
+}
+
+/// The bounds of a metric that is declared without any.
+const fn default_bounds(kind: CustomKind) -> &'static [f64] {
+    match kind {
+        CustomKind::Histogram => &BOUNDS,
+        CustomKind::Counter | CustomKind::Gauge => &[],
     }
 }
 
@@ -533,7 +744,7 @@ mod tests {
         assert_eq!(metrics.plain(), [("size-count".to_owned(), 6.0), ("size-sum".to_owned(), 20.5)]);
         assert_eq!(declare(&[1.0, 10.0]), Ok(()), "as a reload does");
         assert_eq!(metrics.value("size", &none), Ok(6.0));
-        assert!(declare(&[1.0]).is_err_and(|why| why.contains("declared otherwise")));
+        assert_eq!(declare(&[1.0]), Err(OTHERWISE));
         for wrong in [f64::NAN, f64::INFINITY] {
             assert!(metrics.observe("size", &none, wrong).is_err());
         }
@@ -556,7 +767,131 @@ mod tests {
         assert!(!declare(&[1.0], CustomKind::Gauge) && metrics.list().is_empty());
         assert!(declare(&many[1..], CustomKind::Histogram));
         let named = |name, shown| metrics.declare(name, CustomKind::Gauge, "", shown, false).is_ok();
-        assert!(!named("x-count", None) && !named("y", Some("dnslob_x_sum")) && named("x-counts", None));
+        for taken in ["x-count", "x-sum", "x-bucket"] {
+            assert!(!named(taken, None), "{taken}");
+        }
+        assert!(!named("y", Some("dnslob_x_sum")) && named("x-counts", None));
+    }
+
+    #[test]
+    fn names_that_are_shown_already_are_refused() {
+        let metrics = CustomMetrics::default();
+        let declare = |name, kind| metrics.declare(name, kind, "", None, false);
+        for name in [
+            "queries",
+            "queries-total",
+            "latency-count",
+            "latency-seconds",
+            "rule-drop",
+            "acl-drops",
+            "uptime",
+            "backend-up",
+            "build-info",
+            "info",
+            "cpu-user-seconds",
+            "certificate-expires-in-seconds",
+            "server-policy",
+            "server-status",
+            "pool-cache-hits",
+        ] {
+            for kind in [CustomKind::Counter, CustomKind::Gauge, CustomKind::Histogram] {
+                assert_eq!(declare(name, kind), Err("there is a metric of this name already"), "{name}");
+            }
+        }
+        // The sum of a histogram would be that of another one.
+        assert!(declare("latency", CustomKind::Histogram).is_err());
+        assert_eq!(declare("my-queries", CustomKind::Counter), Ok(()));
+    }
+
+    fn declared(running: &CustomMetrics, all: &[(&str, CustomKind)]) -> Declared {
+        let mut declared = Declared::default();
+        for (name, kind) in all {
+            declared.declare(running, None, name, *kind, "", None, false).expect("declared");
+        }
+        declared
+    }
+
+    fn names(metrics: &CustomMetrics) -> Vec<String> {
+        metrics.list().iter().map(|metric| metric.name.clone()).collect()
+    }
+
+    #[test]
+    fn what_is_declared_counts_once_it_is_in_force() {
+        let (metrics, none) = (CustomMetrics::default(), Labels::new());
+        let first = declared(&metrics, &[("hits", CustomKind::Counter), ("load", CustomKind::Gauge)]);
+        assert!(metrics.list().is_empty() && metrics.add("hits", &none, 1.0).is_err());
+        metrics.publish(&first);
+        assert_eq!((metrics.add("hits", &none, 3.0), metrics.set("load", &none, 7.0)), (Ok(3.0), Ok(7.0)));
+        // A file that is refused leaves nothing.
+        drop(declared(&metrics, &[("hits", CustomKind::Gauge), ("odd", CustomKind::Counter)]));
+        assert_eq!(
+            (names(&metrics), metrics.value("hits", &none)),
+            (vec!["hits".into(), "load".into()], Ok(3.0))
+        );
+        // The next one keeps what is declared as before, begins anew what is not, and drops the rest.
+        let mut next = Declared::default();
+        next.declare(&metrics, None, "hits", CustomKind::Counter, "New words.", None, false)
+            .expect("declared");
+        metrics.publish(&next);
+        assert_eq!((names(&metrics), metrics.value("hits", &none)), (vec!["hits".to_owned()], Ok(3.0)));
+        assert_eq!(metrics.list()[0].description, "New words.");
+        assert_eq!(metrics.add("load", &none, 1.0), Ok(8.0), "by what still runs");
+        metrics.drop_gone();
+        assert!(metrics.add("load", &none, 1.0).is_err());
+        metrics.publish(&declared(&metrics, &[("hits", CustomKind::Gauge)]));
+        assert_eq!((metrics.list()[0].kind, metrics.value("hits", &none)), (CustomKind::Gauge, Ok(0.0)));
+        let mut odd = declared(&metrics, &[("hits", CustomKind::Gauge)]);
+        assert_eq!(odd.declare(&metrics, None, "hits", CustomKind::Counter, "", None, false), Err(OTHERWISE));
+        let more = [("hits-total", CustomKind::Gauge)].map(|(name, kind)| (name.to_owned(), kind));
+        for (name, kind) in more {
+            assert_eq!(odd.declare(&metrics, None, &name, kind, "", None, false), Ok(()));
+        }
+        assert_eq!(odd.since(&next).0.len(), 1);
+    }
+
+    #[test]
+    fn places_of_metrics_that_are_gone_are_free() {
+        let metrics = CustomMetrics::default();
+        let all = |begin: &str| {
+            let mut declared = Declared::default();
+            for n in 0..=METRICS_MAX {
+                let name = format!("{begin}{n}");
+                let made = declared.declare(&metrics, None, &name, CustomKind::Gauge, "", None, false);
+                assert_eq!(made, if n < METRICS_MAX { Ok(()) } else { Err(FULL) });
+            }
+            declared
+        };
+        metrics.publish(&all("a"));
+        assert_eq!(metrics.declare("b", CustomKind::Gauge, "", None, false), Err(FULL));
+        metrics.publish(&all("b"));
+        assert_eq!(metrics.list().len(), METRICS_MAX);
+        metrics.publish(&Declared::default());
+        assert_eq!(metrics.declare("b", CustomKind::Gauge, "", None, false), Ok(()));
+    }
+
+    #[test]
+    fn metrics_of_functions_outlive_a_configuration() {
+        let (metrics, none) = (CustomMetrics::default(), Labels::new());
+        metrics.declare("own", CustomKind::Counter, "", None, false).expect("declared");
+        assert_eq!(metrics.add("own", &none, 2.0), Ok(2.0));
+        assert_eq!(metrics.declare("own", CustomKind::Gauge, "", None, false), Err(OTHERWISE));
+        metrics.publish(&Declared::default());
+        assert_eq!(metrics.declare("own", CustomKind::Counter, "", None, false), Ok(()));
+        assert_eq!(metrics.value("own", &none), Ok(2.0));
+        metrics.publish(&Declared::default());
+        assert_eq!(
+            metrics.declare("own", CustomKind::Gauge, "", None, false),
+            Ok(()),
+            "its functions are others"
+        );
+        assert_eq!(metrics.value("own", &none), Ok(0.0));
+        metrics.publish(&declared(&metrics, &[("own", CustomKind::Counter)]));
+        assert_eq!((metrics.list().len(), metrics.list()[0].kind), (1, CustomKind::Counter));
+        metrics.add_all(&declared(&metrics, &[("own", CustomKind::Gauge), ("more", CustomKind::Gauge)]));
+        assert_eq!(
+            (names(&metrics), metrics.list()[1].kind),
+            (vec!["more".into(), "own".into()], CustomKind::Counter)
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod latency_average;
 pub mod live;
 pub mod log_queue;
 pub mod meter;
+pub mod metric_names;
 mod metric_sets;
 pub mod not_cached;
 pub mod query_counts;

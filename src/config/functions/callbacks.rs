@@ -12,14 +12,14 @@ pub static CALLBACKS: &[Entry] = &[
     entry(
         "addExitCallback",
         "function",
-        "Calls a function when the process ends, after outstanding queries; it may take 2 s. It sees the globals of \
-         the file, not those of the functions of rules.",
+        "Calls a function when the process ends, after outstanding queries; all of them together may take 2 s, and \
+         another signal ends that. It sees the globals of the file, not those of the functions of rules.",
     ),
     entry(
         "addServerStateChangeCallback",
         "function(server, up)",
-        "Calls a function when a server comes up or goes down, with what `getNameWithAddr` returns and a boolean. It \
-         sees the globals of the file, and cannot change the configuration.",
+        "Calls a function when a server comes up or goes down, by checks or by a command, or is added while it is \
+         dead; with what `getNameWithAddr` returns and a boolean. It sees the globals of the file, and cannot change the configuration.",
     ),
     entry(
         "setTicketsKeyAddedHook",

@@ -86,7 +86,8 @@ pub static METRIC_FUNCTIONS: &[Entry] = &[
         "declareMetric",
         "name, type, description [, prometheusName | {name=, withLabels=, buckets=}]",
         "Declares a metric of type \"counter\", \"gauge\" or \"histogram\" for /metrics and SIGUSR1, and returns \
-         whether it is one; at any time, and a second time without effect. With withLabels=true it has a value for \
+         whether it is one; at any time, and a second time without effect. A reload keeps the values of one that is \
+         declared as before, and forgets one that the file does not declare. With withLabels=true it has a value for \
          each combination of labels, at most 1000. `buckets` are the upper bounds of a histogram's ranges, at most \
          50 growing numbers; by default those of Prometheus' libraries, 0.005 to 10. Histograms are not in dnsdist.",
     ),

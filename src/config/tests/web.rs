@@ -1,8 +1,10 @@
 //! The web server and metrics of a configuration: from a line to the settings, or to the message.
 
 use crate::base::addr::mapped;
+use crate::config::Compiled;
 use crate::config::tests::{broken, good};
 use crate::config::web::{MetricNames, WebSettings};
+use crate::lua::front_end::Loaded;
 use crate::stats::custom_metrics;
 
 fn web(text: &str) -> WebSettings {
@@ -129,7 +131,7 @@ fn carbon_servers_have_defaults_and_each_call_adds_one() {
 
 #[test]
 fn the_file_declares_and_changes_metrics() {
-    good(
+    let hits = good(
         "assert(declareMetric('file-hits', 'counter', 'Hits.', 'file_hits_total'))\n\
          assert(declareMetric('file-by', 'gauge', 'By.', {name='file_by', withLabels=true}))\n\
          assert(incMetric('file-hits') == 1 and incMetric('file-hits', 4) == 5 and getMetric('file-hits') == 5)\n\
@@ -137,11 +139,11 @@ fn the_file_declares_and_changes_metrics() {
          assert(decMetric('file-by', {step=0.5, labels={pool='x'}}) == 2)\n\
          assert(incMetric('file-by', {labels={pool='y'}}) == 1 and getMetric('file-by', {labels={pool='x'}}) == 2)",
     );
-    good(
+    let once = good(
         "declareMetric('file-once', 'counter', 'Hits.') incMetric('file-once', 3)\n\
          addAction(AllRule(), LuaAction(function(dq) incMetric('file-once') return DNSAction.None end))",
     );
-    good(
+    let histograms = good(
         "assert(declareMetric('file-sizes', 'histogram', 'Sizes.', {buckets={1, 10.5}, withLabels=true}))\n\
          assert(observeMetric('file-sizes', 10.5, {labels={pool='x'}}) == 1)\n\
          assert(observeMetric('file-sizes', 11, {labels={pool='x'}}) == 2 and getMetric('file-sizes', {labels={pool='x'}}) == 2)\n\
@@ -153,21 +155,32 @@ fn the_file_declares_and_changes_metrics() {
         ("declareMetric('a', 'histogram', '', {buckets={}})", "1 to 50 growing numbers"),
         ("declareMetric('a', 'histogram', '', {buckets={'x'}})", "buckets is \"x\""),
         ("declareMetric('a', 'gauge', '', {buckets={1}})", "only a histogram has buckets"),
-        ("observeMetric('file-hits', 1)", "it is no histogram"),
-        ("incMetric('file-times')", "whose values come by observeMetric"),
-        ("observeMetric('file-times', 'x')", "a number from"),
-        ("observeMetric('file-times', 0/0)", "a number from"),
-        ("observeMetric('file-sizes', 1, {labels={le='1'}})", "have the label \"le\""),
+        ("incMetric('a')", "the metric is not declared"),
+        ("declareMetric('a', 'gauge', '') declareMetric('a', 'counter', '')", "was declared otherwise"),
+        ("declareMetric('queries', 'gauge', '')", "there is a metric of this name already"),
+        (
+            "declareMetric('h', 'histogram', '') declareMetric('h-sum', 'gauge', '')",
+            "another metric has this name",
+        ),
+        ("declareMetric('a', 'gauge', '') observeMetric('a', 1)", "it is no histogram"),
+        ("declareMetric('h', 'histogram', '') incMetric('h')", "whose values come by observeMetric"),
+        ("declareMetric('h', 'histogram', '') observeMetric('h', 'x')", "a number from"),
+        ("declareMetric('h', 'histogram', '') observeMetric('h', 0/0)", "a number from"),
+        (
+            "declareMetric('h', 'histogram', '', {withLabels=true}) observeMetric('h', 1, {labels={le='1'}})",
+            "have the label \"le\"",
+        ),
     ] {
         let messages = broken(text);
         assert!(messages.len() == 1 && messages[0].contains(want), "{text}\n  gave {messages:#?}");
     }
-    let metrics = custom_metrics::all().list();
-    let of = |name: &str| metrics.iter().find(|m| m.name == name).expect("declared").values();
-    assert_eq!(of("file-hits"), [(Vec::new(), 5.0)]);
-    assert_eq!(of("file-once"), [(Vec::new(), 3.0)], "not in each shard again");
-    assert_eq!(of("file-by").len(), 2);
-    let sizes = metrics.iter().find(|m| m.name == "file-sizes").expect("declared");
+    let of = |draft: &(Loaded, Compiled), name: &str| draft.0.draft.metrics.metric(name).expect("declared");
+    assert_eq!(of(&hits, "file-hits").values(), [(Vec::new(), 5.0)]);
+    assert_eq!(of(&once, "file-once").values(), [(Vec::new(), 3.0)], "not in each shard again");
+    assert_eq!(of(&hits, "file-by").values().len(), 2);
+    let sizes = of(&histograms, "file-sizes");
+    let shown = custom_metrics::all().list();
+    assert!(!shown.iter().any(|metric| metric.name.starts_with("file-")), "none of them is in force");
     assert_eq!(
         (sizes.bounds.clone(), sizes.observed()[0].1.at_most.clone()),
         (vec![1.0, 10.5], vec![0, 1, 2])

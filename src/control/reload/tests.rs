@@ -14,6 +14,7 @@ use crate::control::reload::*;
 use crate::engine::socket::Inherited;
 use crate::model::Callbacks;
 use crate::model::LuaFunction;
+use crate::stats::custom_metrics::Declared;
 use crate::stats::live::{LiveState, State};
 use std::future::ready;
 
@@ -107,6 +108,7 @@ fn plan(snapshot: Snapshot) -> Plan {
             callbacks: Callbacks::default(),
         },
         script: Rc::new(NoScript),
+        metrics: Declared::default(),
         changes: Vec::new(),
     }
 }

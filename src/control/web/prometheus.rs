@@ -11,7 +11,8 @@ use crate::stats::check_failure::Failure;
 use crate::stats::custom_metrics;
 use crate::stats::histogram::are_edges;
 use crate::stats::live::{LiveState, State};
-use crate::stats::meter::{Counts, Kind, Value};
+use crate::stats::meter::{Counts, Value};
+use crate::stats::metric_names::of_prometheus;
 use crate::stats::registry::{
     AnswerReading, BackendConnectionReading, BackendReading, CacheReading, CarbonReading, CertificateReading,
     CheckReading, ClientConnectionReading, DescriptorReading, HandshakeReading, LatencyReading,
@@ -278,16 +279,8 @@ fn chain<A>(rows: &mut Vec<Row<'_>>, name: &str, chain: &Chain<A>, live_state: &
 
 /// A metric's name in this format, and by what its value is divided.
 fn name(metric: &Metric) -> (String, f64) {
-    let base = format!("dnslob_{}", metric.name.replace('-', "_"));
-    let (base, per) = match metric.kind {
-        Kind::Histogram => (base + "_seconds", 1.0),
-        Kind::Counter | Kind::Gauge => match (base.strip_suffix("_ms"), base.strip_suffix("_s")) {
-            (Some(base), _) => (format!("{base}_seconds"), 1_000.0),
-            (None, Some(base)) => (format!("{base}_seconds"), 1.0),
-            (None, None) => (base, 1.0),
-        },
-    };
-    (if metric.kind == Kind::Counter { base + "_total" } else { base }, per)
+    let (name, per) = of_prometheus(metric);
+    (format!("dnslob_{name}"), per)
 }
 
 #[cfg(test)]
@@ -309,6 +302,8 @@ pub(super) mod tests {
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
     use crate::stats::drop_reason::DropReason;
+    use crate::stats::meter::Kind;
+    use crate::stats::metric_names::is_taken;
     use crate::stats::not_cached::NotCached;
     use crate::stats::registry::METRIC_SETS;
     use crate::stats::response_code::{ResponseCode, RuleAnswer};
@@ -379,6 +374,26 @@ pub(super) mod tests {
 
     fn dnsdist_text(figures: &Figures) -> String {
         String::from_utf8(dnsdist::page(figures, Format::Text)).expect("text")
+    }
+
+    #[test]
+    fn names_of_both_pages_are_taken() {
+        let pages = [("dnslob_", own_text(&figures())), ("dnsdist_", dnsdist_text(&figures()))];
+        let json = json::statistics(&figures());
+        let listed = json.as_object().expect("an object").keys().map(|name| name.replace('-', "_"));
+        let families = pages.iter().flat_map(|(prefix, text)| {
+            text.lines().filter_map(move |line| {
+                line.strip_prefix("# TYPE ")?.strip_prefix(prefix)?.split(' ').next().map(str::to_owned)
+            })
+        });
+        let families: BTreeSet<String> = families.chain(listed).collect();
+        let free: Vec<_> = families.iter().filter(|name| !is_taken(name)).collect();
+        // Those of the configuration are not.
+        let own: Vec<String> =
+            custom_metrics::all().list().iter().map(|m| m.name.replace('-', "_")).collect();
+        let is_own = |name: &str| own.iter().any(|own| name.starts_with(&**own));
+        assert!(free.iter().all(|name| is_own(name)) && families.len() > 100, "{free:?}");
+        assert!(is_taken("latency_sum") && is_taken("latency_seconds_bucket") && !is_taken("my_queries"));
     }
 
     #[test]

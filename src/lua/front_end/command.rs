@@ -29,6 +29,7 @@ use crate::lua::limits::{Interrupt, Runtime};
 use crate::lua::state;
 use crate::lua::state::File;
 use crate::model::LuaFunction;
+use crate::stats::custom_metrics;
 
 /// Wall-clock limit of one command, with the calls before it.
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
@@ -314,7 +315,12 @@ impl Standing {
         let reply = Ok(session.reply(&returned));
         if !touched && !in_shards {
             // What only looks leaves nothing that a later change would put in force.
+            let metrics = std::mem::take(&mut self.build.draft.metrics);
             self.build.restore(undo.draft, undo.sizes);
+            self.build.draft.metrics = metrics;
+            if declares {
+                custom_metrics::all().publish(&self.build.draft.metrics);
+            }
             return Evaluated { reply, draft: None, wish, is_refused: false };
         }
         self.undo = Some(undo);
@@ -359,6 +365,8 @@ impl Standing {
         printed.iter().flat_map(|text| text.lines()).for_each(|line| tracing::info!("{}", Printable(line)));
         self.build = self.context.finish();
         let touched = self.build.touched;
+        // A function at work declares metrics for itself.
+        custom_metrics::all().add_all(&self.build.draft.metrics.since(&draft.metrics));
         self.build.restore(draft, sizes);
         if matches!(&ended, Err(e) if matches!(innermost(e), mlua::Error::MemoryError(_))) {
             runtime.recover();

@@ -30,6 +30,7 @@ use crate::model::LuaFunction;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
+use crate::stats::custom_metrics::Declared;
 use crate::tls::CaStores;
 
 /// What all functions of a state share.
@@ -426,6 +427,13 @@ impl Context {
             call.fail(fault);
             Value::Nil
         }))
+    }
+
+    /// Returns what a body does with the metrics of the draft; none where there is no draft, or another
+    /// call of ours has it.
+    pub(crate) fn metrics<R>(&self, body: impl FnOnce(&mut Declared) -> R) -> Option<R> {
+        let mut build = self.0.build.try_borrow_mut().ok()?;
+        build.as_mut().map(|build| body(&mut build.draft.metrics))
     }
 
     /// Begins an evaluation that adds to `build`, of a console's command if there is a session.

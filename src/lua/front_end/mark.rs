@@ -86,6 +86,7 @@ pub(crate) fn shorten<T>(changes: &mut Vec<T>, mark_of: impl Fn(&mut T) -> &mut 
     let marks: Vec<Option<Mark>> = changes.iter_mut().map(|change| mark_of(change).clone()).collect();
     let Some((Some(last), earlier)) = marks.split_last() else { return };
     let mut gone = came_and_went(&marks);
+    gone.extend(remade(last, earlier));
     if gone.is_empty() {
         let mut last = last.clone();
         gone = superseded(&mut last, earlier);
@@ -122,6 +123,32 @@ fn superseded(last: &mut Mark, earlier: &[Option<Mark>]) -> BTreeSet<usize> {
         }
     }
     gone
+}
+
+/// Returns the changes of a thing that the last one makes although they have made it: somebody else has
+/// removed it meanwhile.
+fn remade(last: &Mark, earlier: &[Option<Mark>]) -> BTreeSet<usize> {
+    let mut gone = BTreeSet::new();
+    if last.act != Act::Create {
+        return gone;
+    }
+    let mut is_made = false;
+    // What has no mark may have removed it, and would fail without it.
+    let since = earlier.iter().enumerate().rev().map_while(|(at, mark)| Some((at, mark.as_ref()?)));
+    for (at, mark) in since {
+        if mark.own().any(|(thing, act)| thing == last.key && act == Act::Remove) {
+            break;
+        }
+        if mark.is_within(&last.key) {
+            // Others may build on what it did besides.
+            if mark.also.iter().any(|(_, act)| *act != Act::Use) {
+                return BTreeSet::new();
+            }
+            is_made |= mark.act == Act::Create;
+            gone.insert(at);
+        }
+    }
+    if is_made { gone } else { BTreeSet::new() }
 }
 
 /// Returns the changes that together leave nothing: they have created all their things, and the last
@@ -231,9 +258,12 @@ mod tests {
     #[test]
     fn what_has_no_mark_stays() {
         let set = || Some(mark(&[("acl", Set)]));
+        let made = || Some(mark(&[("server n", Create)]));
         for (mut marks, left) in [
             (vec![set(), None, set()], vec![None, set()]),
             (vec![set(), None], vec![set(), None]),
+            // A command at the console has removed it.
+            (vec![made(), None, made()], vec![made(), None, made()]),
             (vec![], vec![]),
         ] {
             shorten(&mut marks, |mark| mark);
@@ -318,6 +348,60 @@ mod tests {
                     mark(&[("pool p", Remove)]),
                 ],
                 vec![0, 1, 2, 3],
+            ),
+            // A pool is removed, which a server of the file had left before it was removed itself.
+            (
+                vec![
+                    mark(&[("server f/pools", Set), ("pool p", Use)]),
+                    mark(&[("pool p", Remove)]),
+                    mark(&[("server f", Remove)]),
+                ],
+                vec![0, 1, 2],
+            ),
+            // The same, and another one takes its place in a new pool of that name.
+            (
+                vec![
+                    mark(&[("server f/pools", Set), ("pool p", Use)]),
+                    mark(&[("pool p", Remove)]),
+                    mark(&[("server n", Create), ("pool p", Use)]),
+                    mark(&[("server f/pools", Set), ("pool q", Use)]),
+                    mark(&[("server f", Remove)]),
+                ],
+                vec![0, 1, 2, 4],
+            ),
+            // It has left one that nobody has removed.
+            (vec![mark(&[("server f/pools", Set), ("pool p", Use)]), mark(&[("server f", Remove)])], vec![1]),
+            // A server is made again that somebody else has removed.
+            (
+                vec![
+                    mark(&[("server n", Create), ("pool p", Use)]),
+                    mark(&[("server n/weight", Set)]),
+                    mark(&[("server m", Create)]),
+                    mark(&[("server n", Create)]),
+                ],
+                vec![2, 3],
+            ),
+            // The same of one in the place of one of the file.
+            (
+                vec![
+                    mark(&[("server n/weight", Set)]),
+                    mark(&[("server n", Remove)]),
+                    mark(&[("server n", Create)]),
+                    mark(&[("server n", Create)]),
+                ],
+                vec![1, 3],
+            ),
+            // One of the file may come back.
+            (vec![mark(&[("server n/weight", Set)]), mark(&[("server n", Create)])], vec![0, 1]),
+            // A group that is emptied again and again.
+            (
+                vec![
+                    mark(&[("group g", Set)]),
+                    mark(&[("group g", Create), ("rule r", Create)]),
+                    mark(&[("group g", Remove), ("rule r", Remove)]),
+                    mark(&[("group g", Set)]),
+                ],
+                vec![3],
             ),
             // Servers come and go, with a pool that stays.
             (

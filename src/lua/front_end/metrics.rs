@@ -1,14 +1,16 @@
 //! Metrics that a configuration declares: the functions that work while it is evaluated, and from
 //! the console. Those of the shards are in `lua::state`.
 
+use std::sync::Arc;
+
 use mlua::{Lua, Value};
 
 use crate::config::error::Fault;
 use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wrong};
 use crate::lua::front_end::arguments::Arguments;
-use crate::lua::front_end::context::define_anytime;
+use crate::lua::front_end::context::{Context, define_anytime};
 use crate::lua::front_end::declared::raised;
-use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, Labels};
+use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, CustomMetric, Labels};
 
 const STEP_MAX: f64 = 1e15;
 
@@ -20,34 +22,36 @@ pub(crate) fn declarations(lua: &Lua) -> u64 {
     lua.app_data_ref::<Declarations>().map_or(0, |of| of.0)
 }
 
-pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
-    let function = |name: &'static str, body: fn(&Arguments<'_>) -> Result<Value, Fault>| {
-        define_anytime(lua, name, move |lua, a| body(&a).map_err(|fault| raised(lua, name, &fault)))
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let function = |name: &'static str, body: fn(&Context, &Arguments<'_>) -> Result<Value, Fault>| {
+        let own = context.clone();
+        define_anytime(lua, name, move |lua, a| body(&own, &a).map_err(|fault| raised(lua, name, &fault)))
     };
-    define_anytime(lua, "declareMetric", |lua, a| {
-        let declared = declare(&a).map_err(|fault| raised(lua, "declareMetric", &fault))?;
+    let own = context.clone();
+    define_anytime(lua, "declareMetric", move |lua, a| {
+        let declared = declare(&own, &a).map_err(|fault| raised(lua, "declareMetric", &fault))?;
         lua.set_app_data(Declarations(declarations(lua) + 1));
         Ok(declared)
     })?;
-    function("incMetric", |a| change(a, 1.0))?;
-    function("decMetric", |a| change(a, -1.0))?;
-    function("setMetric", |a| {
+    function("incMetric", |context, a| change(context, a, 1.0))?;
+    function("decMetric", |context, a| change(context, a, -1.0))?;
+    function("setMetric", |context, a| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
         let (_, labels) = options(a, 2)?;
-        answered(a, custom_metrics::all().set(&name(a)?, &labels, value))
+        answered(a, metric(context, a)?.set(&labels, value))
     })?;
-    function("observeMetric", |a| {
+    function("observeMetric", |context, a| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
         let (_, labels) = options(a, 2)?;
-        answered(a, custom_metrics::all().observe(&name(a)?, &labels, value))
+        answered(a, metric(context, a)?.observe(&labels, value))
     })?;
-    function("getMetric", |a| {
+    function("getMetric", |context, a| {
         let (_, labels) = options(a, 1)?;
-        answered(a, custom_metrics::all().value(&name(a)?, &labels))
+        Ok(Value::Number(metric(context, a)?.value(&labels)))
     })
 }
 
-fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
+fn declare(context: &Context, a: &Arguments<'_>) -> Result<Value, Fault> {
     const KINDS: &str = "\"counter\", \"gauge\" or \"histogram\"";
     let kind = text(a.what(1), a.at(1), KINDS)?;
     let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, KINDS))?;
@@ -72,11 +76,14 @@ fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
     }
     // dnsdist takes an empty one for none.
     let prometheus_name = prometheus_name.as_deref().filter(|name| !name.is_empty());
-    let (metrics, name) = (custom_metrics::all(), name(a)?);
-    let declared = match bounds {
-        Some(bounds) => metrics.declare_with(&bounds, &name, kind, &description, prometheus_name, labelled),
+    let (metrics, name, bounds) = (custom_metrics::all(), name(a)?, bounds.as_deref());
+    let of_draft = context.metrics(|draft| {
+        draft.declare(metrics, bounds, &name, kind, &description, prometheus_name, labelled)
+    });
+    let declared = of_draft.unwrap_or_else(|| match bounds {
+        Some(bounds) => metrics.declare_with(bounds, &name, kind, &description, prometheus_name, labelled),
         None => metrics.declare(&name, kind, &description, prometheus_name, labelled),
-    };
+    });
     declared.map(|()| Value::Boolean(true)).map_err(|why| refused(a, why))
 }
 
@@ -88,9 +95,16 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
 }
 
-fn change(a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {
+fn change(context: &Context, a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {
     let (step, labels) = options(a, 1)?;
-    answered(a, custom_metrics::all().add(&name(a)?, &labels, step * sign))
+    answered(a, metric(context, a)?.add(&labels, step * sign))
+}
+
+/// Returns the metric that is named first: of the draft, or else of the process.
+fn metric(context: &Context, a: &Arguments<'_>) -> Result<Arc<CustomMetric>, Fault> {
+    let name = name(a)?;
+    let of_draft = context.metrics(|draft| draft.metric(&name)).flatten();
+    of_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
 }
 
 fn name(a: &Arguments<'_>) -> Result<String, Fault> {

@@ -472,7 +472,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     chains::define(lua, context)?;
     web::define(lua, context)?;
     callbacks::define(lua, context)?;
-    metrics::define(lua)?;
+    metrics::define(lua, context)?;
     machine::define(lua)?;
     missing::define(lua, context)
 }

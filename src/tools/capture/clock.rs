@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 
 /// Times that are no further apart need no confirmation, nanoseconds: packets may be reordered.
 const NEAR: u64 = 1_000_000_000;
-/// A silence of up to this, nanoseconds, is confirmed by one more packet, and is the end of a capture.
+/// One packet behind a silence of up to this, nanoseconds, is the end of a capture.
 const SILENCE: u64 = 3_600_000_000_000;
-/// Packets that confirm a longer one, or a clock that was set back, with the first of them.
+/// Packets that confirm a silence, or a clock that was set back, with the first of them.
 const CONFIRMED_BY: usize = 4;
 
 /// A packet to be passed on, with the time that it is to have.
@@ -54,53 +54,55 @@ impl<P> Clock<P> {
     #[cold]
     pub(super) fn hold(&mut self, at: u64, packet: P) -> Vec<Timed<P>> {
         let mut out = Vec::new();
-        let Some(newest) = self.held.back().map(|(at, _)| *at) else {
-            // The first of all, or one that is far from the last.
-            self.held.push_back((at, packet));
-            return out;
-        };
-        let is_near = newest.abs_diff(at) <= NEAR;
-        match self.last {
-            // What is nearer to the time before shows that those that were held are odd.
-            Some(last) if last.abs_diff(at) < newest.abs_diff(at) && at.saturating_add(NEAR) >= last => {
-                self.release_as(last, &mut out);
-                return self.next(at, packet, out);
-            }
-            Some(last) => {
-                self.held.push_back((at, packet));
-                let is_silence = (last..=last.saturating_add(SILENCE)).contains(&newest);
-                if is_silence && at.saturating_add(NEAR) >= newest || self.held.len() >= CONFIRMED_BY {
-                    self.release(&mut out);
-                }
-            }
-            None if self.held.len() == 1 && is_near => {
-                self.held.push_back((at, packet));
-                self.release(&mut out);
-            }
-            None if self.held.len() == 1 => self.held.push_back((at, packet)),
-            // Two are far from each other: this one tells which of them is odd.
-            None => {
-                let first = self.held[0].0;
-                if first.abs_diff(at) < newest.abs_diff(at) {
-                    if let Some((at, packet)) = self.held.pop_front() {
-                        out.push(Timed { at, is_odd: false, packet });
-                    }
-                    self.release_as(first, &mut out);
-                    self.last = Some(first);
-                } else if (first..=first.saturating_add(SILENCE)).contains(&newest)
-                    || newest.abs_diff(at) > SILENCE
-                {
-                    self.release(&mut out);
-                } else {
-                    if let Some((_, packet)) = self.held.pop_front() {
-                        out.push(Timed { at: newest, is_odd: true, packet });
-                    }
-                    self.release(&mut out);
-                }
-                return self.next(at, packet, out);
-            }
+        self.held.push_back((at, packet));
+        if self.last.is_none() {
+            self.begin(&mut out);
+        }
+        if self.last.is_some() {
+            self.settle(&mut out);
         }
         out
+    }
+
+    /// Finds the first time that is to be believed.
+    fn begin(&mut self, out: &mut Vec<Timed<P>>) {
+        let (Some(first), Some(second)) = (self.held.front(), self.held.get(1)) else { return };
+        let (first, second) = (first.0, second.0);
+        if first.abs_diff(second) <= NEAR {
+            self.last = Some(first);
+            return;
+        }
+        // Two are far from each other: the next one tells which of them is odd.
+        let Some(third) = self.held.get(2).map(|(at, _)| *at) else { return };
+        let is_silence = (first..=first.saturating_add(SILENCE)).contains(&second);
+        let is_near_first = first.abs_diff(third) < second.abs_diff(third);
+        if is_near_first || is_silence || second.abs_diff(third) > SILENCE {
+            self.last = Some(first);
+            return;
+        }
+        self.last = Some(second);
+        if let Some((_, packet)) = self.held.pop_front() {
+            out.push(Timed { at: second, is_odd: true, packet });
+        }
+    }
+
+    /// Releases what is known to be odd, or not to be, behind the last time that was believed.
+    fn settle(&mut self, out: &mut Vec<Timed<P>>) {
+        while let (Some(last), Some((first, _))) = (self.last, self.held.front()) {
+            let first = *first;
+            let is_near = last.abs_diff(first) <= NEAR;
+            // Time that comes back shows that it was odd.
+            let is_back = |at: u64| last.abs_diff(at) < first.abs_diff(at) && at.saturating_add(NEAR) >= last;
+            let is_odd = !is_near && self.held.iter().skip(1).any(|(at, _)| is_back(*at));
+            if !is_near && !is_odd && self.held.len() < CONFIRMED_BY {
+                return;
+            }
+            let at = if is_odd { last } else { first };
+            if let Some((_, packet)) = self.held.pop_front() {
+                out.push(Timed { at, is_odd, packet });
+            }
+            self.last = Some(at);
+        }
     }
 
     /// Returns what is held: nothing comes for a while, or nothing more.
@@ -115,16 +117,6 @@ impl<P> Clock<P> {
             }
             (Some(_) | None, Some(_)) => self.release(&mut out),
             (Some(_) | None, None) => {}
-        }
-        out
-    }
-
-    /// Goes on with a packet behind those that are released.
-    fn next(&mut self, at: u64, packet: P, mut out: Vec<Timed<P>>) -> Vec<Timed<P>> {
-        if self.passes(at) {
-            out.push(Timed { at, is_odd: false, packet });
-        } else {
-            out.extend(self.hold(at, packet));
         }
         out
     }
@@ -210,6 +202,29 @@ mod tests {
         (times[3], times[4], times[7]) = (BEGIN + DAY, BEGIN - DAY, 5);
         let mut expected = even();
         (expected[3], expected[4], expected[7]) = (expected[2], expected[2], expected[6]);
+        assert_eq!(believed(&times), expected);
+    }
+
+    #[test]
+    fn two_or_three_odd_times_are_those_of_their_neighbour() {
+        let hour = DAY / 24;
+        for count in [2, 3] {
+            for place in 1..10 - count {
+                for ahead in [2 * SECOND, 9 * SECOND, hour, DAY] {
+                    let (mut times, mut expected) = (even(), even());
+                    for at in place..place + count {
+                        times[at] += ahead;
+                        expected[at] = expected[place - 1];
+                    }
+                    assert_eq!(believed(&times), expected, "{place}: {count} by {ahead}");
+                }
+            }
+        }
+        // Among packets that are far from each other, each is by itself.
+        let mut times: Vec<u64> = (0..10).map(|n| BEGIN + n * 60 * SECOND).collect();
+        let mut expected = times.clone();
+        (times[4], times[7]) = (BEGIN + 30 * DAY, 5);
+        (expected[4], expected[7]) = (expected[3], expected[6]);
         assert_eq!(believed(&times), expected);
     }
 

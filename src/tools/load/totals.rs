@@ -212,6 +212,7 @@ impl Join {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::criteria::Criteria;
 
     fn interval(number: u64, latencies_ns: &[u64]) -> Interval {
         let mut interval = Interval::new(number);
@@ -254,6 +255,15 @@ mod tests {
                 let told = told.expect("answers");
                 assert!(told <= ns && ns - told <= ns / 1_000, "{told}, not {ns}");
             }
+            // Nor shorter.
+            let conditions =
+                |order: &str| ["p50", "max"].map(|what| format!("{what}{order}{ns}ns")).join(",");
+            for order in ["<", ">"] {
+                let conditions = Criteria::parse(&conditions(order)).expect("conditions");
+                assert!(!conditions.any_holds(&totals), "{order} {ns}");
+            }
+            let criteria = Criteria::parse(&format!("p50<{}ns", ns + ns / 500 + 1)).expect("a condition");
+            assert!(criteria.any_holds(&totals), "{ns}");
         }
     }
 

@@ -10,6 +10,9 @@
 //! there may be, it takes the place of the one that has been idle for longest; if each waits for an
 //! answer, the query is lost for want of a connection.
 
+#[cfg(test)]
+mod pairs;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -136,7 +139,7 @@ impl Sessions {
     pub(crate) fn open(&mut self, ledger: &mut Ledger, waiter: &Waiter, batch: &Batch, job: &Job) {
         for target in 0..self.plan.targets.len() {
             if self.by_key.len() < self.plan.most {
-                self.lane(ledger, waiter, batch, job, target);
+                self.lane(ledger, waiter, batch, job, target, None);
             }
         }
     }
@@ -162,9 +165,10 @@ impl Sessions {
         job: &Job,
         begin: Option<Tick>,
     ) {
-        let mut lanes = [None; 2];
+        let (mut lanes, mut taken) = ([None; 2], None);
         for (target, lane) in lanes.iter_mut().enumerate().take(self.plan.targets.len()) {
-            *lane = self.lane(ledger, waiter, batch, job, target);
+            *lane = self.lane(ledger, waiter, batch, job, target, taken);
+            taken = *lane;
         }
         let now = clock::now();
         let numbers = lanes.map(|lane| lane.unwrap_or(0) | STREAM);
@@ -281,7 +285,8 @@ impl Sessions {
         }
     }
 
-    /// Returns the number of a job's connection to a target, which may be a new one.
+    /// Returns the number of a job's connection to a target, which may be a new one in the place of
+    /// another, but not of the one that is taken for the same job.
     fn lane(
         &mut self,
         ledger: &mut Ledger,
@@ -289,12 +294,13 @@ impl Sessions {
         batch: &Batch,
         job: &Job,
         target: usize,
+        taken: Option<u32>,
     ) -> Option<u32> {
         let key = key(job);
         if let Some(at) = self.by_key.get(&(key, target)) {
             return Some(*at);
         }
-        if self.by_key.len() >= self.plan.most && !self.evict(ledger) {
+        if self.by_key.len() >= self.plan.most && !self.evict(ledger, taken) {
             return None;
         }
         let at = self.free.pop().unwrap_or_else(|| {
@@ -336,16 +342,24 @@ impl Sessions {
         Some(at)
     }
 
-    /// Closes the connection that has been idle for longest; false if each waits for an answer.
-    fn evict(&mut self, ledger: &mut Ledger) -> bool {
-        while let Some((since, at)) = self.idle.pop_front() {
+    /// Closes the connection that has been idle for longest, but for one; false if each waits for an
+    /// answer.
+    fn evict(&mut self, ledger: &mut Ledger, taken: Option<u32>) -> bool {
+        let mut kept = None;
+        let idle = loop {
+            let Some((since, at)) = self.idle.pop_front() else { break None };
             if self.is_idle_since(since, at) {
-                self.evicted += 1;
-                self.end(ledger, at);
-                return true;
+                if taken != Some(at) {
+                    break Some(at);
+                }
+                kept = Some((since, at));
             }
-        }
-        false
+        };
+        kept.into_iter().for_each(|kept| self.idle.push_front(kept));
+        let Some(at) = idle else { return false };
+        self.evicted += 1;
+        self.end(ledger, at);
+        true
     }
 
     fn is_idle_since(&self, since: Tick, at: u32) -> bool {

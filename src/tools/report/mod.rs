@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::base::printable::Printable;
 use crate::config::bench::ReportOptions;
@@ -105,6 +105,11 @@ pub(crate) fn unix_time() -> u64 {
     machine::unix_time().as_secs()
 }
 
+/// Returns the nanoseconds since 1970.
+pub(crate) fn unix_time_ns() -> u64 {
+    machine::unix_time().as_nanos() as u64
+}
+
 /// Makes sure, before a run, that its report can be written behind it, and not over what is read.
 ///
 /// # Errors
@@ -116,6 +121,15 @@ pub(crate) fn check(options: &ReportOptions, inputs: &[PathBuf]) -> anyhow::Resu
     };
     if let (Some(page), Some(hdr)) = (&options.page, &options.hdr) {
         ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
+    }
+    let is_other = |path: &&PathBuf| {
+        path.extension().is_some_and(|end| PICTURES.iter().any(|other| end.eq_ignore_ascii_case(other)))
+    };
+    if let Some(path) = options.page.as_ref().filter(is_other) {
+        bail!(
+            "--report {}: a report is a page, or a plot whose name ends with .svg",
+            Printable(path.display())
+        );
     }
     for (option, path) in [("--report", &options.page), ("--hdr", &options.hdr)] {
         if let Some(path) = path {
@@ -178,6 +192,9 @@ pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Resul
     }
     shown
 }
+
+/// What names of pictures end with that a report cannot be.
+const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "pdf"];
 
 /// Returns whether a report is to be one plot rather than a page.
 fn is_picture(path: &Path) -> bool {
@@ -282,6 +299,11 @@ mod tests {
             }
         }
         assert!(check(Some(path("a")), Some(path("a"))).is_err(), "one file for both");
+        for other in ["a.png", "a.PDF"] {
+            let error = check(Some(path(other)), None).expect_err("no picture of this kind");
+            assert!(error.ends_with("a report is a page, or a plot whose name ends with .svg"), "{error}");
+        }
+        assert_eq!((check(Some(path("a.svg")), None), check(Some(path("a.html")), None)), (Ok(()), Ok(())));
         assert_eq!(fs::read(path("capture")).expect("the file"), b"packets");
         let pipe = path("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");

@@ -172,6 +172,13 @@ impl Analysis {
         }
     }
 
+    /// Goes to the time at which a look ends, if there was anything to see.
+    pub(super) fn end_of_look(&mut self, at: u64) {
+        if self.seconds.have_begun() {
+            self.advance(at);
+        }
+    }
+
     /// Goes to the time of a message.
     #[inline]
     fn advance(&mut self, at: u64) {

@@ -64,6 +64,10 @@ pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
     let hdr = options.report.hdr.clone();
     let mut analysis = Analysis::new(&options.only, options.timeout.0, rng.u64(), hdr);
     let (errors, interrupted) = follow(&mut capture, &mut analysis, &mut interrupt, until);
+    if let From::Interface { .. } = &options.from {
+        // What was asked before it became quiet may be overdue.
+        analysis.end_of_look(report::unix_time_ns());
+    }
     analysis.end();
     let run = Run { capture: &capture, analysis, errors: &errors, interrupted, timeout: options.timeout };
     let (findings, logged) = run.findings(options);

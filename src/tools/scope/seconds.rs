@@ -53,6 +53,11 @@ impl Seconds {
         }
     }
 
+    /// Returns whether there was any time to go to.
+    pub(super) const fn have_begun(&self) -> bool {
+        self.begin.is_some()
+    }
+
     /// Goes to this time, nanoseconds since 1970. What is from before belongs to the second that is.
     #[inline]
     pub(super) fn advance(&mut self, at: u64) {

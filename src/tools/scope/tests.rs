@@ -75,6 +75,27 @@ fn rows(document: &Value, table: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
+fn what_is_overdue_at_the_end_of_a_look_is_unanswered() {
+    let look = |until: Option<u64>| {
+        let mut traffic = Traffic::new(&[]);
+        traffic.query(0, 1, "a");
+        traffic.response(10 * MS, 1, "a", 0);
+        traffic.query(1_000 * MS, 2, "b");
+        if let Some(until) = until {
+            traffic.analysis.end_of_look(AT + until);
+        }
+        let (_, document) = traffic.end();
+        ["unanswered", "sent"].map(|name| document["counts"][name].as_u64().expect("a number"))
+    };
+    assert_eq!(look(None), [0, 2], "a capture may have ended before");
+    assert_eq!(look(Some(1_500 * MS)), [0, 2]);
+    assert_eq!(look(Some(15_000 * MS)), [1, 2]);
+    let mut silence = Traffic::new(&[]);
+    silence.analysis.end_of_look(AT);
+    assert!(!silence.analysis.seconds.have_begun());
+}
+
+#[test]
 fn percentiles_are_those_of_the_sorted_values() {
     let (mut traffic, mut rng) = (Traffic::new(&[]), ShardRng::from_seed(4));
     let mut exact = Vec::new();

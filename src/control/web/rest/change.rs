@@ -214,7 +214,8 @@ fn uses(pools: &[&str]) -> Vec<(String, Act)> {
 }
 
 fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, Problem> {
-    let id = &one_server(snapshot, text)?.id;
+    let backend = one_server(snapshot, text)?;
+    let id = &backend.id;
     let members = object(body)?;
     let mut lua = format!("local s = getServer({})", quoted(id.as_bytes()));
     let (mut steps, mut used) = (Vec::new(), Vec::new());
@@ -245,7 +246,10 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
             "pools" => {
                 let pools = list(Some(given), "pools").map_err(Problem::unprocessable)?;
                 let pools: Vec<&str> = pools.iter().map(|pool| pool_name(pool)).collect();
-                used = uses(&pools);
+                // The pools that it leaves can be removed from then on.
+                let left = snapshot.pools.iter().filter(|pool| pool.members.contains(&backend.slot));
+                let left = left.map(|pool| pool.name.as_str()).filter(|pool| !pools.contains(pool));
+                used = uses(&left.chain(pools.iter().copied()).collect::<Vec<_>>());
                 let add = pools.iter().map(|pool| format!(" s:addPool({})", quoted(pool.as_bytes())));
                 format!("for _, p in ipairs(s.pools) do s:rmPool(p) end{}", add.collect::<String>())
             }
@@ -405,7 +409,6 @@ fn put_group(snapshot: &Snapshot, key: ChainKey, group: &str, body: &Value) -> R
         return Err(Problem::unprocessable(format!("a group has no member {odd:?}")));
     }
     let rules = members.get("rules").and_then(Value::as_array);
-    let rules = rules.filter(|rules| !rules.is_empty());
     let rules = rules.ok_or_else(|| Problem::unprocessable("rules is no list of rules"))?;
     let (mut made, mut new) = (Vec::with_capacity(rules.len()), Vec::with_capacity(rules.len()));
     for rule in rules {
@@ -421,7 +424,11 @@ fn put_group(snapshot: &Snapshot, key: ChainKey, group: &str, body: &Value) -> R
     let lua = format!("{}({}, {{{}}})", group_functions(key)[0], quoted(group.as_bytes()), made.join(", "));
     // Without this a group that comes and goes would leave a line each time.
     let old = group_rules(snapshot, key, group);
-    let act = if old.is_empty() { Act::Create } else { Act::Set };
+    let act = match (old.is_empty(), rules.is_empty()) {
+        (true, false) => Act::Create,
+        (false, true) => Act::Remove,
+        (true, true) | (false, false) => Act::Set,
+    };
     let location = format!("/api/v2/groups/{}/{}", CHAINS[key as usize], encoded(group));
     let gone: Vec<_> = old.iter().filter(|rule| !new.contains(rule)).cloned().collect();
     let act_of = |rule: &String| if old.contains(rule) { Act::Set } else { Act::Create };

@@ -19,6 +19,7 @@ use crate::stats::traffic_ring::{End, Finished, Record, ShortName};
 mod caches;
 mod delta;
 mod families;
+mod metrics;
 mod replay;
 
 /// A process with one server and some hits.

@@ -22,14 +22,15 @@ local function step_and_labels(options)
   return options.step or 1, options.labels
 end
 
--- Harmless a second time, so each state may declare what its file declares.
+-- What the file declares, it has declared when it was evaluated first: it may never be in force.
 function declareMetric(name, kind, description, options)
+  if P.recording then return true end
   local prometheus, labelled, buckets = options, false, nil
   if type(options) == "table" then
     prometheus, labelled, buckets = options.name, options.withLabels, options.buckets
   end
   local is_declared, why = declare(name, kind, description, prometheus, labelled or false, buckets)
-  if not is_declared and not P.recording then answered(name, nil, why) end
+  if not is_declared then answered(name, nil, why) end
   return is_declared
 end
 local function change(name, sign, options)
@@ -52,5 +53,6 @@ function observeMetric(name, value, options)
 end
 function getMetric(name, options)
   local _, labels = step_and_labels(options)
+  if P.recording then return get(name, labels) or 0 end
   return answered(name, get(name, labels))
 end

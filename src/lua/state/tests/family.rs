@@ -3,6 +3,7 @@
 
 use crate::lua::ffi;
 use crate::lua::state::tests::*;
+use crate::stats::custom_metrics::{CustomKind, Declared};
 
 /// Runs a function through C, with `answer` a message; it has to end with DNSAction.Allow.
 fn family_holds(query: &[u8], body: &str) -> Fixture {
@@ -228,8 +229,18 @@ fn what_a_query_counts_as_is_the_text_of_no_decision() {
 
 #[test]
 fn functions_change_metrics_of_the_whole_process() {
+    // What the file declares is put in force with it, and not by the state of a shard.
+    let (all, mut declared) = (crate::stats::custom_metrics::all(), Declared::default());
+    for (name, kind, bounds) in [
+        ("shown-hits", CustomKind::Counter, None),
+        ("shown-sizes", CustomKind::Histogram, Some(&[100.0, 1_000.0][..])),
+    ] {
+        declared.declare(all, bounds, name, kind, "", None, false).expect("declared");
+    }
+    all.add_all(&declared);
     let mut fixture = Fixture::new(
         "assert(declareMetric('shown-hits', 'counter', 'Hits.') and incMetric('shown-hits', 100) == 0)\n\
+         assert(declareMetric('shown-never', 'counter', '') and getMetric('shown-never') == 0)\n\
          LuaAction(function(dq)\n\
            assert(declareMetric('shown-by', 'counter', 'By label.', {withLabels=true, name='shown_by_total'}))\n\
            assert(incMetric('shown-hits') == 1 and incMetric('shown-hits', 2) == 3 and incMetric('shown-hits', {step=4}) == 7)\n\
@@ -254,6 +265,7 @@ fn functions_change_metrics_of_the_whole_process() {
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let metrics = crate::stats::custom_metrics::all().list();
+    assert!(!metrics.iter().any(|m| m.name == "shown-never"));
     let by = metrics.iter().find(|m| m.name == "shown-by").expect("declared");
     let labels = vec![("n".to_owned(), "1".to_owned()), ("type".to_owned(), "A".to_owned())];
     assert_eq!((by.values(), by.prometheus_name.as_deref()), (vec![(labels, 3.0)], Some("shown_by_total")));
