@@ -162,9 +162,9 @@ impl Criterion {
         };
         let holds = match self.order {
             Order::Above => value > bound,
-            Order::AtLeast => value >= bound,
+            Order::AtLeast => self.most(value) >= bound,
             Order::Below => self.most(value) < bound,
-            Order::AtMost => self.most(value) <= bound,
+            Order::AtMost => value <= bound,
         };
         holds.then_some(text)
     }

@@ -788,7 +788,6 @@ mod tests {
             "backend-up",
             "build-info",
             "info",
-            "cpu-user-seconds",
             "certificate-expires-in-seconds",
             "server-policy",
             "server-status",
@@ -798,6 +797,7 @@ mod tests {
                 assert_eq!(declare(name, kind), Err("there is a metric of this name already"), "{name}");
             }
         }
+        assert!(declare("cpu-user-seconds", CustomKind::Counter).is_err());
         // The sum of a histogram would be that of another one.
         assert!(declare("latency", CustomKind::Histogram).is_err());
         assert_eq!(declare("my-queries", CustomKind::Counter), Ok(()));

