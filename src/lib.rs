@@ -106,6 +106,7 @@
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
 //!   custom_metrics.rs   metrics that a configuration declares
+//!     declared.rs       those of a draft
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
 //!   histogram.rs        latency histograms

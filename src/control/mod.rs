@@ -50,7 +50,6 @@ use crate::lua::front_end::Loaded;
 use crate::model::Listener;
 use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
-use crate::stats::custom_metrics;
 use crate::stats::live::{LiveState, State};
 
 mod api;
@@ -377,9 +376,6 @@ impl<S: Source> Control<S> {
             let snapshot = self.feed.current();
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
-            if self.feed.behind().is_empty() {
-                custom_metrics::all().drop_gone();
-            }
             self.backend_health.watch(&snapshot, now);
             spoofing::log(&self.spoofing.turn(&snapshot, self.feed.live_state(), now));
             self.budget.warn(now);

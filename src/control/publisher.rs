@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::control::plan::Vacancies;
 use crate::model::{Listener, Snapshot};
+use crate::stats::custom_metrics;
 use crate::stats::live::LiveState;
 
 /// The cell that all shards read, and the live state that they acknowledge in.
@@ -61,9 +62,12 @@ impl Feed {
         former
     }
 
-    /// Drops former configurations that no shard uses.
+    /// Drops former configurations that no shard uses, and their metrics.
     pub fn drop_former(&self) {
         self.former.borrow_mut().retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if self.behind().is_empty() {
+            custom_metrics::all().drop_gone();
+        }
     }
 
     /// Returns the shards that do not use the current configuration yet.

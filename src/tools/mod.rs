@@ -69,6 +69,7 @@
 //!   reader.rs           the thread that reads the capture
 //!   schedule.rs         when they are due
 //!   sessions.rs         connections over TCP and TLS
+//!     pairs.rs          tests of those to two targets
 //!   stamp.rs            the client's address in its query
 //!   worker.rs           the loop of a thread that sends
 //! report/             what is said of a run at its end

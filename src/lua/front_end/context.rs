@@ -30,17 +30,16 @@ use crate::model::LuaFunction;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
-use crate::stats::custom_metrics::Declared;
 use crate::tls::CaStores;
 
 /// What all functions of a state share.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Context(Rc<Inner>);
+pub(crate) struct Context(pub(super) Rc<Inner>);
 
 #[derive(Debug, Default)]
-struct Inner {
+pub(super) struct Inner {
     /// The draft under construction; `None` outside of an evaluation.
-    build: RefCell<Option<Build>>,
+    pub(super) build: RefCell<Option<Build>>,
     /// The console's command that is running.
     session: RefCell<Option<Session>>,
 }
@@ -427,13 +426,6 @@ impl Context {
             call.fail(fault);
             Value::Nil
         }))
-    }
-
-    /// Returns what a body does with the metrics of the draft; none where there is no draft, or another
-    /// call of ours has it.
-    pub(crate) fn metrics<R>(&self, body: impl FnOnce(&mut Declared) -> R) -> Option<R> {
-        let mut build = self.0.build.try_borrow_mut().ok()?;
-        build.as_mut().map(|build| body(&mut build.draft.metrics))
     }
 
     /// Begins an evaluation that adds to `build`, of a console's command if there is a session.

@@ -10,7 +10,7 @@ use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wron
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Context, define_anytime};
 use crate::lua::front_end::declared::raised;
-use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, CustomMetric, Labels};
+use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, CustomMetric, Declared, Labels};
 
 const STEP_MAX: f64 = 1e15;
 
@@ -77,10 +77,10 @@ fn declare(context: &Context, a: &Arguments<'_>) -> Result<Value, Fault> {
     // dnsdist takes an empty one for none.
     let prometheus_name = prometheus_name.as_deref().filter(|name| !name.is_empty());
     let (metrics, name, bounds) = (custom_metrics::all(), name(a)?, bounds.as_deref());
-    let of_draft = context.metrics(|draft| {
+    let in_draft = of_draft(context, |draft| {
         draft.declare(metrics, bounds, &name, kind, &description, prometheus_name, labelled)
     });
-    let declared = of_draft.unwrap_or_else(|| match bounds {
+    let declared = in_draft.unwrap_or_else(|| match bounds {
         Some(bounds) => metrics.declare_with(bounds, &name, kind, &description, prometheus_name, labelled),
         None => metrics.declare(&name, kind, &description, prometheus_name, labelled),
     });
@@ -100,11 +100,18 @@ fn change(context: &Context, a: &Arguments<'_>, sign: f64) -> Result<Value, Faul
     answered(a, metric(context, a)?.add(&labels, step * sign))
 }
 
+/// Returns what a body does with the metrics of the draft; none where there is no draft, or another call
+/// of ours has it.
+fn of_draft<R>(context: &Context, body: impl FnOnce(&mut Declared) -> R) -> Option<R> {
+    let mut build = context.0.build.try_borrow_mut().ok()?;
+    build.as_mut().map(|build| body(&mut build.draft.metrics))
+}
+
 /// Returns the metric that is named first: of the draft, or else of the process.
 fn metric(context: &Context, a: &Arguments<'_>) -> Result<Arc<CustomMetric>, Fault> {
     let name = name(a)?;
-    let of_draft = context.metrics(|draft| draft.metric(&name)).flatten();
-    of_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
+    let in_draft = of_draft(context, |draft| draft.metric(&name)).flatten();
+    in_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
 }
 
 fn name(a: &Arguments<'_>) -> Result<String, Fault> {
