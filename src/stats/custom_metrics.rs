@@ -17,7 +17,8 @@ use std::sync::{Arc, LazyLock};
 use arc_swap::ArcSwap;
 
 pub use crate::stats::custom_metrics::declared::Declared;
-use crate::stats::metric_names::is_taken;
+pub use crate::stats::metric_names::HISTOGRAM_ENDS;
+use crate::stats::metric_names::{is_label, is_name, is_prometheus_name, is_taken};
 
 /// Metrics that there may be.
 pub const METRICS_MAX: usize = 1_000;
@@ -26,15 +27,12 @@ pub const COMBINATIONS_MAX: usize = 1_000;
 /// Labels of one value, and characters of a label's value.
 const LABELS_MAX: usize = 10;
 const LABEL_CHARS_MAX: usize = 100;
-const NAME_CHARS_MAX: usize = 100;
 /// Ranges of a histogram, besides that of what is above all bounds.
 pub const BOUNDS_MAX: usize = 50;
 /// The bounds of a histogram that is declared without any: those of Prometheus' client libraries.
 pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// The label that a histogram's ranges have in Prometheus' format.
 const RANGE_LABEL: &str = "le";
-/// What the names of a histogram's values end with in Prometheus' format.
-pub const HISTOGRAM_ENDS: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// How the names of other metrics begin in Prometheus' format.
 const TAKEN: [&str; 3] = ["dnslob_", "dnsdist_", "process_"];
 
@@ -594,22 +592,6 @@ const fn default_bounds(kind: CustomKind) -> &'static [f64] {
         CustomKind::Histogram => &BOUNDS,
         CustomKind::Counter | CustomKind::Gauge => &[],
     }
-}
-
-fn is_name(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.bytes().all(allowed)
-}
-
-fn is_prometheus_name(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
-    name.len() <= NAME_CHARS_MAX
-        && name.bytes().all(allowed)
-        && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
-}
-
-fn is_label(name: &str) -> bool {
-    is_prometheus_name(name) && !name.contains(':') && !name.starts_with("__")
 }
 
 #[cfg(test)]

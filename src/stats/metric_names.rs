@@ -1,11 +1,15 @@
-//! The names under which figures are shown, which metrics of a configuration must not have.
+//! The names under which figures are shown, which metrics of a configuration must not have, and what names are.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use crate::stats::custom_metrics::HISTOGRAM_ENDS;
 use crate::stats::meter::Kind;
 use crate::stats::registry::{METRIC_SETS, Metric};
+
+/// What the names of a histogram's values end with in Prometheus' format.
+pub const HISTOGRAM_ENDS: [&str; 3] = ["_bucket", "_sum", "_count"];
+/// Longest name.
+const NAME_CHARS_MAX: usize = 100;
 
 /// Families of Prometheus that are of no set, without their prefix.
 const OTHERS: [&str; 2] = ["build_info", "backend_up"];
@@ -152,4 +156,23 @@ pub(crate) fn is_taken(name: &str) -> bool {
         own.chain(parts).chain(others).collect()
     });
     NAMES.contains(name)
+}
+
+/// Returns whether a metric can have this name in a configuration.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.bytes().all(allowed)
+}
+
+/// Returns whether Prometheus takes this name.
+pub(crate) fn is_prometheus_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
+    name.len() <= NAME_CHARS_MAX
+        && name.bytes().all(allowed)
+        && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+}
+
+/// Returns whether Prometheus takes this name of a label.
+pub(crate) fn is_label(name: &str) -> bool {
+    is_prometheus_name(name) && !name.contains(':') && !name.starts_with("__")
 }
