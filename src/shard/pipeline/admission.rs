@@ -8,7 +8,7 @@ use crate::rules::query_state;
 use crate::rules::query_state::{ProxiedAddresses, QueryState};
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{PADDED, PendingQuery, Waiter};
+use crate::shard::dispatch::outstanding::{PADDED, PendingQuery, Waiter, opcode_flags};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
@@ -92,7 +92,9 @@ impl Shard {
                         question: cx.hash(&question),
                         waiter: Waiter::Client(None),
                         pool: PoolSlot(0),
-                        flags: query_state::packed(flags) | self.padding_flag(from, message),
+                        flags: query_state::packed(flags)
+                            | self.padding_flag(from, message)
+                            | opcode_flags(message),
                     };
                     let facts = Facts::from_question(&question);
                     return Ok(Query { pending, facts, state });
