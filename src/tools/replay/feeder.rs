@@ -465,6 +465,7 @@ mod tests {
         let is_response = payload[2] & 0x80 != 0;
         feeder.take(&Event::Message(Message {
             at,
+            asked: None,
             client: client(from),
             server,
             protocol,

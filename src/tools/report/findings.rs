@@ -193,7 +193,7 @@ fn as_json(findings: &Findings, machine: &Machine) -> String {
         .iter()
         .map(|row| {
             json!({
-                "second": row.second, "queries": row.sent, "answered": row.answered, "unanswered": row.lost,
+                "second": row.second, "queries": row.queries, "sent": row.sent, "answered": row.answered, "unanswered": row.lost,
                 "p50_ns": row.p50_ns, "p99_ns": row.p99_ns, "max_ns": row.max_ns,
             })
         })
@@ -253,7 +253,8 @@ fn as_page(findings: &Findings, machine: &Machine) -> String {
     out += "<h2>Latency by percentile</h2>\n";
     out += &plot::percentiles(&[("from query to answer", "a", &findings.latency)]);
     out += "<h2>Rate over time</h2>\n";
-    out += &plot::rates_of(&findings.rows, findings.row_seconds, ["queries", "answered", "unanswered"]);
+    let rows: Vec<Row> = findings.rows.iter().map(|row| Row { sent: row.queries, ..row.clone() }).collect();
+    out += &plot::rates_of(&rows, findings.row_seconds, ["queries", "answered", "unanswered"]);
     out += "<div class=\"lists\">\n";
     for table in findings.tables.iter().filter(|table| !table.rows.is_empty()) {
         let (title, total) = (text::escaped(table.title), text::grouped(table.total));
