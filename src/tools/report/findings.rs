@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config::bench::ReportOptions;
 use crate::tools::load::totals::Row;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, is_picture, json as json_report, page, plot, print, text};
+use crate::tools::report::{is_picture, json as json_report, page, plot, print, text};
 
 /// The format of the JSON document. Its members are never renamed or removed; new ones may come.
 const FORMAT: u32 = 1;
@@ -135,15 +135,13 @@ fn as_text(findings: &Findings, machine: &Machine) -> String {
     for (name, value) in &findings.facts {
         line(name, value);
     }
-    let mut head = format!("{:<30}", "latency, ms");
-    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", text::percentile(*p)));
-    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
-    let _ = writeln!(out, "{:<30}{}", "from query to answer", text::row(&findings.latency));
+    text::latencies(&mut out, &[("from query to answer", &findings.latency)]);
+    out.push('\n');
     let mut below = 0;
     for (bound, count) in steps(&findings.latency) {
         below += count;
         let (all, bar) =
-            (findings.latency.len(), "#".repeat((count * 40 / findings.latency.len().max(1)) as usize));
+            (findings.latency.len(), "#".repeat((count * 36 / findings.latency.len().max(1)) as usize));
         let _ = writeln!(
             out,
             "{:>16}{:>12}{:>12}  {bar}",

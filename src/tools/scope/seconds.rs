@@ -117,10 +117,10 @@ impl Seconds {
 
     fn write(&mut self, second: u64) -> io::Result<()> {
         if let Some(path) = self.hdr.take() {
-            self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND)?);
+            self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND, &[])?);
         }
         if let Some(log) = &mut self.log {
-            log.add(second, &self.latency);
+            log.add(None, second, &self.latency);
         }
         Ok(())
     }
