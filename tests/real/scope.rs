@@ -185,12 +185,10 @@ fn cut_captures_and_conditions(directory: &Directory, file: &Path, ports: &str, 
     let packed = packed("zstd", file, directory.path().join("cut.zst"));
     let bytes = fs::read(&packed).expect("the capture");
     fs::write(&packed, &bytes[..bytes.len() - 20]).expect("written");
-    let output = scope(&[&text(&packed), "--ports", ports]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.code() == Some(1) && said.contains("the file ends within a frame of zstd"),
-        "{said}"
-    );
+    let of_frame = scope(&[&text(&packed), "--ports", ports]);
+    let said = String::from_utf8_lossy(&of_frame.stderr);
+    assert_eq!(of_frame.status.code(), Some(1), "{said}");
+    assert!(said.contains("the file ends within a frame of zstd"), "{said}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
     assert!(number(&report, "/counts/queries") + 2 >= number(whole, "/counts/queries"), "{report:#}");
     assert!(report["errors"][0].as_str().is_some_and(|e| e.contains("at byte ")));
