@@ -183,6 +183,12 @@ impl Criteria {
         all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(tool.expected())
     }
 
+    /// Returns whether one of them is on the times at which queries had to be sent.
+    #[must_use]
+    pub fn need_times(&self) -> bool {
+        self.0.iter().any(|c| matches!(c.measure, Measure::Lag(_)))
+    }
+
     /// Returns those that hold, with the figure as people read it.
     pub fn that_hold<'c>(&'c self, figures: &dyn Figures) -> Vec<(&'c Criterion, String)> {
         self.0.iter().filter_map(|c| c.value(figures).map(|text| (c, text))).collect()
