@@ -136,9 +136,9 @@ fn as_text(findings: &Findings, machine: &Machine) -> String {
         line(name, value);
     }
     text::latencies(&mut out, &[("from query to answer", &findings.latency)]);
-    out.push('\n');
-    let mut below = 0;
-    for (bound, count) in steps(&findings.latency) {
+    let (mut below, steps) = (0, steps(&findings.latency));
+    out += if steps.is_empty() { "" } else { "\n" };
+    for (bound, count) in steps {
         below += count;
         let (all, bar) =
             (findings.latency.len(), "#".repeat((count * 36 / findings.latency.len().max(1)) as usize));

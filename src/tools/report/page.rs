@@ -37,7 +37,8 @@ th.n{text-align:right;padding-left:1rem}th.k{white-space:nowrap}th.t{padding-lef
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -> String {
-    let mut out = head(&format!("{} {}", report.tool, report.target));
+    let second = report.second().map_or_else(String::new, |second| format!(" and {}", second.target));
+    let mut out = head(&format!("{} {}{second}", report.tool, report.target));
     out += "<dl>\n";
     for (name, value) in [
         ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),

@@ -179,7 +179,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         for p in [50.0, 90.0, 99.0, 99.9] {
             line(&format!("{}, ms", text::percentile(p)), ms(a, p), ms(b, p));
         }
-        let lost = |of: &Totals| text::percent(of.counts.lost(), of.counts.sent);
+        let lost = |of: &Totals| text::percent(of.counts.lost(), of.counts.asked());
         line("lost", lost(a), lost(b));
         line("answered", text::grouped(a.counts.answered), text::grouped(b.counts.answered));
         out += "</table>\n";
@@ -291,7 +291,11 @@ mod tests {
             assert_eq!(page.matches(part).count(), 2, "{part}");
         }
         assert_eq!(page.matches("Latency by percentile</title>").count(), 3, "of each, and of both");
-        for head in ["<h2>First: 127.0.0.1:5300</h2>", "<h2>Second, which is judged: 192.0.2.1:53</h2>"] {
+        for head in [
+            "<h1>dnslob bench 127.0.0.1:5300 and 192.0.2.1:53</h1>",
+            "<h2>First: 127.0.0.1:5300</h2>",
+            "<h2>Second, which is judged: 192.0.2.1:53</h2>",
+        ] {
             assert!(page.contains(head), "{head}");
         }
         assert!(page.contains("Latency of both") && page.contains("Only the first has answered."));

@@ -70,7 +70,7 @@ impl Figures for Whole<'_> {
 /// Returns how many of something there are a second, of which the first is at the begin of the time and the last
 /// at its end; none where one alone has no frequency.
 fn frequency(n: u64, seconds: f64) -> Option<f64> {
-    (n > 1 && seconds > 0.0).then(|| (n - 1) as f64 / seconds)
+    (n != 1 && seconds > 0.0).then(|| n.saturating_sub(1) as f64 / seconds)
 }
 
 impl Run<'_> {

@@ -289,6 +289,18 @@ fn queries_that_came_again_are_in_every_rate() {
 }
 
 #[test]
+fn what_does_not_happen_has_the_rate_of_nothing() {
+    let mut traffic = Traffic::new(&[]);
+    (0..3).for_each(|n| traffic.query(u64::from(n) * 1_000 * MS, n, "www"));
+    let (findings, _) = traffic.end();
+    let [text, ..] = findings::forms(&findings);
+    assert!(
+        text.contains("queries     3, 1.0 per second")
+            && text.contains("answered    0 (0.000 %), 0 per second")
+    );
+}
+
+#[test]
 fn one_query_has_no_rate() {
     let mut traffic = Traffic::new(&["--fail-if", "rate>1"]);
     traffic.query(0, 1, "www");
