@@ -61,14 +61,13 @@ struct World {
 
 /// Returns a configuration.
 fn text(rng: &mut ShardRng) -> String {
-    let mut text = format!(
-        "setLocal(\"127.0.0.1:5300\")\n\
+    let mut text = "setLocal(\"127.0.0.1:5300\")\n\
          setUDPTimeout(1)\n\
-         addTCPForward{{listen=\"127.0.0.1:2525\", to={{\"127.0.2.1:25\", \"127.0.2.2:25\"}}, \
-         connectTimeout=1, idleTimeout=4}}\n\
-         addUDPForward{{listen=\"127.0.0.1:5353\", to={{\"127.0.2.1:54\", \"127.0.2.2:54\"}}, \
-         maxFlows=12, idleTimeout=2}}\n"
-    );
+         addTCPForward{listen=\"127.0.0.1:2525\", to={\"127.0.2.1:25\", \"127.0.2.2:25\"}, \
+         connectTimeout=1, idleTimeout=4}\n\
+         addUDPForward{listen=\"127.0.0.1:5353\", to={\"127.0.2.1:54\", \"127.0.2.2:54\"}, \
+         maxFlows=12, idleTimeout=2}\n"
+        .to_owned();
     let left_out = rng.below(8) as usize;
     for (at, address) in SERVERS.iter().enumerate().filter(|(at, _)| *at != left_out) {
         let only = at % 2 == 1;
