@@ -278,6 +278,8 @@
 //!   code/               what functions do, without running them
 //!     dump.rs             functions as LuaJIT dumps them
 //!     flow.rs             which global names and members a function uses where
+//!     globals.rs          which global names code reads and sets
+//!     op.rs               numbers of LuaJIT's operations
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     caches.rs           those that search packet caches
 //!     call.rs             calls of Lua functions without a detour

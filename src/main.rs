@@ -57,7 +57,13 @@ fn check(flags: &Flags) -> ExitCode {
 /// Compiles a configuration. What is wrong with it, and what the machine does not have, is said
 /// together.
 fn compiled(draft: &config::Draft) -> Result<config::Compiled, Vec<config::ConfigError>> {
-    let missing = control::preconditions::missing(draft);
+    let mut missing = control::preconditions::missing(draft);
+    let doubtful = control::preconditions::doubtful(draft);
+    if draft.is_strict() {
+        missing.extend(doubtful);
+    } else {
+        doubtful.iter().for_each(|odd| tracing::warn!("{odd}"));
+    }
     match config::compile(draft, &Slots::default(), 1) {
         Ok(compiled) if missing.is_empty() => Ok(compiled),
         Ok(_) => Err(missing),

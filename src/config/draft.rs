@@ -275,9 +275,15 @@ impl Draft {
         self.listeners = kept;
     }
 
+    /// Returns whether warnings are errors.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.settings.switch(Key::Strict)
+    }
+
     /// Makes the warnings errors where the configuration asks for it.
     pub fn apply_strictness(&mut self) {
-        if self.settings.switch(Key::Strict) {
+        if self.is_strict() {
             self.errors.append(std::mem::take(&mut self.warnings));
         }
     }
@@ -304,6 +310,8 @@ impl Draft {
 pub struct DraftConsole {
     /// Where it listens; `None` without a console.
     pub address: Option<SocketAddr>,
+    /// Where that was written.
+    pub origin: Option<Origin>,
     /// Its key.
     pub key: Option<ConsoleKey>,
     /// Who may connect, and exceptions (`false`); `None` for the machine itself.

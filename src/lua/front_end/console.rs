@@ -35,6 +35,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "controlSocket", |call, a| {
         let address = parsed("", a.at(0), value::ADDRESS, |t| value::address_of(t, CONSOLE_PORT))?;
         call.draft.console.address = Some(address);
+        call.draft.console.origin = Some(call.origin.clone());
         seen(call);
         Ok(Value::Nil)
     })?;

@@ -9,7 +9,7 @@ use crate::base::prefix::{DEFAULT_ACL, Prefix};
 use crate::config::error::Fault;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::options::{Key, SETTINGS};
-use crate::lua::front_end::argument::text;
+use crate::lua::front_end::argument::{named, text};
 use crate::lua::front_end::command::Wish;
 use crate::lua::front_end::console::shown;
 use crate::lua::front_end::context::{Call, Context, entry};
@@ -35,7 +35,13 @@ const TABLES: [(&str, Table); 11] = [
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, table) in TABLES {
-        context.define_printing(lua, entry(name)?, move |call, _| {
+        context.define_printing(lua, entry(name)?, move |call, a| {
+            if let (Table::Servers, Some(options)) = (table, a.given(0)) {
+                // The table has the identifiers of servers in any case.
+                let given = named("the table of options", options)?;
+                let unknown = given.iter().filter(|(option, _)| option != "showUUIDs");
+                unknown.for_each(|(option, _)| call.unknown("option", option, ["showUUIDs"]));
+            }
             Ok(call.session.as_ref().map(|s| s.view.table(table)).unwrap_or_default())
         })?;
     }

@@ -6,7 +6,7 @@ use mlua::{Lua, Value};
 use crate::config::error::Fault;
 use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wrong};
 use crate::lua::front_end::arguments::Arguments;
-use crate::lua::front_end::context::define_anytime;
+use crate::lua::front_end::context::{Context, define_anytime};
 use crate::lua::front_end::declared::raised;
 use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, Labels};
 
@@ -20,34 +20,48 @@ pub(crate) fn declarations(lua: &Lua) -> u64 {
     lua.app_data_ref::<Declarations>().map_or(0, |of| of.0)
 }
 
-pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
-    let function = |name: &'static str, body: fn(&Arguments<'_>) -> Result<Value, Fault>| {
-        define_anytime(lua, name, move |lua, a| body(&a).map_err(|fault| raised(lua, name, &fault)))
+/// A function, and where it notes options that are not known.
+type Body = fn(&Arguments<'_>, &mut Vec<Fault>) -> Result<Value, Fault>;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let function = |name: &'static str, body: Body| {
+        let context = context.clone();
+        define_anytime(lua, name, move |lua, a| {
+            let mut unknown = Vec::new();
+            let done = body(&a, &mut unknown).map_err(|fault| raised(lua, name, &fault))?;
+            if name == "declareMetric" {
+                lua.set_app_data(Declarations(declarations(lua) + 1));
+            }
+            if !unknown.is_empty() {
+                // After the evaluation nobody reads warnings.
+                let _ = context.look(lua, name, |call| {
+                    unknown.into_iter().for_each(|fault| call.warn(fault));
+                    Ok(Value::Nil)
+                });
+            }
+            Ok(done)
+        })
     };
-    define_anytime(lua, "declareMetric", |lua, a| {
-        let declared = declare(&a).map_err(|fault| raised(lua, "declareMetric", &fault))?;
-        lua.set_app_data(Declarations(declarations(lua) + 1));
-        Ok(declared)
-    })?;
-    function("incMetric", |a| change(a, 1.0))?;
-    function("decMetric", |a| change(a, -1.0))?;
-    function("setMetric", |a| {
+    function("declareMetric", declare)?;
+    function("incMetric", |a, unknown| change(a, 1.0, unknown))?;
+    function("decMetric", |a, unknown| change(a, -1.0, unknown))?;
+    function("setMetric", |a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
-        let (_, labels) = options(a, 2)?;
+        let (_, labels) = options(a, 2, unknown)?;
         answered(a, custom_metrics::all().set(&name(a)?, &labels, value))
     })?;
-    function("observeMetric", |a| {
+    function("observeMetric", |a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
-        let (_, labels) = options(a, 2)?;
+        let (_, labels) = options(a, 2, unknown)?;
         answered(a, custom_metrics::all().observe(&name(a)?, &labels, value))
     })?;
-    function("getMetric", |a| {
-        let (_, labels) = options(a, 1)?;
+    function("getMetric", |a, unknown| {
+        let (_, labels) = options(a, 1, unknown)?;
         answered(a, custom_metrics::all().value(&name(a)?, &labels))
     })
 }
 
-fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
+fn declare(a: &Arguments<'_>, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
     const KINDS: &str = "\"counter\", \"gauge\" or \"histogram\"";
     let kind = text(a.what(1), a.at(1), KINDS)?;
     let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, KINDS))?;
@@ -63,7 +77,7 @@ fn declare(a: &Arguments<'_>) -> Result<Value, Fault> {
                     "buckets" => bounds = Some(numbers(&option, &v)?),
                     _ => {
                         let known = ["name", "withLabels", "buckets"];
-                        return Err(Fault::unknown("option", &option, known.into_iter()));
+                        unknown.push(Fault::unknown("option", &option, known.into_iter()));
                     }
                 }
             }
@@ -88,8 +102,8 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
 }
 
-fn change(a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {
-    let (step, labels) = options(a, 1)?;
+fn change(a: &Arguments<'_>, sign: f64, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
+    let (step, labels) = options(a, 1, unknown)?;
     answered(a, custom_metrics::all().add(&name(a)?, &labels, step * sign))
 }
 
@@ -106,7 +120,7 @@ fn refused(a: &Arguments<'_>, why: &str) -> Fault {
 }
 
 /// Reads a step, or options with `step` and `labels`.
-fn options(a: &Arguments<'_>, at: usize) -> Result<(f64, Labels), Fault> {
+fn options(a: &Arguments<'_>, at: usize, unknown: &mut Vec<Fault>) -> Result<(f64, Labels), Fault> {
     let Some(given) = a.given(at) else { return Ok((1.0, Labels::new())) };
     if !given.is_table() {
         return Ok((fraction(a.what(at), given, 0.0, STEP_MAX)?, Labels::new()));
@@ -125,7 +139,7 @@ fn options(a: &Arguments<'_>, at: usize) -> Result<(f64, Labels), Fault> {
                     labels.push((label, value));
                 }
             }
-            _ => return Err(Fault::unknown("option", &option, ["step", "labels"].into_iter())),
+            _ => unknown.push(Fault::unknown("option", &option, ["step", "labels"].into_iter())),
         }
     }
     Ok((step, labels))

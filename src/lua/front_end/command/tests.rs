@@ -535,7 +535,7 @@ fn warnings_of_a_strict_command_refuse_it() {
         assert!(error.contains(why), "{error}");
     }
     assert_eq!(strict.change("newServer('192.0.2.9')").servers.len(), 2);
-    let by_file = Console::new("setStrict(true)\n");
+    let by_file = Console::new("setStrict(true) setKey('MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=')\n");
     assert!(by_file.error(command).contains("is taken as"));
 }
 
