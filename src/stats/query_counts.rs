@@ -135,7 +135,8 @@ mod tests {
         let (counts, shards) = (QueryCounts::default(), [QueryCounts::default()]);
         shards[0].add_name(Text(b"\x03WwW\x07eXample\0"));
         // Each byte is written with four: a name of 240 bytes, as text, has 960.
-        let long = [&b"\x3b"[..], &[0; 59], b"\x3b", &[1; 59], b"\x3b", &[2; 59], b"\x3b", &[3; 59], b"\0"].concat();
+        let long =
+            [&b"\x3b"[..], &[0; 59], b"\x3b", &[1; 59], b"\x3b", &[2; 59], b"\x3b", &[3; 59], b"\0"].concat();
         shards[0].add_name(Text(&long));
         let rows = counts.collect(shards.iter(), 9).rows;
         let cut: String = [&"\\000".repeat(59), ".", &"\\001".repeat(5)[..18]].concat();
