@@ -36,8 +36,10 @@ fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     log::hold();
     control::configured::start_log(flags);
-    let checked = front_end::load_first(flags, log::set_style)
-        .and_then(|loaded| compiled(&loaded.draft).map(|_| LogStyle::of(&loaded.draft.settings)));
+    let checked = front_end::load_first(flags, log::set_style).and_then(|loaded| {
+        control::privileges::known(&compiled(&loaded.draft)?.boot)?;
+        Ok(LogStyle::of(&loaded.draft.settings))
+    });
     match checked {
         Ok(style) => {
             // Before anything else, as dnsdist's users parse it.

@@ -29,6 +29,7 @@ impl Shard {
             return if cx.snapshot.acl.contains(&from.peer.ip) {
                 Ok(None)
             } else {
+                cx.count_refused(from);
                 Err(Outcome::Dropped(DropReason::Acl))
             };
         }
@@ -57,6 +58,9 @@ impl Shard {
         };
         if refused.is_none() && (state.proxied.is_some() || !state.proxy.is_empty()) {
             return Ok(Some(state));
+        }
+        if refused == Some(DropReason::Acl) {
+            cx.count_refused(from);
         }
         self.dispatcher.queries.recycle(state);
         refused.map_or(Ok(None), |reason| Err(Outcome::Dropped(reason)))
@@ -102,7 +106,10 @@ impl Shard {
                 None => DropReason::QueryMalformed,
             },
         };
-        if !matches!(refused, DropReason::QueryEmpty) {
+        if refused == DropReason::QueryShort {
+            cx.count_refused(from);
+        }
+        if refused != DropReason::QueryEmpty {
             cx.count_noncompliant(from);
         }
         if let Some(state) = state {
