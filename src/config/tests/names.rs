@@ -117,6 +117,42 @@ fn a_member_that_a_table_of_fixed_members_lacks_is_an_error() {
 }
 
 #[test]
+fn such_tables_are_known_by_the_names_that_a_file_gives_them() {
+    for (before, body, want) in [
+        (
+            "local types = DNSQType",
+            "return dq.qtype == types.AAA",
+            "unknown constant \"DNSQType.AAA\"; did you",
+        ),
+        (
+            "local types = DNSQType",
+            "return (function() return types.AAA end)()",
+            "unknown constant \"DNSQType.AAA\"",
+        ),
+        (
+            "local fmt = string",
+            "return fmt.fromat('%d', 1)",
+            "unknown function \"string.fromat\"; did you mean",
+        ),
+        ("local b = bit", "return b.xor(1, 2)", "unknown function \"bit.xor\"; "),
+        ("local act = DNSAction", "return act.Nope", "unknown decision of a function \"Nope\""),
+    ] {
+        let want = format!("FILE:2: {want}");
+        let errors = broken(&format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))"));
+        assert!(errors.len() == 1 && errors[0].starts_with(&want), "{before} {body}: {errors:#?}\n{want}");
+    }
+    for (before, body) in [
+        ("local types = DNSQType", "return types.AAAA == dq.qtype"),
+        ("local types = {AAA=1}", "return types.AAA == dq.qtype"),
+        ("local types = DNSQType function other() types = {AAA=1} end", "return types.AAA == dq.qtype"),
+        ("local string = {nope=print}", "return string.nope('a')"),
+    ] {
+        let text = format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))");
+        assert_eq!(broken(&text), [] as [String; 0], "{text}");
+    }
+}
+
+#[test]
 fn members_that_a_file_asks_for_or_adds_are_allowed() {
     for (before, body) in [
         ("", "return dq.qtype == DNSQType.HTTPS, string.format('%d', bit.band(1, 2)), math.huge, os.time()"),

@@ -106,6 +106,8 @@ pub(crate) enum Shape {
     Networks,
     /// Another object of the configuration, which functions that run later cannot use.
     Other,
+    /// The table of a global name whose members are fixed, under another name.
+    Table(&'static str),
 }
 
 impl Shape {
@@ -413,7 +415,9 @@ impl Walk<'_> {
                 let object = shares.and_then(|_| (self.global)(name));
                 object.map_or(Held::Global(name), Held::Object)
             }),
-            op::UGET => shares.and_then(|shares| *shares.get(i.d())?).map(Held::Object),
+            op::UGET => shares.and_then(|shares| *shares.get(i.d())?).map(|shape| {
+                if let Shape::Table(name) = shape { Held::Global(name) } else { Held::Object(shape) }
+            }),
             op::FNEW => Some(Held::Function(i.d())),
             op::TGETS => match registers.get(&i.b) {
                 Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),

@@ -276,9 +276,9 @@ const fn what_of(kind: Kind) -> &'static str {
         Kind::Member(Shape::Names) => "method of a set of names",
         Kind::Member(Shape::Networks) => "method of a set of networks",
         Kind::Member(Shape::Other) => "member of an object of the configuration",
+        Kind::Fixed | Kind::Member(Shape::Table(_)) => "member of a table",
         Kind::Written(_) => "member that can be set",
         Kind::Decision => "decision of a function",
-        Kind::Fixed => "member of a table",
         Kind::Call | Kind::Ffi => "name",
     }
 }
@@ -287,7 +287,9 @@ const fn what_of(kind: Kind) -> &'static str {
 /// functions get.
 const fn configured(shape: Shape) -> Option<&'static [Entry]> {
     match shape {
-        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address => None,
+        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address | Shape::Table(_) => {
+            None
+        }
         Shape::Server => Some(SERVER_METHODS),
         Shape::Pool => Some(POOL_METHODS),
         Shape::Cache => Some(CACHE_METHODS),
@@ -329,7 +331,13 @@ fn only_configures(found: &Use, shape: Shape, members: &Members) -> Fault {
         Shape::Networks => {
             of("a set of networks", &format!("its use in the file; a function can use {there}"))
         }
-        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address | Shape::Other => {
+        Shape::Query
+        | Shape::Response
+        | Shape::Header
+        | Shape::Name
+        | Shape::Address
+        | Shape::Other
+        | Shape::Table(_) => {
             let what = format!("an object of the configuration ({})", found.name);
             of(&what, "its use in the file: a tag or a pool tells rules what a function has found")
         }

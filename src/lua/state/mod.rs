@@ -203,7 +203,11 @@ impl Members {
             Kind::Member(Shape::Networks) => "networks",
             Kind::Written(Shape::Query | Shape::Response) => "written",
             Kind::Decision => "decision",
-            Kind::Call | Kind::Ffi | Kind::Fixed | Kind::Member(Shape::Other) | Kind::Written(_) => {
+            Kind::Call
+            | Kind::Ffi
+            | Kind::Fixed
+            | Kind::Member(Shape::Other | Shape::Table(_))
+            | Kind::Written(_) => {
                 return None;
             }
         };
