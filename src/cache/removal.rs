@@ -3,9 +3,8 @@
 
 #![expect(clippy::disallowed_types, reason = "a removal and an entry that is read are one after the other")]
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use ahash::AHashMap;
 
 use crate::base::time::Tick;
 use crate::cache::{PacketCache, expires_ms, key, milliseconds, seconds};
@@ -65,14 +64,8 @@ struct Left {
 }
 
 /// Names in wire format and lower case, each with types, or `ANY`.
-#[derive(Debug)]
-struct Names(AHashMap<Box<[u8]>, Vec<u16>>);
-
-impl Default for Names {
-    fn default() -> Self {
-        Self(AHashMap::new())
-    }
-}
+#[derive(Debug, Default)]
+struct Names(BTreeMap<Box<[u8]>, Vec<u16>>);
 
 impl Names {
     fn contains(&self, name: &[u8], qtype: u16) -> bool {
