@@ -280,6 +280,8 @@
 //!   code/               what functions do, without running them
 //!     dump.rs             functions as LuaJIT dumps them
 //!     flow.rs             which global names and members a function uses where
+//!     globals.rs          which global names code reads and sets
+//!     op.rs               numbers of LuaJIT's operations
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     caches.rs           those that search packet caches
 //!     call.rs             calls of Lua functions without a detour
@@ -306,6 +308,7 @@
 //!     callbacks.rs        addExitCallback and its like
 //!     captured.rs         objects of the configuration that functions use later
 //!     chains.rs           rules in their chains, groups
+//!     changes.rs          commands that changed something, and how many there may be
 //!     command.rs          commands of the console, in the state of the configuration
 //!     console.rs          controlSocket, setKey, the console's ACL
 //!     constants.rs        DNSQType, DNSRCode and the like
@@ -340,6 +343,7 @@
 //!     server.rs           newServer, rmServer, getServer
 //!     server_object.rs    the server object
 //!     sets.rs             sets of names
+//!     setter.rs           commands that only say a setting
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     traffic.rs          topClients and its like, grepq
@@ -389,6 +393,7 @@
 //!   criteria.rs         conditions on the figures of a run: `--fail-if`
 //!   diff.rs             what a reload changed, in lines
 //!   draft.rs            Draft: as written
+//!     change.rs           what a command has changed of it
 //!   error.rs            every way to be wrong, with file and line
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
@@ -431,6 +436,7 @@
 //!     overview.rs         the figures of this moment as JSON
 //!     top.rs              lists of clients and names as JSON
 //!   backend_health.rs   the backends' health, written to the live state
+//!     state_lines.rs      which changes of a server's state are a line of the log
 //!   budget.rs           that division at the start and over reloads
 //!   cache_cleaner.rs    cleans packet caches of what has expired
 //!   cache_snapshots.rs  reads and writes files with the entries of packet caches

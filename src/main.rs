@@ -36,8 +36,10 @@ fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     log::hold();
     control::configured::start_log(flags);
-    let checked = front_end::load_first(flags, log::set_style)
-        .and_then(|loaded| compiled(&loaded.draft).map(|_| LogStyle::of(&loaded.draft.settings)));
+    let checked = front_end::load_first(flags, log::set_style).and_then(|loaded| {
+        control::privileges::known(&compiled(&loaded.draft)?.boot)?;
+        Ok(LogStyle::of(&loaded.draft.settings))
+    });
     match checked {
         Ok(style) => {
             // Before anything else, as dnsdist's users parse it.
@@ -57,7 +59,13 @@ fn check(flags: &Flags) -> ExitCode {
 /// Compiles a configuration. What is wrong with it, and what the machine does not have, is said
 /// together.
 fn compiled(draft: &config::Draft) -> Result<config::Compiled, Vec<config::ConfigError>> {
-    let missing = control::preconditions::missing(draft);
+    let mut missing = control::preconditions::missing(draft);
+    let doubtful = control::preconditions::doubtful(draft);
+    if draft.is_strict() {
+        missing.extend(doubtful);
+    } else {
+        doubtful.iter().for_each(|odd| tracing::warn!("{odd}"));
+    }
     match config::compile(draft, &Slots::default(), 1) {
         Ok(compiled) if missing.is_empty() => Ok(compiled),
         Ok(_) => Err(missing),

@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route, SocketSlot};
+use dnslob::base::addr::{BackendSlot, Client, ListenerSlot, PoolSlot, Route, SocketSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
@@ -122,6 +122,9 @@ impl Bench {
             (Verdict::Drop(reason), Out::Drop(wanted)) => {
                 assert_eq!(reason, wanted, "{name}");
                 assert_eq!((self.dropped(reason), self.drops()), (1, 1), "{name}: counted once");
+                let refused = self.live_state.listener(ListenerSlot(0), false).refused;
+                let is_refused = matches!(reason, DropReason::Acl | DropReason::QueryShort);
+                assert_eq!(refused, u64::from(is_refused), "{name}: for its listener");
                 return;
             }
             (

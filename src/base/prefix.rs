@@ -91,6 +91,12 @@ const fn mask(bits: u8) -> u128 {
     if bits == 0 { 0 } else { u128::MAX << (128 - bits) }
 }
 
+/// Returns the networks of a list, as text; exceptions (`false`) begin with `!`.
+#[must_use]
+pub fn listed(list: &[(Prefix, bool)]) -> Vec<String> {
+    list.iter().map(|(net, is_in)| format!("{}{net}", if *is_in { "" } else { "!" })).collect()
+}
+
 /// A set of networks. Overlaps are merged, so a look-up is one binary search over disjoint ranges:
 /// about four comparisons for the default ACL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::wire::edns::options;
 use crate::wire::header::{Header, LEN, rcode};
 use crate::wire::query::Question;
 use crate::wire::records::{Records, Section, rtype};
-use crate::wire::{edns, signature};
+use crate::wire::{edns, name, signature};
 
 /// Bytes of a stored header: all but the id.
 const HEADER: usize = LEN - 2;
@@ -62,14 +62,24 @@ impl Ttl {
 pub fn lifetime(response: &[u8], cache: &CacheOptions, failure_ttl: Option<u32>) -> Result<u32, NotCached> {
     let header = Header::parse(response).ok_or(NotCached::Malformed)?;
     let question = Question::parse(response).filter(|_| header.qdcount() == 1).ok_or(NotCached::Malformed)?;
-    let (mut lowest, mut end, mut has_soa) = (None, question.end, false);
-    let mut records = Records::of(response);
+    let (mut lowest, mut end, mut has_soa, mut has_opt) = (None, question.end, false, false);
+    let (mut records, mut owner) = (Records::of(response), [0; name::LEN_MAX]);
     for record in records.by_ref() {
         end = record.end;
         if record.rtype == rtype::OPT {
+            // "The OPT RR MAY be placed anywhere within the additional data section", once, "NAME ... MUST be
+            // 0" (RFC 6891, 6.1.1 and 6.1.2): whatever else is one may be somebody's.
+            if has_opt || record.section != Section::Additional || record.ttl_at != record.start + 5 {
+                return Err(NotCached::Malformed);
+            }
+            has_opt = true;
             continue;
         }
-        if record.class != question.qclass && record.rtype != rtype::TSIG {
+        name::read(response, record.start, &mut owner).ok_or(NotCached::Malformed)?;
+        if signature::covers_message(response, &record) {
+            return Err(NotCached::Signed);
+        }
+        if record.class != question.qclass {
             return Err(NotCached::Class);
         }
         if record.ttl > TTL_MAX {
@@ -82,10 +92,10 @@ pub fn lifetime(response: &[u8], cache: &CacheOptions, failure_ttl: Option<u32>)
         return Err(NotCached::Malformed);
     }
     if header.arcount() > 0 {
-        if signature::is_signed(response) {
-            return Err(NotCached::Signed);
-        }
         let opt = edns::find(response, question.end);
+        if opt.is_some_and(|opt| !edns::is_whole(response, &opt)) {
+            return Err(NotCached::Malformed);
+        }
         let has_cookie = opt.is_some_and(|opt| options(response, &opt).any(|(code, _)| code == COOKIE));
         if has_cookie && !cache.keys_have_cookies() {
             return Err(NotCached::Cookie);

@@ -204,7 +204,7 @@ impl PacketCache {
             Wanted::Fresh if is_stale => return None,
             Wanted::Stale(most) if now.saturating_sub(expires) > u64::from(most) * 1_000 => return None,
             // It expired before this clock began: nothing else says when.
-            Wanted::Stale(_) if meta.expires <= meta.stored && u64::from(meta.gone) * 1_000 <= now => {
+            Wanted::Stale(_) if meta.expires == 0 && u64::from(meta.gone) * 1_000 <= now => {
                 return None;
             }
             Wanted::Fresh | Wanted::Stale(_) => {}

@@ -3,10 +3,12 @@
 
 #![expect(clippy::disallowed_types, reason = "a removal and an entry that is read are one after the other")]
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::time::Tick;
 use crate::cache::{PacketCache, expires_ms, key, milliseconds, seconds};
+use crate::wire::records::rtype::ANY;
 
 /// Sets with entries that one call looks at: some ten thousand entries, one or two milliseconds.
 pub(super) const SETS_AT_ONCE: usize = 1_024;
@@ -42,8 +44,8 @@ pub struct Removal {
     from: usize,
 }
 
-/// Removals that a snapshot is compared with while it is read.
-const UNREAD_MAX: usize = 1_000;
+/// Names that a snapshot is compared with while it is read.
+const UNREAD_MAX: usize = 100_000;
 
 /// Entries of a snapshot that are not to be read any more: they were removed while it is read.
 #[derive(Debug)]
@@ -55,7 +57,33 @@ struct Left {
     is_reading: bool,
     /// All of them.
     all: bool,
-    named: Vec<What>,
+    /// More were named than are kept.
+    is_full: bool,
+    names: Names,
+    zones: Names,
+}
+
+/// Names in wire format and lower case, each with types, or `ANY`.
+#[derive(Debug, Default)]
+struct Names(BTreeMap<Box<[u8]>, Vec<u16>>);
+
+impl Names {
+    fn contains(&self, name: &[u8], qtype: u16) -> bool {
+        self.0.get(name).is_some_and(|types| types.iter().any(|one| *one == qtype || *one == ANY))
+    }
+
+    /// Adds a name with a type. Returns false if there are too many.
+    fn add(&mut self, name: &[u8], qtype: u16) -> bool {
+        let name = name.to_ascii_lowercase();
+        if self.contains(&name, qtype) {
+            return true;
+        }
+        if self.0.len() >= UNREAD_MAX {
+            return false;
+        }
+        self.0.entry(name.into()).or_default().push(qtype);
+        true
+    }
 }
 
 impl Unread {
@@ -67,11 +95,27 @@ impl Unread {
 
 impl Left {
     fn contains(&self, key: &[u8]) -> bool {
-        let is_named = |what: &What| match what {
-            What::Named { qname, qtype, suffix } => key::is_about(key, qname, *qtype, *suffix),
-            What::Expired(_) | What::Any(_) => false,
+        if self.all {
+            return true;
+        }
+        let Some(asked) = key::question(key).filter(|_| !self.names.0.is_empty() || !self.zones.0.is_empty())
+        else {
+            return false;
         };
-        self.all || self.named.iter().any(is_named)
+        // The name itself, and all that it is in, down to the root.
+        let mut suffixes = std::iter::successors(Some(asked.qname), |name| {
+            let label = usize::from(*name.first()?);
+            name.get(1 + label..).filter(|_| label > 0)
+        });
+        self.names.contains(asked.qname, asked.qtype)
+            || suffixes.any(|suffix| self.zones.contains(suffix, asked.qtype))
+    }
+
+    fn add(&mut self, qname: &[u8], qtype: Option<u16>, suffix: bool) {
+        let names = if suffix { &mut self.zones } else { &mut self.names };
+        if !names.add(qname, qtype.unwrap_or(ANY)) {
+            (self.all, self.is_full) = (true, true);
+        }
     }
 }
 
@@ -85,9 +129,10 @@ impl PacketCache {
         self.unread().is_reading = true;
     }
 
-    /// Its reading has ended, or there is none.
-    pub fn end_reading(&self) {
-        *self.unread() = Left::default();
+    /// Its reading has ended, or there is none. Returns whether the rest of it was left out because more
+    /// names were removed than are kept.
+    pub fn end_reading(&self) -> bool {
+        std::mem::take(&mut *self.unread()).is_full
     }
 
     /// Returns whether a snapshot is being read, or will be: what is not there may yet come.
@@ -107,12 +152,13 @@ impl PacketCache {
     /// can be kept end the reading.
     pub(super) fn remove_unread(&self, what: &What) {
         let mut unread = self.unread();
+        if !unread.is_reading {
+            return;
+        }
         match what {
             What::Expired(_) => {}
-            What::Any(most) => unread.all |= *most == 0 && unread.is_reading,
-            What::Named { .. } if !unread.is_reading || unread.named.contains(what) => {}
-            What::Named { .. } if unread.named.len() < UNREAD_MAX => unread.named.push(what.clone()),
-            What::Named { .. } => unread.all = true,
+            What::Any(most) => unread.all |= *most == 0,
+            What::Named { qname, qtype, suffix } => unread.add(qname, *qtype, *suffix),
         }
     }
 
@@ -251,6 +297,42 @@ mod tests {
             cache.remove_waiting(SETS_AT_ONCE);
         }
         assert_eq!((cache.len(), cache.has_waiting()), (1, false));
+    }
+
+    #[test]
+    fn what_is_removed_is_not_read_any_more() {
+        let cache = PacketCache::new(CacheOptions::new(100), [1, 2, 3, 4]);
+        let key = |name: &str, qtype| {
+            let query = crate::cache::tests::query(name, qtype);
+            crate::cache::tests::key_of(&cache, &query, key::About::default()).expect("a key")
+        };
+        let is_read = |name, qtype| cache.read_entry(key(name, qtype).bytes(), || ()).is_some();
+        let remove = |name: &str, qtype, suffix| {
+            let qname = crate::wire::name::from_text(name).expect("a name").into();
+            cache.remove_unread(&What::Named { qname, qtype, suffix });
+        };
+        remove("a", None, false);
+        assert!(is_read("a", 1), "nothing is being read");
+        cache.begin_reading();
+        remove("A", None, false);
+        remove("b", Some(28), false);
+        remove("c", None, true);
+        assert_eq!([("a", 1), ("a", 28), ("b", 28), ("c", 1)].map(|(name, t)| is_read(name, t)), [false; 4]);
+        assert_eq!([("b", 1), ("aa", 1), ("d", 1)].map(|(name, t)| is_read(name, t)), [true; 3]);
+        let mut below = b"\x01x\x01c\0".to_vec();
+        below.splice(..0, crate::cache::tests::query("x", 1)[..12].iter().copied());
+        below.extend_from_slice(&[0, 1, 0, 1]);
+        let below = crate::cache::tests::key_of(&cache, &below, key::About::default()).expect("a key");
+        assert!(cache.read_entry(below.bytes(), || ()).is_none(), "a name of the zone");
+        remove(".", Some(1), true);
+        assert_eq!([("d", 1), ("d", 28)].map(|(name, t)| is_read(name, t)), [false, true]);
+        assert!(!cache.end_reading() && is_read("a", 1));
+        cache.begin_reading();
+        (0..UNREAD_MAX).for_each(|n| remove(&format!("n{n}"), None, false));
+        assert!(is_read("d", 1) && !is_read("n7", 1));
+        remove("n", None, false);
+        assert!(!is_read("d", 1), "too many: all are left out");
+        assert!(cache.end_reading());
     }
 
     #[test]

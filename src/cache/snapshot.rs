@@ -78,6 +78,8 @@ pub struct Loaded {
     pub others: u64,
     /// Seconds since it was written; 0 if the clock was set back by less than a minute.
     pub age: u32,
+    /// The rest was left out: too many names were removed meanwhile.
+    pub is_cut: bool,
 }
 
 /// Why a snapshot is not read.
@@ -199,8 +201,9 @@ impl PacketCache {
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Loaded, Refused> {
         self.begin_reading();
-        let read = self.read_aged(input, clocks, goes_on);
-        self.end_reading();
+        let mut read = self.read_aged(input, clocks, goes_on);
+        let is_cut = self.end_reading();
+        read.iter_mut().for_each(|loaded| loaded.is_cut = is_cut);
         read
     }
 

@@ -169,6 +169,61 @@ fn what_is_not_stored_removes_what_was_there_if_it_says_anything_of_the_name() {
 }
 
 #[test]
+fn what_may_be_somebodys_is_not_kept_wherever_it_stands() {
+    let query = query("a", 1);
+    // Answer, authority and additional records behind a record of each section.
+    let with = |section: usize, records: &[&[u8]]| {
+        let mut message = response(&query, 60, 1);
+        message[7 + 2 * section] += u8::try_from(records.len()).expect("few");
+        message.extend_from_slice(&records.concat());
+        message
+    };
+    let opt = |name: &[u8], options: &[u8]| {
+        [name, b"\0\x29\x04\xd0\0\0\0\0\0", &[u8::try_from(options.len()).expect("short")], options].concat()
+    };
+    let cookie = b"\0\x0a\0\x08abcdefgh";
+    let (bare, with_cookie) = (opt(b"\0", b""), opt(b"\0", cookie));
+    let tsig = |class: u8| [b"\x01k\0\0\xfa\0", &[class][..], b"\0\0\0\x3c\0\x03mac"].concat();
+    let sig = |class: u8| [b"\0\0\x18\0", &[class][..], b"\0\0\0\x3c\0\x04\0\0ab"].concat();
+    let of_type = b"\x01k\0\0\x18\0\x01\0\0\0\x3c\0\x04\0\x01ab";
+    let rows: [(&str, Vec<u8>, Result<u32, NotCached>); 18] = [
+        ("an OPT", with(2, &[&bare]), Ok(60)),
+        ("one with a cookie", with(2, &[&with_cookie]), Err(NotCached::Cookie)),
+        (
+            "an option that is cut",
+            with(2, &[&opt(b"\0", b"\0\x0a\0\x09abcdefgh")]),
+            Err(NotCached::Malformed),
+        ),
+        ("half an option", with(2, &[&opt(b"\0", b"\0\x0a\0")]), Err(NotCached::Malformed)),
+        ("two OPT", with(2, &[&bare, &with_cookie]), Err(NotCached::Malformed)),
+        ("an OPT with a name", with(2, &[&opt(b"\x01a\0", cookie)]), Err(NotCached::Malformed)),
+        ("an OPT in the answer", with(0, &[&with_cookie]), Err(NotCached::Malformed)),
+        ("an OPT in the authority", with(1, &[&with_cookie]), Err(NotCached::Malformed)),
+        ("TSIG", with(2, &[&tsig(255)]), Err(NotCached::Signed)),
+        ("TSIG of another class", with(2, &[&tsig(1)]), Err(NotCached::Signed)),
+        ("TSIG before an OPT", with(2, &[&tsig(255), &bare]), Err(NotCached::Signed)),
+        ("TSIG in the answer", with(0, &[&tsig(1)]), Err(NotCached::Signed)),
+        ("SIG(0)", with(2, &[&sig(255)]), Err(NotCached::Signed)),
+        ("SIG(0) of another class", with(2, &[&sig(1)]), Err(NotCached::Signed)),
+        ("SIG(0) in the authority", with(1, &[&sig(1)]), Err(NotCached::Signed)),
+        ("SIG of a type", with(0, &[of_type]), Ok(60)),
+        (
+            "a name that is its own end",
+            with(0, &[b"\xc0\x23\0\x01\0\x01\0\0\0\x3c\0\0"]),
+            Err(NotCached::Malformed),
+        ),
+        (
+            "a name behind itself",
+            with(0, &[b"\xc0\x29\0\x01\0\x01\0\0\0\x3c\0\0"]),
+            Err(NotCached::Malformed),
+        ),
+    ];
+    for (name, message, wanted) in rows {
+        assert_eq!(lifetime(&message, &CacheOptions::new(1), None), wanted, "{name}");
+    }
+}
+
+#[test]
 fn stale_entries_last_as_long_as_is_wanted_when_they_are_asked_for() {
     let cache = cache(CacheOptions::new(10));
     let (good, failed) = (query("a", 1), query("b", 1));

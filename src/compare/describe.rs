@@ -11,8 +11,12 @@ use crate::wire::{codes, edns, header, name};
 
 /// Bytes of data that are shown,
 const DATA_MAX: usize = 24;
-/// and of them in front of the first difference, at most.
+/// or of text,
+const TEXT_MAX: usize = 80;
+/// and of the former in front of the first difference, at most.
 const FRONT_MAX: usize = 4;
+/// Records that are looked at for their order.
+const RECORDS_MAX: usize = 64;
 
 /// Returns the question of a message as `NAME TYPE`.
 #[must_use]
@@ -54,9 +58,53 @@ fn words(class: Class, found: &Found, first: &[u8], second: &[u8]) -> String {
                 .map(|(message, at)| find(message, at).map_or(0, |record| record.ttl));
             format!("TTL {a}, then {b} of {}", record(first, found.ttl_at.map(|at| at.0), 0))
         }
-        Class::Order => "another order".to_owned(),
-        Class::Edns => "another OPT record".to_owned(),
+        Class::Order => order(first, second).unwrap_or_else(|| "another order".to_owned()),
+        Class::Edns => {
+            let [a, b] = [opt(first), opt(second)];
+            if a == b { format!("OPT {a}, with other data") } else { format!("OPT {a}, then {b}") }
+        }
     }
+}
+
+/// Names the records that are the first to have changed their places.
+fn order(first: &[u8], second: &[u8]) -> Option<String> {
+    let all = |message| {
+        let records = Records::of(message).take(RECORDS_MAX);
+        // A message has less than 65,536 bytes.
+        records.map(move |r| (r.section, record(message, Some(r.start as u16), 0)))
+    };
+    let mut pairs = all(first).zip(all(second)).filter(|((a, _), (b, _))| a == b);
+    let ((_, a), (_, b)) = pairs.find(|((_, a), (_, b))| !a.eq_ignore_ascii_case(b))?;
+    Some(format!("in one place {a}, then {b}"))
+}
+
+/// Writes what an OPT record has.
+fn opt(message: &[u8]) -> String {
+    let Some(opt) = edns::locate(message) else { return "none".to_owned() };
+    let mut out = opt.payload.to_string();
+    if opt.version > 0 {
+        let _ = write!(out, " version {}", opt.version);
+    }
+    out += if opt.dnssec_ok { " DO" } else { "" };
+    let options: Vec<String> =
+        edns::options(message, &opt).map(|(code, data)| format!("{code} of {} bytes", data.len())).collect();
+    if !options.is_empty() {
+        let _ = write!(out, " with options {}", options.join(", "));
+    }
+    out
+}
+
+/// Writes the data of a TXT record: its strings in quotes.
+fn strings(out: &mut String, mut data: &[u8]) -> Option<()> {
+    let mut said = Vec::new();
+    while let Some((length, rest)) = data.split_first() {
+        let (string, rest) = rest.split_at_checked((*length).into())?;
+        said.push(format!("\"{}\"", string.escape_ascii()));
+        data = rest;
+    }
+    let said = said.join(" ");
+    // Longer ones are shown where they differ.
+    (said.len() <= TEXT_MAX).then(|| *out += &said)
 }
 
 fn flags(message: &[u8]) -> String {
@@ -115,6 +163,11 @@ fn record(message: &[u8], at: Option<u16>, from: usize) -> String {
         }
         rtype::SOA => {
             if start_of_authority(&mut out, message, record.rdata.clone()).is_none() {
+                hex(&mut out, data, from);
+            }
+        }
+        rtype::TXT => {
+            if strings(&mut out, data).is_none() {
                 hex(&mut out, data, from);
             }
         }

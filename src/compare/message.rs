@@ -76,9 +76,11 @@ impl Message {
         true
     }
 
-    /// Sorts the records by section, set, data and TTL.
+    /// Sorts the records by section, set, data and TTL. One that is there twice is one: they are sets
+    /// (RFC 2181, 5).
     pub(super) fn sort(&mut self) {
         self.items.sort_unstable();
+        self.items.dedup_by_key(|item| (item.section, item.record));
     }
 
     /// Returns the records of a section, which are sorted.

@@ -94,10 +94,43 @@ fn examples_name_the_records_that_differ() {
     assert!(text.contains("SOA ns.example. hostmaster.example. 1 0 0 0 0, then"), "{text}");
     assert!(text.contains(" hostmaster.example. 2 0 0 0 0"), "{text}");
 
-    let long = |last: u8| answer(vec![record(16, &[&[60], &[b'a'; 59][..], &[last]].concat())]);
+    let long = |last: u8| answer(vec![record(10, &[&[b'a'; 60][..], &[last]].concat())]);
     let text = said(&long(0xb1), &long(0xb2));
     assert!(text.contains("…61616161b1"), "{text}");
     assert!(text.contains("…61616161b2"), "{text}");
+
+    let txt = |last: u8| answer(vec![record(rtype::TXT, &[2, b'a', b'"', 1, last])]);
+    let text = said(&txt(b'1'), &txt(b'2'));
+    assert_eq!(text, r#"www.example. TXT "a\"" "1", then www.example. TXT "a\"" "2""#);
+}
+
+#[test]
+fn records_that_are_there_twice_are_one() {
+    let mut twice = sample();
+    let again = twice.sections[0][1].clone();
+    twice.sections[0].push(again);
+    let (once, twice) = (sample().wire(true, false), twice.wire(true, false));
+    assert_eq!(classes_of(Aspects::default(), &once, &twice), []);
+    assert_eq!(classes_of(Aspects::default(), &twice, &once), []);
+}
+
+#[test]
+fn another_order_and_another_opt_record_are_described() {
+    let first = sample();
+    let mut second = sample();
+    second.sections[0].swap(0, 1);
+    second.opt = Some(b"\0\0\x29\x04\xd0\0\0\x80\0\0\x06\0\x03\0\x02ns".to_vec());
+    let (first, second) = (first.wire(true, false), second.wire(true, true));
+    let found = Comparer::new(Aspects::all()).compare(&first, &second);
+    assert_eq!(
+        describe(&found, &first, &second),
+        "in one place www.example. A 192.0.2.1, then www.example. A 192.0.2.2; OPT none, then 1232 DO with \
+         options 3 of 2 bytes"
+    );
+}
+
+fn classes_of(aspects: Aspects, first: &[u8], second: &[u8]) -> Vec<Class> {
+    Comparer::new(aspects).compare(first, second).classes.iter().collect()
 }
 
 fn classes(first: &[u8], second: &[u8]) -> Vec<Class> {

@@ -9,7 +9,7 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
-use crate::config::criteria::Criteria;
+use crate::config::criteria::{Criteria, Tool};
 use crate::config::reflect::{flag, option, parser, share, threads};
 use crate::config::value::{self, DNS_PORT, DOT_PORT};
 use crate::wire::codes;
@@ -217,8 +217,7 @@ fn without_effect(m: &ArgMatches, transport: Transport) -> Vec<&'static str> {
 /// Adds to an error how the conditions of `--ramp` are written. Since they may be left out, a word of its
 /// own is not taken for them.
 pub(crate) fn with_hint(mut error: clap::Error) -> clap::Error {
-    let is_condition =
-        |value: &ContextValue| matches!(value, ContextValue::String(text) if Criteria::parse(text).is_ok());
+    let is_condition = |value: &ContextValue| matches!(value, ContextValue::String(text) if Criteria::parse(text, Tool::Bench).is_ok());
     if error.kind() == ErrorKind::UnknownArgument
         && error.get(ContextKind::InvalidArg).is_some_and(is_condition)
     {
@@ -246,9 +245,9 @@ pub fn report(m: &ArgMatches) -> ReportOptions {
     }
 }
 
-/// The arguments that say what is said at the end.
+/// The arguments that say what is said at the end of a run of this tool.
 #[must_use]
-pub fn report_arguments() -> [Arg; 4] {
+pub fn report_arguments(tool: Tool) -> [Arg; 4] {
     let file = || value_parser!(PathBuf);
     [
         flag("json", "Print the report as JSON"),
@@ -263,7 +262,7 @@ pub fn report_arguments() -> [Arg; 4] {
             "fail-if",
             "CONDITION,...",
             "Exit with 3 if one of these holds: 'p99>20ms,loss>0.1%,servfail>1%,rate<50000'",
-            parser(Criteria::parse),
+            parser(move |text: &str| Criteria::parse(text, tool)),
         ),
     ]
 }
@@ -312,7 +311,7 @@ pub fn command() -> Command {
             "ramp",
             "CONDITION,...",
             "Find the highest rate at which none of these holds, as --ramp='p99>20ms' [default: p99>100ms,loss>1%]",
-            parser(Criteria::parse),
+            parser(|text| Criteria::parse(text, Tool::Bench)),
         )
         .num_args(0..=1)
         .require_equals(true)
@@ -419,7 +418,7 @@ pub fn command() -> Command {
         .arg(option("tls-name", "NAME", "The name to send over TLS, and to verify", value_parser!(String)))
         .arg(flag("verify", "Check that the records are those that dnslob reflect makes of the query"))
         .arg(option("seed", "N", "Begin randomness here: the same names each time", value_parser!(u64).into()))
-        .args(report_arguments())
+        .args(report_arguments(Tool::Bench))
 }
 
 #[cfg(test)]
@@ -466,6 +465,8 @@ mod tests {
             &["--zipf", "0"],
             &["--names", "x", "--random"],
             &["--fail-if", "p99>5"],
+            &["--fail-if", "diff>0"],
+            &["--ramp=worse>0"],
             &["--transport", "quic"],
             &["--rate", "1e6"],
             &["--connections", "60001"],

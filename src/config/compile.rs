@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::base::prefix;
 use crate::base::time::TickDelta;
 use crate::config::draft::DraftRelay;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
@@ -194,7 +195,9 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         script: draft.script.clone(),
         globals: globals::globals(draft),
         shown: Shown {
+            acl: prefix::listed(&draft.acl_listed()),
             console: draft.console.address,
+            web_tls: draft.web.address.zip(draft.web.tls.clone()),
             outstanding_max: draft.settings.number(Key::OutstandingMax).unwrap_or_default(),
             verbose: boot.verbose,
             verbose_checks: boot.verbose_health,

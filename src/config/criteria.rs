@@ -10,10 +10,60 @@ use crate::wire::codes;
 
 /// Most conditions in one text.
 const CRITERIA_MAX: usize = 32;
-/// What is expected of a text.
-const EXPECTED: &str = "conditions such as p99>20ms,loss>0.1%,rate<50000: a measure (p50, p99.9 or another \
-                        percentile, mean, max, lag99 or another percentile of the lag, loss, errors, unsent, a \
-                        response code, rate, diff, worse), one of > >= < <=, and a time, a percentage or a number";
+
+/// Says what is expected of a tool's conditions: its name, and what it measures besides the others' figures.
+macro_rules! expected {
+    ($tool:literal, $more:literal) => {
+        concat!(
+            "conditions on what ",
+            $tool,
+            " measures, such as p99>20ms,loss>0.1%,rate<50000: a measure (p50, p99.9 or another percentile, mean, \
+             max, loss, errors, a response code, rate",
+            $more,
+            "), one of > >= < <=, and a time, a percentage or a number"
+        )
+    };
+}
+
+/// A tool whose figures conditions are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// `dnslob bench`.
+    Bench,
+    /// `dnslob replay`.
+    Replay,
+    /// `dnslob scope`.
+    Scope,
+}
+
+impl Tool {
+    /// Returns whether it has a figure. A condition on another one would never hold, and guard nothing.
+    const fn has(self, measure: Measure) -> bool {
+        match measure {
+            Measure::Percentile(_)
+            | Measure::Mean
+            | Measure::Max
+            | Measure::Loss
+            | Measure::Errors
+            | Measure::Code(_)
+            | Measure::Rate => true,
+            // Who only looks on does not know what should have been sent.
+            Measure::Lag(_) | Measure::Unsent => matches!(self, Self::Bench | Self::Replay),
+            Measure::Differences | Measure::Worse => matches!(self, Self::Replay),
+        }
+    }
+
+    /// Returns what is expected of its conditions.
+    const fn expected(self) -> &'static str {
+        match self {
+            Self::Bench => expected!("bench", ", unsent, lag99 or another percentile of the lag"),
+            Self::Replay => {
+                expected!("replay", ", unsent, lag99 or another percentile of the lag, diff, worse")
+            }
+            Self::Scope => expected!("scope", ""),
+        }
+    }
+}
 
 /// Conditions, of which one that holds is enough.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -123,13 +173,20 @@ pub trait Figures {
 }
 
 impl Criteria {
-    /// Parses conditions separated by commas.
+    /// Parses conditions on the figures of a tool, separated by commas.
     ///
     /// # Errors
     /// What was expected.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let all: Option<Vec<Criterion>> = text.split(',').take(CRITERIA_MAX + 1).map(criterion).collect();
-        all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(EXPECTED)
+    pub fn parse(text: &str, tool: Tool) -> Result<Self, &'static str> {
+        let of = |text| criterion(text).filter(|criterion| tool.has(criterion.measure));
+        let all: Option<Vec<Criterion>> = text.split(',').take(CRITERIA_MAX + 1).map(of).collect();
+        all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(tool.expected())
+    }
+
+    /// Returns whether one of them is on the times at which queries had to be sent.
+    #[must_use]
+    pub fn need_times(&self) -> bool {
+        self.0.iter().any(|c| matches!(c.measure, Measure::Lag(_)))
     }
 
     /// Returns those that hold, with the figure as people read it.
@@ -145,8 +202,25 @@ impl Criteria {
 }
 
 impl Criterion {
-    /// Returns the figure if the condition holds.
+    /// Returns the figure if the condition holds. One on a comparison does, whatever its bound, where nothing
+    /// was compared.
     fn value(&self, figures: &dyn Figures) -> Option<String> {
+        let comparison = match self.measure {
+            Measure::Differences => Some(figures.different()),
+            Measure::Worse => Some(figures.worse()),
+            Measure::Percentile(_)
+            | Measure::Lag(_)
+            | Measure::Mean
+            | Measure::Max
+            | Measure::Loss
+            | Measure::Errors
+            | Measure::Unsent
+            | Measure::Code(_)
+            | Measure::Rate => None,
+        };
+        if comparison == Some(None) {
+            return Some("nothing compared".to_owned());
+        }
         let whole = if self.measure == Measure::Unsent { figures.due() } else { figures.sent() };
         let whole = whole.max(1) as f64;
         let (value, bound, text) = match (self.figure(figures), self.bound) {
@@ -154,9 +228,6 @@ impl Criterion {
                 (value, span.0 as f64, "no answers".to_owned())
             }
             (value, Bound::Span(span)) => (value, span.0 as f64, milliseconds(value)),
-            (value, Bound::Share(bound) | Bound::Number(bound)) if value.is_infinite() => {
-                (value, bound, "nothing compared".to_owned())
-            }
             (value, Bound::Share(share)) => (value / whole, share, format!("{:.4}%", value / whole * 100.0)),
             (value, Bound::Number(number)) => (value, number, format!("{value:.0}")),
         };
@@ -193,8 +264,8 @@ impl Criterion {
         }
     }
 
-    /// Returns the figure. Where nothing was answered, latencies are above any bound, and where nothing was
-    /// compared, differences are; where queries have no times, no condition on these holds.
+    /// Returns the figure. Where nothing was answered, latencies are above any bound; where queries have no
+    /// times, no condition on these holds.
     fn figure(&self, figures: &dyn Figures) -> f64 {
         let known = |figure: Option<u64>| figure.map_or(f64::INFINITY, |figure| figure as f64);
         match self.measure {
@@ -430,21 +501,51 @@ mod tests {
             ("p99>=168h", true),
             ("max>1ms", true),
             ("mean>1ms", true),
-            ("lag99>0", false),
+            ("lag99>1us", false),
             ("lag99<1ms", false),
             ("loss>=100%", true),
             ("unsent>0", false),
             ("diff>0", true),
             ("worse>1%", true),
-            ("diff<10", false),
+            ("diff<10", true),
+            ("worse<=0", true),
         ] {
-            let Ok(criteria) = Criteria::parse(text) else { continue };
+            let criteria = Criteria::parse(text, Tool::Replay).expect(text);
             assert_eq!(criteria.any_holds(&Nothing), holds, "{text}");
         }
-        let criteria = Criteria::parse("p99>20ms").expect("a condition");
+        let criteria = Criteria::parse("p99>20ms", Tool::Replay).expect("a condition");
         assert_eq!(criteria.that_hold(&Nothing)[0].1, "no answers");
-        let criteria = Criteria::parse("diff>0,worse>0.1%").expect("conditions");
+        let criteria = Criteria::parse("diff>0,worse>0.1%", Tool::Replay).expect("conditions");
         assert!(criteria.that_hold(&Nothing).iter().all(|(_, why)| why == "nothing compared"));
+    }
+
+    #[test]
+    fn what_a_tool_does_not_measure_is_refused() {
+        let all = [
+            "p99>1ms",
+            "loss>0",
+            "servfail>1%",
+            "rate<5",
+            "errors>0",
+            "unsent>0",
+            "lag99>1ms",
+            "diff>0",
+            "worse>0",
+        ];
+        for (tool, known) in [(Tool::Scope, 5), (Tool::Bench, 7), (Tool::Replay, 9)] {
+            for (number, text) in all.iter().enumerate() {
+                let read = Criteria::parse(text, tool);
+                assert_eq!(read.is_ok(), number < known, "{tool:?}: {text}");
+                assert!(read.is_ok() || Criteria::parse(&format!("p50>1s,{text}"), tool).is_err());
+            }
+        }
+        let said = Criteria::parse("diff>0", Tool::Bench).expect_err("nothing is compared");
+        assert!(
+            said.contains("bench measures") && said.contains("unsent, lag99") && !said.contains("diff"),
+            "{said}"
+        );
+        let said = Criteria::parse("lag99>1s", Tool::Scope).expect_err("it sends nothing");
+        assert!(said.contains("scope measures") && said.contains("rate), one of"), "{said}");
     }
 
     #[test]
@@ -458,9 +559,9 @@ mod tests {
             "unsent>1%",
             "badvers>0,badcookie>=5%",
         ] {
-            assert_eq!(Criteria::parse(text).expect(text).to_string(), text);
+            assert_eq!(Criteria::parse(text, Tool::Replay).expect(text).to_string(), text);
         }
-        assert_eq!(Criteria::parse(" p50 > 1.5ms ").expect("spaces").to_string(), "p50>1500us");
+        assert_eq!(Criteria::parse(" p50 > 1.5ms ", Tool::Replay).expect("spaces").to_string(), "p50>1500us");
     }
 
     #[test]
@@ -469,9 +570,9 @@ mod tests {
             "", "p99", "p99>", "p101>1ms", "p>1ms", "p99>5", "p99>1%", "loss>1ms", "rate>5%", "ttl>5",
             "p99=5ms", "p99>20m", "lag99>1m",
         ] {
-            assert!(Criteria::parse(text).is_err(), "{text}");
+            assert!(Criteria::parse(text, Tool::Replay).is_err(), "{text}");
         }
-        assert!(Criteria::parse(&vec!["loss>1"; 33].join(",")).is_err(), "too many");
+        assert!(Criteria::parse(&vec!["loss>1"; 33].join(","), Tool::Replay).is_err(), "too many");
     }
 
     #[test]
@@ -499,10 +600,10 @@ mod tests {
             ("badcookie>=1%", true),
             ("badvers>0", false),
         ] {
-            let criteria = Criteria::parse(text).expect(text);
+            let criteria = Criteria::parse(text, Tool::Replay).expect(text);
             assert_eq!(criteria.any_holds(&Run), holds, "{text}");
         }
-        let criteria = Criteria::parse("p99>20ms,max>1s,loss>0").expect("conditions");
+        let criteria = Criteria::parse("p99>20ms,max>1s,loss>0", Tool::Replay).expect("conditions");
         let said: Vec<String> =
             criteria.that_hold(&Run).iter().map(|(c, value)| format!("{c}: {value}")).collect();
         assert_eq!(said, ["p99>20ms: 99.000ms", "loss>0: 10"]);

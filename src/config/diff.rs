@@ -41,6 +41,8 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     }));
     if old.acl != new.acl {
         lines.push(format!("acl changed: {} -> {} ranges", old.acl.len(), new.acl.len()));
+    } else if old.shown.acl != new.shown.acl {
+        lines.push("acl is written otherwise, and the same".to_owned());
     }
     lines.extend(rules(old, new));
     let globals = changes(&global_fields(old), &global_fields(new));

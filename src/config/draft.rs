@@ -4,6 +4,8 @@
 //! checked there and recorded in [`Draft::errors`]; [`compile`](crate::config::compile()) finds
 //! what takes the whole.
 
+mod change;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use crate::config::functions::needs::Need;
 use crate::config::functions::policies::kind as policy_kind;
 use crate::config::lists::{PoolNames, ServerIndex};
 use crate::config::options::{Key, Settings};
-use crate::config::ruleset::{ChainKey, DraftRule, DraftState, Recorded, Ruleset};
+use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::config::web::WebSettings;
 use crate::model::Source;
 use crate::model::console::{Console, ConsoleKey};
@@ -138,39 +140,6 @@ impl Default for Draft {
 }
 
 impl Draft {
-    /// Returns whether this says the same as an earlier draft of the same file: a command has changed
-    /// nothing. Where that cannot be told, it has.
-    #[must_use]
-    pub fn says_the_same(&self, earlier: &Self) -> bool {
-        let value = |policy: &Option<Sited<Policy>>| policy.as_ref().map(|p| p.value.clone());
-        let console = |c: &DraftConsole| (c.address, c.key.clone(), c.acl.clone());
-        let sizes = |d: &Self| {
-            (d.left_out.len(), d.functions.len(), d.name_sets.len(), d.networks.len(), d.states.len())
-        };
-        let rules = |d: &Self| {
-            let one = |(key, rule): (ChainKey, &DraftRule)| {
-                (key, rule.origin.clone(), rule.uuid, rule.name.clone())
-            };
-            d.rules.iter().map(one).collect::<Vec<_>>()
-        };
-        // What is in sets and functions is not compared; neither changes without a method or another one.
-        sizes(self) == sizes(earlier)
-            && self.settings.says_the_same(&earlier.settings)
-            && self.listeners == earlier.listeners
-            && self.relays == earlier.relays
-            && self.servers == earlier.servers
-            && self.pools == earlier.pools
-            && value(&self.policy) == value(&earlier.policy)
-            && (&self.acl, self.acl_default) == (&earlier.acl, earlier.acl_default)
-            && self.web == earlier.web
-            && self.proxy_peers == earlier.proxy_peers
-            && console(&self.console) == console(&earlier.console)
-            && (self.judge, &self.callbacks) == (earlier.judge, &earlier.callbacks)
-            && self.query_count == earlier.query_count
-            && self.maintenance == earlier.maintenance
-            && rules(self) == rules(earlier)
-    }
-
     /// Returns the pool called `name`, created if needed.
     pub fn pool(&mut self, name: &str) -> &mut DraftPool {
         let at = self.pool_places.get(name).copied().unwrap_or_else(|| {
@@ -249,6 +218,12 @@ impl Draft {
     /// Returns the networks that may query.
     #[must_use]
     pub fn allowed(&self) -> PrefixSet {
+        self.acl_listed().into_iter().collect()
+    }
+
+    /// Returns them as they are listed, the default ones too, with exceptions.
+    #[must_use]
+    pub fn acl_listed(&self) -> Listed {
         let default = DEFAULT_ACL.iter().filter(|_| self.acl_default).filter_map(|n| n.parse().ok());
         default.map(|net| (net, true)).chain(self.acl.iter().copied()).collect()
     }
@@ -279,9 +254,15 @@ impl Draft {
         self.listeners = kept;
     }
 
+    /// Returns whether warnings are errors.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.settings.switch(Key::Strict)
+    }
+
     /// Makes the warnings errors where the configuration asks for it.
     pub fn apply_strictness(&mut self) {
-        if self.settings.switch(Key::Strict) {
+        if self.is_strict() {
             self.errors.append(std::mem::take(&mut self.warnings));
         }
     }
@@ -308,6 +289,8 @@ impl Draft {
 pub struct DraftConsole {
     /// Where it listens; `None` without a console.
     pub address: Option<SocketAddr>,
+    /// Where that was written.
+    pub origin: Option<Origin>,
     /// Its key.
     pub key: Option<ConsoleKey>,
     /// Who may connect, and exceptions (`false`); `None` for the machine itself.

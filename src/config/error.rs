@@ -140,6 +140,8 @@ pub enum Fault {
     },
     /// Something that is taken with another meaning than written, or without effect: a warning.
     Note(String),
+    /// What is to be removed or moved is not there: a command that does nothing else has failed.
+    Absent(Box<Self>),
     /// The number of errors that are not listed.
     More(usize),
 }
@@ -189,6 +191,12 @@ impl Errors {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.listed.is_empty()
+    }
+
+    /// Returns whether one of those listed is of a kind.
+    #[must_use]
+    pub fn any(&self, is_one: impl Fn(&Fault) -> bool) -> bool {
+        self.listed.iter().any(|error| is_one(&error.fault))
     }
 
     /// Returns the list; its last entry counts the unlisted ones.
@@ -255,6 +263,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Script(message) | Self::Tls(message) | Self::Note(message) => f.write_str(message),
+            Self::Absent(why) => why.fmt(f),
             Self::Exit(code) => {
                 write!(f, "os.exit({code}) ends the process only at its start and with --check-config")
             }

@@ -5,18 +5,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::base::prefix::Prefix;
-use crate::config::bench::{self, BenchOptions};
+use crate::config::bench::{self, BenchOptions, Load};
+use crate::config::criteria::Criteria;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Origin, Sited};
 use crate::config::functions::console::CONSOLE_PORT;
 use crate::config::older_options::explained;
 use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::reflect::{self, ReflectOptions};
-use crate::config::replay::{self, ReplayOptions};
+use crate::config::replay::{self, ReplayOptions, Timing};
 use crate::config::scope::{self, ScopeOptions};
 use crate::config::value;
 use crate::model::console::ConsoleKey;
@@ -165,14 +167,32 @@ where
         })),
         Some(("console", m)) => Ok(Invocation::Console(console(m, "address"))),
         Some(("reflect", m)) => Ok(Invocation::Reflect(Box::new(reflect::options(m)))),
-        Some(("bench", m)) => Ok(Invocation::Bench(Box::new(bench::options(m)))),
-        Some(("replay", m)) => Ok(Invocation::Replay(Box::new(replay::options(m)))),
+        Some(("bench", m)) => {
+            let options = bench::options(m);
+            let is_closed = matches!(options.load, Load::Outstanding(_));
+            timed(&options.report.fail_if, is_closed, "without --rate or --ramp")?;
+            Ok(Invocation::Bench(Box::new(options)))
+        }
+        Some(("replay", m)) => {
+            let options = replay::options(m);
+            timed(&options.report.fail_if, options.timing == Timing::Max, "with --max")?;
+            Ok(Invocation::Replay(Box::new(options)))
+        }
         Some(("scope", m)) => Ok(Invocation::Scope(Box::new(scope::options(m)))),
         _ if matches.contains_id("client") || matches.contains_id("execute") => {
             Ok(Invocation::Console(console(&matches, "client")))
         }
         _ => serve(&matches, default).map(|f| Invocation::Serve(Box::new(f))),
     }
+}
+
+/// Refuses conditions on the times of queries where these have none: they would never hold.
+fn timed(conditions: &Criteria, has_none: bool, why: &str) -> Result<(), clap::Error> {
+    if !has_none || !conditions.need_times() {
+        return Ok(());
+    }
+    let said = format!("--fail-if '{conditions}': queries have no time to be sent at {why}, and no lag\n");
+    Err(clap::Error::raw(ErrorKind::ArgumentConflict, said))
 }
 
 /// Reads the options of the console's client, whose address is the value of this argument.
@@ -494,6 +514,24 @@ mod tests {
     #[test]
     fn the_command_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_lag_needs_times() {
+        let lag = ["--fail-if", "loss>0,lag99>1ms"];
+        let of = |arguments: &[&'static str]| [arguments, &lag].concat();
+        for arguments in [&["bench", "127.0.0.1"][..], &["replay", "x", "127.0.0.1", "--max"]] {
+            let said = refused(&of(arguments));
+            assert!(said.contains("lag99>1ms") && said.contains("no lag"), "{said}");
+        }
+        for arguments in [
+            &["bench", "127.0.0.1", "--rate", "5"][..],
+            &["bench", "127.0.0.1", "--ramp"],
+            &["replay", "x", "127.0.0.1"],
+        ] {
+            let all = ["dnslob"].into_iter().chain(of(arguments));
+            assert!(parse_with(all, Path::new("/nowhere")).is_ok(), "{arguments:?}");
+        }
     }
 
     #[test]

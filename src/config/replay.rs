@@ -10,6 +10,7 @@ use crate::base::prefix::{Prefix, PrefixSet};
 use crate::base::time::TickDelta;
 use crate::compare::Aspects;
 use crate::config::bench::{self, BenchTls, RATE_MAX, ReportOptions, report_arguments, span};
+use crate::config::criteria::Tool;
 use crate::config::reflect::{flag, option, parser, threads};
 use crate::config::value::{self, DNS_PORT, DOT_PORT};
 
@@ -332,7 +333,7 @@ pub fn command() -> Command {
             parser(Aspects::parse),
         ))
         .arg(flag("ignore-recorded", "Do not compare with the answers of the capture"))
-        .args(report_arguments())
+        .args(report_arguments(Tool::Replay))
 }
 
 #[cfg(test)]

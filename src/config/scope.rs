@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::config::bench::{self, ReportOptions};
+use crate::config::criteria::Tool;
 use crate::config::reflect::{option, parser};
 use crate::config::value::{self, DNS_PORT};
 
@@ -208,7 +209,7 @@ pub fn command() -> Command {
             "Rows of each list, up to 1000 [default: 10]",
             value_parser!(u16).range(1..=i64::from(TOP_MAX)).into(),
         ))
-        .args(bench::report_arguments())
+        .args(bench::report_arguments(Tool::Scope))
 }
 
 #[cfg(test)]

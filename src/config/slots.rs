@@ -230,7 +230,7 @@ pub(super) fn too_many_pools(by_slot: &[&str]) -> Fault {
     let removed = match by_slot.iter().skip(1).filter(|name| name.is_empty()).count() {
         0 => String::new(),
         count => format!(
-            ", of which {count} were removed by reloads: their slots are free half an hour later, or after a restart"
+            ", of which {count} were removed by reloads: a removed pool counts for half an hour, unless dnslob is restarted"
         ),
     };
     Fault::Limit { what: format!("{} pools{removed}", by_slot.len()), limit: u16::MAX.to_string() }
@@ -414,6 +414,34 @@ mod tests {
         let mut third = [of(54), listener(53, Service::DnsUdp), of(55)];
         assert_eq!(slots.assign_listeners(&mut third), Ok(()));
         assert_eq!(third[2].slot.0, 0);
+    }
+
+    #[test]
+    fn a_key_of_fast_open_is_set_on_the_sockets_that_are_open() {
+        let key = |byte: u8| Some([byte; 16]);
+        for (before, after, is_kept) in [
+            ((5, key(1)), (5, key(2)), true),
+            ((5, None), (5, key(1)), true),
+            ((0, key(1)), (0, key(2)), true),
+            ((0, key(1)), (0, None), true),
+            ((0, key(1)), (5, None), true),
+            ((5, key(1)), (0, None), true),
+            // The kernel's own key cannot be set.
+            ((5, key(1)), (5, None), false),
+        ] {
+            let listener = |(fast_open, fast_open_key)| {
+                let connection_options =
+                    ConnectionOptions { fast_open, fast_open_key, ..ConnectionOptions::default() };
+                Listener { connection_options, ..listener() }
+            };
+            let mut slots = Slots::default();
+            let [mut first, mut second] = [[listener(before)], [listener(after)]];
+            assert_eq!(slots.assign_listeners(&mut first), Ok(()));
+            assert_eq!(slots.assign_listeners(&mut second), Ok(()));
+            assert_eq!(first[0].slot == second[0].slot, is_kept, "{before:?} {after:?}");
+            let is_used = before.0 > 0 || after.0 > 0;
+            assert_eq!(first[0].same_options(&second[0]), !is_used, "{before:?} {after:?}");
+        }
     }
 
     #[test]

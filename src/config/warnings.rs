@@ -1,5 +1,5 @@
 //! Warns of what works as written, but hardly as it was meant: what has no effect without, or beside,
-//! something else, and a web server that is open to all.
+//! something else, a web server that is open to all, and a console that is open to nobody.
 
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault};
@@ -9,6 +9,7 @@ use crate::config::options::{Key, setting};
 pub(crate) fn add(draft: &mut Draft) {
     warn_of_modes(draft);
     warn_of_open_web(draft);
+    warn_of_closed_console(draft);
     warn_of_settings(draft);
 }
 
@@ -79,6 +80,13 @@ fn warn_of_modes(draft: &mut Draft) {
             draft.warnings.push(ConfigError::new(&server.origin, "newServer", need.fault(name)));
         }
     }
+}
+
+/// Warns of a console without a key, which nobody can use.
+fn warn_of_closed_console(draft: &mut Draft) {
+    let Some(origin) = draft.console.origin.as_ref().filter(|_| draft.console.key.is_none()) else { return };
+    let fault = Fault::Note("the console refuses every connection: there is no setKey".to_owned());
+    draft.warnings.push(ConfigError::new(origin, "controlSocket", fault));
 }
 
 /// Warns of a web server that others than this machine reach without a password.

@@ -2,7 +2,9 @@
 //! state.
 //!
 //! Time and outcomes are passed in, as to the checks that it owns; it does no I/O. Each change of
-//! state is logged here once, with its reason.
+//! state is logged here once, with its reason, unless its server comes and goes all the time.
+
+mod state_lines;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
+use crate::control::backend_health::state_lines::StateLines;
 use crate::control::concentrate::ConcentrateDriver;
 use crate::control::eject::Ejector;
 use crate::control::health::{Check, Checks, Due, Live};
@@ -37,6 +40,8 @@ pub struct BackendHealth {
     published: BTreeMap<BackendSlot, State>,
     /// The reason that was last logged for a failing backend, and when.
     reasons: BTreeMap<BackendSlot, (String, Tick)>,
+    /// Which changes of state are a line of the log.
+    lines: StateLines,
     /// Checks that could not be made since the last warning, and the time of that warning.
     unmade: u64,
     unmade_warned: Option<Tick>,
@@ -56,6 +61,7 @@ impl BackendHealth {
             seen: BTreeMap::new(),
             published: BTreeMap::new(),
             reasons: BTreeMap::new(),
+            lines: StateLines::default(),
             unmade: 0,
             unmade_warned: None,
             changes: Vec::new(),
@@ -77,8 +83,9 @@ impl BackendHealth {
         self.live_state.set_share(slot, 0, 0);
         self.live_state.set_warmth(slot, check.warmth_ppm(now));
         self.live_state.backend(slot).set_checks_failed(check.failed());
+        self.live_state.backend(slot).set_state_changes(0);
         self.checks.insert(slot, check);
-        self.update(backend, reason);
+        self.update(backend, reason, now);
     }
 
     /// Applies the new settings of a backend that stays.
@@ -86,7 +93,11 @@ impl BackendHealth {
         if let Some(check) = self.checks.at_mut(backend.slot) {
             check.revise(backend.health.clone(), now);
         }
-        self.update(backend, "configuration");
+        // What somebody has asked for is told in any case.
+        if self.checks.at(backend.slot).map(Check::state) != self.published.get(&backend.slot).copied() {
+            self.lines.forget(backend.slot);
+        }
+        self.update(backend, "configuration", now);
     }
 
     /// Forgets a backend that has left the configuration.
@@ -95,6 +106,7 @@ impl BackendHealth {
         self.seen.remove(&slot);
         self.published.remove(&slot);
         self.reasons.remove(&slot);
+        self.lines.forget(slot);
     }
 
     /// Takes the servers that came up or went down, each with its name and address and whether it is up.
@@ -129,7 +141,7 @@ impl BackendHealth {
         match outcome {
             Ok(()) => {
                 self.reasons.remove(&backend.slot);
-                self.update(backend, "check passed");
+                self.update(backend, "check passed", now);
             }
             Err((reason, detail)) => {
                 if reason == Failure::Local && self.should_warn(now) {
@@ -141,7 +153,7 @@ impl BackendHealth {
                     );
                 }
                 let text = format!("{reason}: {detail}");
-                self.update(backend, &text);
+                self.update(backend, &text, now);
                 // A shortage of our own says nothing about the server.
                 if reason != Failure::Local && self.is_another(backend.slot, &text, now) {
                     let (server, address) = (&backend.name, backend.address);
@@ -186,7 +198,15 @@ impl BackendHealth {
         }
         self.eject(snapshot, &live, now);
         for backend in snapshot.backends.iter().flatten() {
-            self.update(backend, "time elapsed");
+            self.update(backend, "time elapsed", now);
+        }
+        for (slot, changes) in self.lines.ended(now) {
+            let (Some(backend), Some(state)) = (snapshot.backend(slot), self.published.get(&slot)) else {
+                continue;
+            };
+            let (server, address) = (&backend.name, backend.address);
+            let word = state_name(*state, backend.health.mode);
+            tracing::warn!(server, %address, changes, "server comes and goes, and is {word}");
         }
         // Last, because it reads the state of every backend.
         self.concentrate.tick(now, snapshot, &self.live_state);
@@ -224,13 +244,13 @@ impl BackendHealth {
                 };
                 check.eject(now + settings.span);
                 // At once, so that the next pool counts it as ejected.
-                self.update(backend, "answers worse than its peers");
+                self.update(backend, "answers worse than its peers", now);
             }
         }
     }
 
     /// Writes a backend's state to the live state and logs it, if it has changed.
-    fn update(&mut self, backend: &Backend, reason: &str) {
+    fn update(&mut self, backend: &Backend, reason: &str, now: Tick) {
         let Some(state) = self.checks.at(backend.slot).map(Check::state) else { return };
         let before = self.published.insert(backend.slot, state);
         if before == Some(state) {
@@ -238,8 +258,13 @@ impl BackendHealth {
         }
         if before.is_some_and(|before| (before == State::Up) != (state == State::Up)) {
             self.changes.push((name_with_address(backend), state == State::Up));
+            let live = self.live_state.backend(backend.slot);
+            live.set_state_changes(live.state_changes() + 1);
         }
         self.live_state.set_state(backend.slot, state);
+        if !self.lines.is_told(backend.slot, now) {
+            return;
+        }
         let (server, address) = (&backend.name, backend.address);
         let word = state_name(state, backend.health.mode);
         match state {
@@ -386,6 +411,7 @@ mod tests {
             backend_health.settle(backend, due[0].ticket, Err((Failure::Timeout, "late")), now);
         }
         assert_eq!(live_state.backend(a).state(), State::Down);
+        assert_eq!([a, b].map(|slot| live_state.backend(slot).state_changes()), [1, 0]);
         assert_eq!(backend_health.take_changes(), [("ns0 (192.0.2.0:53)".to_owned(), false)]);
         assert!(backend_health.take_changes().is_empty());
         assert_eq!(live_state.backend(a).checks_failed(), [3, 0, 0, 0, 0, 0]);
@@ -481,10 +507,12 @@ mod tests {
         live_state.set_share(slot, 7, 7);
         live_state.set_warmth(slot, 7);
         live_state.backend(slot).set_checks_failed(&[7; Failure::ALL.len()]);
+        live_state.backend(slot).set_state_changes(7);
         live_state.shards()[0].backend(slot).timeouts.add(1000);
         let mut backend_health = joined(&snapshot, &live_state);
         assert_eq!(backend_health.read_live(&snapshot)[&slot], Live::default());
         assert_eq!((live_state.backend(slot).share_ppm(), live_state.backend(slot).warmth_ppm()), (0, PPM));
         assert_eq!(live_state.backend(slot).checks_failed(), [0; Failure::ALL.len()]);
+        assert_eq!(live_state.backend(slot).state_changes(), 0);
     }
 }

@@ -287,14 +287,22 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
     // It may not even have begun.
     cache.end_reading();
     match read {
-        Ok(loaded) => tracing::info!(
-            entries = loaded.entries,
-            expired = loaded.expired,
-            others = loaded.others,
-            age_seconds = loaded.age,
-            took_ms,
-            "read the cache snapshot {path:?}"
-        ),
+        Ok(loaded) => {
+            tracing::info!(
+                entries = loaded.entries,
+                expired = loaded.expired,
+                others = loaded.others,
+                age_seconds = loaded.age,
+                took_ms,
+                "read the cache snapshot {path:?}"
+            );
+            if loaded.is_cut {
+                tracing::warn!(
+                    "more names were removed from the cache while the snapshot {path:?} was read than are \
+                     remembered: the rest of it is left out"
+                );
+            }
+        }
         Err(Refused::Unreadable(error)) if error.kind() == ErrorKind::NotFound => {
             tracing::info!("the cache snapshot {path:?} is not there yet: the cache begins empty");
         }

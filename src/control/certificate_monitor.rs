@@ -98,13 +98,17 @@ impl CertificateMonitor {
     }
 }
 
-/// Returns warnings about the certificates of listeners, and about those that backends have
-/// presented.
+/// Returns warnings about the certificates of listeners and of the web server, and about those that
+/// backends have presented.
 fn warnings_of(snapshot: &Snapshot, unix: u64) -> Vec<String> {
     let mut warnings = BTreeSet::new();
     for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
         let all = tls.warnings(unix, WARNING_DAYS);
         warnings.extend(all.into_iter().map(|c| format!("listener {}: {c}", listener.address)));
+    }
+    if let Some((address, tls)) = &snapshot.shown.web_tls {
+        let all = tls.0.warnings(unix, WARNING_DAYS);
+        warnings.extend(all.into_iter().map(|c| format!("web server {address}: {c}")));
     }
     for backend in snapshot.backends.iter().flatten() {
         let until = backend.connections.tls.as_ref().and_then(|tls| tls.tls.certificate_until());
@@ -169,6 +173,24 @@ mod tests {
         assert_eq!(loaded.ticket_keys(), 2, "a reload keeps the rotation time");
         certificate_monitor.turn(&second, at(200), GOOD);
         assert_eq!((loaded.ticket_keys(), tls.ticket_keys()), (3, 3));
+    }
+
+    #[test]
+    fn the_certificate_of_the_web_server_is_warned_of() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["web.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let tls = ListenerTls(Arc::new(ServerTls::load(&spec).expect("a listener")));
+        let mut snapshot = snapshot(&[]);
+        snapshot.shown.web_tls = Some((([127, 0, 0, 1], 8083).into(), tls));
+        let mut monitor = CertificateMonitor::default();
+        assert_eq!(monitor.adopt(&snapshot, at(0), GOOD), [] as [String; 0]);
+        let warnings = monitor.adopt(&snapshot, at(0), END - 20 * DAY_SECONDS);
+        assert!(
+            warnings.len() == 1
+                && warnings[0].starts_with("web server 127.0.0.1:8083: certificate web.example expires"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -293,7 +293,8 @@ fn compile(
     for address in draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "the listener keeps its present certificates and keys");
     }
-    let (missing, gone) = preconditions::missing_after(&running.named, &draft);
+    let (missing, mut gone) = preconditions::missing_after(&running.named, &draft);
+    gone.extend(preconditions::doubtful(&draft));
     gone.iter().for_each(|gone| tracing::warn!("{gone}"));
     if !missing.is_empty() {
         return Err(lines(missing));

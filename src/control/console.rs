@@ -116,9 +116,6 @@ impl ConsoleServer {
             return;
         }
         self.serving = console.cloned().map(Arc::new);
-        if self.serving.as_ref().is_some_and(|c| c.key.is_none()) {
-            tracing::warn!("the console refuses every connection: there is no setKey");
-        }
         if let Some(console) = self.serving.as_ref().filter(|_| listener.is_some()) {
             tracing::info!(address = %console.address, "the console listens");
         }

@@ -331,7 +331,7 @@ mod tests {
             let figures = thread.join().expect("figures");
             assert_eq!((figures.total.shards.queries, figures.total.backends[&SLOT].queries), (5, 4));
             assert_eq!((figures.process.generation, figures.process.query_log_lines_lost), (7, 3));
-            assert_eq!(figures.standing(SLOT), Standing { state: State::Up, failed });
+            assert_eq!(figures.standing(SLOT), Standing { state: State::Up, failed, changes: 0 });
             assert!(figures.descriptors.open > 0);
         }
     }

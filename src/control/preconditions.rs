@@ -1,8 +1,9 @@
 //! What a configuration names and the machine must have: network interfaces, programs of health
-//! checks, places of logs. Asked by `--check-config`, at the start and by a reload; the tables of
+//! checks, places of logs; and what it should have: source addresses, places of snapshots. Asked by `--check-config`, at the start and by a reload; the tables of
 //! the configuration know nothing of the machine.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -34,7 +35,7 @@ pub fn missing(draft: &Draft) -> Vec<ConfigError> {
     let lacks = |kind, what: &str, name: &str| match kind {
         Kind::Interface => interface(what, name),
         Kind::Program => program(name),
-        Kind::Log => directory(name),
+        Kind::Log => directory("the path", name),
     };
     visit(draft, &mut |origin, function, kind, what, name| {
         if let Some(fault) = lacks(kind, what, name) {
@@ -55,7 +56,7 @@ pub fn missing_after(before: &Named, draft: &Draft) -> (Vec<ConfigError>, Vec<Co
             Kind::Interface => interface(what, name),
             Kind::Program => program(name),
             // The process is the user that will write it.
-            Kind::Log => directory(name).or_else(|| unwritable(name)),
+            Kind::Log => directory("the path", name).or_else(|| unwritable(name)),
         };
         if let Some(fault) = fault {
             let is_known = before.contains(&(kind, name.to_owned()));
@@ -64,6 +65,34 @@ pub fn missing_after(before: &Named, draft: &Draft) -> (Vec<ConfigError>, Vec<Co
         }
     });
     (new.into_list(), known.into_list())
+}
+
+/// Returns what is missing without which a part of the configuration does not work until it comes.
+#[must_use]
+pub fn doubtful(draft: &Draft) -> Vec<ConfigError> {
+    let mut all = Errors::default();
+    let servers = draft.servers.iter().filter(|s| !s.removed).map(|s| (s.source, &s.origin, "newServer"));
+    let relays = draft.relays.iter().map(|r| (r.source, &r.origin, r.function()));
+    for (source, origin, function) in servers.chain(relays) {
+        let Some(ip) = source else { continue };
+        if let Some(why) = foreign(ip) {
+            let expected = "an address that this machine has";
+            let fault = Fault::value("source", format!("\"{ip}\" ({why})"), expected);
+            all.push_once(ConfigError::new(origin, function, fault));
+        }
+    }
+    for cache in &draft.caches {
+        if let Some(fault) = cache.value.snapshot.as_deref().and_then(|path| directory("snapshot", path)) {
+            all.push(ConfigError::new(&cache.origin, "newPacketCache", fault));
+        }
+    }
+    all.into_list()
+}
+
+/// Returns why nothing can be sent from an address.
+fn foreign(ip: IpAddr) -> Option<std::io::Error> {
+    // Whether another address will do is a setting of the kernel, too.
+    UdpSocket::bind((ip, 0)).err()
 }
 
 /// Returns what a configuration names.
@@ -129,9 +158,9 @@ fn program(path: &str) -> Option<Fault> {
     Some(Fault::value("checkScript", wrong, "the path of a program"))
 }
 
-fn directory(path: &str) -> Option<Fault> {
+fn directory(what: &str, path: &str) -> Option<Fault> {
     if std::fs::metadata(path).is_ok_and(|found| found.is_dir()) {
-        return Some(Fault::value("the path", format!("\"{path}\", a directory"), "a file"));
+        return Some(Fault::value(what, format!("\"{path}\", a directory"), "a file"));
     }
     let parent = Path::new(path).parent().filter(|p| !p.as_os_str().is_empty())?;
     let wrong = match std::fs::metadata(parent) {
@@ -140,7 +169,7 @@ fn directory(path: &str) -> Option<Fault> {
         Err(e) => e.to_string(),
     };
     let wrong = format!("\"{path}\", and \"{}\" is unusable ({wrong})", parent.display());
-    Some(Fault::value("the path", wrong, "a file in a directory that exists"))
+    Some(Fault::value(what, wrong, "a file in a directory that exists"))
 }
 
 /// Opens nothing: a file would be created, and a pipe's reader would find it closed again.
@@ -210,6 +239,36 @@ mod tests {
         let fine = "newServer{address='192.0.2.1', source='lo', checkScript={'/bin/sh'}} addLocal('127.0.0.1', \
                     {interface='lo'}) addAction(AllRule(), LogAction('/tmp/x.log')) addAction(AllRule(), LogAction())";
         assert!(missing(&good(fine).0.draft).is_empty());
+    }
+
+    #[test]
+    fn what_the_machine_may_get_later_is_a_warning() {
+        for (text, want) in [
+            (
+                "newServer{address='192.0.2.1', source='192.0.2.77'}",
+                ":1: newServer: source is \"192.0.2.77\" (Cannot assign requested address (os error 99)); expected an",
+            ),
+            (
+                "\naddUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', source='192.0.2.77'}",
+                ":2: addUDPForward: source is \"192.0.2.77\" (",
+            ),
+            (
+                "addTCPForward{listen='127.0.0.1:9', to='192.0.2.1:9', source='192.0.2.77'}",
+                ":1: addTCPForward: source is \"192.0.2.77\" (",
+            ),
+            (
+                "getPool(''):setCache(newPacketCache(10, {snapshot='/nonexistent/x'}))",
+                ":1: newPacketCache: snapshot is \"/nonexistent/x\", and \"/nonexistent\" is unusable (",
+            ),
+        ] {
+            let draft = good(text).0.draft;
+            let odd = doubtful(&draft);
+            assert!(odd.len() == 1 && odd[0].to_string().contains(want), "{text}: {odd:?}");
+            assert!(missing(&draft).is_empty(), "{text}");
+        }
+        let fine = "newServer{address='192.0.2.1', source='127.0.0.1'} newServer{address='192.0.2.2', source='lo'} \
+                    getPool(''):setCache(newPacketCache(10, {snapshot='/tmp/x'}))";
+        assert!(doubtful(&good(fine).0.draft).is_empty());
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::config::Boot;
+use crate::config::error::{ConfigError, Fault, Origin};
 use crate::model::{Backend, ClientAddress, Snapshot};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
@@ -28,6 +30,19 @@ impl Identity {
     const fn changes(&self) -> bool {
         self.user.is_some() || self.group.is_some()
     }
+}
+
+/// Checks that there are the user and the group that a start would run as.
+///
+/// # Errors
+/// What there is not.
+pub fn known(boot: &Boot) -> Result<(), Vec<ConfigError>> {
+    let user = boot.user.as_deref().map(|user| find_user(user).map(drop));
+    let group = boot.group.as_deref().map(|group| find_group(group).map(drop));
+    let wrong = [user, group].into_iter().flatten().filter_map(Result::err);
+    let wrong = wrong.map(|why| ConfigError::new(&Origin::command_line(), "", Fault::Note(why)));
+    let wrong: Vec<ConfigError> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 /// Switches to `identity` with all capabilities in effect, to open sockets; [`shed`] must follow.
@@ -222,6 +237,19 @@ mod tests {
         assert_eq!(find_group("root").expect("root").as_raw(), 0);
         assert_eq!(find_group("4242").expect("any number").as_raw(), 4242);
         find_group("no such group").expect_err("a word");
+    }
+
+    #[test]
+    fn a_check_finds_who_is_not_there() {
+        let boot = |user: Option<&str>, group: Option<&str>| {
+            let mut boot = crate::config::tests::good("").1.boot;
+            (boot.user, boot.group) = (user.map(str::to_owned), group.map(str::to_owned));
+            let wrong = known(&boot).err().unwrap_or_default();
+            wrong.iter().map(|error| error.fault.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(boot(None, None), [""; 0]);
+        assert_eq!(boot(Some("root"), Some("4242")), [""; 0]);
+        assert_eq!(boot(Some("no one"), Some("none")), ["there is no user no one", "there is no group none"]);
     }
 
     #[test]

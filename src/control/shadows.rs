@@ -7,7 +7,7 @@
 //! The control thread does it, a queue of each shard at a time. A pair whose other half does not
 //! come, because a queue was full, is given up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -36,8 +36,8 @@ const PAIR_MAX: TickDelta = TickDelta::from_ms(60_000);
 const SWEEP: TickDelta = TickDelta::from_ms(1_000);
 /// Examples of each class, the newest ones.
 const EXAMPLES: usize = 4;
-/// Pools that are remembered.
-const POOLS_MAX: usize = 256;
+/// Pools that are remembered when a reload has removed some. Those in force are all counted.
+const POOLS_KEPT: usize = 256;
 
 /// What was compared so far.
 #[derive(Debug)]
@@ -135,11 +135,12 @@ impl Shadows {
     fn take(&mut self, shard: usize, event: ShadowEvent, snapshot: &Snapshot, now: Tick) {
         match event {
             ShadowEvent::Asked { id, pool, by_stream } => {
-                if !self.pools.contains_key(&pool) && self.pools.len() == POOLS_MAX {
+                if !self.pools.contains_key(&pool) && self.pools.len() >= POOLS_KEPT {
                     // One that a reload has removed makes room.
-                    let is_gone = |name: &str| !snapshot.pools.iter().any(|pool| pool.name == name);
-                    let Some(gone) = self.pools.keys().find(|name| is_gone(name)).cloned() else { return };
-                    self.pools.remove(&gone);
+                    let there: BTreeSet<&str> =
+                        snapshot.pools.iter().map(|pool| pool.name.as_str()).collect();
+                    let gone = self.pools.keys().find(|name| !there.contains(&***name)).cloned();
+                    gone.map(|gone| self.pools.remove(&gone));
                 }
                 let known = self.pools.entry(pool.clone()).or_default();
                 known.stats.queries.add(1);
@@ -341,6 +342,7 @@ fn server(snapshot: &Snapshot, slot: BackendSlot) -> String {
 mod tests {
     use super::*;
     use crate::control::fixture;
+    use crate::model::Pool;
 
     fn message(rcode: u8, address: [u8; 4]) -> Box<[u8]> {
         let mut bytes = vec![0, 1, 0x80, rcode, 0, 1, 0, 1, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
@@ -411,6 +413,35 @@ mod tests {
         let json = shadows.json();
         assert_eq!(json["shadows"][0]["answers"]["rcode"], 1);
         assert_eq!(json["shadows"][0]["examples"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn every_pool_in_force_is_counted_and_those_that_are_gone_make_room() {
+        let (live_state, mut shadows) = (LiveState::new(1, 4), Shadows::default());
+        let mut snapshot = fixture::snapshot(1, &[0], &[0, 1]);
+        let ask = |shadows: &mut Shadows, snapshot: &Snapshot, name: &str, id: u32| {
+            let event = ShadowEvent::Asked { id: ShadowId(id), pool: name.into(), by_stream: false };
+            assert!(live_state.shards()[0].shadow_queue.file(event));
+            shadows.turn(snapshot, &live_state, Tick(0));
+        };
+        let names: Vec<String> = (0..POOLS_KEPT + 44).map(|n| format!("candidate-{n}")).collect();
+        snapshot.pools = names.iter().map(|name| Pool { name: name.clone(), ..Pool::default() }).collect();
+        for (id, name) in (0..).zip(&names) {
+            ask(&mut shadows, &snapshot, name, id);
+        }
+        assert_eq!(
+            shadows.readings().iter().filter(|(_, reading)| reading.queries == 1).count(),
+            names.len()
+        );
+        assert_eq!(shadows.text().matches(": 1 queries").count(), names.len());
+        // A reload removes them, and others come.
+        for n in 0..100 {
+            snapshot.pools = vec![Pool { name: format!("next-{n}"), ..Pool::default() }];
+            ask(&mut shadows, &snapshot, &format!("next-{n}"), 1_000 + n);
+        }
+        let readings = shadows.readings();
+        assert!(readings.iter().any(|(name, _)| name == "next-99"));
+        assert_eq!(readings.len(), names.len(), "it does not grow");
     }
 
     #[test]

@@ -190,6 +190,9 @@ pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, inherited: bool
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
     let fast_open = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
     sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
+    if let Some(key) = listener.connection_options.key_in_use() {
+        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
+    }
     if inherited { Ok(()) } else { socket.listen(backlog(listener)) }
 }
 
@@ -208,9 +211,9 @@ pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<
     if listener.connection_options.fast_open > 0 {
         let backlog = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
         sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
-        if let Some(key) = &listener.connection_options.fast_open_key {
-            sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key)?;
-        }
+    }
+    if let Some(key) = listener.connection_options.key_in_use() {
+        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
@@ -849,6 +852,12 @@ mod tests {
         let mut listener = Listener { connection_options, dscp: 0, ..listener("127.0.0.1:0") };
         let socket = open(&mut listener, Steer::Flow, 1).remove(0).tcp.expect("a socket");
         let mut found = [0; 16];
+        sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
+        assert_eq!(found, key);
+        // Another one, while it listens.
+        let key = *b"fedcba9876543210";
+        let connection_options = ConnectionOptions { fast_open_key: Some(key), ..connection_options };
+        revise_tcp_listener(&socket, &Listener { connection_options, ..listener }, false).expect("set");
         sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
         assert_eq!(found, key);
     }

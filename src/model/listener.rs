@@ -48,7 +48,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Returns whether `self` and `other` can share their sockets. Other differences are set on the
+    /// Returns whether the open sockets of `self` do for its successor `other`. Other differences are set on the
     /// sockets where [`Listener::same_options`] returns false, or read from the snapshot for each
     /// query or connection.
     #[must_use]
@@ -56,8 +56,7 @@ impl Listener {
         self.address == other.address
             && self.interface == other.interface
             && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
-            // The kernel's own key cannot be restored on a socket.
-            && self.connection_options.fast_open_key == other.connection_options.fast_open_key
+            && !self.connection_options.leaves_key(&other.connection_options)
     }
 
     /// Returns whether sockets that they share need no other options.
@@ -67,6 +66,7 @@ impl Listener {
             && self.dscp == other.dscp
             && self.connection_options.backlog == other.connection_options.backlog
             && self.connection_options.fast_open == other.connection_options.fast_open
+            && self.connection_options.key_in_use() == other.connection_options.key_in_use()
     }
 
     /// Returns whether the kernel could deliver a packet for one to the sockets of the other: the
@@ -220,6 +220,20 @@ pub struct ConnectionOptions {
     pub in_flight: u16,
     /// Concurrent connections; 0 means no limit (`maxConcurrentTCPConnections`).
     pub connections: u32,
+}
+
+impl ConnectionOptions {
+    /// Returns the key of its cookies, if it gives any by a key of its own.
+    #[must_use]
+    pub fn key_in_use(&self) -> Option<[u8; 16]> {
+        self.fast_open_key.filter(|_| self.fast_open > 0)
+    }
+
+    /// Returns whether cookies are to be by the kernel's own key after one that was set: the kernel's
+    /// cannot be restored on a socket.
+    fn leaves_key(&self, after: &Self) -> bool {
+        self.key_in_use().is_some() && after.fast_open_key.is_none() && after.fast_open > 0
+    }
 }
 
 impl Default for ConnectionOptions {

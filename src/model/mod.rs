@@ -66,8 +66,12 @@ pub struct Snapshot {
 /// Settings of the control thread that are shown beside those of queries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
+    /// The networks that may query as they are listed, exceptions with `!`.
+    pub acl: Vec<String>,
     /// Where the console listens.
     pub console: Option<SocketAddr>,
+    /// Where the web server listens with TLS, and its certificates.
+    pub web_tls: Option<(SocketAddr, ListenerTls)>,
     /// Most outstanding queries of a server, per shard.
     pub outstanding_max: u32,
     /// The log is verbose.

@@ -3,24 +3,43 @@
 //! A million names take their bytes in wire format plus 18 each for the table over them. Names are
 //! compared ignoring letter case (RFC 4343) and returned in lower case.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use crate::rules::name_table::{Builder, NameTable};
 
 /// A set that rules share, and that is filled before they are compiled.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<OnceLock<NameSet>>);
+pub struct Names(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    set: OnceLock<NameSet>,
+    /// It is not shown.
+    hidden: AtomicBool,
+}
 
 impl Names {
     /// Fills it, once.
     pub fn fill(&self, set: NameSet) {
-        let _ = self.0.set(set);
+        let _ = self.0.set.set(set);
     }
 
     /// Returns its content; none before it is filled.
     #[must_use]
     pub fn set(&self) -> Option<&NameSet> {
-        self.0.get()
+        self.0.set.get()
+    }
+
+    /// Lets lists of rules show the number of its names alone.
+    pub fn hide(&self) {
+        self.0.hidden.store(true, Relaxed);
+    }
+
+    /// Returns whether it is hidden.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.0.hidden.load(Relaxed)
     }
 
     /// Returns a key that no other living set has.
@@ -50,7 +69,7 @@ impl Names {
 
 impl From<NameSet> for Names {
     fn from(set: NameSet) -> Self {
-        Self(Arc::new(OnceLock::from(set)))
+        Self(Arc::new(Shared { set: OnceLock::from(set), hidden: AtomicBool::new(false) }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! decides, in whatever order they were given. IPv4 and IPv6 networks are separate: `::/0` contains
 //! no IPv4 address.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use crate::base::prefix::Prefix;
@@ -11,18 +12,36 @@ use crate::rules::prefix_map::PrefixMap;
 
 /// A set that rules share, and that is filled before they are compiled.
 #[derive(Clone, Debug, Default)]
-pub struct Networks(Arc<OnceLock<NetworkSet>>);
+pub struct Networks(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    set: OnceLock<NetworkSet>,
+    /// It is not shown.
+    hidden: AtomicBool,
+}
 
 impl Networks {
     /// Fills it, once.
     pub fn fill(&self, set: NetworkSet) {
-        let _ = self.0.set(set);
+        let _ = self.0.set.set(set);
     }
 
     /// Returns its content; none before it is filled.
     #[must_use]
     pub fn set(&self) -> Option<&NetworkSet> {
-        self.0.get()
+        self.0.set.get()
+    }
+
+    /// Lets lists of rules show the number of its networks alone.
+    pub fn hide(&self) {
+        self.0.hidden.store(true, Relaxed);
+    }
+
+    /// Returns whether it is hidden.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.0.hidden.load(Relaxed)
     }
 
     /// Returns a key that no other living set has.
@@ -46,7 +65,7 @@ impl Networks {
 
 impl From<NetworkSet> for Networks {
     fn from(set: NetworkSet) -> Self {
-        Self(Arc::new(OnceLock::from(set)))
+        Self(Arc::new(Shared { set: OnceLock::from(set), hidden: AtomicBool::new(false) }))
     }
 }
 

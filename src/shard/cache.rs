@@ -20,6 +20,10 @@ pub(crate) struct CacheBuffers {
     found: Vec<u8>,
     /// What is to be stored.
     packed: Vec<u8>,
+    /// The fresh answer that was found last is one for every subnet.
+    is_of_every_subnet: bool,
+    /// An answer for every subnet is one for the query, too.
+    is_shared: bool,
     /// A server has said that its response is valid for every subnet.
     is_for_every_subnet: bool,
     /// The answer to a query whose packet is gone.
@@ -101,17 +105,22 @@ impl CacheBuffers {
         now: Tick,
     ) -> Option<Hit> {
         self.found.resize(ENTRY_BYTES_MAX, 0);
+        self.is_of_every_subnet = false;
         if !self.has_two_keys(cache, shared) {
             return cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found);
         }
         self.every_subnet.for_every_subnet(&self.key, cache);
         let (keys, found) = ([&self.every_subnet, &self.key], &mut self.found);
-        let mut first = |keys: [&Key; 2], wanted| {
-            keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
-        };
-        let fresh = first(keys, Wanted::Fresh);
-        if fresh.is_some() || wanted == Wanted::Fresh {
-            return fresh;
+        let fresh = keys.into_iter().zip([true, false]).find_map(|(key, for_all)| {
+            let hit = cache.answer(key, packet, question_end, Wanted::Fresh, now, found)?;
+            Some((hit, for_all))
+        });
+        if let Some((hit, for_all)) = fresh {
+            self.is_of_every_subnet = for_all;
+            return Some(hit);
+        }
+        if wanted == Wanted::Fresh {
+            return None;
         }
         // The newer one supersedes the other.
         let [for_all, own] = keys;
@@ -119,6 +128,34 @@ impl CacheBuffers {
         let keys = if is_own_newer { [own, for_all] } else { keys };
         let found = &mut self.found;
         keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+    }
+
+    /// Returns the key of the fresh answer that was found last.
+    pub(crate) const fn hit_key(&self) -> &Key {
+        if self.is_of_every_subnet { &self.every_subnet } else { &self.key }
+    }
+
+    /// Returns the hash under which it is noted that servers have failed to answer the query with the key
+    /// at hand. Where an answer may be for every subnet, they have failed for all.
+    pub(crate) fn failing_hash(&mut self, cache: &PacketCache, shared: bool) -> u64 {
+        if self.has_two_keys(cache, shared) {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            self.every_subnet.hash()
+        } else {
+            self.key.hash()
+        }
+    }
+
+    /// The entry for a query was asked for anew in vain: somebody may ask again. Returns the hashes of the
+    /// keys that it may have.
+    pub(crate) fn release_refresh(&mut self, key: &Key, cache: &PacketCache, shared: bool) -> [u64; 2] {
+        cache.release_refresh(key);
+        if !(shared && key.has_subnet() && cache.options().parse_ecs) {
+            return [key.hash(); 2];
+        }
+        self.every_subnet.for_every_subnet(key, cache);
+        cache.release_refresh(&self.every_subnet);
+        [key.hash(), self.every_subnet.hash()]
     }
 
     /// Returns whether the answer to the query with the key at hand is there, and has not expired.
@@ -154,8 +191,8 @@ impl CacheBuffers {
     /// Takes a copy of the key of an outstanding query, whose response has come from its server.
     pub(crate) fn take(&mut self, key: &Key, response: &[u8], shared: bool) {
         self.key.copy(key);
-        self.is_for_every_subnet = shared
-            && key.has_subnet()
+        self.is_shared = shared && key.has_subnet();
+        self.is_for_every_subnet = self.is_shared
             && ecs::parse(response)
                 // Another subnet than the query's (RFC 7871, 7.3).
                 .filter(|subnet| {
@@ -180,17 +217,29 @@ impl CacheBuffers {
         } else {
             &self.key
         };
-        if renews {
-            cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
-        } else {
-            cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed)
+        self.found.resize(ENTRY_BYTES_MAX, 0);
+        // An entry that has expired meanwhile is renewed for who waits for it.
+        if renews && cache.has_fresh(key, now, &mut self.found) {
+            return cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
         }
+        let stored = cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
+        if !matches!(stored, Ok(_) | Err(NotCached::Malformed | NotCached::Class))
+            && !self.is_for_every_subnet
+        {
+            self.supersede_for_every_subnet(cache, response);
+        }
+        stored
     }
 
-    /// A response to the query with the key at hand is not stored: what is there is superseded.
+    /// A response to the query with the key at hand is not stored: what is there is superseded. So is the
+    /// answer for every subnet: either by this one, or because it is not for every subnet any longer.
     pub(crate) fn supersede(&mut self, cache: &PacketCache, response: &[u8]) {
         cache.supersede(&self.key, response);
-        if self.is_for_every_subnet && cache.options().parse_ecs {
+        self.supersede_for_every_subnet(cache, response);
+    }
+
+    fn supersede_for_every_subnet(&mut self, cache: &PacketCache, response: &[u8]) {
+        if self.is_shared && cache.options().parse_ecs {
             self.every_subnet.for_every_subnet(&self.key, cache);
             cache.supersede(&self.every_subnet, response);
         }

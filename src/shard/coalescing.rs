@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::stats::claims::{self, Claim, Claims};
@@ -32,8 +33,8 @@ pub(crate) enum Fate {
     Again,
     /// They ask a server: the response is for one client alone, or no client waits for it.
     Separate,
-    /// No server has answered the leader, for this reason.
-    Dropped(DropReason),
+    /// No server has answered the leader, for this reason; the one that was asked, where that is known.
+    Dropped(DropReason, Option<BackendSlot>),
 }
 
 /// A query that leads others.
@@ -147,7 +148,7 @@ impl Coalescing {
                     claims::Outcome::Stored => Fate::Stored,
                     claims::Outcome::Separate => Fate::Again,
                     claims::Outcome::Stale => Fate::Stale,
-                    claims::Outcome::Failed => Fate::Dropped(DropReason::Timeout),
+                    claims::Outcome::Failed => Fate::Dropped(DropReason::Timeout, None),
                 },
             );
         }

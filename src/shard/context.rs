@@ -215,6 +215,11 @@ impl Context {
         self.stats().answered(page, pool, ResponseCode::of(answer), latency.0);
     }
 
+    /// Counts a query that is dropped before anything is read of it.
+    pub(crate) fn count_refused(&self, client: Client) {
+        self.stats().listener(client.listener, client.connection.is_some()).stats.refused.add(1);
+    }
+
     /// Counts a query that is none, or malformed, and is dropped.
     pub(crate) fn count_noncompliant(&self, client: Client) {
         self.stats().listener(client.listener, client.connection.is_some()).stats.noncompliant.add(1);

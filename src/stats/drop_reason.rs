@@ -73,7 +73,7 @@ reasons! {
         ResponseDuplicate = "response-duplicate",
         /// A response that matches no query: wrong id or socket.
         ResponseForeign = "response-foreign",
-        /// A response whose question differs from the query's.
+        /// A response whose question or opcode differs from the query's.
         ResponseMismatch = "response-mismatch",
         /// A response without a question, NOERROR or NXDOMAIN, where the configuration drops them.
         ResponseEmpty = "response-empty",

@@ -256,6 +256,7 @@ pub struct BackendLive {
     share_ppm: AtomicU32,
     trickle_ppm: AtomicU32,
     checks_failed: [AtomicU64; Failure::ALL.len()],
+    state_changes: AtomicU64,
     connections: AtomicU32,
     connections_max: AtomicU32,
 }
@@ -268,6 +269,7 @@ impl Default for BackendLive {
             share_ppm: AtomicU32::new(0),
             trickle_ppm: AtomicU32::new(0),
             checks_failed: Default::default(),
+            state_changes: AtomicU64::new(0),
             connections: AtomicU32::new(0),
             connections_max: AtomicU32::new(0),
         }
@@ -309,6 +311,17 @@ impl BackendLive {
     #[must_use]
     pub fn checks_failed(&self) -> [u64; Failure::ALL.len()] {
         std::array::from_fn(|reason| self.checks_failed[reason].load(Relaxed))
+    }
+
+    /// Returns how many times it came up or went down.
+    #[must_use]
+    pub fn state_changes(&self) -> u64 {
+        self.state_changes.load(Relaxed)
+    }
+
+    /// Sets how many times it came up or went down. Only the control thread calls this.
+    pub fn set_state_changes(&self, count: u64) {
+        self.state_changes.store(count, Relaxed);
     }
 
     /// Returns its connections at this time, and the most that there were.

@@ -33,7 +33,7 @@ use crate::tls::Reason;
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Changes of the configuration.
+    /// Changes, as of the configuration.
     Changes,
     /// Health checks.
     Checks,
@@ -305,6 +305,8 @@ registry! {
         queries: Counter = "listener-queries", Queries;
         /// Queries that are none, or malformed.
         noncompliant: Counter = "listener-noncompliant-queries", Queries;
+        /// Of the packets counted as queries, those of clients outside the ACL, or shorter than a header.
+        refused: Counter = "listener-refused", Queries;
         /// Answers to its clients, by response code.
         answers: CounterBy<ResponseCode> = "listener-answers", Responses;
         /// The time from the arrival of a query until its answer, over all attempts.
@@ -378,8 +380,8 @@ registry! {
         latency: Histogram = "answer-latency", Milliseconds;
     }
 
-    /// A certificate of a listener or server.
-    CertificateReading = "certificate" ["listener or server", "subject"] {
+    /// A certificate of a listener, of a server or of the web server.
+    CertificateReading = "certificate" ["listener, server or webserver", "subject"] {
         /// The time until it expires; below 0 when it has expired.
         expires_in_s: SignedGauge = "certificate-expires-in-s", Seconds;
     }
@@ -480,6 +482,8 @@ registry! {
     CheckReading = "checks" ["server"] {
         /// Checks that failed, by reason.
         failed: CounterBy<Failure> = "checks-failed", Checks;
+        /// Times that it came up or went down, by checks, live traffic or the configuration.
+        changes: Counter = "checks-state-changes", Changes;
     }
 
     /// A rule.

@@ -90,6 +90,12 @@ pub fn options(message: &[u8], opt: &Opt) -> impl Iterator<Item = (u16, Range<us
     Options { message, at: opt.start + FIXED, end: opt.end.min(message.len()) }.map(|o| (o.code, o.data))
 }
 
+/// Returns whether the options of an OPT record fill it, so that [`options`] has them all.
+#[must_use]
+pub fn is_whole(message: &[u8], opt: &Opt) -> bool {
+    options(message, opt).last().map_or(opt.start + FIXED, |(_, data)| data.end) == opt.end
+}
+
 struct Options<'m> {
     message: &'m [u8],
     at: usize,

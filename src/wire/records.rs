@@ -41,6 +41,8 @@ pub mod rtype {
     pub const MINFO: u16 = 14;
     /// A mail exchange.
     pub const MX: u16 = 15;
+    /// Strings.
+    pub const TXT: u16 = 16;
     /// A responsible person.
     pub const RP: u16 = 17;
     /// An AFS database.

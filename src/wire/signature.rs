@@ -37,13 +37,18 @@ fn find(message: &[u8]) -> Option<Record> {
     }
     let mut records = Records::of(message);
     let last = records.by_ref().last().filter(|_| records.whole())?;
-    // SIG(0) covers no type.
-    let covers_message = |record: &Record| match record.rtype {
+    Some(last).filter(|record| record.section == Section::Additional && covers_message(message, record))
+}
+
+/// Returns whether a record of a message is a signature of a whole message, wherever it stands.
+#[must_use]
+pub fn covers_message(message: &[u8], record: &Record) -> bool {
+    match record.rtype {
         rtype::TSIG => true,
+        // SIG(0) covers no type.
         rtype::SIG => message.get(record.rdata.clone()).is_some_and(|data| data.starts_with(&[0, 0])),
         _ => false,
-    };
-    Some(last).filter(|record| record.section == Section::Additional && covers_message(record))
+    }
 }
 
 #[cfg(test)]

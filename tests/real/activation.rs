@@ -127,3 +127,102 @@ fn a_missing_kind_is_opened_and_a_stray_socket_closed() {
         .expect("python3 runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
+
+/// Opens the sockets of a unit as the service manager does, on loopback and another port, sends a query by
+/// each of them before the start, and passes them in the unit's order.
+const UNIT: &str = r#"
+import os, re, socket, subprocess, sys
+
+program, config, unit = sys.argv[1:]
+wanted = re.findall(r"^Listen(Datagram|Stream)=(\S+):53$", open(unit).read(), re.M)
+loopback = {"0.0.0.0": (socket.AF_INET, "127.0.0.1"), "[::]": (socket.AF_INET6, "::1")}
+
+def opened(port):
+    sockets = []
+    try:
+        for kind, address in wanted:
+            family, ip = loopback[address]
+            is_stream = kind == "Stream"
+            passed = socket.socket(family, socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM)
+            sockets.append((passed, is_stream))
+            passed.bind((ip, port))
+            port = passed.getsockname()[1]
+            if is_stream:
+                passed.listen(16)
+    except OSError:
+        return []
+    return sockets
+
+sockets = []
+while not sockets:
+    sockets = opened(0)
+addresses = sorted({passed.getsockname()[:2] for passed, _ in sockets})
+listen = [("[%s]:%d" if ":" in ip else "%s:%d") % (ip, port) for ip, port in addresses]
+
+query = bytes([1, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 97, 0, 0, 1, 0, 1])
+clients = []
+for passed, is_stream in sockets:
+    client = socket.socket(passed.family, passed.type)
+    client.settimeout(10)
+    client.connect(passed.getsockname())
+    client.sendall(bytes([0, len(query)]) + query if is_stream else query)
+    clients.append((client, is_stream))
+
+START = """
+import os, sys
+given = [int(number) for number in sys.argv[1].split(",")]
+far = [os.dup2(descriptor, 100 + at) for at, descriptor in enumerate(given)]
+for descriptor in given:
+    os.set_inheritable(descriptor, False)
+for at, descriptor in enumerate(far):
+    os.dup2(descriptor, 3 + at)
+    os.close(descriptor)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(given)))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+numbers = ",".join(str(passed.fileno()) for passed, _ in sockets)
+command = [sys.executable, "-c", START, numbers, program, "--shards", "2", "-C", config]
+for address in listen:
+    command += ["-l", address]
+dnslob = subprocess.Popen(command, pass_fds=[passed.fileno() for passed, _ in sockets], stderr=subprocess.PIPE,
+                          text=True)
+said = ""
+while "serving" not in said:
+    line = dnslob.stderr.readline()
+    assert line, said
+    said += line
+try:
+    assert "fits no listener" not in said and "opens itself" not in said, said
+    for client, is_stream in clients:
+        assert client.recv(512)[5 if is_stream else 3] & 15 == 5, "REFUSED"
+finally:
+    dnslob.terminate()
+assert dnslob.wait(10) == 0, "an orderly end"
+"#;
+
+/// Returns the addresses that a unit has sockets of a kind for.
+fn addresses_of<'u>(unit: &'u str, kind: &str) -> Vec<&'u str> {
+    let mut all: Vec<&str> = unit.lines().filter_map(|l| l.strip_prefix(kind)?.strip_prefix('=')).collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn the_unit_that_is_shipped_has_both_kinds_of_sockets_and_both_are_served() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dnslob.socket");
+    let text = std::fs::read_to_string(unit).expect("the unit");
+    let datagrams = addresses_of(&text, "ListenDatagram");
+    assert_eq!(datagrams, ["0.0.0.0:53", "[::]:53"]);
+    assert_eq!(addresses_of(&text, "ListenStream"), datagrams);
+    // Without it a wildcard of IPv6 takes those of IPv4, and the second bind fails.
+    assert!(text.lines().any(|line| line == "BindIPv6Only=ipv6-only"), "{text}");
+    let directory = Directory::new();
+    let config = directory.write("dnslob.lua", "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n");
+    let done = Command::new("python3")
+        .args(["-c", UNIT, env!("CARGO_BIN_EXE_dnslob")])
+        .arg(config)
+        .arg(unit)
+        .output()
+        .expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}

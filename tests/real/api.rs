@@ -104,6 +104,15 @@ fn what_it_changes_is_served_and_outlives_reload_and_restart() {
     change(web, "DELETE", &format!("/api/v2/rules/query/{}", uuids[1]), None);
     change(web, "PUT", "/api/v2/acl", Some(r#"{"networks": ["127.0.0.0/8"]}"#));
     change(web, "PUT", "/api/v2/acl/192.0.2.0%2F24", None);
+    change(web, "PUT", "/api/v2/acl/!192.0.2.7", None);
+    assert!(
+        read(web, "/api/v2/acl").ends_with("[\"127.0.0.0/8\",\"192.0.2.0/24\",\"!192.0.2.7/32\"]}"),
+        "as it was written"
+    );
+    change(web, "DELETE", "/api/v2/acl/192.0.2.0%2F24", None);
+    change(web, "PUT", "/api/v2/acl/192.0.2.0%2F24", None);
+    change(web, "PUT", "/api/v2/acl/192.0.2.7", None);
+    assert!(!read(web, "/api/v2/acl").contains('!'), "the network takes the place of the exception");
     change(web, "DELETE", "/api/v2/acl/127.0.0.0%2F8", None);
     assert!(dig(at, "a.test").contains("timed out"));
     let listed =
@@ -250,6 +259,7 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         (404, "DELETE", "/api/v2/rules/query/0", ANY, ""),
         (422, "PUT", "/api/v2/acl", ANY, r#"{"networks": "127.0.0.1"}"#),
         (422, "PUT", "/api/v2/acl", ANY, r#"{"networks": ["nonsense"]}"#),
+        (422, "PUT", "/api/v2/acl", ANY, r#"{"networks": ["!192.0.2.1"]}"#),
         (422, "PUT", "/api/v2/acl/nonsense", ANY, ""),
         (404, "DELETE", "/api/v2/acl/192.0.2.1", ANY, ""),
         (400, "PUT", "/api/v1/servers/localhost/config/allow-from", ANY, r#"{"value": ["nonsense"]}"#),

@@ -269,11 +269,23 @@ fn planted_differences_of_two_servers_are_found_and_no_other() {
         assert!(is_said("rcode", "NOERROR, then NXDOMAIN"), "{examples:?}");
     }
     let page = directory.path().join("report.html");
-    let arguments = [&a, &b, "--fail-if", "diff>0", "--report", &page.to_string_lossy()];
+    let log = directory.path().join("report.hdr");
+    let files = [&page, &log].map(|path| path.to_string_lossy());
+    let arguments = [&a, &b, "--fail-if", "diff>0", "--report", &files[0], "--hdr", &files[1]];
     let output = replay(&capture, &arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("failed: diff>0: ") && text.contains(&format!("second      {b}")), "{text}");
+    assert!(
+        text.contains(&format!("target      {a} over udp and tcp as recorded, the first; {b} is judged")),
+        "{text}"
+    );
+    for which in ["first", "second"] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(&format!("s  {which}: sent ")), "{said}");
+        let log = fs::read_to_string(&log).expect("a log");
+        assert!(log.contains(&format!("\nTag={which},0.000,1.000,")), "{log}");
+    }
     let page = fs::read_to_string(page).expect("a page");
     assert!(page.contains("Examples of differences") && page.contains("Latency of both"));
 }
@@ -291,7 +303,7 @@ fn each_client_has_a_socket_and_its_queries_keep_their_order() {
     let document = replayed(&capture, &[&target, "--threads", "2", "--speed", "2"]);
     assert_eq!([number(&document, "/counts/answered"), number(&document, "/counts/sent")], [90; 2]);
     // 89 ms of the capture in half of it.
-    assert_eq!(number(&document, "/rate_wanted"), 2_022);
+    assert_eq!(number(&document, "/rate_wanted"), 2_000);
     let seen = server.join().expect("a server");
     let mut by_peer = std::collections::BTreeMap::<SocketAddr, Vec<u64>>::new();
     for (peer, message) in seen {
@@ -418,6 +430,9 @@ fn captures_that_end_early_give_what_they_have() {
     let mut bytes = fs::read(&capture).expect("a capture");
     bytes.truncate(bytes.len() - 5);
     fs::write(&capture, &bytes).expect("a capture");
+    // A condition is judged by what could be read.
+    let output = replay(&capture, &[&reflect.address, "--fail-if", "noerror>0"]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     // What could be read is reported, and the exit code says that it is not all.
     let output = replay(&capture, &["--json", &reflect.address]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
@@ -514,4 +529,101 @@ fn what_cannot_work_is_said_before() {
     let nobody = replay(&capture, &[&address, "--transport", "tcp", "--timeout", "200ms"]);
     let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
     assert!(said.contains(&format!("no answer from {address}: refused")), "{said}");
+}
+
+/// The kernel tells of one refusal of a socket at a time, whatever was sent before.
+#[test]
+fn every_query_to_a_port_that_refuses_is_refused() {
+    let directory = Directory::new();
+    let packets: Vec<_> =
+        (0..3_000_u16).map(|n| (0, client(n as u8 % 7), RECORDED, query(n, "a.test"))).collect();
+    let capture = written(&directory, &packets);
+    let nobody = replay(&capture, &[&format!("127.0.0.1:{}", port()), "--json", "--max", "--sockets", "3"]);
+    assert_eq!(nobody.status.code(), Some(1), "no answer at all");
+    let document: Value = serde_json::from_slice(&nobody.stdout).expect("JSON");
+    assert_eq!(
+        ["sent", "refused"].map(|n| number(&document, &format!("/counts/{n}"))),
+        [3_000; 2],
+        "{document:#}"
+    );
+}
+
+/// What has never left is not sent, and why it has not is said, of the server that it is about.
+#[test]
+fn connections_that_fail_are_told_with_their_reasons() {
+    let directory = Directory::new();
+    let authority = Authority::new();
+    let pair = authority.issue("reflect", &["192.0.2.1"]);
+    let [certificate, key, authorities] =
+        [&pair.pem, &pair.key, &authority.pem].map(|path| path.to_string_lossy().into_owned());
+    let tls = format!("127.0.0.1:{}", port());
+    let reflect = Reflect::start(&["--tls", &tls, "--certificate", &certificate, "--key", &key]);
+    let packets: Vec<_> =
+        (0..6_u8).map(|n| (0, client(n), RECORDED, query(7, &format!("q{n}.test")))).collect();
+    let capture = written(&directory, &packets);
+    // It takes connections and never says a word.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let silent = mute.local_addr().expect("an address").to_string();
+    let over_tls = ["--transport", "tls", "--ca", authorities.as_str(), "--timeout", "300ms"];
+    for (target, why) in [(&tls, "certificate"), (&silent, "timed out")] {
+        let output = replay(&capture, &[&[target.as_str(), "--json"], &over_tls[..]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("no answer from {target}: TLS handshake: ")) && said.contains(why),
+            "{said}"
+        );
+        let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let of = |name: &str| number(&document, &format!("/counts/{name}"));
+        let counts = ["sent", "connections", "connect_errors", "unconnected", "timed_out", "closed"].map(of);
+        assert_eq!((counts, number(&document, "/unsent")), ([0, 0, 6, 6, 0, 0], 6), "{document:#}");
+    }
+    // The other server is good: only the second has failed.
+    let output = replay(
+        &capture,
+        &[
+            &reflect.address,
+            &silent,
+            "--json",
+            "--transport",
+            "tcp",
+            "--timeout",
+            "300ms",
+            "--fail-if",
+            "loss>0",
+        ],
+    );
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["connect_failures"], Value::Object(serde_json::Map::new()), "{document:#}");
+    assert_eq!(number(&document, "/replay/second/counts/timed_out"), 6, "it was asked, and does not answer");
+    let nobody = format!("127.0.0.1:{}", port());
+    let output = replay(&capture, &[&reflect.address, &nobody, "--json", "--transport", "tcp"]);
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["connect_failures"], Value::Object(serde_json::Map::new()), "{document:#}");
+    assert!(number(&document, "/replay/second/connect_failures/refused") > 0, "{document:#}");
+    assert_eq!(reflect.end("answers NOERROR"), 12);
+}
+
+#[test]
+fn what_is_no_dns_is_malformed() {
+    let directory = Directory::new();
+    let packets: Vec<_> = (0..4_u8).map(|n| (0, client(n), RECORDED, query(7, "a.test"))).collect();
+    let capture = written(&directory, &packets);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let target = listener.local_addr().expect("an address").to_string();
+    let server = std::thread::spawn(move || {
+        for _ in 0..4 {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).expect("a query");
+            let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut message).expect("a query");
+            stream.write_all(b"HTTP/1.1 400 Bad Request").expect("nonsense");
+        }
+    });
+    let output = replay(&capture, &[&target, "--json", "--transport", "tcp"]);
+    assert_eq!(output.status.code(), Some(1));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!([number(&document, "/counts/malformed"), number(&document, "/wrong")], [4; 2], "{document:#}");
+    server.join().expect("a server");
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::instance::binary;
+use crate::namespaces::Namespaces;
 use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 
@@ -179,7 +180,15 @@ fn cut_captures_and_conditions(directory: &Directory, file: &Path, ports: &str, 
     let output = scope(&[&text(&cut), "--ports", ports, "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("the file ends within a packet") && said.contains("at byte "), "{said}");
+    assert_eq!(said.matches("the file ends within a packet").count(), 1, "said once: {said}");
+    assert!(said.contains("at byte ") && said.contains("the report is of what could be read"), "{said}");
+    let packed = packed("zstd", file, directory.path().join("cut.zst"));
+    let bytes = fs::read(&packed).expect("the capture");
+    fs::write(&packed, &bytes[..bytes.len() - 20]).expect("written");
+    let of_frame = scope(&[&text(&packed), "--ports", ports]);
+    let said = String::from_utf8_lossy(&of_frame.stderr);
+    assert_eq!(of_frame.status.code(), Some(1), "{said}");
+    assert!(said.contains("the file ends within a frame of zstd"), "{said}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
     assert!(number(&report, "/counts/queries") + 2 >= number(whole, "/counts/queries"), "{report:#}");
     assert!(report["errors"][0].as_str().is_some_and(|e| e.contains("at byte ")));
@@ -248,6 +257,32 @@ fn a_pipe_is_read_while_it_is_written_and_a_signal_ends_it() {
 fn end_writer(mut program: Program) {
     program.signal(Signal::SIGINT);
     let _ = program.wait();
+}
+
+/// A mirror port sends what is for others.
+#[test]
+fn an_interface_is_promiscuous_while_it_is_looked_at() {
+    let spaces = match Namespaces::new(&["mirror"]) {
+        Ok(spaces) => spaces,
+        Err(why) => return eprintln!("SKIPPED: network namespaces cannot be made here: {why}"),
+    };
+    spaces.ip(0, "link set lo up");
+    let promiscuity = || {
+        let mut command = Command::new("ip");
+        command.args(["-d", "link", "show", "lo"]);
+        let output = spaces.command(0, &command).output().expect("ip runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = text.split("promiscuity ").nth(1).and_then(|rest| rest.split(' ').next());
+        number.and_then(|number| number.parse::<u32>().ok()).unwrap_or_else(|| panic!("{text}"))
+    };
+    let mut command = Command::new(binary());
+    command.args(["scope", "-i", "lo"]);
+    let mut program = Program::start(&mut spaces.command(0, &command));
+    wait_for(|| program.transcript(), || program.lines_with(0, " packets, ").pop());
+    assert_eq!(promiscuity(), 1);
+    program.signal(Signal::SIGINT);
+    assert!(program.wait().success(), "{}", program.transcript());
+    assert_eq!(promiscuity(), 0);
 }
 
 #[test]

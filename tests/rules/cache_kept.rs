@@ -54,6 +54,38 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR CD a/A A=192.0.2.1,60",
     ),
     (
+        "a miss rule that changes a query, and a server that fails: asked once",
+        "setStaleCacheEntriesTTL(3600) addCacheMissAction(AllRule(), SetDisableValidationAction())
+         getPool(''):setCache(newPacketCache(100, {temporaryFailureTTL=25})) ",
+        "q 1 a/A
+         > 2 * CD a/A
+         a * QR CD a/A A=192.0.2.1,2
+         < 1 QR a/A A=192.0.2.1,2
+         wait 3000
+         q 2 a/A
+         > 2 * CD a/A
+         a * QR CD SERVFAIL a/A
+         < 2 QR a/A A=192.0.2.1,60
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "a response with another opcode is none",
+        CACHE,
+        "q 1 a/A
+         > 2 * a/A
+         a * QR UPDATE a/A A=192.0.2.1,60
+         ! response-mismatch
+         a * QR a/A A=192.0.2.2,60
+         < 1 QR a/A A=192.0.2.2,60
+         q 2 NOTIFY a/SOA
+         > 2 * NOTIFY a/SOA
+         a * QR a/SOA
+         ! response-mismatch
+         a * QR NOTIFY NOTIMP a/SOA
+         < 2 QR NOTIFY NOTIMP a/SOA",
+    ),
+    (
         "a miss rule that changes the name keeps the answer out",
         "addCacheMissAction(NetmaskGroupRule('192.0.2.0/24'), LuaAction(function(dq)
          dq:changeName(newDNSName('x')) return DNSAction.None, '' end))
@@ -182,6 +214,94 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 4 QR a/A A=192.0.2.1,58",
     ),
     (
+        "who waits for a query that a server has not answered is helped by another server",
+        "newServer('127.0.1.3') setServerPolicy(firstAvailable) getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         hold
+         wait 2500
+         > 3 * a/A
+         ! timeout
+         a3 * QR a/A A=192.0.2.1,60
+         < 2 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "prefetch: an answer for every subnet is renewed, whoever's it was",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         getPool('p'):setCache(newPacketCache(100, {parseECS=true, prefetch=50, prefetchHits=2})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,10 OPT=1232,8:00011800c00002
+         < 1 QR a/A A=192.0.2.1,10 OPT=1232
+         wait 6000
+         q 2 a/A OPT=1232
+         < 2 QR a/A A=192.0.2.1,4 OPT=1232
+         from 198.51.100.1:1
+         q 3 a/A OPT=1232
+         < 3 QR a/A A=192.0.2.1,4 OPT=1232
+         wait 0
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR SERVFAIL a/A OPT=1232
+         hold
+         wait 2000
+         q 4 a/A OPT=1232
+         < 4 QR a/A A=192.0.2.1,2 OPT=1232
+         q 5 a/A OPT=1232
+         < 5 QR a/A A=192.0.2.1,2 OPT=1232
+         wait 0
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.2,10 OPT=1232,8:00011800c63364
+         hold
+         from 192.0.2.77:1
+         q 6 a/A OPT=1232
+         < 6 QR a/A A=192.0.2.2,10 OPT=1232",
+    ),
+    (
+        "stale: who fails for one subnet has failed for all that get the same answer",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         setStaleCacheEntriesTTL(3600) getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,2 OPT=1232,8:00011800c00002
+         < 1 QR a/A A=192.0.2.1,2 OPT=1232
+         wait 3000
+         q 2 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232
+         < 2 QR a/A A=192.0.2.1,60 OPT=1232,15:0003
+         from 198.51.100.1:1
+         q 3 a/A OPT=1232
+         < 3 QR a/A A=192.0.2.1,60 OPT=1232,15:0003",
+    ),
+    (
+        "prefetch: a renewal that clients have waited for takes the place of what has expired",
+        "setStaleCacheEntriesTTL(3600)
+         getPool(''):setCache(newPacketCache(100, {prefetch=50, prefetchHits=1})) ",
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,4
+         < 1 QR a/A A=192.0.2.1,4
+         wait 3000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,1
+         wait 0
+         > 2 * a/A
+         wait 1500
+         q 3 a/A
+         hold
+         a * QR a/A A=192.0.2.2,0
+         hold
+         wait 0
+         < 3 QR a/A A=192.0.2.2,0
+         q 4 a/A
+         > 2 * a/A
+         a * QR SERVFAIL a/A
+         < 4 QR SERVFAIL a/A",
+    ),
+    (
         "prefetch: a renewal carries no client's cookie, and takes nothing away when it is not stored",
         PREFETCH,
         "q 1 a/A OPT=1232
@@ -263,9 +383,26 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR a/A A=192.0.2.2,60 OPT=1232,15:0003
          from 198.51.100.1:1
          q 4 a/A OPT=1232
-         > 3 * a/A OPT=1232,8:00011800c63364
-         a * QR SERVFAIL a/A OPT=1232
          < 4 QR a/A A=192.0.2.1,60 OPT=1232,15:0003",
+    ),
+    (
+        "stale: an answer for the client's subnet that is not kept supersedes that for every subnet",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         setStaleCacheEntriesTTL(3600) getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,2 OPT=1232,8:00011800c00002
+         < 1 QR a/A A=192.0.2.1,2 OPT=1232
+         wait 3000
+         q 2 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.2,0 OPT=1232,8:00011818c00002
+         < 2 QR a/A A=192.0.2.2,0 OPT=1232
+         q 3 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232
+         < 3 QR SERVFAIL a/A OPT=1232",
     ),
     (
         "stale: an answer with a client's cookie stands in for failures without it, and for nothing else",
@@ -381,6 +518,28 @@ fn a_failure_says_nothing_of_the_servers_of_the_next_configuration() {
     bench.play("remembered", "wait 1000\nq 3 a/A\n< 3 QR a/A A=192.0.2.1,60");
     bench.reload(&format!("setACL('0.0.0.0/0') newServer('127.0.1.3') {cache}"));
     bench.play("the new server", "q 4 a/A\n> 3 * a/A");
+}
+
+#[test]
+fn a_raised_stale_time_is_that_of_answers_without_their_cookie_too() {
+    let cache = "getPool(''):setCache(newPacketCache(100)) ";
+    let mut bench = Bench::new(&format!("{SERVER}{cache} setStaleCacheEntriesTTL(3)"));
+    bench.play(
+        "kept without its cookie",
+        "q 1 a/A OPT=1232,10:0102030405060708
+         > 2 * a/A OPT=1232,10:0102030405060708
+         a * QR a/A A=192.0.2.1,30 OPT=1232,10:01020304050607081122334455667788
+         < 1 QR a/A A=192.0.2.1,30 OPT=1232,10:01020304050607081122334455667788",
+    );
+    bench.reload(&format!("{SERVER}{cache} setStaleCacheEntriesTTL(3600)"));
+    bench.play(
+        "stale",
+        "wait 6500
+         q 2 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232
+         < 2 QR a/A A=192.0.2.1,60 OPT=1232,15:0003",
+    );
 }
 
 #[test]

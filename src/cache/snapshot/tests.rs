@@ -81,7 +81,7 @@ fn entries_come_back_with_what_is_left_of_their_time() {
     let bytes = three();
     let cache = PacketCache::new(OPTIONS(), [5, 6, 7, 8]);
     let loaded = read(&cache, &bytes, at(140)).expect("a snapshot");
-    assert_eq!(loaded, Loaded { entries: 3, expired: 0, others: 0, age: 10 });
+    assert_eq!(loaded, Loaded { entries: 3, expired: 0, others: 0, age: 10, is_cut: false });
     // Stored in second 100 and 110, with another hash.
     assert_eq!((fresh(&cache, "a", 140), fresh(&cache, "A", 399)), (Some((1, 260)), Some((1, 1))));
     assert_eq!((fresh(&cache, "a", 400), fresh(&cache, "b", 169)), (None, Some((2, 1))));
@@ -106,7 +106,7 @@ fn time_that_has_passed_ages_them_also_on_a_clock_that_has_just_begun() {
         let cache = cache(CacheOptions { dont_age, ..OPTIONS() });
         let loaded = read(&cache, &bytes, Clocks { now: Tick(7 * SECOND), unix_ms: 1_000_200_000 })
             .expect("a snapshot");
-        assert_eq!(loaded, Loaded { entries: 3, expired: 0, others: 0, age: 70 });
+        assert_eq!(loaded, Loaded { entries: 3, expired: 0, others: 0, age: 70, is_cut: false });
         assert_eq!((fresh(&cache, "a", 7), fresh(&cache, "a", 107)), (Some((1, ttl)), Some((1, later))));
         assert_eq!((fresh(&cache, "a", 206).is_some(), fresh(&cache, "a", 207)), (true, None));
         assert_eq!(fresh(&cache, "b", 7), None);
@@ -126,7 +126,7 @@ fn what_is_over_stays_away_and_what_is_newer_stays() {
     store(&cache, "a", 900, 0, 9, 1_000);
     // An hour later only the stale one is left.
     let loaded = read(&cache, &bytes, at(1_000)).expect("a snapshot");
-    assert_eq!(loaded, Loaded { entries: 1, expired: 2, others: 0, age: 870 });
+    assert_eq!(loaded, Loaded { entries: 1, expired: 2, others: 0, age: 870, is_cut: false });
     assert_eq!(fresh(&cache, "a", 1_000), Some((9, 900)));
     let loaded = read(&cache, &bytes, at(131)).expect("a snapshot");
     assert_eq!((loaded.others, fresh(&cache, "a", 1_000)), (2, Some((9, 900))));

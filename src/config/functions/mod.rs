@@ -264,7 +264,7 @@ pub static FUNCTIONS: &[Entry] = &[
         "includeDirectory",
         "path",
         "Evaluates the files of a directory that end in `.conf`, in order of name; not hidden ones, whose \
-         names begin with a dot.",
+         names begin with a dot, nor what is no regular file.",
     ),
     entry(
         "setStructuredLogging",
@@ -276,8 +276,16 @@ pub static FUNCTIONS: &[Entry] = &[
     entry("warnlog", "text", "Logs a warning."),
     entry("infolog", "text", "Logs a line."),
     entry("vinfolog", "text", "Logs a line when verbose."),
-    entry("setRandomizedOutgoingSockets", "true", "Accepted: each query always takes a random socket."),
-    entry("setRandomizedIdsOverUDP", "true", "Accepted: ids are always random."),
+    entry(
+        "setRandomizedOutgoingSockets",
+        "true",
+        "Without effect: each query takes a random socket in any case; false is warned of.",
+    ),
+    entry(
+        "setRandomizedIdsOverUDP",
+        "true",
+        "Without effect: ids are random in any case; false is warned of.",
+    ),
     entry("setSecurityPollSuffix", "suffix", "Accepted without effect: dnslob does not poll for advisories."),
 ];
 

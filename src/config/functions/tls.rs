@@ -7,7 +7,7 @@ pub static TLS_LOCAL_OPTIONS: &[Entry] = &[
     entry(
         "minTLSVersion",
         "\"tls1.2\"",
-        "The lowest version: \"tls1.2\" or \"tls1.3\"; older ones are not supported.",
+        "The lowest version: \"tls1.2\" or \"tls1.3\"; an older one is taken as \"tls1.2\", with a warning.",
     ),
     entry(
         "ciphers",
@@ -68,7 +68,7 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
     entry("subjectName", "name", "The name that its certificate must have, also sent as SNI."),
     entry("subjectAddr", "\"IP\"", "The address that its certificate must have; by default its own."),
     entry("validateCertificates", "true", "Whether its certificate is verified."),
-    entry("minTLSVersion", "\"tls1.2\"", "The lowest version: \"tls1.2\" or \"tls1.3\". Not in dnsdist."),
+    entry("minTLSVersion", "\"tls1.2\"", "The lowest version, as of a listener. Not in dnsdist."),
     entry("caStore", "path", "The trusted authorities, PEM; by default the system's."),
     entry(
         "ciphers",

@@ -72,6 +72,116 @@ fn a_name_that_a_function_uses_and_nothing_defines_is_an_error() {
 }
 
 #[test]
+fn a_member_that_a_table_of_fixed_members_lacks_is_an_error() {
+    const USES: &[(&str, &str)] = &[
+        (
+            "return dq.qtype == DNSQType.AAA",
+            "unknown constant \"DNSQType.AAA\"; did you mean \"DNSQType.AAAA\"?",
+        ),
+        ("if DNSQType.AAA ~= dq.qtype then return 1 end", "unknown constant \"DNSQType.AAA\""),
+        (
+            "dq.rcode = DNSRCode.NXDOMIAN",
+            "unknown constant \"DNSRCode.NXDOMIAN\"; did you mean \"DNSRCode.NXDOMAIN\"?",
+        ),
+        ("return DNSRCode.NXDOMIAN", "unknown constant \"DNSRCode.NXDOMIAN\""),
+        ("dq:setTag('a', DNSClass.INN)", "unknown constant \"DNSClass.INN\""),
+        ("local t = {[DNSOpcode.Qery] = 1}", "unknown constant \"DNSOpcode.Qery\""),
+        ("local t = {EDNSOptionCode.COKIE}", "unknown constant \"EDNSOptionCode.COKIE\""),
+        ("local t = 'a' .. _G.DNSSection.Anser", "unknown constant \"DNSSection.Anser\""),
+        ("local wanted = DNSQType.AAA return dq.qtype == wanted", "unknown constant \"DNSQType.AAA\""),
+        ("if not DNSQType.AAA then return dq.qtype == DNSQType.AAA end", "unknown constant \"DNSQType.AAA\""),
+        (
+            "return string.fromat('%d', 1)",
+            "unknown function \"string.fromat\"; did you mean \"string.format\"?",
+        ),
+        ("math.nope()", "unknown function \"math.nope\"; there is none of this name"),
+        ("local f = bit.xor f(1)", "unknown function \"bit.xor\""),
+        ("table.nope.x = 1", "unknown function \"table.nope\""),
+        ("return os.tim()", "unknown function \"os.tim\""),
+    ];
+    for (body, want) in USES {
+        let want = format!("FILE:2: {want}");
+        for text in [
+            format!("function maintenance()\nlocal dq = {{}} {body} end"),
+            format!("local unused = function(dq)\n{body} end"),
+            format!("addAction(LuaRule(function(dq)\n{body} end), DropAction())"),
+            format!("newServer{{address='192.0.2.1', checkFunction=function(dq)\n{body} end}}"),
+        ] {
+            let errors = broken(&text);
+            assert!(
+                errors.len() == 1 && errors[0].starts_with(&want),
+                "{text}\ngave {errors:#?}\nnot  {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn such_tables_are_known_by_the_names_that_a_file_gives_them() {
+    for (before, body, want) in [
+        (
+            "local types = DNSQType",
+            "return dq.qtype == types.AAA",
+            "unknown constant \"DNSQType.AAA\"; did you",
+        ),
+        (
+            "local types = DNSQType",
+            "return (function() return types.AAA end)()",
+            "unknown constant \"DNSQType.AAA\"",
+        ),
+        (
+            "local fmt = string",
+            "return fmt.fromat('%d', 1)",
+            "unknown function \"string.fromat\"; did you mean",
+        ),
+        ("local b = bit", "return b.xor(1, 2)", "unknown function \"bit.xor\"; "),
+        ("local act = DNSAction", "return act.Nope", "unknown decision of a function \"Nope\""),
+    ] {
+        let want = format!("FILE:2: {want}");
+        let errors = broken(&format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))"));
+        assert!(errors.len() == 1 && errors[0].starts_with(&want), "{before} {body}: {errors:#?}\n{want}");
+    }
+    for (before, body) in [
+        ("local types = DNSQType", "return types.AAAA == dq.qtype"),
+        ("local types = {AAA=1}", "return types.AAA == dq.qtype"),
+        ("local types = DNSQType function other() types = {AAA=1} end", "return types.AAA == dq.qtype"),
+        ("local string = {nope=print}", "return string.nope('a')"),
+    ] {
+        let text = format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))");
+        assert_eq!(broken(&text), [] as [String; 0], "{text}");
+    }
+}
+
+#[test]
+fn members_that_a_file_asks_for_or_adds_are_allowed() {
+    for (before, body) in [
+        ("", "return dq.qtype == DNSQType.HTTPS, string.format('%d', bit.band(1, 2)), math.huge, os.time()"),
+        ("", "local unpack = table.unpack or unpack return unpack({1})"),
+        ("", "return dq.qtype == (DNSQType.NEWTYPE or 65280)"),
+        ("", "if DNSQType.NEWTYPE and dq.qtype == DNSQType.NEWTYPE then return 1 end"),
+        ("", "if string.buffer then string.buffer() end if type(bit.x) == 'function' then bit.x() end"),
+        ("", "if DNSQType.NEWTYPE == nil then return 1 end return dq.qtype == DNSQType.NEWTYPE"),
+        ("", "if not dnslob then return string.nope() end pcall(function() string.nope() end)"),
+        ("DNSQType.NEWTYPE = 65280", "return dq.qtype == DNSQType.NEWTYPE"),
+        ("function string.trim(s) return s end", "return string.trim('a')"),
+        ("for _, name in ipairs({'trim'}) do string[name] = print end", "return string.trim('a')"),
+        ("rawset(string, 'trim', print)", "return string.trim('a')"),
+        ("setmetatable(math, {__index=function() return print end})", "return math.nope('a')"),
+        ("math = {nope = print}", "return math.nope('a')"),
+        ("_G['math'] = {nope = print}", "return math.nope('a')"),
+        (
+            "function later(name) math[name] = print rawset(bit, name, print) end",
+            "return math.nope('a'), bit.x()",
+        ),
+        ("local string = {nope = print}", "return string.nope('a')"),
+        ("", "local DNSQType = {X = 1} return dq.qtype == DNSQType.X"),
+    ] {
+        let text = format!("{before}\n{}", shard(body));
+        assert_eq!(broken(&text), [] as [String; 0], "{text}");
+    }
+}
+
+#[test]
 fn every_function_and_every_name_is_reported() {
     let text = format!("noSuchA = nil\n{}\n{}", shard("noSuchB()"), shard("noSuchC() noSuchD()"));
     let errors = broken(&text);
@@ -313,6 +423,29 @@ fn objects_of_the_configuration_that_functions_cannot_use_are_found() {
         ("s = newServer('192.0.2.1')", "s.weight = 5", "weight: of a server, works only while"),
         ("local s = newServer('192.0.2.1')", "return s.pools", "pools: of a server, works only while"),
         ("", "getServer(0):setDown()", "setDown: of a server, works only while"),
+        ("", "for _, s in ipairs(getServers()) do s:setDown() end", "setDown: of a server, works only while"),
+        (
+            "",
+            "for _, s in pairs(getServers()) do if s:isUp() then s:setDown() end end",
+            "setDown: of a server, works",
+        ),
+        (
+            "",
+            "local all = getServers() for _, s in ipairs(all) do s:setDown() end",
+            "setDown: of a server, works",
+        ),
+        (
+            "",
+            "local all = getServers() for at = 1, #all do all[at]:setDown() end",
+            "setDown: of a server, works only",
+        ),
+        ("", "getServers()[1]:setDown()", "setDown: of a server, works only while"),
+        ("", "for _, s in ipairs(getPoolServers('')) do s.weight = 5 end", "weight: of a server, works only"),
+        (
+            "",
+            "for _, s in ipairs(getServers()) do s:getNam() end",
+            "unknown member of a server \"getNam\"; did",
+        ),
         (
             "local set = newSuffixMatchNode()",
             "set:addFile('x')",
@@ -357,6 +490,11 @@ fn objects_of_the_configuration_that_functions_cannot_use_are_found() {
             "local s = pc:getStats() pc:printStats() return tostring(pc) .. pc:toString(), pc:isFull()",
         ),
         ("", "getPool('x'):getCache():expungeByName(dq.qname)"),
+        (
+            "",
+            "for _, s in ipairs(getServers()) do local it = s.name .. s.weight if s:isUp() then it = nil end end",
+        ),
+        ("", "for _, s in ipairs(getServers()) do s = {setDown = print} s:setDown() end"),
         (
             "local s = newServer{address='192.0.2.1', id='a'}",
             "return s:isUp() and s.name .. s.weight .. s.order, s.upStatus",

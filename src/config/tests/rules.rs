@@ -433,10 +433,6 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     ("SpoofPacketAction('short')", "FILE:1: SpoofPacketAction: message is 5 bytes; expected a DNS message"),
     (
-        "newSVCRecordParameters(1, 'a', {prot=5})",
-        "FILE:1: newSVCRecordParameters: unknown option \"prot\"; did you mean \"port\"?",
-    ),
-    (
         "newSVCRecordParameters(1, 'a', {mandatory={3}})",
         "FILE:1: newSVCRecordParameters: key 3 is mandatory and not given",
     ),

@@ -273,7 +273,7 @@ fn too_many_pools_are_blamed_on_who_names_them() {
     let errors = compile(&draft(&after), &made.slots, 2).expect_err("too many");
     assert!(
         errors[0].to_string().contains(
-            "80001 pools, of which 40000 were removed by reloads: their slots are free half an hour later"
+            "80001 pools, of which 40000 were removed by reloads: a removed pool counts for half an hour, unless"
         ),
         "{errors:?}"
     );

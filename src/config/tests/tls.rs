@@ -165,7 +165,10 @@ fn listener_errors_are_reported_with_their_place() {
         ("'Xone.pem', 'Xtwo.key'", "Xtwo.key: "),
         ("{'Xone.pem', 'Xtwo.pem'}, 'Xone.key'", "2 certificates and 1 key are given; expected as many keys"),
         ("nil, 'Xone.key'", "the certificate is nil; expected the path of a certificate"),
-        ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; use tls1.2 or tls1.3"),
+        (
+            "'Xone.pem', 'Xone.key', {minTLSVersion='tls1.4'}",
+            "tls1.4 is no TLS version; use tls1.2 or tls1.3",
+        ),
         ("'Xone.pem', 'Xone.key', {ciphers='NULL'}", "NULL"),
         ("'Xone.pem', 'Xone.key', {maxInFlight='x'}", "maxInFlight is \"x\"; expected a whole number"),
         (

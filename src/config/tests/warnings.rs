@@ -17,6 +17,76 @@ const WARNED: &[(&str, &str)] = &[
         "newServer: subjectName has no effect without tls: queries to it are not encrypted; expected tls",
     ),
     (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', key='client'}",
+        "addTCPForward: key is given, and the policy hashes nothing; expected policy=",
+    ),
+    (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', v4=24}",
+        "addTCPForward: v4 is given, and no prefix is hashed; expected policy=",
+    ),
+    (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', policy='sourceHash', key='client', v6=48}",
+        "addTCPForward: v6 is given, and no prefix is hashed; expected policy=",
+    ),
+    (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', check='none', rise=2}",
+        "addTCPForward: rise is given, and nothing is checked; expected a check too",
+    ),
+    (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', check='none', closeWhenDown=true}",
+        "addTCPForward: closeWhenDown is given, and nothing is checked",
+    ),
+    (
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', check='none', checkIntervalMs=200}",
+        "addTCPForward: checkIntervalMs is given, and nothing is checked",
+    ),
+    (
+        "addUDPForward{listen='192.0.2.55:25', to='192.0.2.1:25', maxCheckFailures=3}",
+        "addUDPForward: maxCheckFailures is given, and nothing is checked; expected",
+    ),
+    ("declareMetric('warned-x', 'counter', 'd', {nope=1})", "declareMetric: unknown option \"nope\"; docs"),
+    (
+        "declareMetric('warned-y', 'gauge', 'd') incMetric('warned-y', {stop=1})",
+        "incMetric: unknown option \"stop\"; did you mean \"step\"?",
+    ),
+    (
+        "declareMetric('warned-y', 'gauge', 'd') decMetric('warned-y', {label={}})",
+        "decMetric: unknown option \"label\"; did you mean \"labels\"?",
+    ),
+    (
+        "declareMetric('warned-y', 'gauge', 'd') setMetric('warned-y', 3, {nope=1})",
+        "setMetric: unknown option \"nope\"; ",
+    ),
+    (
+        "declareMetric('warned-y', 'gauge', 'd') getMetric('warned-y', {nope=1})",
+        "getMetric: unknown option \"nope\"; ",
+    ),
+    (
+        "declareMetric('warned-z', 'histogram', 'd') observeMetric('warned-z', 3, {nope=1})",
+        "observeMetric: unknown option \"nope\"; ",
+    ),
+    (
+        "newSVCRecordParameters(1, 'a', {prot=5})",
+        "newSVCRecordParameters: unknown option \"prot\"; did you mean \"port\"?",
+    ),
+    ("showServers({nope=1})", "showServers: unknown option \"nope\"; "),
+    (
+        "setRandomizedIdsOverUDP(false)",
+        "setRandomizedIdsOverUDP: false has no effect: ids and sockets are always random",
+    ),
+    (
+        "setRandomizedOutgoingSockets(false)",
+        "setRandomizedOutgoingSockets: false has no effect: ids and sockets are always",
+    ),
+    (
+        "newServer{address='192.0.2.1', tls='openssl', validateCertificates=false, minTLSVersion='tls1.0'}",
+        "newServer: minTLSVersion is \"tls1.0\", which is taken as \"tls1.2\", the least",
+    ),
+    (
+        "controlSocket('127.0.0.1:5199')",
+        "controlSocket: the console refuses every connection: there is no setKey",
+    ),
+    (
         "addLocal('127.0.0.1', {interfase='lo'})",
         "addLocal: unknown option \"interfase\"; did you mean \"interface\"?",
     ),
@@ -315,10 +385,26 @@ fn the_command_line_can_be_strict_about_the_check() {
 }
 
 #[test]
+fn an_empty_interface_or_source_is_none() {
+    let made = good(
+        "addLocal('127.0.0.1', {interface=''}) newServer{address='192.0.2.1', source='', interface=''}\n\
+         addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', interface='', source=''}",
+    );
+    let draft = made.0.draft;
+    assert_eq!(draft.listeners[0].interface, None);
+    assert_eq!((draft.servers[0].source, &draft.servers[0].source_interface), (None, &None));
+    assert_eq!((&draft.relays[0].interface, draft.relays[0].source), (&None, None));
+}
+
+#[test]
 fn nothing_else_is_warned_of() {
     for text in [
         "addLocal('127.0.0.1', {reusePort=true, tcpFastOpenQueueSize=10})",
         "setACL({'10.0.0.0/8', '::/0'})",
+        "declareMetric('fine-x', 'gauge', 'd', {withLabels=true, name='x'}) incMetric('fine-x', {step=2, labels={a='b'}})",
+        "showServers({showUUIDs=true}) newSVCRecordParameters(1, 'a', {port=5, key7='x'})",
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', closeWhenDown=true, rise=2, source='', interface=''}",
+        "setRandomizedIdsOverUDP(true) setKey('MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=') controlSocket('127.0.0.1')",
         "addAction(MaxQPSIPRule(5, 32, 128), DropAction())",
         "setSecurityPollSuffix('')",
         "newServer{address='192.0.2.1', useClientSubnet=true}",
@@ -544,7 +630,7 @@ fn an_exception_of_an_acl_is_what_the_documents_say() {
         "setACL({'127.0.0.0/8', '192.0.2.0/24', '!192.0.2.7'})",
         "addACL('!10.1.0.0/16')",
         "setProxyProtocolACL({'10.0.0.0/8', '!10.1.0.0/16'})",
-        "controlSocket('127.0.0.1:5199') setConsoleACL({'127.0.0.0/8', '!127.0.0.2'})",
+        "controlSocket('127.0.0.1:5199') setKey('MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=') setConsoleACL({'127.0.0.0/8', '!127.0.0.2'})",
     ] {
         let (loaded, _) = good(&format!("setStrict(true) {text}"));
         assert!(loaded.draft.warnings.clone().into_list().is_empty(), "{text}");

@@ -40,6 +40,31 @@ fn every_option_of_the_web_server_is_read() {
     );
 }
 
+#[test]
+fn what_replaces_or_shuts_out_somebody_is_a_warning() {
+    let page = "registerWebHandler('/mine', function() end)";
+    for (text, want) in [
+        ("setWebserverConfig({acl=''})", "setWebserverConfig: acl lets nobody use the web server"),
+        ("setWebserverConfig({acl={}})", "acl lets nobody"),
+        ("setWebserverConfig({acl='!192.0.2.1'})", "acl lets nobody"),
+        ("setWebserverConfig({acl='192.0.2.0/24, !192.0.2.1'})", ""),
+        (page, ""),
+        (&format!("{page} {page}"), "registerWebHandler: replaces another function of /mine"),
+        ("registerWebHandler('/metrics', function() end)", "/metrics is a path of dnslob's own"),
+        ("registerWebHandler('/api/mine', function() end)", "/api/mine is a path of dnslob's own"),
+        ("controlSocket('127.0.0.1:5199')", ""),
+        (
+            "controlSocket('127.0.0.1:5199') controlSocket('127.0.0.1:5200')",
+            "controlSocket: replaces 127.0.0.1:5199: there is one console",
+        ),
+    ] {
+        let warnings = good(text).0.draft.warnings.into_list();
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let is_said = warnings.len() == 1 && warnings[0].contains(want);
+        assert!(if want.is_empty() { warnings.is_empty() } else { is_said }, "{text}: {warnings:?}");
+    }
+}
+
 /// The form of the oldest guides.
 #[test]
 fn a_password_may_follow_the_address() {

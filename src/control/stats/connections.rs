@@ -65,6 +65,12 @@ pub(super) fn dump(
             certificate(out, &format!("{name} {subject}"), leaf.not_after, unix);
         }
     }
+    if let Some((address, tls)) = &snapshot.shown.web_tls {
+        for leaf in tls.0.certificates() {
+            let subject = leaf.names.first().map_or("-", String::as_str);
+            certificate(out, &format!("webserver {address} {subject}"), leaf.not_after, unix);
+        }
+    }
     for backend in snapshot.backends.iter().flatten() {
         let Some(tls) = &backend.connections.tls else { continue };
         let name = format!("server \"{}\"", backend.name);

@@ -76,12 +76,12 @@ impl<'f> Summary<'f> {
         reasons.iter().map(|reason| self.figures.total.shards.drops[*reason]).sum::<u64>() as f64
     }
 
-    /// Answers between two bounds of dnsdist's bands, by the number of the band.
     /// Returns the latency of the responses for which clients waited.
     pub(in crate::control) const fn latency(&self) -> &Latency {
         self.figures.total.latency()
     }
 
+    /// Answers between two bounds of dnsdist's bands, by the number of the band.
     fn band(&self, band: usize) -> f64 {
         let counts = self.latency().at_most(BANDS);
         let below = band.checked_sub(1).map_or(0, |before| counts[before]);
@@ -148,7 +148,9 @@ pub(in crate::control) const STATISTICS: &[Statistic] = &[
         s.figures.total.answers() as f64
     }),
     counter("servfail-responses", "Responses from servers with SERVFAIL.", |s| s.servers.servfails as f64),
-    counter("queries", "Queries that were read from clients.", |s| s.figures.total.shards.queries as f64),
+    counter("queries", "Queries of clients within the ACL, with a whole header.", |s| {
+        s.figures.total.shards.queries as f64 - s.drops(&[DropReason::Acl, DropReason::QueryShort])
+    }),
     counter("frontend-noerror", "Answers to clients with NOERROR.", |s| s.answers(ResponseCode::NoError)),
     counter("frontend-nxdomain", "Answers to clients with NXDOMAIN.", |s| s.answers(ResponseCode::NxDomain)),
     counter("frontend-servfail", "Answers to clients with SERVFAIL.", |s| s.answers(ResponseCode::ServFail)),
@@ -395,6 +397,11 @@ pub(in crate::control) struct Frontend<'f> {
 }
 
 impl Frontend<'_> {
+    /// Returns the number of queries of clients within the ACL, with a whole header.
+    pub(in crate::control) const fn queries(&self) -> u64 {
+        self.reading.queries.saturating_sub(self.reading.refused)
+    }
+
     /// Returns the number of answers to its clients.
     pub(in crate::control) fn responses(&self) -> u64 {
         ResponseCode::ALL.iter().map(|code| self.reading.answers[*code]).sum()
@@ -432,7 +439,9 @@ pub(in crate::control) type OfFrontend =
 
 /// What we count of dnsdist's statistics of frontends.
 pub(in crate::control) const FRONTEND_STATISTICS: &[OfFrontend] = &[
-    ("queries", "counter", "Queries that were read.", false, |f| f.reading.queries as f64),
+    ("queries", "counter", "Queries of clients within the ACL, with a whole header.", false, |f| {
+        f.queries() as f64
+    }),
     ("noncompliantqueries", "counter", "Queries that are none, or malformed.", false, |f| {
         f.reading.noncompliant as f64
     }),

@@ -99,7 +99,9 @@ mod tests {
         let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
         let tls = ServerTls::load(&spec).expect("a listener");
         let mut snapshot = fixture::snapshot(3, &[], &[0]);
-        let service = Service::Dot(ListenerTls(Arc::new(tls)));
+        let tls = ListenerTls(Arc::new(tls));
+        snapshot.shown.web_tls = Some((([192, 0, 2, 8], 8083).into(), tls.clone()));
+        let service = Service::Dot(tls);
         snapshot.listeners.push(Arc::new(Listener { slot: LISTENER, service, ..fixture::listener(7) }));
         snapshot.chains.query = Chain::new(vec![Rule {
             slot: RuleSlot(1),
@@ -234,7 +236,7 @@ mod tests {
             "query-log-lines-lost 4".to_owned(),
             "network-udp-recvbuf-errors 6".to_owned(),
             "machine-cpu-steal 5".to_owned(),
-            format!("listener {address} over connections queries 8 noncompliant-queries 0 noerror 4 latency -"),
+            format!("listener {address} over connections queries 8 noncompliant-queries 0 refused 0 noerror 4 latency -"),
             "generation 3".to_owned(),
             "queries 1200".to_owned(),
             "drop-timeout 10".to_owned(),
@@ -246,6 +248,7 @@ mod tests {
             "backend-connections \"ns0\" opened 2 ended 0 ended-queries 0 ended-ms 0 reused 0 died 0 open 0 open-max 0 idle 2".to_owned(),
             format!("tls listener {address} full 2 resumed 1 not-tls 4"),
             format!("certificate listener {address} dns.example expires-in-s 60"),
+            "certificate webserver 192.0.2.8:8083 dns.example expires-in-s 60".to_owned(),
             "       0            8  blocked: All -> drop".to_owned(),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}:\n{text}");

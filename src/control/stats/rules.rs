@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::base::printable::Printable;
+use crate::config::error::counted;
 use crate::model::Snapshot;
 use crate::rules::names::Names;
 use crate::rules::networks::{NetworkSet, Networks};
@@ -79,8 +80,8 @@ impl Sets for Sizes {
     fn names(&self, names: &Names) -> String {
         let listed = || names.set().into_iter().flat_map(|set| set.iter()).map(|n| name::Text(n).to_string());
         match names.len() {
-            0..=LISTED_NAMES_MAX => listed().collect::<Vec<_>>().join(", "),
-            more => format!("{more} names"),
+            0..=LISTED_NAMES_MAX if !names.is_hidden() => listed().collect::<Vec<_>>().join(", "),
+            more => counted(more, "name"),
         }
     }
 
@@ -93,8 +94,8 @@ impl Sets for Sizes {
                 .map(|(prefix, is_in)| format!("{}{prefix}", if is_in { "" } else { "!" }))
         };
         match networks.len() {
-            0..=LISTED_NAMES_MAX => listed().collect::<Vec<_>>().join(", "),
-            more => format!("{more} networks"),
+            0..=LISTED_NAMES_MAX if !networks.is_hidden() => listed().collect::<Vec<_>>().join(", "),
+            more => counted(more, "network"),
         }
     }
 }
@@ -103,6 +104,7 @@ impl Sets for Sizes {
 mod tests {
     use super::*;
     use crate::base::addr::RuleSlot;
+    use crate::config::tests::good;
     use crate::rules::action::Action;
     use crate::rules::matcher::Matcher;
 
@@ -130,6 +132,25 @@ mod tests {
              \x20      0            0  first: All -> drop\n"
         );
         assert_eq!(table(&Snapshot::default(), &live_state), "");
+    }
+
+    #[test]
+    fn what_is_quiet_is_counted() {
+        let text = "local set = newSuffixMatchNode() set:add('c.example') local nets = newNMG() \
+                    nets:addMask('198.51.100.0/24')\n\
+                    addAction(QNameSuffixRule({'a.example', 'b.example'}, true), DropAction())\n\
+                    addAction(QNameSuffixRule(set, true), DropAction())\n\
+                    addAction(NetmaskGroupRule('192.0.2.0/24', true, true), DropAction())\n\
+                    addAction(NetmaskGroupRule(nets, true, true), DropAction())\n\
+                    addAction(QNameSuffixRule({'d.example', 'e.example'}), DropAction())";
+        let snapshot = good(text).1.snapshot;
+        let shown = table(&snapshot, &LiveState::new(1, 1));
+        for hidden in ["a.example", "b.example", "c.example", "192.0.2.0", "198.51.100.0"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+        for counted in ["2 names", "1 name", "1 network", "d.example., e.example."] {
+            assert!(shown.contains(counted), "{shown}");
+        }
     }
 
     #[test]

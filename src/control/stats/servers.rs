@@ -132,7 +132,8 @@ pub(in crate::control) fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 fn failures(standing: &Standing) -> String {
-    let reading = CheckReading { failed: Counts::of(|why: Failure| standing.failed[why.index()]) };
+    let failed = Counts::of(|why: Failure| standing.failed[why.index()]);
+    let reading = CheckReading { failed, changes: standing.changes };
     let mut parts = Vec::new();
     for (metric, value) in reading.values() {
         let Value::Reasons(counts) = value else { continue };

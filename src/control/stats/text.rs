@@ -24,6 +24,8 @@ pub struct Standing {
     pub state: State,
     /// Failed probes by reason.
     pub failed: [u64; Failure::ALL.len()],
+    /// Times that it came up or went down.
+    pub changes: u64,
 }
 
 impl Standing {
@@ -31,7 +33,7 @@ impl Standing {
     #[must_use]
     pub fn of(live_state: &LiveState, slot: BackendSlot) -> Self {
         let live = live_state.backend(slot);
-        Self { state: live.state(), failed: live.checks_failed() }
+        Self { state: live.state(), failed: live.checks_failed(), changes: live.state_changes() }
     }
 }
 
@@ -187,8 +189,8 @@ pub(super) mod tests {
 
     pub(in crate::control::stats) fn standing(slot: BackendSlot) -> Standing {
         match slot.0 {
-            0 => Standing { state: State::Up, failed: [0; 6] },
-            _ => Standing { state: State::Down, failed: [2, 0, 0, 0, 1, 0] },
+            0 => Standing { state: State::Up, failed: [0; 6], changes: 0 },
+            _ => Standing { state: State::Down, failed: [2, 0, 0, 0, 1, 0], changes: 5 },
         }
     }
 

@@ -67,6 +67,8 @@ pub(super) fn localhost(figures: &Figures) -> Value {
         .iter()
         .enumerate()
         .map(|(id, frontend)| {
+            let tls = frontend.listener.service.tls().is_some().then_some(frontend.listener.slot);
+            let handshakes = tls.map(|slot| live.handshakes(slot)).unwrap_or_default();
             json!({
                 "id": id,
                 "address": frontend.listener.address.to_string(),
@@ -74,11 +76,13 @@ pub(super) fn localhost(figures: &Figures) -> Value {
                 "tcp": frontend.by_connection,
                 "type": frontend.protocol,
                 "protocol": frontend.protocol,
-                "queries": frontend.reading.queries,
+                "queries": frontend.queries(),
                 "responses": frontend.responses(),
                 "nonCompliantQueries": frontend.reading.noncompliant,
                 "tcpCurrentConnections": if frontend.by_connection { frontend.connections.0 } else { 0 },
                 "tcpMaxConcurrentConnections": if frontend.by_connection { frontend.connections.1 } else { 0 },
+                "tlsNewSessions": handshakes.full,
+                "tlsResumptions": handshakes.resumed,
             })
         })
         .collect();
@@ -88,7 +92,7 @@ pub(super) fn localhost(figures: &Figures) -> Value {
     json!({
         "daemon_type": "dnsdist",
         "version": format!("dnslob {}", env!("CARGO_PKG_VERSION")),
-        "acl": snapshot.acl.texts().join(", "),
+        "acl": snapshot.shown.acl.join(", "),
         "local": local.join(", "),
         "servers": servers,
         "frontends": frontends,
@@ -172,7 +176,7 @@ pub(super) fn settings(figures: &Figures) -> Value {
     let setting = |name: &str, value: Value| json!({"name": name, "type": "ConfigSetting", "value": value});
     let longest = snapshot.backends.iter().flatten().filter(|b| is_shown(b)).map(|b| b.timeout.0).max();
     json!([
-        setting("acl", json!(snapshot.acl.texts().join(", "))),
+        setting("acl", json!(snapshot.shown.acl.join(", "))),
         setting("control-socket", json!(shown.console.map(|at| at.to_string()).unwrap_or_default())),
         setting("generation", json!(snapshot.generation)),
         setting("server-policy", json!(policy(snapshot))),

@@ -75,6 +75,9 @@ impl WebServer {
         api: impl FnOnce() -> Api,
     ) {
         self.carbon.adopt(&settings.carbon, monitor);
+        if let Some(directory) = settings.directory.as_deref().filter(|_| settings.writable) {
+            rest::clean(directory);
+        }
         let listener = self.prepared.take();
         if self.orders.is_none() {
             if listener.is_none() {

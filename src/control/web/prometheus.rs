@@ -157,9 +157,9 @@ fn servers(page: &mut Page, figures: &Figures) {
     let checks: Vec<(Labels, CheckReading)> = servers
         .iter()
         .map(|(labels, b)| {
-            let failed = figures.standing(b.slot).failed;
-            let failed = Counts::of(|why: Failure| failed[why.index()]);
-            (labels.clone(), CheckReading { failed })
+            let standing = figures.standing(b.slot);
+            let failed = Counts::of(|why: Failure| standing.failed[why.index()]);
+            (labels.clone(), CheckReading { failed, changes: standing.changes })
         })
         .collect();
     let readings: Vec<Row<'_>> =
@@ -207,21 +207,26 @@ fn latencies(page: &mut Page, figures: &Figures) {
     rows(page, &ShadowReading::SET, &of_shadows);
 }
 
-/// Handshakes and certificates, of listeners and servers.
+/// Handshakes and certificates, of listeners, servers and the web server.
 fn connections(page: &mut Page, figures: &Figures) {
     let (mut handshakes, mut certificates) = (Vec::new(), BTreeMap::new());
     let expires = |until: u64| CertificateReading { expires_in_s: until as i64 - figures.unix as i64 };
+    let mut certified = Vec::new();
     for (listener, tls) in figures.snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
         let labels = vec![("listener", listener_name(listener))];
         handshakes.push((labels.clone(), figures.live_state.handshakes(listener.slot)));
-        for leaf in tls.certificates() {
-            let subject = leaf.names.first().map_or("-", String::as_str);
-            let labels = [labels.clone(), vec![("subject", subject.to_owned())]].concat();
-            // The first to expire of those of one name.
-            let reading = expires(leaf.not_after);
-            let kept: &mut CertificateReading = certificates.entry(labels).or_insert_with(|| reading.clone());
-            kept.expires_in_s = kept.expires_in_s.min(reading.expires_in_s);
-        }
+        certified.push((labels, tls.certificates()));
+    }
+    if let Some((address, tls)) = &figures.snapshot.shown.web_tls {
+        certified.push((vec![("webserver", address.to_string())], tls.0.certificates()));
+    }
+    for (labels, leaf) in certified.iter().flat_map(|(l, leaves)| leaves.iter().map(move |leaf| (l, leaf))) {
+        let subject = leaf.names.first().map_or("-", String::as_str);
+        let labels = [labels.clone(), vec![("subject", subject.to_owned())]].concat();
+        // The first to expire of those of one name.
+        let reading = expires(leaf.not_after);
+        let kept: &mut CertificateReading = certificates.entry(labels).or_insert_with(|| reading.clone());
+        kept.expires_in_s = kept.expires_in_s.min(reading.expires_in_s);
     }
     for (labels, backend) in labelled_servers(&figures.snapshot) {
         let Some(tls) = &backend.connections.tls else { continue };
@@ -285,6 +290,9 @@ fn name(metric: &Metric) -> (String, f64) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use crate::model::ListenerTls;
+    use crate::tls::fixture::{Authority, Directory};
+    use crate::tls::{ServerSpec, ServerTls};
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -335,6 +343,8 @@ pub(super) mod tests {
         for shard in live_state.shards() {
             shard.queries.add(21);
             shard.dropped(DropReason::Timeout).add(2);
+            shard.dropped(DropReason::Acl).add(3);
+            shard.dropped(DropReason::QueryShort).add(1);
             shard.backend(BackendSlot(0)).responses.add(4);
             shard.rule_hits(RuleSlot(RULES_MAX as u32)).add(3);
             shard.recursive_queries.add(9);
@@ -353,6 +363,7 @@ pub(super) mod tests {
             shard.connection_latency(BackendSlot(0)).record(TickDelta::from_ms(7));
             let [udp, tcp] = [false, true].map(|by| shard.listener(ListenerSlot(0), by));
             udp.stats.queries.add(5);
+            udp.stats.refused.add(1);
             udp.stats.answers[ResponseCode::NxDomain].add(4);
             tcp.stats.queries.add(2);
             tcp.stats.answers[ResponseCode::NoError].add(1);
@@ -394,6 +405,21 @@ pub(super) mod tests {
         let is_own = |name: &str| own.iter().any(|own| name.starts_with(&**own));
         assert!(free.iter().all(|name| is_own(name)) && families.len() > 100, "{free:?}");
         assert!(is_taken("latency_sum") && is_taken("latency_seconds_bucket") && !is_taken("my_queries"));
+    }
+
+    #[test]
+    fn the_certificate_of_the_web_server_is_among_them() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["web.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let tls = ListenerTls(Arc::new(ServerTls::load(&spec).expect("a listener")));
+        let mut figures = figures();
+        let mut snapshot = (*figures.snapshot).clone();
+        snapshot.shown.web_tls = Some((([192, 0, 2, 8], 8083).into(), tls));
+        (figures.snapshot, figures.unix) = (Arc::new(snapshot), 1_767_312_000 - 60);
+        let line =
+            "dnslob_certificate_expires_in_seconds{webserver=\"192.0.2.8:8083\",subject=\"web.example\"} 60";
+        assert!(own_text(&figures).contains(line));
     }
 
     #[test]
@@ -474,7 +500,7 @@ pub(super) mod tests {
             format!("{{frontend=\"{address}\",proto=\"{protocol}\",thread=\"0\"}}")
         };
         for line in [
-            "dnsdist_queries 42".to_owned(),
+            "dnsdist_queries 34".to_owned(),
             "dnsdist_rdqueries 18".to_owned(),
             "dnsdist_rule_refused 4".to_owned(),
             "dnsdist_frontend_nxdomain 8".to_owned(),
@@ -488,7 +514,9 @@ pub(super) mod tests {
             "dnsdist_pool_cache_deferred_inserts{pool=\"two\"} 2".to_owned(),
             "dnsdist_latency_avg100 2000".to_owned(),
             "dnsdist_latency_tcp_avg100 0".to_owned(),
-            format!("dnsdist_frontend_queries{} 10", frontend("UDP")),
+            // Without 8 of clients outside the ACL or without a header.
+            "dnsdist_acl_drops 6".to_owned(),
+            format!("dnsdist_frontend_queries{} 8", frontend("UDP")),
             format!("dnsdist_frontend_responses{} 8", frontend("UDP")),
             format!("dnsdist_frontend_queries{} 4", frontend("TCP")),
             format!("dnsdist_frontend_responses{} 2", frontend("TCP")),

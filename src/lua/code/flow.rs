@@ -13,51 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lua::code::dump::{Chunk, Instruction, Prototype};
-
-/// Numbers of LuaJIT's operations.
-mod op {
-    pub(super) const ISEQS: u8 = 6;
-    pub(super) const ISNES: u8 = 7;
-    pub(super) const ISEQP: u8 = 10;
-    pub(super) const ISNEP: u8 = 11;
-    pub(super) const ISTC: u8 = 12;
-    pub(super) const ISFC: u8 = 13;
-    pub(super) const IST: u8 = 14;
-    pub(super) const ISF: u8 = 15;
-    pub(super) const MOV: u8 = 18;
-    pub(super) const CAT: u8 = 38;
-    pub(super) const KPRI: u8 = 43;
-    pub(super) const KNIL: u8 = 44;
-    pub(super) const UGET: u8 = 45;
-    pub(super) const USETV: u8 = 46;
-    pub(super) const USETP: u8 = 49;
-    pub(super) const UCLO: u8 = 50;
-    pub(super) const FNEW: u8 = 51;
-    pub(super) const GGET: u8 = 54;
-    pub(super) const GSET: u8 = 55;
-    pub(super) const TGETV: u8 = 56;
-    pub(super) const TGETS: u8 = 57;
-    pub(super) const TGETR: u8 = 59;
-    pub(super) const TSETV: u8 = 60;
-    pub(super) const TSETS: u8 = 61;
-    pub(super) const TSETB: u8 = 62;
-    pub(super) const CALLM: u8 = 65;
-    pub(super) const CALL: u8 = 66;
-    pub(super) const CALLMT: u8 = 67;
-    pub(super) const CALLT: u8 = 68;
-    pub(super) const ITERC: u8 = 69;
-    pub(super) const ITERN: u8 = 70;
-    pub(super) const VARG: u8 = 71;
-    pub(super) const ISNEXT: u8 = 72;
-    pub(super) const RETM: u8 = 73;
-    pub(super) const RET: u8 = 74;
-    pub(super) const RET0: u8 = 75;
-    pub(super) const RET1: u8 = 76;
-    pub(super) const FORI: u8 = 77;
-    pub(super) const FORL: u8 = 79;
-    pub(super) const ITERL: u8 = 82;
-    pub(super) const JMP: u8 = 88;
-}
+use crate::lua::code::op;
 
 /// Returns the lines in which a function ends by the call of another one.
 pub(crate) fn tail_calls(function: &Prototype) -> impl Iterator<Item = u32> {
@@ -121,6 +77,8 @@ pub(crate) enum Kind {
     Written(Shape),
     /// It is one of the decisions of a function (`DNSAction`).
     Decision,
+    /// It is a member of a table whose members are fixed (`DNSQType.A`, `string.format`).
+    Fixed,
 }
 
 /// A kind of object that functions get.
@@ -148,6 +106,8 @@ pub(crate) enum Shape {
     Networks,
     /// Another object of the configuration, which functions that run later cannot use.
     Other,
+    /// The table of a global name whose members are fixed, under another name.
+    Table(&'static str),
 }
 
 impl Shape {
@@ -170,75 +130,18 @@ impl Shape {
 /// The tables of decisions.
 pub(crate) const DECISIONS: [&str; 2] = ["DNSAction", "DNSResponseAction"];
 
+/// The tables of Lua itself.
+pub(crate) const LIBRARIES: [&str; 9] =
+    ["bit", "coroutine", "debug", "io", "jit", "math", "os", "string", "table"];
+
 /// Functions that return objects of the configuration at any time.
 const MAKERS: [(&str, Shape); 2] = [("getPool", Shape::Pool), ("getServer", Shape::Server)];
+/// Those that return lists of them, and those that go through a list.
+const LISTS: [(&str, Shape); 2] = [("getPoolServers", Shape::Server), ("getServers", Shape::Server)];
+const GO_THROUGH: [&str; 2] = ["ipairs", "pairs"];
 
 /// How the names of functions of the LuaFFI family begin.
 pub(crate) const FFI: &str = "dnsdist_ffi_";
-/// Functions after which names cannot be followed.
-const OPAQUE: [&str; 3] = ["setfenv", "getfenv", "module"];
-/// Functions that run code which is not seen.
-const CODE: [&str; 4] = ["load", "loadstring", "loadfile", "dofile"];
-
-/// The global names of some code.
-#[derive(Debug, Default)]
-pub(crate) struct Names {
-    /// Those that it may read.
-    pub(crate) read: BTreeSet<String>,
-    /// Those that it sets.
-    pub(crate) set: BTreeSet<String>,
-    /// Those of them that functions set, which run later.
-    pub(crate) set_later: BTreeSet<String>,
-    /// It may set others, too.
-    pub(crate) is_opaque: bool,
-}
-
-impl Names {
-    /// Adds those of a chunk.
-    pub(crate) fn add(&mut self, chunk: &Chunk) {
-        self.add_function(&chunk.root, true);
-    }
-
-    fn add_function(&mut self, function: &Prototype, is_root: bool) {
-        // The register that holds the table of all names, until an instruction uses it.
-        let mut table: Option<u8> = None;
-        for (i, _) in &function.instructions {
-            match i.op {
-                op::GGET => {
-                    let Some(name) = function.text(i.d()) else { continue };
-                    // Replaced without a use that is understood.
-                    self.is_opaque |= table.is_some_and(|t| t == i.a);
-                    table = table.filter(|t| *t != i.a);
-                    self.is_opaque |= OPAQUE.contains(&name) || !is_root && CODE.contains(&name);
-                    if name == "_G" {
-                        self.is_opaque |= table.replace(i.a).is_some();
-                    }
-                    self.read.insert(name.to_owned());
-                }
-                op::GSET => {
-                    self.set.extend(function.text(i.d()).map(str::to_owned));
-                    self.set_later.extend(function.text(i.d()).filter(|_| !is_root).map(str::to_owned));
-                }
-                op::TGETS if table == Some(i.b) => {
-                    self.read.extend(function.text(i.c.into()).map(str::to_owned));
-                    table = None;
-                }
-                op::TSETS => {
-                    // Any table may be that of all names: it may have another name.
-                    self.set.extend(function.text(i.c.into()).map(str::to_owned));
-                    table = table.filter(|t| *t != i.b);
-                }
-                // What the configuration itself does has been done.
-                op::TSETV | op::TGETV if table == Some(i.b) && is_root => table = None,
-                op::CALL | op::CALLM if is_root && table.is_some_and(|t| t > i.a) => table = None,
-                _ => {}
-            }
-        }
-        self.is_opaque |= table.is_some();
-        function.functions().for_each(|f| self.add_function(f, false));
-    }
-}
-
 /// The object that the function at a place (chunk, first line) gets, and as which of its arguments.
 pub(crate) type Takes<'w> = &'w dyn Fn(&str, u32) -> Option<(u8, Shape)>;
 
@@ -251,6 +154,8 @@ pub(crate) struct Walk<'w> {
     pub(crate) has_ffi: &'w dyn Fn(&str) -> bool,
     /// Whether an object lacks a member, or a member that can be written.
     pub(crate) lacks: &'w dyn Fn(Kind, &str) -> bool,
+    /// Whether a table whose members are fixed lacks one.
+    pub(crate) table_lacks: &'w dyn Fn(&str, &str) -> bool,
     /// When the function at a place (chunk, first line) runs.
     pub(crate) when: &'w dyn Fn(&str, u32) -> When,
     /// The object that the function at a place gets, and as which of its arguments, from 0.
@@ -272,14 +177,20 @@ pub(crate) type Shares = Vec<Option<Shape>>;
 enum Held<'c> {
     /// The value of a global name.
     Global(&'c str),
-    /// The type of that, as text.
-    TypeOf(&'c str),
+    /// A member that a table with fixed members lacks: nil.
+    Lacking(&'c str, &'c str),
+    /// The type of the value of a global name, as text; of none, that of nil.
+    TypeOf(Option<&'c str>),
     /// The function of a constant.
     Function(usize),
     /// A function that returns an object of ours.
     Gives(Shape),
     /// An object of ours.
     Object(Shape),
+    /// A list of such.
+    List(Shape),
+    /// A function that goes through such a list.
+    GoesThrough(Shape),
 }
 
 type Registers<'c> = BTreeMap<u8, Held<'c>>;
@@ -375,6 +286,13 @@ impl Walk<'_> {
             let place = (chunk.to_owned(), line);
             self.found.insert(Use { place, name: name.to_owned(), kind, when });
         };
+        for (_, held) in registers.iter().filter(|(register, _)| needs(i, **register, registers)) {
+            if let Held::Lacking(table, member) = held
+                && !LIBRARIES.contains(table)
+            {
+                add(&format!("{table}.{member}"), Kind::Fixed);
+            }
+        }
         let (register, is_call) = match i.op {
             op::CALLM..=op::CALLT => (i.a, true),
             op::TGETV..=op::TGETR | op::TSETV..=op::TSETB => (i.b, false),
@@ -402,6 +320,9 @@ impl Walk<'_> {
                 }
             }
             _ => {}
+        }
+        if let Some(Held::Lacking(table, member)) = registers.get(&register) {
+            add(&format!("{table}.{member}"), Kind::Fixed);
         }
         if let Some(Held::Global(name)) = registers.get(&register) {
             match (self.standing)(name, when) {
@@ -448,7 +369,9 @@ impl Walk<'_> {
     ) -> Option<bool> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
-            Held::TypeOf(_) | Held::Function(_) | Held::Gives(_) | Held::Object(_) => None,
+            Held::Lacking(..) => Some(Standing::Lacking),
+            Held::TypeOf(_) | Held::Function(_) | Held::Gives(_) => None,
+            Held::Object(_) | Held::List(_) | Held::GoesThrough(_) => None,
         };
         let is_nil = |register| match standing(register)? {
             Standing::There => Some(false),
@@ -471,7 +394,7 @@ impl Walk<'_> {
             }
             op::ISEQS | op::ISNES => {
                 let Held::TypeOf(name) = registers.get(&i.a)? else { return None };
-                let is_lacking = (self.standing)(name, when) == Standing::Lacking;
+                let is_lacking = name.is_none_or(|name| (self.standing)(name, when) == Standing::Lacking);
                 is_lacking.then_some((function.text(i.d())? == "nil") == (i.op == op::ISEQS))
             }
             _ => None,
@@ -492,34 +415,55 @@ impl Walk<'_> {
                 let object = shares.and_then(|_| (self.global)(name));
                 object.map_or(Held::Global(name), Held::Object)
             }),
-            op::UGET => shares.and_then(|shares| *shares.get(i.d())?).map(Held::Object),
+            op::UGET => shares.and_then(|shares| *shares.get(i.d())?).map(|shape| {
+                if let Shape::Table(name) = shape { Held::Global(name) } else { Held::Object(shape) }
+            }),
             op::FNEW => Some(Held::Function(i.d())),
             op::TGETS => match registers.get(&i.b) {
                 Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
+                Some(Held::Global(table)) => function
+                    .text(i.c.into())
+                    .filter(|member| (self.table_lacks)(table, member))
+                    .map(|member| Held::Lacking(table, member)),
                 Some(Held::Object(shape)) => function.text(i.c.into()).and_then(|name| {
                     let member = shape.member(name).map(Held::Object);
                     member.or_else(|| shape.returned(name).map(Held::Gives))
                 }),
                 _ => None,
             },
-            op::CALL => match (registers.get(&i.a), registers.get(&i.a.saturating_add(2))) {
+            op::TGETV | op::TGETB => match registers.get(&i.b) {
+                Some(Held::List(shape)) => Some(Held::Object(*shape)),
+                _ => None,
+            },
+            op::CALL | op::CALLM => match (registers.get(&i.a), registers.get(&i.a.saturating_add(2))) {
+                (Some(Held::Global(name)), Some(Held::List(shape))) if GO_THROUGH.contains(name) => {
+                    Some(Held::GoesThrough(*shape))
+                }
+                (Some(Held::Global(name)), _) if shares.is_some() && made(&LISTS, name).is_some() => {
+                    made(&LISTS, name).map(Held::List)
+                }
                 // With one argument.
                 (Some(Held::Global("type")), Some(Held::Global(name))) if i.c == 2 => {
-                    Some(Held::TypeOf(name))
+                    Some(Held::TypeOf(Some(name)))
                 }
+                (Some(Held::Global("type")), Some(Held::Lacking(..))) if i.c == 2 => Some(Held::TypeOf(None)),
                 // With one result.
                 (Some(Held::Gives(shape)), _) if i.b == 2 => Some(Held::Object(*shape)),
                 (Some(Held::Global(name)), _) if i.b == 2 && shares.is_some() => {
-                    MAKERS.iter().find(|(maker, _)| maker == name).map(|(_, shape)| Held::Object(*shape))
+                    made(&MAKERS, name).map(Held::Object)
                 }
                 _ => None,
             },
             _ => None,
         };
+        // What a loop gets of a list: its number, and the object.
+        let member = match (i.op, registers.get(&i.a.saturating_sub(3))) {
+            (op::ITERC | op::ITERN, Some(Held::GoesThrough(shape))) => Some((i.a.saturating_add(1), *shape)),
+            _ => None,
+        };
         let first_of_many = match i.op {
             op::CALLM | op::CALL | op::ITERC | op::ITERN | op::VARG | op::FORI | op::FORL => Some(i.a),
             op::CAT => Some(i.a.min(i.b)),
-            op::ITERL => Some(i.a.saturating_sub(1)),
             op::KNIL => Some(i.a),
             _ => None,
         };
@@ -531,9 +475,48 @@ impl Walk<'_> {
         if one {
             registers.remove(&i.a);
         }
+        if i.op == op::ITERL {
+            registers.remove(&i.a.saturating_sub(1));
+        }
+        if let Some((register, shape)) = member {
+            registers.insert(register, Held::Object(shape));
+        }
         if let Some(held) = held {
             registers.insert(i.a, held);
         }
+    }
+}
+
+/// Returns what a function of such a list makes.
+fn made(makers: &[(&str, Shape)], function: &str) -> Option<Shape> {
+    makers.iter().find(|(maker, _)| *maker == function).map(|(_, shape)| *shape)
+}
+
+/// Returns whether an instruction does something with the value of a register, which does not ask
+/// whether there is one: compares it, calculates, stores it, passes it on.
+fn needs(i: Instruction, register: u8, registers: &Registers<'_>) -> bool {
+    let second = u8::try_from(i.d()).ok() == Some(register);
+    match i.op {
+        0..=op::ISNEV => i.a == register || second,
+        op::ISEQS..=op::ISNEN | op::RET1 => i.a == register,
+        op::ADDVN..=op::MODNV => i.b == register,
+        op::ADDVV..=op::POW => i.b == register || i.c == register,
+        op::CAT => (i.b..=i.c).contains(&register),
+        op::USETV => second,
+        op::TGETV => i.c == register,
+        op::TSETV => i.a == register || i.c == register,
+        op::TSETS | op::TSETB => i.a == register,
+        op::CALL..=op::CALLT if matches!(registers.get(&i.a), Some(Held::Global("type"))) => false,
+        // Its arguments follow it and a free register.
+        op::CALL | op::CALLT => {
+            let first = i.a.saturating_add(2);
+            register >= first && register - first < i.c.saturating_sub(1)
+        }
+        op::CALLM | op::CALLMT => {
+            let first = i.a.saturating_add(2);
+            register >= first && register - first < i.c
+        }
+        _ => false,
     }
 }
 

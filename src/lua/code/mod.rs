@@ -3,3 +3,5 @@
 
 pub(crate) mod dump;
 pub(crate) mod flow;
+pub(crate) mod globals;
+mod op;

@@ -109,7 +109,7 @@ pub fn answers() -> impl Iterator<Item = &'static Entry> {
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     define_actions(lua, context, ANSWERS, RuleAction::Query)?;
     context.define(lua, "newSVCRecordParameters", |call, a| {
-        let made = parameters(a).map(Parameters);
+        let made = parameters(call, a).map(Parameters);
         stand_in(call, made)
     })
 }
@@ -273,7 +273,7 @@ const KEYS: [(&str, u16); 8] = [
     ("ipv6hint", 6),
 ];
 
-fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
+fn parameters(call: &mut Call<'_>, a: Arguments<'_>) -> Result<SvcRecord, Fault> {
     let priority = a.word(0)?;
     let target = packet::wire(a.what(1), a.at(1))?;
     let mut params = SvcParams::default();
@@ -283,7 +283,10 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
     } else if let Some(value) = a.given(2) {
         let mut names: HashMap<u16, String> = HashMap::new();
         for (name, v) in named("the table of parameters", value)? {
-            let key = key(&name)?;
+            let Some(key) = key(&name) else {
+                call.unknown("option", &name, KEYS.iter().map(|(n, _)| *n));
+                continue;
+            };
             parameter(&name, key, &v, &mut params)?;
             if let Some(first) = names.insert(key, name.clone()) {
                 let wrong = format!("{first} and {name} are the same key");
@@ -331,10 +334,10 @@ fn positional(a: Arguments<'_>, params: &mut SvcParams) -> Result<(), Fault> {
     Ok(())
 }
 
-fn key(name: &str) -> Result<u16, Fault> {
+fn key(name: &str) -> Option<u16> {
     let known = KEYS.iter().find(|(n, _)| *n == name).map(|(_, key)| *key);
     let plain = || name.strip_prefix("key").and_then(|n| n.parse().ok());
-    known.or_else(plain).ok_or_else(|| Fault::unknown("option", name, KEYS.iter().map(|(n, _)| *n)))
+    known.or_else(plain)
 }
 
 fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<(), Fault> {
@@ -346,7 +349,7 @@ fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<
         0 => {
             for item in items(v)? {
                 let item = item?;
-                let by_name = item.as_string().and_then(|s| self::key(&s.to_string_lossy()).ok());
+                let by_name = item.as_string().and_then(|s| self::key(&s.to_string_lossy()));
                 params.mandatory.push(match by_name {
                     Some(key) => key,
                     None => low(whole(name, &item, 1, u16::MAX.into())?),

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlua::{Function, Lua, RegistryKey, Value};
+use mlua::{Function, Lua, RegistryKey, Table, Value};
 
+use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::lua::code::dump::{Chunk, Prototype};
-use crate::lua::code::flow::{Shape, Shares};
+use crate::lua::code::flow::{LIBRARIES, Shape, Shares};
 use crate::lua::front_end::actions::ActionObject;
 use crate::lua::front_end::cache::Cache;
 use crate::lua::front_end::chains::RuleObject;
@@ -43,6 +44,7 @@ impl Captured {
         let mut prototypes = BTreeMap::new();
         chunks.iter().for_each(|chunk| index(chunk, &chunk.root, &mut prototypes));
         let globals = lua.globals();
+        let tables = tables(&globals);
         let (mut found, mut seen) = (Self::default(), BTreeSet::new());
         let (mut keys, mut waiting) = (functions.into_iter(), Vec::<Function>::new());
         loop {
@@ -68,7 +70,8 @@ impl Captured {
                 if name.is_none() {
                     break;
                 }
-                shapes.push(shape(&value));
+                let table = || tables.get(&value.to_pointer().addr()).map(|name| Shape::Table(name));
+                shapes.push(shape(&value).or_else(table));
                 value.as_function().cloned().into_iter().for_each(&mut add);
             }
             for name in prototypes.get(&(place.0.as_str(), place.1)).into_iter().flat_map(|p| p.texts()) {
@@ -85,6 +88,13 @@ impl Captured {
                 .for_each(|(k, _)| *k = None);
         }
     }
+}
+
+/// Returns the names of the tables whose members are fixed, by their addresses.
+fn tables(globals: &Table) -> BTreeMap<usize, &'static str> {
+    let names = ENUMERATIONS.iter().map(|(name, _)| *name).chain(LIBRARIES);
+    let table = |name: &'static str| Some((globals.raw_get::<Table>(name).ok()?.to_pointer().addr(), name));
+    names.filter_map(table).collect()
 }
 
 fn place(function: &Function) -> Option<Place> {

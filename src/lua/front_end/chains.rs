@@ -212,7 +212,7 @@ fn label(what: &str, v: &Value) -> Result<String, Fault> {
 /// Says that there is no such rule and goes on, as dnsdist does: once for each line, as configurations
 /// remove what there may be in a loop.
 fn absent(call: &mut Call<'_>, fault: Fault) {
-    let warning = ConfigError::new(&call.origin, call.function, fault);
+    let warning = ConfigError::new(&call.origin, call.function, Fault::Absent(Box::new(fault)));
     call.draft.warnings.push_once(warning);
 }
 

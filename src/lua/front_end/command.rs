@@ -16,6 +16,7 @@ use crate::base::printable::Printable;
 use crate::config::draft::Draft;
 use crate::config::options::Key;
 use crate::engine::clock;
+use crate::lua::front_end::changes::{Change, Changes};
 use crate::lua::front_end::context::{Build, Context, Sizes};
 use crate::lua::front_end::globals::Saved;
 pub(crate) use crate::lua::front_end::mark::shorten;
@@ -24,7 +25,7 @@ use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::paste::pasteable;
 use crate::lua::front_end::view::{ServerView, View};
-use crate::lua::front_end::{first_line, innermost, message, names, script_error};
+use crate::lua::front_end::{first_line, innermost, message, names, script_error, setter};
 use crate::lua::limits::{Interrupt, Runtime};
 use crate::lua::state;
 use crate::lua::state::File;
@@ -43,8 +44,6 @@ const PAGE_GLOBALS_MAX: u32 = 5_000;
 const LOOK_OUTPUT: usize = 10_000;
 /// How long a command may take that the shards run again, in their states, while their queries wait.
 const REPLAY: Duration = Duration::from_millis(250);
-/// Most bytes of commands since the file was read.
-const COMMANDS_BYTES: usize = 1 << 20;
 /// Memory that a command may leave to be collected some time, bytes.
 const GARBAGE_MAX: usize = 1 << 20;
 
@@ -142,26 +141,8 @@ pub(crate) struct Standing {
     /// What is undone if the last command's change is refused.
     undo: Option<Undo>,
     /// Commands that changed something or defined globals.
-    changes: Vec<Change>,
+    changes: Changes,
     interrupt: Interrupt,
-}
-
-/// A command that changed something.
-#[derive(Debug)]
-struct Change {
-    file: File,
-    /// As it can stand in a file.
-    typed: String,
-    /// The shards' states need it: it has functions, globals, or what functions use.
-    is_replayed: bool,
-    /// How long it took.
-    took: Duration,
-    at: String,
-    /// What it is about, if a later one may take its place: not with functions or globals, which
-    /// later commands may use.
-    mark: Option<Mark>,
-    /// `delta` shows it.
-    is_shown: bool,
 }
 
 #[derive(Debug)]
@@ -176,7 +157,7 @@ impl Standing {
     /// Creates it of a configuration that has been evaluated.
     pub(crate) fn new(context: Context, build: Build, interrupt: &Interrupt) -> Self {
         let interrupt = interrupt.clone();
-        Self { context, build, count: 0, undo: None, changes: Vec::new(), interrupt }
+        Self { context, build, count: 0, undo: None, changes: Changes::default(), interrupt }
     }
 
     /// Returns what was built.
@@ -188,7 +169,7 @@ impl Standing {
     pub(crate) fn settle(&mut self, lua: &Lua, accepted: bool) {
         let Some(undo) = self.undo.take() else { return };
         if accepted {
-            shorten(&mut self.changes, |change| &mut change.mark);
+            self.changes.settle();
         } else {
             self.undo(lua, undo);
         }
@@ -199,12 +180,6 @@ impl Standing {
         self.build.restore(undo.draft, undo.sizes);
         self.changes.truncate(undo.changes);
         undo.globals.restore(lua);
-    }
-
-    /// Returns the commands that changed the configuration, ready to paste.
-    fn delta(&self) -> String {
-        let shown = self.changes.iter().filter(|c| c.is_shown);
-        shown.map(|c| format!("-- {}\n{}\n", c.at, c.typed)).collect()
     }
 
     /// Runs a command.
@@ -239,7 +214,7 @@ impl Standing {
         let session = Session {
             view: Arc::clone(&command.view),
             wish: None,
-            delta: self.delta(),
+            delta: self.changes.delta(),
             forgets: false,
             servers: None,
             output: Vec::new(),
@@ -273,13 +248,21 @@ impl Standing {
         };
         let draft = &self.build.draft;
         // A setter that says what was said before is no change; more than a draft may tell others apart.
-        let is_setter = command.text.starts_with("set") && command.text.matches(['(', ':']).count() == 1;
-        let is_change = !is_setter || !draft.errors.is_empty() || !draft.says_the_same(&undo.draft);
+        let is_change = !draft.errors.is_empty()
+            || !setter::is_literal(lua, &command.text)
+            || !draft.says_the_same(&undo.draft);
+        let has_failed = draft.errors.is_empty() && draft.misses() && draft.says_the_same(&undo.draft);
         let touched = self.build.touched && is_change;
         let (redefines, declares) = (before != globals(lua), declared != declarations(lua));
         // The shards' functions see the globals as they are after the file and all commands.
         let in_shards = draft.functions.len() > functions
             || redefines && (!draft.functions.is_empty() || draft.maintenance || has_maintenance(lua));
+        if has_failed && !redefines && !declares && !in_shards {
+            let warnings = std::mem::take(&mut self.build.draft.warnings).into_list();
+            self.undo(lua, undo);
+            let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            return wrong(warnings.join("\n"), false);
+        }
         if wish == Some(Wish::Reload) && (touched || in_shards) {
             self.undo(lua, undo);
             return wrong("reload() forgets what the command changes: one or the other".to_owned(), true);
@@ -289,8 +272,11 @@ impl Standing {
             let mark = command.mark.clone().filter(|_| !redefines && !in_shards);
             // What it makes has numbers, by which the states of the shards find it.
             let is_replayed = redefines || in_shards || declares || numbered(draft) != numbered_before;
-            self.changes.push(Change { file, typed, is_replayed, took, at, mark, is_shown: true });
-            if let Err(error) = self.check(lua, in_shards) {
+            let (by_api, is_shown) = (command.mark.is_some(), true);
+            let adds = redefines || declares || draft.has_more_than(&undo.draft);
+            self.changes.push(Change { file, typed, is_replayed, took, at, by_api, mark, is_shown });
+            let too_long = if adds { self.changes.too_long() } else { None };
+            if let Err(error) = too_long.map_or_else(|| self.check(lua, in_shards), Err) {
                 self.undo(lua, undo);
                 return wrong(error, touched || in_shards);
             }
@@ -310,7 +296,7 @@ impl Standing {
             session.print(format!("Warning: {warning}").as_bytes());
         }
         if session.forgets {
-            self.changes.iter_mut().for_each(|change| change.is_shown = false);
+            self.changes.forget();
         }
         let reply = Ok(session.reply(&returned));
         if !touched && !in_shards {
@@ -351,7 +337,7 @@ impl Standing {
         let session = Session {
             view: Arc::clone(view),
             wish: None,
-            delta: self.delta(),
+            delta: self.changes.delta(),
             forgets: false,
             servers: None,
             output: Vec::new(),
@@ -385,13 +371,6 @@ impl Standing {
 
     /// Checks the last change, and makes the shards' states anew if they need its code.
     fn check(&mut self, lua: &Lua, in_shards: bool) -> Result<(), String> {
-        let bytes: usize = self.changes.iter().map(|c| c.file.text.len()).sum();
-        if bytes > COMMANDS_BYTES {
-            return Err(format!(
-                "commands since the configuration was read exceed {COMMANDS_BYTES} bytes: \
-                 put the output of delta() into its file, and reload"
-            ));
-        }
         let code = std::mem::take(&mut self.build.code);
         names::check(lua, code, &mut self.build.draft, &self.interrupt).map_err(|e| e.to_string())?;
         if !in_shards || !self.build.draft.errors.is_empty() {
@@ -399,7 +378,7 @@ impl Standing {
         }
         let replayed = || self.changes.iter().filter(|change| change.is_replayed);
         if let Some(slow) = replayed().find(|change| change.took > REPLAY) {
-            let is_last = self.changes.last().is_some_and(|last| std::ptr::eq(last, slow));
+            let is_last = self.changes.iter().next_back().is_some_and(|last| std::ptr::eq(last, slow));
             let which =
                 if is_last { "the command".to_owned() } else { format!("the command of {}", slow.at) };
             return Err(format!(

@@ -10,7 +10,7 @@ use crypto_secretbox::aead::{Aead, KeyInit};
 use crypto_secretbox::{Key, Nonce, XSalsa20Poly1305};
 use mlua::{Lua, Value};
 
-use crate::base::prefix::Prefix;
+use crate::base::prefix::listed;
 use crate::config::draft::DraftConsole;
 use crate::config::error::Fault;
 use crate::config::functions::console::CONSOLE_PORT;
@@ -34,7 +34,12 @@ fn seen(call: &Call<'_>) {
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "controlSocket", |call, a| {
         let address = parsed("", a.at(0), value::ADDRESS, |t| value::address_of(t, CONSOLE_PORT))?;
-        call.draft.console.address = Some(address);
+        call.draft.console.origin = Some(call.origin.clone());
+        let former = call.draft.console.address.replace(address).filter(|former| *former != address);
+        // At the console it is meant so.
+        if let (Some(former), None) = (former, &call.session) {
+            call.warn(Fault::Note(format!("replaces {former}: there is one console")));
+        }
         seen(call);
         Ok(Value::Nil)
     })?;
@@ -81,7 +86,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     context.define_printing(lua, entry("showConsoleACL")?, |call, _| {
-        Ok(shown(&call.draft.console.allowed()).join("\n"))
+        Ok(listed(&call.draft.console.allowed()).join("\n"))
     })
 }
 
@@ -100,9 +105,4 @@ fn test_crypto(key: Option<[u8; 32]>) -> Result<bool, Fault> {
     let cipher = XSalsa20Poly1305::new(&key);
     let opened = cipher.encrypt(&nonce, TEXT).and_then(|sealed| cipher.decrypt(&nonce, &*sealed));
     Ok(opened.is_ok_and(|opened| opened == TEXT))
-}
-
-/// Formats the networks of a list; exceptions begin with `!`.
-pub(crate) fn shown(list: &[(Prefix, bool)]) -> Vec<String> {
-    list.iter().map(|(net, is_in)| format!("{}{net}", if *is_in { "" } else { "!" })).collect()
 }

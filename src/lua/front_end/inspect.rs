@@ -5,14 +5,13 @@ use std::fmt::Write;
 
 use mlua::{Lua, Value};
 
-use crate::base::prefix::{DEFAULT_ACL, Prefix};
+use crate::base::prefix::listed;
 use crate::config::error::Fault;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::options::{Key, SETTINGS};
-use crate::lua::front_end::argument::text;
+use crate::lua::front_end::argument::{named, text};
 use crate::lua::front_end::command::Wish;
-use crate::lua::front_end::console::shown;
-use crate::lua::front_end::context::{Call, Context, entry};
+use crate::lua::front_end::context::{Context, entry};
 use crate::lua::front_end::settings::{NETWORK, network};
 use crate::lua::front_end::values::POOL;
 use crate::lua::front_end::view::Table;
@@ -35,7 +34,13 @@ const TABLES: [(&str, Table); 11] = [
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, table) in TABLES {
-        context.define_printing(lua, entry(name)?, move |call, _| {
+        context.define_printing(lua, entry(name)?, move |call, a| {
+            if let (Table::Servers, Some(options)) = (table, a.given(0)) {
+                // The table has the identifiers of servers in any case.
+                let given = named("the table of options", options)?;
+                let unknown = given.iter().filter(|(option, _)| option != "showUUIDs");
+                unknown.for_each(|(option, _)| call.unknown("option", option, ["showUUIDs"]));
+            }
             Ok(call.session.as_ref().map(|s| s.view.table(table)).unwrap_or_default())
         })?;
     }
@@ -79,14 +84,15 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 }
 
 fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    context.define_printing(lua, entry("showACL")?, |call, _| Ok(shown(&acl(call)).join("\n")))?;
+    context
+        .define_printing(lua, entry("showACL")?, |call, _| Ok(listed(&call.draft.acl_listed()).join("\n")))?;
     context.define(lua, "getACL", |call, _| {
-        Ok(Value::Table(call.lua.create_sequence_from(shown(&acl(call)))?))
+        Ok(Value::Table(call.lua.create_sequence_from(listed(&call.draft.acl_listed()))?))
     })?;
     context.define(lua, "rmACL", |call, a| {
         const LISTED: &str = "a network of those that may query";
         let (net, _) = network(call, &text("", a.at(0), NETWORK)?)?;
-        let mut kept = acl(call);
+        let mut kept = call.draft.acl_listed();
         let before = kept.len();
         kept.retain(|(listed, _)| *listed != net);
         if kept.len() == before {
@@ -95,12 +101,6 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
         call.draft.set_acl(kept);
         Ok(Value::Nil)
     })
-}
-
-/// Returns the networks that may query, the default ones too, and exceptions.
-fn acl(call: &Call<'_>) -> Vec<(Prefix, bool)> {
-    let default = DEFAULT_ACL.iter().filter(|_| call.draft.acl_default).filter_map(|n| n.parse().ok());
-    default.map(|net| (net, true)).chain(call.draft.acl.iter().copied()).collect()
 }
 
 fn define_pools(lua: &Lua, context: &Context) -> mlua::Result<()> {

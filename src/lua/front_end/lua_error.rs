@@ -58,6 +58,10 @@ pub(crate) fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
             }
             _ => format!("; did you mean \"{near}\"?"),
         },
+        // Where dnsdist's first versions had the constants of all tables.
+        None if message.starts_with("attempt to index global 'dnsdist'") => {
+            "; its constants are in DNSQType, DNSRCode, DNSAction and their like".to_owned()
+        }
         None => String::new(),
     };
     // error("") has no text.
@@ -96,9 +100,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
 fn misspelt(message: &str) -> Option<&'static str> {
     let quoted = |before: &str| message.strip_prefix(before)?.split('\'').next();
     if let Some(name) = quoted("attempt to index global '") {
-        // Where the constants of dnsdist's first versions were.
-        let codes = (name == "dnsdist").then_some("DNSRCode");
-        return codes.or_else(|| nearest(name, ENUMERATIONS.iter().map(|(name, _)| *name).chain(POLICIES)));
+        return nearest(name, ENUMERATIONS.iter().map(|(name, _)| *name).chain(POLICIES));
     }
     nearest(quoted("attempt to call global '")?, every_name())
 }

@@ -22,36 +22,48 @@ pub(crate) fn declarations(lua: &Lua) -> u64 {
     lua.app_data_ref::<Declarations>().map_or(0, |of| of.0)
 }
 
+/// A function, and where it notes options that are not known.
+type Body = fn(&Context, &Arguments<'_>, &mut Vec<Fault>) -> Result<Value, Fault>;
+
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    let function = |name: &'static str, body: fn(&Context, &Arguments<'_>) -> Result<Value, Fault>| {
-        let own = context.clone();
-        define_anytime(lua, name, move |lua, a| body(&own, &a).map_err(|fault| raised(lua, name, &fault)))
+    let function = |name: &'static str, body: Body| {
+        let context = context.clone();
+        define_anytime(lua, name, move |lua, a| {
+            let mut unknown = Vec::new();
+            let done = body(&context, &a, &mut unknown).map_err(|fault| raised(lua, name, &fault))?;
+            if name == "declareMetric" {
+                lua.set_app_data(Declarations(declarations(lua) + 1));
+            }
+            if !unknown.is_empty() {
+                // After the evaluation nobody reads warnings.
+                let _ = context.look(lua, name, |call| {
+                    unknown.into_iter().for_each(|fault| call.warn(fault));
+                    Ok(Value::Nil)
+                });
+            }
+            Ok(done)
+        })
     };
-    let own = context.clone();
-    define_anytime(lua, "declareMetric", move |lua, a| {
-        let declared = declare(&own, &a).map_err(|fault| raised(lua, "declareMetric", &fault))?;
-        lua.set_app_data(Declarations(declarations(lua) + 1));
-        Ok(declared)
-    })?;
-    function("incMetric", |context, a| change(context, a, 1.0))?;
-    function("decMetric", |context, a| change(context, a, -1.0))?;
-    function("setMetric", |context, a| {
+    function("declareMetric", declare)?;
+    function("incMetric", |context, a, unknown| change(context, a, 1.0, unknown))?;
+    function("decMetric", |context, a, unknown| change(context, a, -1.0, unknown))?;
+    function("setMetric", |context, a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
-        let (_, labels) = options(a, 2)?;
+        let (_, labels) = options(a, 2, unknown)?;
         answered(a, metric(context, a)?.set(&labels, value))
     })?;
-    function("observeMetric", |context, a| {
+    function("observeMetric", |context, a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
-        let (_, labels) = options(a, 2)?;
+        let (_, labels) = options(a, 2, unknown)?;
         answered(a, metric(context, a)?.observe(&labels, value))
     })?;
-    function("getMetric", |context, a| {
-        let (_, labels) = options(a, 1)?;
+    function("getMetric", |context, a, unknown| {
+        let (_, labels) = options(a, 1, unknown)?;
         Ok(Value::Number(metric(context, a)?.value(&labels)))
     })
 }
 
-fn declare(context: &Context, a: &Arguments<'_>) -> Result<Value, Fault> {
+fn declare(context: &Context, a: &Arguments<'_>, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
     const KINDS: &str = "\"counter\", \"gauge\" or \"histogram\"";
     let kind = text(a.what(1), a.at(1), KINDS)?;
     let kind = CustomKind::named(&kind).ok_or_else(|| a.wrong(1, KINDS))?;
@@ -67,7 +79,7 @@ fn declare(context: &Context, a: &Arguments<'_>) -> Result<Value, Fault> {
                     "buckets" => bounds = Some(numbers(&option, &v)?),
                     _ => {
                         let known = ["name", "withLabels", "buckets"];
-                        return Err(Fault::unknown("option", &option, known.into_iter()));
+                        unknown.push(Fault::unknown("option", &option, known.into_iter()));
                     }
                 }
             }
@@ -95,8 +107,13 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
 }
 
-fn change(context: &Context, a: &Arguments<'_>, sign: f64) -> Result<Value, Fault> {
-    let (step, labels) = options(a, 1)?;
+fn change(
+    context: &Context,
+    a: &Arguments<'_>,
+    sign: f64,
+    unknown: &mut Vec<Fault>,
+) -> Result<Value, Fault> {
+    let (step, labels) = options(a, 1, unknown)?;
     answered(a, metric(context, a)?.add(&labels, step * sign))
 }
 
@@ -127,7 +144,7 @@ fn refused(a: &Arguments<'_>, why: &str) -> Fault {
 }
 
 /// Reads a step, or options with `step` and `labels`.
-fn options(a: &Arguments<'_>, at: usize) -> Result<(f64, Labels), Fault> {
+fn options(a: &Arguments<'_>, at: usize, unknown: &mut Vec<Fault>) -> Result<(f64, Labels), Fault> {
     let Some(given) = a.given(at) else { return Ok((1.0, Labels::new())) };
     if !given.is_table() {
         return Ok((fraction(a.what(at), given, 0.0, STEP_MAX)?, Labels::new()));
@@ -146,7 +163,7 @@ fn options(a: &Arguments<'_>, at: usize) -> Result<(f64, Labels), Fault> {
                     labels.push((label, value));
                 }
             }
-            _ => return Err(Fault::unknown("option", &option, ["step", "labels"].into_iter())),
+            _ => unknown.push(Fault::unknown("option", &option, ["step", "labels"].into_iter())),
         }
     }
     Ok((step, labels))

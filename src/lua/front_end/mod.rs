@@ -25,6 +25,7 @@ mod cache;
 mod callbacks;
 mod captured;
 mod chains;
+mod changes;
 pub mod command;
 pub mod console;
 mod constants;
@@ -57,6 +58,7 @@ mod selectors;
 mod server;
 mod server_object;
 mod sets;
+mod setter;
 mod settings;
 mod tls;
 mod traffic;
@@ -80,6 +82,7 @@ use crate::config::draft::{Draft, DraftConsole};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::Entry;
 use crate::config::log_style::LogStyle;
+use crate::config::options::Key;
 use crate::config::{value, warnings};
 pub use crate::lua::ffi::watch::Interrupt;
 pub use crate::lua::front_end::actions::query_actions;
@@ -146,7 +149,14 @@ pub fn load_first(flags: &Flags, style: fn(&LogStyle)) -> Result<Loaded, Vec<Con
 }
 
 fn loaded(flags: &Flags, interrupt: &Interrupt, watches: Watches) -> Result<Loaded, Vec<ConfigError>> {
-    let (mut draft, lua) = evaluate_within(flags.file.as_deref(), interrupt, EVALUATION, watches)?;
+    let evaluated = evaluate_within(flags.file.as_deref(), interrupt, EVALUATION, watches);
+    let (mut draft, lua) = evaluated.map_err(|broken| {
+        if flags.settings.switch(Key::Strict) {
+            return broken.strict();
+        }
+        broken.warnings.iter().for_each(|odd| tracing::warn!("{odd}"));
+        broken.errors
+    })?;
     complete(&mut draft, flags);
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
@@ -319,7 +329,30 @@ impl LuaHost {
 /// # Errors
 /// All errors found until an error of Lua ended the evaluation.
 pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
-    evaluate_within(file, interrupt, EVALUATION, Watches::default())
+    evaluate_within(file, interrupt, EVALUATION, Watches::default()).map_err(|broken| broken.errors)
+}
+
+/// What is said of a file that an error of Lua ended.
+#[derive(Debug)]
+struct Broken {
+    errors: Vec<ConfigError>,
+    /// Those of the lines before.
+    warnings: Vec<ConfigError>,
+}
+
+impl Broken {
+    /// Returns both as errors.
+    fn strict(mut self) -> Vec<ConfigError> {
+        // The error that ended it comes last.
+        self.warnings.append(&mut self.errors);
+        self.warnings
+    }
+}
+
+impl From<Vec<ConfigError>> for Broken {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self { errors, warnings: Vec::new() }
+    }
 }
 
 /// Returns what a file says of the console until its end, or until an error ends it, which is returned
@@ -329,7 +362,7 @@ pub fn console_of(file: &Path) -> (DraftConsole, Vec<ConfigError>) {
     let (watch, found) = mpsc::channel();
     let watches = Watches { console: Some(watch), ..Watches::default() };
     let errors = evaluate_within(Some(file), &Interrupt::default(), EVALUATION, watches).err();
-    (found.try_iter().last().unwrap_or_default(), errors.unwrap_or_default())
+    (found.try_iter().last().unwrap_or_default(), errors.map_or_else(Vec::new, |broken| broken.errors))
 }
 
 /// Who is told of what a file says while it is evaluated.
@@ -345,7 +378,7 @@ fn evaluate_within(
     interrupt: &Interrupt,
     limit: Duration,
     watches: Watches,
-) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
+) -> Result<(Draft, LuaHost), Broken> {
     let (path, own) = (file.map(Path::to_owned), interrupt.clone());
     let started = Worker::start("config", interrupt, limit, move || {
         match evaluate_here(path.as_deref(), &own, watches) {
@@ -364,7 +397,7 @@ fn evaluate_within(
                 Failed::Late => format!("not evaluated within {} s", limit.as_secs()),
                 Failed::Panicked(panic) => panic,
             };
-            Err(vec![ConfigError::new(&Origin::file(&shown_name(file)), "", Fault::Script(what))])
+            Err(vec![ConfigError::new(&Origin::file(&shown_name(file)), "", Fault::Script(what))].into())
         }
     }
 }
@@ -376,16 +409,17 @@ fn shown_name(file: Option<&Path>) -> String {
 /// Evaluates a file on the calling thread, whose time it takes.
 #[cfg(test)]
 pub(crate) fn evaluated_here(file: &Path) -> Result<Draft, Vec<ConfigError>> {
-    evaluate_here(Some(file), &Interrupt::default(), Watches::default()).map(|(draft, _)| draft)
+    let evaluated = evaluate_here(Some(file), &Interrupt::default(), Watches::default());
+    evaluated.map(|(draft, _)| draft).map_err(|broken| broken.errors)
 }
 
 fn evaluate_here(
     file: Option<&Path>,
     interrupt: &Interrupt,
     watches: Watches,
-) -> Result<(Draft, Host), Vec<ConfigError>> {
+) -> Result<(Draft, Host), Broken> {
     let name = shown_name(file);
-    let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
+    let fatal = |e: &mlua::Error| Broken::from(vec![script_error(e, &[&name])]);
     let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
     let context = Context::default();
     context.begin(Build::default(), None);
@@ -416,12 +450,14 @@ fn evaluate_here(
             error.origin = Origin::line(&name, line);
         }
         errors.push(error);
-        return Err(errors);
+        let broken = Broken { errors, warnings: std::mem::take(&mut draft.warnings).into_list() };
+        // As the file has said until then.
+        return Err(if draft.settings.switch(Key::Strict) { broken.strict().into() } else { broken });
     }
     let code = std::mem::take(&mut build.code);
     draft.is_blank = build.texts.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
     draft.maintenance |= command::has_maintenance(runtime.lua());
-    names::check(runtime.lua(), code, &mut draft, interrupt).map_err(|e| vec![e])?;
+    names::check(runtime.lua(), code, &mut draft, interrupt).map_err(|e| Broken::from(vec![e]))?;
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
             (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());

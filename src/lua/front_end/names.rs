@@ -8,13 +8,15 @@ use mlua::{Function, Lua, RegistryKey, Value};
 
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
+use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::{
     CACHE_METHODS, Entry, FFI_MISSING, FOR_FUNCTIONS, FUNCTIONS_MISSING, NAME_SET_METHODS,
     NETWORK_SET_METHODS, POOL_METHODS, SERVER_METHODS,
 };
 use crate::lua::code::dump;
 use crate::lua::code::dump::{Chunk, Prototype};
-use crate::lua::code::flow::{DECISIONS, FFI, Kind, Names, Shape, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::flow::{DECISIONS, FFI, Kind, LIBRARIES, Shape, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::globals::Names;
 use crate::lua::ffi;
 use crate::lua::front_end::captured;
 use crate::lua::front_end::captured::Captured;
@@ -141,6 +143,14 @@ pub(crate) fn check(
         .zip(shard.names)
         .map(|(name, shard)| (*name, standings(name, globals.raw_get(*name), shard, &names)))
         .collect();
+    let fixed: Fixed<'_> = asked
+        .iter()
+        .filter(|name| !names.is_opaque && !names.set.contains(**name))
+        .filter_map(|name| Some((*name, fixed(name, globals.raw_get(*name).ok()?, &members)?)))
+        .collect();
+    let table_lacks = |table: &str, member: &str| {
+        fixed.get(table).is_some_and(|known| !known.contains(member)) && !names.set.contains(member)
+    };
     let mut begun = BTreeMap::new();
     chunks.iter().for_each(|(chunk, _)| count(&chunk.name, &chunk.root, &mut begun));
     let when = |chunk: &str, line: u32| {
@@ -173,6 +183,7 @@ pub(crate) fn check(
         standing: &|name, when| standings.get(name).map_or(Standing::Open, |all| all[when as usize]),
         has_ffi: &|name| family.contains(name),
         lacks: &lacks,
+        table_lacks: &table_lacks,
         when: &when,
         takes: &takes,
         global: &global,
@@ -184,7 +195,7 @@ pub(crate) fn check(
         walk.chunk(chunk, piece.when);
         for found in std::mem::replace(&mut walk.found, before) {
             let standing = (walk.standing)(&found.name, found.when);
-            report(&found, standing, piece.origin.as_ref(), (&names, &members), draft);
+            report(&found, standing, piece.origin.as_ref(), (&names, &members, &fixed), draft);
         }
     }
     Ok(())
@@ -228,6 +239,24 @@ fn standings(name: &str, here: mlua::Result<Value>, shard: Standing, names: &Nam
     [unknown, shard, check]
 }
 
+/// The members of tables that the file has not replaced.
+type Fixed<'n> = BTreeMap<&'n str, BTreeSet<String>>;
+
+/// Returns the members of a table, here and in the state of a shard, if these are fixed.
+fn fixed(name: &str, here: Value, members: &Members) -> Option<BTreeSet<String>> {
+    let is_fixed = LIBRARIES.contains(&name) || ENUMERATIONS.iter().any(|(table, _)| *table == name);
+    let Value::Table(table) = here else { return None };
+    if !is_fixed || DECISIONS.contains(&name) || table.metatable().is_some() {
+        return None;
+    }
+    let mut known = members.of_table(name).cloned().unwrap_or_default();
+    for pair in table.pairs::<Value, Value>() {
+        let (Value::String(member), _) = pair.ok()? else { continue };
+        known.insert(member.to_string_lossy());
+    }
+    Some(known)
+}
+
 /// Returns the family of missing functions that a name belongs to.
 fn family(name: &str) -> Option<&'static crate::config::functions::Missing> {
     FUNCTIONS_MISSING.iter().find(|m| m.names.contains(&name))
@@ -247,6 +276,7 @@ const fn what_of(kind: Kind) -> &'static str {
         Kind::Member(Shape::Names) => "method of a set of names",
         Kind::Member(Shape::Networks) => "method of a set of networks",
         Kind::Member(Shape::Other) => "member of an object of the configuration",
+        Kind::Fixed | Kind::Member(Shape::Table(_)) => "member of a table",
         Kind::Written(_) => "member that can be set",
         Kind::Decision => "decision of a function",
         Kind::Call | Kind::Ffi => "name",
@@ -257,7 +287,9 @@ const fn what_of(kind: Kind) -> &'static str {
 /// functions get.
 const fn configured(shape: Shape) -> Option<&'static [Entry]> {
     match shape {
-        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address => None,
+        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address | Shape::Table(_) => {
+            None
+        }
         Shape::Server => Some(SERVER_METHODS),
         Shape::Pool => Some(POOL_METHODS),
         Shape::Cache => Some(CACHE_METHODS),
@@ -299,7 +331,13 @@ fn only_configures(found: &Use, shape: Shape, members: &Members) -> Fault {
         Shape::Networks => {
             of("a set of networks", &format!("its use in the file; a function can use {there}"))
         }
-        Shape::Query | Shape::Response | Shape::Header | Shape::Name | Shape::Address | Shape::Other => {
+        Shape::Query
+        | Shape::Response
+        | Shape::Header
+        | Shape::Name
+        | Shape::Address
+        | Shape::Other
+        | Shape::Table(_) => {
             let what = format!("an object of the configuration ({})", found.name);
             of(&what, "its use in the file: a tag or a pool tells rules what a function has found")
         }
@@ -311,7 +349,7 @@ fn report(
     found: &Use,
     standing: Standing,
     origin: Option<&Origin>,
-    (names, members): (&Names, &Members),
+    (names, members, fixed): (&Names, &Members, &Fixed<'_>),
     draft: &mut Draft,
 ) {
     let (chunk, line) = &found.place;
@@ -351,6 +389,13 @@ fn report(
             let known = members.of(kind).into_iter().flatten().map(String::as_str);
             let near = nearest(&found.name, known);
             unknown(what_of(kind), near, "docs/how-to/lua.md says which there are")
+        }
+        (Kind::Fixed, _) => {
+            let (table, member) = found.name.split_once('.').unwrap_or((&found.name, ""));
+            let near = nearest(member, fixed.get(table).into_iter().flatten().map(String::as_str));
+            let near = near.map(|near| format!("{table}.{near}"));
+            let what = if LIBRARIES.contains(&table) { "function" } else { "constant" };
+            unknown(what, near.as_deref(), "there is none of this name")
         }
         (Kind::Call, _) if standing == Standing::Configures => {
             let note =

@@ -11,7 +11,9 @@ use crate::config::functions::needs::RELAY_NEEDS;
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::loops::{Machine, is_own};
 use crate::config::value;
-use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
+use crate::lua::front_end::argument::{
+    named, parsed, parsed_or_none, span, switch, text, texts, whole, wrong,
+};
 use crate::lua::front_end::arguments::bytes;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::needs;
@@ -59,8 +61,6 @@ struct Parts {
     key: Option<String>,
     v4: Option<u8>,
     v6: Option<u8>,
-    /// The first argument that concerns a check.
-    of_check: Option<String>,
     check: Option<bool>,
     script: Option<Vec<String>>,
     send: Option<Vec<u8>>,
@@ -97,9 +97,7 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
     made.health.slow_start = TickDelta::default();
     made.health.interval = TickDelta::from_ms(5_000);
     let entries = named("the argument", given)?;
-    let mut names = entries.iter().map(|(name, _)| name);
-    let of_check = names.find(|name| OF_CHECKS.contains(&name.as_str())).cloned();
-    let mut parts = Parts { of_check, ..Parts::default() };
+    let mut parts = Parts::default();
     for name in ["connectTimeout", "greetingTimeout", "idleTimeout", "checkInterval"] {
         let other = format!("{name}Ms");
         let has = |name: &str| entries.iter().any(|(n, _)| n == name);
@@ -117,6 +115,8 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
     for fault in join(&parts, &mut made) {
         call.fail(fault);
     }
+    let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
+    without_effect(&names, &parts, &made).into_iter().for_each(|fault| call.warn(fault));
     Ok(made)
 }
 
@@ -157,9 +157,9 @@ fn apply(
         "log" => made.log = switch(name, v)?,
         "reusePort" => made.reuse_port = switch(name, v)?,
         "freebind" => made.freebind = switch(name, v)?,
-        "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "interface" => made.interface = parsed_or_none(name, v, value::INTERFACE, value::interface)?,
         "source" => {
-            made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);
+            made.source = parsed_or_none(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?;
         }
         "transparent" => parts.transparent = switch(name, v)?,
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,
@@ -262,20 +262,32 @@ fn joined_policy(parts: &Parts) -> Result<Policy, Fault> {
         Some("clientPrefix") => HashKey::ClientPrefix(parts.v4.unwrap_or(24), parts.v6.unwrap_or(56)),
         Some(other) => return Err(Fault::value("key", format!("\"{other}\""), KEYS)),
     };
-    if parts.key.is_some() && kind != Kind::CHashed {
-        return Err(Fault::Conflict {
-            wrong: "key is given, and the policy hashes nothing".to_owned(),
-            expected: "policy=\"sourceHash\"".to_owned(),
-        });
-    }
-    let prefix = [("v4", parts.v4), ("v6", parts.v6)].into_iter().find(|(_, length)| length.is_some());
-    if let (Some((name, _)), HashKey::Client) = (prefix, policy.hash_key) {
-        return Err(Fault::Conflict {
-            wrong: format!("{name} is given, and no prefix is hashed"),
-            expected: "policy=\"sourceHash\" and key=\"clientPrefix\" too, or neither".to_owned(),
-        });
-    }
     Ok(policy)
+}
+
+/// Returns the warnings of arguments that have no effect as the others are.
+fn without_effect(names: &[&str], parts: &Parts, made: &DraftRelay) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |wrong: String, expected: &str| {
+        faults.push(Fault::Conflict { wrong, expected: expected.to_owned() });
+    };
+    if parts.key.is_some() && made.policy.kind != Kind::CHashed {
+        add("key is given, and the policy hashes nothing".to_owned(), "policy=\"sourceHash\"");
+    }
+    if made.policy.hash_key == HashKey::Client {
+        for name in names.iter().filter(|name| ["v4", "v6"].contains(name)) {
+            add(
+                format!("{name} is given, and no prefix is hashed"),
+                "policy=\"sourceHash\" and key=\"clientPrefix\" too, or neither",
+            );
+        }
+    }
+    if made.health.mode == HealthMode::Up {
+        for name in names.iter().filter(|name| OF_CHECKS.contains(name)) {
+            add(format!("{name} is given, and nothing is checked"), "a check too, or neither");
+        }
+    }
+    faults
 }
 
 fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
@@ -307,12 +319,6 @@ fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
     } else {
         health.probe = Probe::Connect;
         health.mode = HealthMode::Up;
-        if let Some(name) = &parts.of_check {
-            return Err(Fault::Conflict {
-                wrong: format!("{name} is given, and nothing is checked"),
-                expected: "a check too, or neither".to_owned(),
-            });
-        }
     }
     Ok(())
 }

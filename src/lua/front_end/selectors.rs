@@ -67,7 +67,7 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "set | name | {name, ...} [, quiet=false]",
         "The queried name is, or is below, one of these names or those of `newSuffixMatchNode`. A set \
          may be extended after the rule: its state at the end of the file counts. `quiet` omits the \
-         names from showRules.",
+         names from lists of rules.",
         suffixes,
     ),
     declared(
@@ -164,7 +164,8 @@ static SELECTORS: &[Declared<Matcher>] = &[
     declared(
         "NetmaskGroupRule",
         "networks | network | {network, ...} [, source=true [, quiet=false]]",
-        "The client's address is in these networks; with `source` false, the destination address.",
+        "The client's address is in these networks; with `source` false, the destination address. `quiet` \
+         omits the networks from lists of rules.",
         |call, a| {
             let source = a.switch(1)?;
             let quiet = a.switch(2)?;
@@ -172,6 +173,9 @@ static SELECTORS: &[Declared<Matcher>] = &[
                 Some(networks) => networks,
                 None => call.literal_networks(prefixes(a.what(0), a.at(0))?, quiet),
             };
+            if quiet {
+                networks.hide();
+            }
             Ok(Matcher::Netmask { networks, source })
         },
     ),
@@ -459,6 +463,9 @@ fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
             call.literal_names(list, quiet)
         }
     };
+    if quiet {
+        set.hide();
+    }
     Ok(Matcher::QNameSuffix(set))
 }
 

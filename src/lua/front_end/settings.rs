@@ -15,7 +15,7 @@ use crate::config::functions::signature::Signature;
 use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting, Settings};
 use crate::config::{options, value};
 use crate::lua::code::flow::When;
-use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
+use crate::lua::front_end::argument::{parsed, parsed_or_none, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
 use crate::lua::front_end::{Role, argument, caller, nearest, needs, read_list, run, unreadable};
@@ -200,7 +200,7 @@ pub(crate) fn local_option(
 ) -> Result<(), Fault> {
     let options = &mut listener.connection_options;
     match name {
-        "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "interface" => listener.interface = parsed_or_none(name, v, value::INTERFACE, value::interface)?,
         "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
         "tcpFastOpenQueueSize" => options.fast_open = nearest::whole(call, name, v, 0, BACKLOG_MAX)?,
@@ -307,12 +307,12 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
-        context.define(lua, name, |_, a| {
-            if a.at(0).as_boolean() == Some(true) {
-                return Ok(Value::Nil);
+        context.define(lua, name, |call, a| {
+            // Predictable ids invite forged answers (RFC 5452).
+            if !switch(a.what(0), a.at(0))? {
+                call.warn(Fault::Note("false has no effect: ids and sockets are always random".to_owned()));
             }
-            // Predictable ids invite forged answers (RFC 5452): not offered, so not accepted.
-            Err(a.wrong(0, "true: ids and sockets are always random"))
+            Ok(Value::Nil)
         })?;
     }
     Ok(())
@@ -413,9 +413,9 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
             return Err(mlua::Error::external(ConfigError::new(&caller(lua), "includeDirectory", fault)));
         }
         let (mut files, mut directory) = (Vec::new(), String::new());
-        included.call(lua, "includeDirectory", |_| {
+        included.call(lua, "includeDirectory", |call| {
             directory = a.text(0, "the path of a directory")?;
-            files = conf_files(Path::new(&directory))?;
+            files = conf_files(call, Path::new(&directory))?;
             Ok(Value::Nil)
         })?;
         depth.set(depth.get() + 1);
@@ -425,16 +425,26 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-fn conf_files(directory: &Path) -> Result<Vec<PathBuf>, Fault> {
+/// Returns the configuration files of a directory. What is no regular file is skipped, as in dnsdist.
+fn conf_files(call: &mut Call<'_>, directory: &Path) -> Result<Vec<PathBuf>, Fault> {
     let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let name = directory.display().to_string();
     let mut files: Vec<PathBuf> = entries
         .map_err(|e| unreadable(&name, &e).fault)?
         .iter()
         .map(std::fs::DirEntry::path)
-        .filter(|p| p.extension().is_some_and(|e| e == "conf") && !p.is_dir())
+        .filter(|p| p.extension().is_some_and(|e| e == "conf"))
         // Editors keep locks and copies as hidden files, whose names begin with a dot.
         .filter(|p| !p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")))
+        .filter(|path| match std::fs::metadata(path) {
+            Ok(found) => found.is_file(),
+            // Its reader says so.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => true,
+            Err(e) => {
+                call.warn(Fault::Note(format!("\"{}\" is skipped: {e}", path.display())));
+                false
+            }
+        })
         .collect();
     files.sort();
     Ok(files)

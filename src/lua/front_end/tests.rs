@@ -252,7 +252,7 @@ fn evaluation_is_limited_in_time_even_in_c() {
         let limit = Duration::from_millis(20);
         let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, Watches::default())
             .expect_err(text);
-        let message = errors.last().expect("an error").to_string();
+        let message = errors.errors.last().expect("an error").to_string();
         assert!(message.contains("lua:2: ") || message.contains("lua:3: "), "{text}: {message}");
     }
     // Nothing can end this, and nothing waits for it. Other tests of the process continue
@@ -261,7 +261,7 @@ fn evaluation_is_limited_in_time_even_in_c() {
     let limit = Duration::from_millis(20);
     let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit, Watches::default())
         .expect_err("too long");
-    assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
+    assert!(errors.errors[0].to_string().contains("not evaluated within"), "{errors:?}");
 }
 
 #[test]
@@ -275,6 +275,53 @@ fn a_file_can_end_the_process_and_a_check_function_cannot() {
     let lua = check("checkFunction=function() os.exit(0) end");
     let error = choose(&lua, &mut [0; 12]).expect_err("no end");
     assert!(error.contains("only the evaluation of the configuration can end the process"), "{error}");
+}
+
+#[test]
+fn warnings_of_the_lines_before_an_error_of_lua_are_told() {
+    let broken = |text: &str| {
+        let file = File::new(text);
+        let limit = Duration::from_secs(20);
+        let broken = evaluate_within(Some(file.path()), &Interrupt::default(), limit, Watches::default());
+        let broken = broken.expect_err(text);
+        let lines = |list: Vec<ConfigError>| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (lines(broken.errors), lines(broken.warnings))
+    };
+    let before = "newServer{address='192.0.2.1', nope=1}\nnewServer('nonsense')\n";
+    for end in ["foo()", "error('end')"] {
+        let (errors, warnings) = broken(&format!("{before}{end}"));
+        assert!(errors.len() == 2 && errors[1].contains(":3: "), "{errors:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(":1: newServer: unknown argument"),
+            "{warnings:?}"
+        );
+        let (errors, warnings) = broken(&format!("{before}setStrict(true) {end}"));
+        assert!(errors.len() == 3 && errors[0].contains("unknown argument") && errors[2].contains(":3: "));
+        assert_eq!(warnings, [] as [String; 0]);
+    }
+}
+
+#[test]
+fn what_is_no_file_in_a_directory_is_skipped() {
+    let directory = std::env::temp_dir().join(format!("dnslob-skipped-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("directory.conf")).expect("a directory of our own");
+    std::fs::write(directory.join("a.conf"), "addLocal('127.0.0.1:5301')").expect("a file of our own");
+    std::fs::write(directory.join("target"), "addLocal('127.0.0.1:5302')").expect("a file of our own");
+    let link = |to: &str, name: &str| {
+        std::os::unix::fs::symlink(to, directory.join(name)).expect("a link of our own");
+    };
+    link("target", "b.conf");
+    link("nowhere", "dangling.conf");
+    link("/dev/null", "device.conf");
+    let file = File::new(&format!("includeDirectory('{}')", directory.display()));
+    let evaluated = evaluate(Some(file.path()), &Interrupt::default());
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+    let (draft, _) = evaluated.expect("a configuration");
+    assert_eq!(draft.errors.into_list(), []);
+    assert_eq!(draft.listeners.len(), 2);
+    let warnings = draft.warnings.into_list();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].to_string().contains("dangling.conf\" is skipped: No such file"), "{warnings:?}");
 }
 
 #[test]

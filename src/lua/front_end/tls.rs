@@ -338,10 +338,23 @@ fn absent(call: &mut Call<'_>, name: &str, v: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Reads the least version of TLS. For an older one, as it is dnsdist's default, the least that there is
+/// is meant.
+fn version(call: &mut Call<'_>, name: &str, v: &Value) -> Result<Version, Fault> {
+    let written = text(name, v, "a version of TLS")?;
+    let parsed = Version::parse(&written);
+    if parsed.as_ref().is_err_and(|e| matches!(e.fault, crate::tls::Fault::OldVersion(_))) {
+        let note = format!("{name} is \"{written}\", which is taken as \"tls1.2\", the least that there is");
+        call.warn(Fault::Note(note));
+        return Ok(Version::Tls12);
+    }
+    parsed.map_err(|e| fault(&e))
+}
+
 fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
     match name {
         "minTLSVersion" => {
-            spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+            spec.version_min = version(call, name, v)?;
         }
         "ciphers" => spec.ciphers = ciphers(call, name, v)?,
         "ciphersTLS13" => spec.ciphers_tls13 = ciphers(call, name, v)?,
@@ -431,8 +444,7 @@ impl ServerArguments {
             }
             "validateCertificates" => spec.validate = switch(name, v)?,
             "minTLSVersion" => {
-                spec.version_min =
-                    Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+                spec.version_min = version(call, name, v)?;
             }
             "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
             "ciphers" => spec.ciphers = ciphers(call, name, v)?,

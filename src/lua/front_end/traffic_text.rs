@@ -7,7 +7,8 @@ use crate::stats::traffic_ring::End;
 use crate::wire::codes::{rcode_name, type_name};
 use crate::wire::header;
 
-/// Prints a list: rank, name, count and percentage, the rest, and what it is worth.
+/// Prints a list: rank, name, count and percentage; in the last line the rest, and what it is worth:
+/// clients of dnsdist's console leave out one line at the end.
 pub(crate) fn top(list: &TopList, unit: &str) -> String {
     let mut out = String::new();
     // Columns of dnsdist.
@@ -23,8 +24,7 @@ pub(crate) fn top(list: &TopList, unit: &str) -> String {
     }
     let (rank, rest) = (list.rows.len() + 1, list.total.saturating_sub(listed));
     let share = percent(rest);
-    let _ = writeln!(out, "{rank:>4}  {:<width$} {rest:>4} {share:>4.1}%", "Rest");
-    let _ = writeln!(out, "{}", worth(list, unit));
+    let _ = writeln!(out, "{rank:>4}  {:<width$} {rest:>4} {share:>4.1}%  {}", "Rest", worth(list, unit));
     out
 }
 

@@ -23,6 +23,8 @@ use crate::tls::{CertificateFiles, ServerSpec, ServerTls};
 
 /// Most connections that the reserve of descriptors may hold.
 const CONNECTIONS_MAX: u32 = 10_000;
+/// Paths that the configuration cannot take, beside those below /api.
+pub(crate) const BUILT_IN: [&str; 5] = ["/", "/livez", "/readyz", "/metrics", "/jsonstat"];
 /// Most paths with functions.
 const HANDLERS_MAX: usize = 1_000;
 /// Characters of a password: scrypt takes any number.
@@ -75,8 +77,17 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
             return Err(a.wrong(0, PATH));
         }
         let function = call.keep(function(a.what(1), a.at(1))?)?;
+        if BUILT_IN.contains(&&*path) || path.starts_with("/api/") {
+            call.warn(Fault::Note(format!("{path} is a path of dnslob's own: the function is never called")));
+        }
         let handlers = &mut call.draft.web.handlers;
+        let before = handlers.len();
         handlers.retain(|(of, _)| *of != path);
+        // At the console it is meant so.
+        if handlers.len() < before && call.session.is_none() {
+            call.warn(Fault::Note(format!("replaces another function of {path}")));
+        }
+        let handlers = &mut call.draft.web.handlers;
         if handlers.len() >= HANDLERS_MAX {
             return Err(a.wrong(0, "at most 1000 paths"));
         }
@@ -174,6 +185,9 @@ fn option(
             let split = written.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty());
             let written: Vec<String> = split.map(str::to_owned).collect();
             let acl = networks(call, written.iter().map(String::as_str));
+            if !acl.iter().any(|(_, is_in)| *is_in) {
+                call.warn(Fault::Note("acl lets nobody use the web server".to_owned()));
+            }
             call.draft.web.acl = acl.into_iter().collect();
             call.draft.web.acl_text = written;
         }

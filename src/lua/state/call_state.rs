@@ -432,10 +432,11 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
     }
 
     /// Sets an EDNS option, as the actions do: of a query with an OPT record where there is none, of
-    /// an answer where there is one. If it does not fit, or the message is signed, it is left out.
-    pub(crate) fn set_option(&mut self, code: u16, data: &[u8]) {
+    /// an answer where there is one. A message that is signed, and an answer to a client without EDNS,
+    /// stay without it. Returns false, and changes nothing, if it does not fit.
+    pub(crate) fn set_option(&mut self, code: u16, data: &[u8]) -> bool {
         if signature::is_signed(self.message()) || self.current.response && self.opt().is_none() {
-            return;
+            return true;
         }
         let mut kept = false;
         if !self.current.response {
@@ -448,15 +449,15 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             && self.context.query_state.client_opt.is_none()
         {
             // It is for a client without EDNS.
-            return;
+            return true;
         }
         let mut done = edns::Outcome::Failed;
-        self.edit(|packet| {
+        let fits = self.edit(|packet| {
             done = edns::set_option(packet, code, data, OPT_PAYLOAD);
-            true
+            done != edns::Outcome::Failed
         });
         if self.current.response {
-            return;
+            return fits;
         }
         let state = self.query_state_mut();
         if kept && done != edns::Outcome::Replaced {
@@ -469,6 +470,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             }
             edns::Outcome::Added | edns::Outcome::Replaced | edns::Outcome::Failed => {}
         }
+        fits
     }
 
     /// Turns the query into a negative answer with a SOA record in the additional section.

@@ -25,7 +25,7 @@ use crate::base::addr::BackendSlot;
 use crate::base::narrow::to_u32;
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::lua::code::flow::Standing;
+use crate::lua::code::flow::{LIBRARIES, Standing};
 use crate::lua::ffi::call::{Caller, Entry, Results};
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::ffi::watch;
@@ -285,7 +285,13 @@ impl State {
         let all = self.runtime.lua().named_registry_value::<BTreeMap<String, Vec<String>>>(MEMBERS);
         let all = all.unwrap_or_default().into_iter().map(|(of, list)| (of, list.into_iter().collect()));
         let decisions = ACTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
-        all.chain([("decision".to_owned(), decisions)]).collect()
+        let globals = self.runtime.lua().globals();
+        let libraries = LIBRARIES.iter().filter_map(|name| {
+            let table = globals.raw_get::<Table>(*name).ok()?;
+            let keys = table.pairs::<String, mlua::Value>().map_while(|pair| Some(pair.ok()?.0));
+            Some(((*name).to_owned(), keys.collect()))
+        });
+        all.chain([("decision".to_owned(), decisions)]).chain(libraries).collect()
     }
 
     /// Returns whether the configuration itself read files while it was evaluated.

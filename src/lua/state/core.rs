@@ -173,10 +173,7 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
         let records = types.into_iter().zip(contents.iter().map(|o| o.as_slice()));
         Ok(c.spoof(records, ttl.unwrap_or(SPOOF_TTL)))
     })?;
-    f.define("set_option", |_, c, (code, data): (u16, BString)| {
-        c.set_option(code, &data);
-        Ok(())
-    })?;
+    f.define("set_option", |_, c, (code, data): (u16, BString)| Ok(c.set_option(code, &data)))?;
     f.define("negative", |_, c, (nxdomain, ttl, names, numbers): (bool, u32, Vec<BString>, Vec<u32>)| {
         let ([zone, mname, rname], Ok(numbers)) = (&names[..], <[u32; 5]>::try_from(numbers)) else {
             return Ok(false);

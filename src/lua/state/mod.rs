@@ -46,7 +46,7 @@ pub use crate::lua::state::files::{File, Files};
 use crate::base::panics;
 use crate::config::error::ConfigError;
 use crate::config::ruleset::Recorded;
-use crate::lua::code::flow::{Kind, Shape, Standing};
+use crate::lua::code::flow::{Kind, LIBRARIES, Shape, Standing};
 use crate::lua::limits;
 use crate::lua::limits::Interrupt;
 use crate::lua::state::calls::State;
@@ -183,6 +183,11 @@ pub(crate) struct Known {
 pub(crate) struct Members(BTreeMap<String, BTreeSet<String>>);
 
 impl Members {
+    /// Returns the members of a table of Lua itself.
+    pub(crate) fn of_table(&self, name: &str) -> Option<&BTreeSet<String>> {
+        self.0.get(name).filter(|_| LIBRARIES.contains(&name))
+    }
+
     /// Returns the members of a kind.
     pub(crate) fn of(&self, kind: Kind) -> Option<&BTreeSet<String>> {
         let name = match kind {
@@ -198,7 +203,13 @@ impl Members {
             Kind::Member(Shape::Networks) => "networks",
             Kind::Written(Shape::Query | Shape::Response) => "written",
             Kind::Decision => "decision",
-            Kind::Call | Kind::Ffi | Kind::Member(Shape::Other) | Kind::Written(_) => return None,
+            Kind::Call
+            | Kind::Ffi
+            | Kind::Fixed
+            | Kind::Member(Shape::Other | Shape::Table(_))
+            | Kind::Written(_) => {
+                return None;
+            }
         };
         self.0.get(name)
     }

@@ -302,7 +302,7 @@ impl Dispatcher {
         let (backend, query) = self.copies.take()?;
         let mut packet = scratch.load(query);
         let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
-        let pending = PendingQuery::copy(question);
+        let pending = PendingQuery::copy(question, packet.bytes());
         let sent = self.send_unawaited(cx, connections, backend, &pending, &mut packet);
         if sent.is_none() {
             cx.drop(DropReason::TeeFull);

@@ -78,19 +78,46 @@ pub struct PendingQuery {
     /// The pool that it goes to.
     pub pool: PoolSlot,
     /// The client's RD and CD in the lower bits, as packed by
-    /// [`query_state::packed`](crate::rules::query_state::packed), and [`PADDED`].
+    /// [`query_state::packed`](crate::rules::query_state::packed), [`PADDED`], and [`opcode_flags`].
     pub flags: u8,
 }
 
 /// Bit of a query's flags, beside RD and CD: its client wants a padded answer.
 pub const PADDED: u8 = 0x02;
+/// Bits of a query's flags, beside these: its opcode.
+const OPCODE: u8 = 0x6C;
+
+/// Returns the opcode of a message in its bits of a query's flags.
+#[inline]
+pub(crate) fn opcode_flags(message: &[u8]) -> u8 {
+    let byte = message.get(2).copied().unwrap_or(0);
+    byte & 0x68 | (byte & 0x10) >> 2
+}
 
 impl PendingQuery {
+    /// Returns whether a response has the opcode of the query, which a server copies (RFC 1035, 4.1.1).
+    #[inline]
+    pub(crate) fn has_opcode_of(&self, response: &[u8]) -> bool {
+        self.flags & OPCODE == opcode_flags(response)
+    }
+
+    /// Notes the opcode of a query that rules may have changed.
+    pub(crate) fn note_opcode(&mut self, query: &[u8]) {
+        self.flags = self.flags & !OPCODE | opcode_flags(query);
+    }
+
     /// Returns the record of a copy, whose response nobody waits for.
-    pub(crate) const fn copy(question: u64) -> Self {
+    pub(crate) fn copy(question: u64, query: &[u8]) -> Self {
         let peer = Endpoint { ip: [0; 16], scope: 0, port: 0 };
         let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
-        Self { client, client_id: 0, question, waiter: Waiter::Copy, pool: PoolSlot(0), flags: 0 }
+        Self {
+            client,
+            client_id: 0,
+            question,
+            waiter: Waiter::Copy,
+            pool: PoolSlot(0),
+            flags: opcode_flags(query),
+        }
     }
 
     /// Returns whether it counts among the repeats of its question: a copy does not.

@@ -8,7 +8,7 @@ use crate::rules::query_state;
 use crate::rules::query_state::{ProxiedAddresses, QueryState};
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{PADDED, PendingQuery, Waiter};
+use crate::shard::dispatch::outstanding::{PADDED, PendingQuery, Waiter, opcode_flags};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
@@ -29,6 +29,7 @@ impl Shard {
             return if cx.snapshot.acl.contains(&from.peer.ip) {
                 Ok(None)
             } else {
+                cx.count_refused(from);
                 Err(Outcome::Dropped(DropReason::Acl))
             };
         }
@@ -57,6 +58,9 @@ impl Shard {
         };
         if refused.is_none() && (state.proxied.is_some() || !state.proxy.is_empty()) {
             return Ok(Some(state));
+        }
+        if refused == Some(DropReason::Acl) {
+            cx.count_refused(from);
         }
         self.dispatcher.queries.recycle(state);
         refused.map_or(Ok(None), |reason| Err(Outcome::Dropped(reason)))
@@ -92,7 +96,9 @@ impl Shard {
                         question: cx.hash(&question),
                         waiter: Waiter::Client(None),
                         pool: PoolSlot(0),
-                        flags: query_state::packed(flags) | self.padding_flag(from, message),
+                        flags: query_state::packed(flags)
+                            | self.padding_flag(from, message)
+                            | opcode_flags(message),
                     };
                     let facts = Facts::from_question(&question);
                     return Ok(Query { pending, facts, state });
@@ -100,7 +106,10 @@ impl Shard {
                 None => DropReason::QueryMalformed,
             },
         };
-        if !matches!(refused, DropReason::QueryEmpty) {
+        if refused == DropReason::QueryShort {
+            cx.count_refused(from);
+        }
+        if refused != DropReason::QueryEmpty {
             cx.count_noncompliant(from);
         }
         if let Some(state) = state {

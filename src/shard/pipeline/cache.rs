@@ -56,14 +56,7 @@ impl Shard {
             Some(state) => datagram_limit(state, packet),
             None => answer::udp_limit(packet.bytes()).min(MESSAGE_MAX),
         };
-        if let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet) {
-            return Some(outcome);
-        }
-        let seconds = self.cx.snapshot.globals.stale_cache_seconds;
-        if seconds > 0
-            && self.has_failed_lately(slot)
-            && let Some(outcome) = self.answer_cached(Wanted::Stale(seconds), query, packet)
-        {
+        if let Some(outcome) = self.answer_at_hand(query, packet) {
             return Some(outcome);
         }
         if self.cx.snapshot.chains.cache_miss.is_empty() {
@@ -74,7 +67,7 @@ impl Shard {
             self.cache.key.clear();
         } else if decision == Decision::Forward
             && self.read_key_again(query, packet)
-            && let Some(outcome) = self.answer_cached(Wanted::Fresh, query, packet)
+            && let Some(outcome) = self.answer_at_hand(query, packet)
         {
             return Some(outcome);
         }
@@ -89,6 +82,19 @@ impl Shard {
                 Some(Outcome::Dropped(reason))
             }
         }
+    }
+
+    /// Answers a query with the key at hand, by a fresh answer, or by an expired one while servers fail.
+    fn answer_at_hand(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<Outcome> {
+        let fresh = self.answer_cached(Wanted::Fresh, query, packet);
+        if fresh.is_some() {
+            return fresh;
+        }
+        let seconds = self.cx.snapshot.globals.stale_cache_seconds;
+        if seconds == 0 || !self.has_failed_lately(query.pending.pool) {
+            return None;
+        }
+        self.answer_cached(Wanted::Stale(seconds), query, packet)
     }
 
     /// Makes the key at hand that of what rules have made of a query. Returns whether it is another one.
@@ -110,9 +116,10 @@ impl Shard {
         let (hash, cx) = (self.cache.key.hash(), &self.cx);
         let pool = cx.snapshot.pool(pool);
         let Some(cache) = pool.cache.as_deref() else { return false };
+        let failing_hash = self.cache.failing_hash(cache, pool.zero_scope);
         let pause = u64::from(cache.options().failure_ttl).min(RECHECK_MAX.0 / 1_000_000_000);
         let has_failed = |pause| cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now));
-        let failed_at = self.cache.failing.failed_at(hash, cx.now);
+        let failed_at = self.cache.failing.failed_at(failing_hash, cx.now);
         if failed_at.is_none() && !has_failed(pause) {
             return false;
         }
@@ -428,7 +435,9 @@ impl Shard {
             None => self.cx.snapshot.pool(pending.pool).cache.as_ref()?.options().failure_ttl,
         };
         let pause = TickDelta::from_ms(u64::from(seconds) * 1_000);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
+        let pool = self.cx.snapshot.pool(pending.pool);
+        let hash = self.cache.failing_hash(pool.cache.as_deref()?, pool.zero_scope);
+        self.cache.failing.note(hash, self.cx.now, pause);
         let limit = pending.client.connection.is_none().then_some(limit);
         Some(self.deliver_hit(hit, limit, query, packet))
     }
@@ -504,9 +513,11 @@ impl Shard {
 
     /// The servers of a pool have not answered the query with the key at hand.
     fn note_timeout(&mut self, pool: PoolSlot) {
-        let Some(cache) = self.cx.snapshot.pool(pool).cache.as_ref() else { return };
+        let pool = self.cx.snapshot.pool(pool);
+        let Some(cache) = pool.cache.as_deref() else { return };
         let pause = TickDelta::from_ms(u64::from(cache.options().failure_ttl) * 1_000).min(RECHECK_MAX);
-        self.cache.failing.note(self.cache.key.hash(), self.cx.now, pause);
+        let hash = self.cache.failing_hash(cache, pool.zero_scope);
+        self.cache.failing.note(hash, self.cx.now, pause);
     }
 
     /// Returns which answers are good enough for an outstanding query that servers have failed, if the

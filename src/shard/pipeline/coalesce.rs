@@ -182,9 +182,11 @@ impl Shard {
                     Fate::Stale if self.answer_stale_waiting(entry, &pending) => {}
                     Fate::Stored | Fate::Again if self.rejoin(entry, &pending) => {}
                     Fate::Stored | Fate::Stale | Fate::Again | Fate::Separate => {
-                        self.send_waiting(entry, pending, scratch, out);
+                        self.send_waiting(entry, pending, None, scratch, out);
                     }
-                    Fate::Dropped(reason) => self.fail_waiting(entry, pending, *reason, scratch, out),
+                    Fate::Dropped(reason, server) => {
+                        self.fail_waiting(entry, pending, (*reason, *server), scratch, out);
+                    }
                 }
             }
             if let Some(next) = next {
@@ -231,8 +233,15 @@ impl Shard {
         }
     }
 
-    /// Sends a query that has waited in vain to a server.
-    fn send_waiting(&mut self, entry: EntryId, pending: PendingQuery, scratch: &mut Scratch, out: Out<'_>) {
+    /// Sends a query that has waited in vain to a server; another one than `failed`, if there is one.
+    fn send_waiting(
+        &mut self,
+        entry: EntryId,
+        pending: PendingQuery,
+        failed: Option<BackendSlot>,
+        scratch: &mut Scratch,
+        out: Out<'_>,
+    ) {
         let Some(kept) = self.dispatcher.queries.query(Some(entry)) else { return };
         let mut packet = scratch.load(kept);
         edit::set_id(packet.bytes_mut(), pending.client_id);
@@ -242,7 +251,8 @@ impl Shard {
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
         }
-        let outcome = match self.select(&mut query, &mut packet) {
+        let other = failed.and_then(|failed| self.select(&mut query, &mut packet, &[failed]));
+        let outcome = match other.or_else(|| self.select(&mut query, &mut packet, &[])) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
             None if self.dispatcher.queries.is_refresh(Some(entry)) => Outcome::Dropped(DropReason::NoServer),
             None => match self.answer_stale_kept(entry, &mut query, &mut packet) {
@@ -275,7 +285,7 @@ impl Shard {
         &mut self,
         entry: EntryId,
         pending: PendingQuery,
-        reason: DropReason,
+        (reason, server): (DropReason, Option<BackendSlot>),
         scratch: &mut Scratch,
         out: Out<'_>,
     ) {
@@ -290,7 +300,7 @@ impl Shard {
             if self.rejoin(entry, &pending) {
                 return;
             }
-            return self.send_waiting(entry, pending, scratch, out);
+            return self.send_waiting(entry, pending, server, scratch, out);
         }
         if self.answer_stale_waiting(entry, &pending) {
             return;

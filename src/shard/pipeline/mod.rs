@@ -197,7 +197,7 @@ impl Shard {
         {
             return outcome;
         }
-        let Some(backend) = self.select(query, packet) else {
+        let Some(backend) = self.select(query, packet, &[]) else {
             return match self.answer_stale(query, packet) {
                 Some(outcome) => outcome,
                 None => {
@@ -218,6 +218,7 @@ impl Shard {
     fn dispatch(&mut self, backend: BackendSlot, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
+            query.pending.note_opcode(packet.bytes());
             let needs = self.cx.needs;
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
                 let limit = (!query.pending.came_by_connection() && (needs.grows || state.may_grow()))
@@ -247,14 +248,19 @@ impl Shard {
         }
     }
 
-    /// Selects a server of the pool for this query.
-    fn select(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<BackendSlot> {
+    /// Selects a server of the pool for this query, none of `excluded`.
+    fn select(
+        &mut self,
+        query: &mut Query,
+        packet: &mut Packet<'_>,
+        excluded: &[BackendSlot],
+    ) -> Option<BackendSlot> {
         let pool = query.pending.pool;
         // An unknown pool has no server.
         let kind = self.cx.snapshot.pools.get(pool.index())?.policy.kind;
         if let Kind::Lua(function) = kind
             // When the function selects none, the pool's fallback policy does.
-            && let Some(backend) = self.select_by_script(function, query, packet)
+            && let Some(backend) = self.select_by_script(function, query, packet, excluded)
         {
             return Some(backend);
         }
@@ -262,7 +268,7 @@ impl Shard {
         let subject = Subject { qname: query.facts.qname(packet.bytes()), client: &client };
         let came_by_connection = query.pending.came_by_connection();
         let (cx, connections) = (&mut self.cx, &self.connections);
-        self.dispatcher.select(cx, connections, pool, &subject, came_by_connection, &[])
+        self.dispatcher.select(cx, connections, pool, &subject, came_by_connection, excluded)
     }
 
     /// Selects a server by a Lua function; returns none after an error.
@@ -271,9 +277,11 @@ impl Shard {
         function: FunctionId,
         query: &mut Query,
         packet: &mut Packet<'_>,
+        excluded: &[BackendSlot],
     ) -> Option<BackendSlot> {
         let mut candidates = std::mem::take(&mut self.evaluator.candidates);
         self.dispatcher.balancer.candidates(query.pending.pool, &mut candidates);
+        candidates.retain(|candidate| !excluded.contains(&candidate.slot));
         self.ensure_state(query);
         let chosen = self.evaluate(query, None, packet, |context, environment, _| {
             let now = environment.now;
@@ -353,7 +361,7 @@ impl Shard {
                     | DropReason::OutstandingFull
                     | DropReason::Descriptors
                     | DropReason::QuerySendError),
-                ) => (claims::Outcome::Failed, Fate::Dropped(reason)),
+                ) => (claims::Outcome::Failed, Fate::Dropped(reason, asked.server())),
                 Outcome::Cached => (claims::Outcome::Stale, Fate::Stale),
                 Outcome::Dropped(DropReason::ClientGone) => (claims::Outcome::Stored, Fate::Again),
                 Outcome::Responded if is_own => (claims::Outcome::Stored, Fate::Again),

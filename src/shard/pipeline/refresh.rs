@@ -25,11 +25,11 @@ impl Shard {
     /// were kept: if it is popular, it is asked for again, as its client has asked.
     pub(super) fn prefetch_popular(&mut self, hit: Hit, query: &Query) {
         let Some(cache) = self.cx.snapshot.pool(query.pending.pool).cache.as_deref() else { return };
-        let (hits, hash) = (cache.options().prefetch_hits, self.cache.key.hash());
+        let (hits, hash) = (cache.options().prefetch_hits, self.cache.hit_key().hash());
         if !self.refreshes.is_popular(hash, hit.expires, hits, self.cx.now) {
             return;
         }
-        match cache.claim_refresh(&self.cache.key) {
+        match cache.claim_refresh(self.cache.hit_key()) {
             Some(true) => self.refreshes.asked(hash),
             Some(false) => return self.refreshes.postpone(hash, self.cx.now),
             // The next hit tries again.
@@ -52,7 +52,7 @@ impl Shard {
             // There was no room for it.
             self.refreshes.failed(hash, self.cx.now);
             let cache = self.cx.snapshot.pool(query.pending.pool).cache.as_deref();
-            cache.into_iter().for_each(|cache| cache.release_refresh(&self.cache.key));
+            cache.into_iter().for_each(|cache| cache.release_refresh(self.cache.hit_key()));
         } else if let Some(state) = &query.state {
             self.dispatcher.queries.put(entry, state.clone());
         }
@@ -148,15 +148,17 @@ impl Shard {
     /// Ends an own query for a pool: whatever has come of it, nobody gets it.
     pub(super) fn finish_refresh(&mut self, entry: Option<EntryId>, pool: PoolSlot) -> Verdict {
         self.refreshes.ended();
-        let cache = self.cx.snapshot.pools.get(pool.index()).and_then(|pool| pool.cache.as_deref());
+        let pool = self.cx.snapshot.pools.get(pool.index());
+        let zero_scope = pool.is_some_and(|pool| pool.zero_scope);
+        let cache = pool.and_then(|pool| pool.cache.as_deref());
         if let Some((ticket, cache)) = self.dispatcher.queries.ticket(entry).zip(cache)
             && cache.id() == ticket.key.store()
         {
             let is_stored = ticket.is_stored;
             match (ticket.own, cache.warm_up()) {
                 (Some(Own::Popular), _) if !is_stored => {
-                    cache.release_refresh(&ticket.key);
-                    self.refreshes.failed(ticket.key.hash(), self.cx.now);
+                    let hashes = self.cache.release_refresh(&ticket.key, cache, zero_scope);
+                    hashes.into_iter().for_each(|hash| self.refreshes.failed(hash, self.cx.now));
                 }
                 // A reload may have begun another list.
                 (Some(Own::WarmUp(list, number)), Some(names)) if list == names.id() => {

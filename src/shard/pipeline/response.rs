@@ -44,6 +44,9 @@ impl Shard {
                 return self.on_unmatched(key, ended, packet);
             }
         };
+        if !in_flight.pending.has_opcode_of(message) {
+            return self.on_unmatched(key, Lookup::Live(in_flight), packet);
+        }
         // One that nothing but a rule edits is looked at when there are rules.
         let is_by_connection = from.is_connection() || in_flight.pending.client.connection.is_some();
         let block = if is_by_connection { padding::block(message) } else { None };
@@ -223,7 +226,7 @@ impl Shard {
             return Outcome::Dropped(DropReason::QueryNotKept);
         }
         query.facts = Facts::of(packet.bytes());
-        let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
+        let Some(backend) = self.select(query, packet, &[]) else { return self.no_server(query, packet) };
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             if !query.pending.came_by_connection()

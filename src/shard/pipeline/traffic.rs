@@ -41,6 +41,12 @@ impl Asked {
         if self.last.is_some() { self.pool } else { PoolSlot::NONE }
     }
 
+    /// The server that was asked last.
+    #[inline]
+    pub(super) fn server(&self) -> Option<BackendSlot> {
+        self.last.map(|(backend, _)| backend)
+    }
+
     /// When the query arrived: with several attempts its entry has it, otherwise it was sent then.
     #[inline]
     pub(super) fn arrived(&self, cx: &Context, queries: &QueryTable, entry: Option<EntryId>) -> Tick {
@@ -119,7 +125,7 @@ impl Shard {
             id: if asked.question == 0 { id } else { asked.id },
             by_connection: client.connection.is_some(),
             listener: client.listener,
-            backend: asked.last.map(|(backend, _)| backend),
+            backend: asked.server(),
             pool: asked.pool,
             end,
             qtype,

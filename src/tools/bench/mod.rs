@@ -119,7 +119,7 @@ impl Run {
             verify: options.verify,
         };
         let log = options.report.hdr.as_ref().map(|path| {
-            let log = HdrLog::create(path, report::unix_time());
+            let log = HdrLog::create(path, report::unix_time(), &[]);
             log.with_context(|| path.display().to_string())
         });
         let log = log.transpose()?;
@@ -213,7 +213,7 @@ impl Run {
     /// Takes an interval of all threads.
     fn take(&mut self, interval: &Interval, control: &Control) {
         if let Some(log) = &mut self.log {
-            log.add(interval.number, &interval.latency);
+            log.add(None, interval.number, &interval.latency);
         }
         let sending = self.sending();
         let begin = interval.number.saturating_mul(INTERVAL.0);

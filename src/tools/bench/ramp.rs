@@ -153,11 +153,12 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::criteria::Tool;
 
     /// A server with a queue that answers up to `most` queries per second, at a generator that sends
     /// up to `sends`. What waits has a latency of its place in the queue.
     fn searched(most: u64, sends: u64) -> (Ramp, Option<Interval>) {
-        let mut search = Search::new(Criteria::parse("p99>20ms,loss>1%").expect("limits"));
+        let mut search = Search::new(Criteria::parse("p99>20ms,loss>1%", Tool::Bench).expect("limits"));
         let (mut rate, mut queue) = (FIRST, 0);
         for turn in 0..200 {
             let mut interval = Interval::new(turn);
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_was_too_much_is_answered_before_the_next() {
-        let mut search = Search::new(Criteria::parse("loss>1%").expect("limits"));
+        let mut search = Search::new(Criteria::parse("loss>1%", Tool::Bench).expect("limits"));
         let second = |sent, answered, timed_out, late| {
             let mut interval = Interval::new(0);
             interval.counts = Counts { sent, answered, timed_out, late, ..Counts::default() };

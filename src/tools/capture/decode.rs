@@ -152,7 +152,8 @@ impl Decoder {
                     self.begin(at);
                     // It was read before.
                     if let Ok(message) = frame::message(&bytes) {
-                        self.message(Message { at, ..message }, visit);
+                        let asked = message.asked.filter(|_| at == message.at);
+                        self.message(Message { at, asked, ..message }, visit);
                     }
                 }
             }
@@ -249,6 +250,7 @@ impl Decoder {
         for payload in payload.chunks(datagram_bytes(payload)) {
             let message = Message {
                 at,
+                asked: None,
                 client: SocketAddr::from(client),
                 server: SocketAddr::from(server),
                 protocol: Protocol::Udp,

@@ -97,7 +97,7 @@ impl Dnstap {
         match word(control, 0) {
             START => {
                 if !is_dnstap(&control[4..]) {
-                    return Err(Fault::Format("frames of something else than dnstap"));
+                    return Err(Fault::Foreign("frames of something else than dnstap"));
                 }
                 // Another stream may follow the stop of the first, where files were joined.
                 self.state = State::Started;

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use crate::base::printable::Printable;
 
+/// Compressions that are not unpacked: what their files begin with, and their programs.
+const PACKED: [(&[u8], &str); 3] = [(b"\xfd7zX", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4")];
+
 /// A capture that cannot be read, or not further than this.
 #[derive(Debug)]
 pub struct CaptureError {
@@ -50,6 +53,8 @@ pub enum Fault {
         /// Bytes.
         length: u64,
     },
+    /// Something that may be good and is not read.
+    Foreign(&'static str),
     /// Something else that cannot be.
     Format(&'static str),
 }
@@ -83,12 +88,20 @@ impl fmt::Display for Fault {
                  Or: tcpdump -i INTERFACE -w - port 53 | dnslob scope -",
             ),
             Self::Empty => f.write_str("it is empty"),
-            Self::Unknown([a, b, c, d]) => {
+            Self::Unknown(magic) => {
+                if let Some((_, name)) = PACKED.iter().find(|(begin, _)| magic.starts_with(begin)) {
+                    return write!(
+                        f,
+                        "it is compressed with {name}, which is not unpacked: use {name} -dc and a pipe"
+                    );
+                }
+                let [a, b, c, d] = magic;
                 write!(
                     f,
                     "it is neither pcap nor pcapng nor dnstap: it begins with {a:02x} {b:02x} {c:02x} {d:02x}"
                 )
             }
+            Self::Foreign(what) => write!(f, "{what}, which is not read"),
             Self::Cut { what, there, whole } => {
                 write!(f, "the file ends within {what}: {there} of {whole} bytes are there")
             }
@@ -98,17 +111,27 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for CaptureError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.fault {
-            Fault::Open(error) | Fault::Read(error) => Some(error),
-            Fault::NoInterface(_)
-            | Fault::Rights
-            | Fault::Empty
-            | Fault::Unknown(_)
-            | Fault::Cut { .. }
-            | Fault::Length { .. }
-            | Fault::Format(_) => None,
+/// Its words have those of the operating system, so that it has no source.
+impl std::error::Error for CaptureError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_compressions_are_named() {
+        let said = |magic: &[u8; 4]| Fault::Unknown(*magic).to_string();
+        assert!(said(b"\xfd7zX").contains("xz -dc") && said(b"BZh9").contains("bzip2 -dc"));
+        assert!(said(b"#!/b").ends_with("it begins with 23 21 2f 62"));
+    }
+
+    #[test]
+    fn an_error_says_everything_once() {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        for fault in [Fault::Open(missing()), Fault::Read(missing())] {
+            let error = CaptureError { file: "a.pcap".into(), offset: 5, compressed: false, fault };
+            let said = format!("{:#}", anyhow::Error::new(error));
+            assert_eq!(said.matches("No such file").count(), 1, "{said}");
         }
     }
 }

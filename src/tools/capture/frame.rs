@@ -60,6 +60,13 @@ struct Half<'b> {
     message: Option<&'b [u8]>,
 }
 
+impl Half<'_> {
+    /// Returns its time, nanoseconds since 1970.
+    const fn at(&self) -> u64 {
+        self.seconds.saturating_mul(1_000_000_000).saturating_add(self.nanoseconds)
+    }
+}
+
 /// Reads a frame.
 pub(super) fn message(mut bytes: &[u8]) -> Result<Message<'_>, Skip> {
     let mut inner = None;
@@ -115,7 +122,8 @@ pub(super) fn message(mut bytes: &[u8]) -> Result<Message<'_>, Skip> {
     if half.seconds == 0 {
         return Err(Skip::BadFrame);
     }
-    let at = half.seconds.saturating_mul(1_000_000_000).saturating_add(half.nanoseconds);
+    let at = half.at();
+    let asked = (is_response && halves[0].seconds > 0).then(|| halves[0].at());
     let known = addresses[0].or(addresses[1]);
     let unspecified: IpAddr = match known {
         Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
@@ -123,7 +131,7 @@ pub(super) fn message(mut bytes: &[u8]) -> Result<Message<'_>, Skip> {
     };
     let address = |side: usize| SocketAddr::new(addresses[side].unwrap_or(unspecified), ports[side]);
     let (client, server) = (address(0), address(1));
-    Ok(Message { at, client, server, protocol, connection: None, is_response, payload })
+    Ok(Message { at, asked, client, server, protocol, connection: None, is_response, payload })
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -62,6 +62,13 @@ impl Live {
         })?;
         if let Some(address) = address {
             bind(socket.as_raw_fd(), &address).map_err(|e| Fault::Open(e.into()))?;
+            // What a mirror port sends is for others. An interface that cannot do that shows what it has.
+            let _ = sys::set_bytes(
+                socket.as_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                &membership(address.ifindex()),
+            );
         }
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true).map_err(|e| Fault::Open(e.into()))?;
         // As much as the kernel gives: what does not fit is dropped, and counted.
@@ -93,7 +100,8 @@ impl Live {
                     let ready = ppoll(&mut fds, Some(TimeSpec::from_duration(PATIENCE)), None);
                     return Ok(if ready.is_ok_and(|n| n > 0) { Step::More } else { Step::Idle });
                 }
-                Err(error) => return Err(Fault::Read(error.into())),
+                // There is no place in an interface.
+                Err(error) => return Err(Fault::Open(error.into())),
             };
         let at = received.cmsgs().ok().and_then(|mut all| {
             all.find_map(|message| {
@@ -124,4 +132,14 @@ impl Live {
         let [.., a, b, c, d] = statistics;
         read.map_or(0, |()| u32::from_ne_bytes([a, b, c, d]).into())
     }
+}
+
+/// Returns the `packet_mreq` that makes an interface promiscuous for as long as the socket is open
+/// (packet(7)).
+fn membership(interface: usize) -> [u8; 16] {
+    let mut request = [0; 16];
+    // Numbers of interfaces are of 31 bits.
+    request[..4].copy_from_slice(&(interface as i32).to_ne_bytes());
+    request[4..6].copy_from_slice(&(libc::PACKET_MR_PROMISC as u16).to_ne_bytes());
+    request
 }

@@ -39,6 +39,8 @@ impl Protocol {
 pub struct Message<'p> {
     /// When it was captured, nanoseconds since 1970; over TCP, when its last byte was.
     pub at: u64,
+    /// When its query was, of an answer in dnstap that says so.
+    pub asked: Option<u64>,
     /// Who asked; unspecified if a dnstap file does not say it.
     pub client: SocketAddr,
     /// Who was asked; unspecified if a dnstap file does not say it.

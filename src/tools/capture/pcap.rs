@@ -58,7 +58,7 @@ impl Pcap {
         // The upper half may say that frames end with a checksum.
         pcap.link = pcap.u32(header, 20) as u16;
         if pcap.u32(header, 4) != pcap.version() {
-            return Err(Fault::Format("a version of pcap other than 2.4"));
+            return Err(Fault::Foreign("a version of pcap other than 2.4"));
         }
         stream.consume(FILE_HEADER);
         Ok(Some(pcap))

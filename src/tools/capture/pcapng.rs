@@ -127,14 +127,14 @@ impl Pcapng {
         match kind {
             SECTION => {
                 if self.u16(content, 4) != 1 {
-                    return Err(Fault::Format("a version of pcapng other than 1"));
+                    return Err(Fault::Foreign("a version of pcapng other than 1"));
                 }
                 self.interfaces.clear();
                 Ok(Next::Other(whole))
             }
             INTERFACE => {
                 if self.interfaces.len() == INTERFACES_MAX {
-                    return Err(Fault::Format("too many interfaces"));
+                    return Err(Fault::Foreign("too many interfaces"));
                 }
                 let interface = self.interface(content)?;
                 self.interfaces.push(interface);

@@ -313,6 +313,7 @@ impl Connections {
             *(if is_response { &mut responses } else { &mut queries }) += 1;
             visit(Event::Message(Message {
                 at,
+                asked: None,
                 client,
                 server,
                 protocol: Protocol::Tcp,
@@ -441,6 +442,7 @@ impl Connections {
                 let (protocol, connection) = (Protocol::Tcp, Some(id));
                 visit(Event::Message(Message {
                     at,
+                    asked: None,
                     client,
                     server,
                     protocol,

@@ -180,7 +180,7 @@ fn damaged_files_say_where() {
     version[4] = 3;
     assert_eq!(
         says(version),
-        ["standard input: at byte 0: a version of pcap other than 2.4: the file is damaged"]
+        ["standard input: at byte 0: a version of pcap other than 2.4, which is not read"]
     );
     let good = pcapng(Order::Little, None, 0, &[AT / 1_000, AT / 1_000]);
     let mut lengths = good.clone();

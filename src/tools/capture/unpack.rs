@@ -50,6 +50,15 @@ struct Zstd<R> {
 }
 
 impl<R: Read> Zstd<R> {
+    /// Returns the error that a frame cannot be unpacked, which is another one where the file has ended.
+    fn failed(&mut self, why: &str) -> io::Error {
+        match self.packed.fill_buf() {
+            Ok([]) => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within a frame of zstd"),
+            Ok(_) => io::Error::new(io::ErrorKind::InvalidData, why),
+            Err(error) => error,
+        }
+    }
+
     /// Begins with the next frame; returns whether there is one.
     fn begin(&mut self) -> io::Result<bool> {
         loop {
@@ -69,7 +78,7 @@ impl<R: Read> Zstd<R> {
                 })) => {
                     io::copy(&mut (&mut self.packed).take(length.into()), &mut io::sink())?;
                 }
-                Err(error) => return Err(io::Error::other(format!("zstd: {error}"))),
+                Err(error) => return Err(self.failed(&format!("zstd: {error}"))),
             }
         }
     }
@@ -84,8 +93,9 @@ impl<R: Read> Read for Zstd<R> {
             let Some(frame) = &mut self.frame else { return Ok(0) };
             while frame.can_collect() == 0 && !frame.is_finished() {
                 let one = ruzstd::decoding::BlockDecodingStrategy::UptoBlocks(1);
-                let decoded = frame.decode_blocks(&mut self.packed, one);
-                decoded.map_err(|error| io::Error::other(format!("zstd: {error}")))?;
+                if frame.decode_blocks(&mut self.packed, one).is_err() {
+                    return Err(self.failed("a frame of zstd is damaged"));
+                }
             }
             let count = frame.read(buffer)?;
             if count > 0 || buffer.is_empty() {

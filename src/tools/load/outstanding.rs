@@ -21,7 +21,7 @@ const SLOTS_MAX: usize = 65_536;
 /// a new query.
 pub(crate) const SPAN_MAX: usize = 32_768;
 /// How long after its sending a lost query keeps its slot, if there can be others.
-const KEPT: TickDelta = TickDelta::from_ms(10_000);
+pub(crate) const KEPT: TickDelta = TickDelta::from_ms(10_000);
 
 /// A query that has been sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,8 +36,10 @@ pub(crate) struct Query {
     pub(crate) question_bytes: u16,
 }
 
+/// What has become of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
+    /// It was not asked.
     #[default]
     Free,
     Waiting,
@@ -65,11 +67,11 @@ impl Slot {
 
 const _: () = assert!(size_of::<Slot>() == 32, "two in a cache line");
 
-/// What an answer is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Settled {
+/// What an answer is, to a query that is told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled<Q> {
     /// The answer to this query.
-    Answered(Query),
+    Answered(Q),
     /// A query with this id waits, but for the answer to another question.
     OtherQuestion,
     /// Its query was given up.
@@ -127,7 +129,7 @@ impl Outstanding {
     }
 
     /// Takes an answer; `fits` says whether it has the question of that query.
-    pub(crate) fn settle(&mut self, id: u16, fits: impl FnOnce(&Query) -> bool) -> Settled {
+    pub(crate) fn settle(&mut self, id: u16, fits: impl FnOnce(&Query) -> bool) -> Settled<Query> {
         let at = self.at(id);
         let slot = &mut self.slots[at];
         if slot.state == State::Free || slot.id != id {

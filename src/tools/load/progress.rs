@@ -42,11 +42,20 @@ impl Progress {
         Self(Some(bar))
     }
 
-    /// Shows a second, and how many bytes are done.
-    pub(crate) fn show_second(&self, row: &Row, done: u64) {
+    /// Moves the bar to a place of so many, in any unit; the end may still be a guess.
+    pub(crate) fn reach(&self, done: u64, of: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(of.max(1));
+            bar.set_position(done.min(of));
+        }
+    }
+
+    /// Shows a second of a target, whose name may be empty, wherever the bar is.
+    pub(crate) fn show_second(&self, target: &str, row: &Row) {
+        let space = if target.is_empty() { "" } else { ": " };
         match &self.0 {
-            Some(_) => self.show_bytes(done, short_line(row, "")),
-            None => self.show(row, ""),
+            Some(bar) => bar.set_message(format!("{target}{space}{}", short_line(row, ""))),
+            None => drop(writeln!(io::stderr(), "{:>4} s  {target}{space}{}", row.second + 1, line(row, ""))),
         }
     }
 
@@ -128,6 +137,22 @@ fn line(row: &Row, note: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_where_the_run_is() {
+        let bar = ProgressBar::hidden();
+        let progress = Progress(Some(bar.clone()));
+        progress.reach(2_000, 6_000);
+        assert_eq!((bar.position(), bar.length()), (2_000, Some(6_000)));
+        // The end was guessed, and is not beyond what is known.
+        progress.reach(3_000, 2_500);
+        assert_eq!((bar.position(), bar.length()), (2_500, Some(2_500)));
+        progress.show_second("second", &Row::default());
+        assert_eq!(
+            (bar.position(), bar.message().as_str()),
+            (2_500, "second: answered 0, lost 0, wrong 0, p99 - ms")
+        );
+    }
 
     #[test]
     fn a_second_is_one_line() {

@@ -178,8 +178,9 @@ pub(crate) fn allow(sockets: u64) -> anyhow::Result<()> {
     }
     if need > hard {
         bail!(
-            "{sockets} sockets are needed, and the process may open {hard} files: allow {need}, for a user in \
-             /etc/security/limits.conf (nofile), for a unit of systemd by LimitNOFILE="
+            "{sockets} {} needed, and the process may open {hard} files: allow {need}, for a user in \
+             /etc/security/limits.conf (nofile), for a unit of systemd by LimitNOFILE=",
+            if sockets == 1 { "socket is" } else { "sockets are" }
         );
     }
     setrlimit(Resource::RLIMIT_NOFILE, need, hard).context("the limit of open files")

@@ -14,6 +14,8 @@ pub(crate) struct Row {
     pub(crate) second: u64,
     /// The queries that were due, if there is a rate.
     pub(crate) wanted: Option<u64>,
+    /// Messages of clients, those that came again included: only a capture has more of them than were sent.
+    pub(crate) queries: u64,
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) lost: u64,
@@ -67,6 +69,7 @@ impl Totals {
         self.rows.push(Row {
             second: interval.number,
             wanted,
+            queries: interval.counts.sent,
             sent: interval.counts.sent,
             answered: interval.counts.answered,
             lost: interval.counts.lost(),

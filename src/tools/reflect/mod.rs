@@ -81,6 +81,17 @@ pub fn run(options: &ReflectOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says why it cannot listen on an address, and what to do.
+fn refused(error: io::Error, what: &str, address: SocketAddr) -> anyhow::Error {
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        ": ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: listen on a higher port, or give the \
+         program the right with 'setcap cap_net_bind_service+ep'"
+    } else {
+        ""
+    };
+    anyhow::Error::new(error).context(format!("{what} on {address}{hint}"))
+}
+
 /// Opens the sockets of a thread, which must be `alone` on their addresses. Where a port is the kernel's
 /// choice, the first thread's is all threads'.
 fn open(
@@ -96,19 +107,34 @@ fn open(
                     "{what} on {address}: something else answers there; with --shared each gets a part of the queries"
                 );
             }
-            anyhow::Error::new(error).context(format!("{what} on {address}"))
+            refused(error, what, address)
         })
     };
     vacant(*listen, Type::DGRAM, "UDP")?;
-    let udp = sockets::answer(*listen).with_context(|| format!("UDP on {listen}"))?;
+    let udp = sockets::answer(*listen).map_err(|error| refused(error, "UDP", *listen))?;
     *listen = sockets::bound(&udp)?;
     vacant(*listen, Type::STREAM, "TCP")?;
-    let tcp = sockets::accept(*listen).with_context(|| format!("TCP on {listen}"))?;
+    let tcp = sockets::accept(*listen).map_err(|error| refused(error, "TCP", *listen))?;
     let tls = tls.map(|(address, settings)| {
         vacant(*address, Type::STREAM, "TLS")?;
-        let socket = sockets::accept(*address).with_context(|| format!("TLS on {address}"))?;
+        let socket = sockets::accept(*address).map_err(|error| refused(error, "TLS", *address))?;
         *address = sockets::bound(&socket)?;
         Ok::<_, anyhow::Error>((socket, Arc::clone(settings)))
     });
     Ok(Sockets { udp, tcp, tls: tls.transpose()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_rights_are_told_with_what_to_do() {
+        let of = |kind: io::ErrorKind| {
+            format!("{:#}", refused(kind.into(), "UDP", SocketAddr::from(([127, 0, 0, 1], 53))))
+        };
+        let said = of(io::ErrorKind::PermissionDenied);
+        assert!(said.starts_with("UDP on 127.0.0.1:53: ") && said.contains("CAP_NET_BIND_SERVICE"), "{said}");
+        assert!(!of(io::ErrorKind::AddrNotAvailable).contains("CAP_"));
+    }
 }

@@ -15,7 +15,7 @@ use socket2::Socket;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::addr::mapped;
-use crate::base::time::Tick;
+use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
 use crate::engine::sys::{Local, Note, OutgoingDatagram, ReceiveBuffers, Segment, SendBuffers};
 use crate::tools::load::sockets;
@@ -135,7 +135,7 @@ impl Datagrams {
         }
         for target in 0..self.plan.targets.len() {
             self.address(batch, part, target);
-            let refused = self.hand_over(flow, target);
+            let was_refused = self.hand_over(flow, target);
             for (at, slot) in self.slots.iter().enumerate() {
                 if self.failed.contains(&at) {
                     ledger.unsent(*slot, target);
@@ -143,7 +143,10 @@ impl Datagrams {
                     ledger.sent(*slot, target);
                 }
             }
-            (0..refused).for_each(|_| ledger.refused(target, flow));
+            if was_refused {
+                // It tells of those before: these have gone behind it.
+                ledger.refused(target, flow, now - TickDelta(1));
+            }
         }
     }
 
@@ -162,17 +165,17 @@ impl Datagrams {
         }
     }
 
-    /// Passes what is staged to the kernel; notes what it did not take, and returns how often a port has
+    /// Passes what is staged to the kernel; notes what it did not take, and returns whether the port has
     /// refused earlier datagrams.
-    fn hand_over(&mut self, flow: u32, target: usize) -> usize {
+    fn hand_over(&mut self, flow: u32, target: usize) -> bool {
         let Self { flows, staged, outgoing, failed, send, segment, .. } = self;
         let (socket, with) = (&flows[flow as usize][target], *segment);
         failed.clear();
-        let (mut again, mut refused) = (Vec::new(), 0);
+        let (mut again, mut refused) = (Vec::new(), false);
         send.send(socket.as_fd(), staged, outgoing, with, &mut |range, error| {
             // An earlier datagram was refused by its port; or the device cannot send segments (udp(7)).
             let was_refused = error.kind() == io::ErrorKind::ConnectionRefused;
-            refused += usize::from(was_refused);
+            refused |= was_refused;
             if range.len() > 1 && !was_refused {
                 *segment = Segment::Never;
             }
@@ -198,7 +201,7 @@ impl Datagrams {
             let count = match self.received.receive(socket.as_fd(), 0, note) {
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    ledger.refused(target, flow);
+                    ledger.refused(target, flow, clock::now());
                     continue;
                 }
                 Err(_) => return,

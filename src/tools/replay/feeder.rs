@@ -33,6 +33,8 @@ const PENDING_BYTES: usize = 16 << 20;
 const ENTRY_BYTES: usize = 256;
 /// Bytes of a datagram at most, with its PROXY header.
 pub(crate) const DATAGRAM_MAX: usize = 2_048;
+/// Nobody asks again so soon: what comes twice within this time was captured twice, nanoseconds.
+const TWIN: u64 = 5_000_000;
 /// How long nothing is due until that is said, nanoseconds,
 const SILENCE: u64 = 10_000_000_000;
 /// and how often at most.
@@ -54,6 +56,11 @@ pub(crate) struct Fed {
     pub(crate) unstamped: u64,
     /// Queries with their recorded answer.
     pub(crate) paired: u64,
+    /// Recorded responses that belong to none of them: their query is not there or left out, or has another
+    /// one, or came more than two seconds before.
+    pub(crate) unpaired: u64,
+    /// Queries that were captured twice, and are sent twice.
+    pub(crate) twins: u64,
     /// How often the capture's clock was set back.
     pub(crate) steps: u64,
     /// The time of the capture, nanoseconds.
@@ -233,26 +240,39 @@ impl Feeder {
         if !self.pairs {
             return;
         }
-        let Some(header) = Header::parse(message.payload) else { return };
-        let number = match header.qdcount() {
-            // An error may come without the question.
-            0 if edns::rcode(message.payload) != 0 => self.number_by_id(key(message, 0)),
-            1 => {
-                let Some(question) = Question::parse(message.payload) else { return };
-                let question = hash(&message.payload[header::LEN..question.end]);
-                self.by_key.remove(&key(message, question))
-            }
-            0 | 2.. => None,
+        let Some(number) = self.number_of(message) else {
+            self.fed.unpaired += 1;
+            return;
         };
-        let Some(number) = number else { return };
         let at = number.wrapping_sub(self.first);
         let place = usize::try_from(at).ok().and_then(|at| self.pending.get_mut(at));
         if let Some(pending) = place.filter(|pending| pending.answer.is_none()) {
             pending.answer = Some(message.payload.to_vec());
             self.pending_bytes += message.payload.len();
             self.fed.paired += 1;
+        } else {
+            self.fed.unpaired += 1;
         }
         self.make_way(message.at);
+    }
+
+    /// Returns the number of the pending query that a response belongs to.
+    fn number_of(&mut self, message: &Message<'_>) -> Option<u64> {
+        match Header::parse(message.payload)?.qdcount() {
+            // An error may come without the question.
+            0 if edns::rcode(message.payload) != 0 => self.number_by_id(key(message, 0)),
+            1 => {
+                let question = Question::parse(message.payload)?;
+                let question = hash(&message.payload[header::LEN..question.end]);
+                self.by_key.remove(&key(message, question))
+            }
+            0 | 2.. => None,
+        }
+    }
+
+    /// Returns when the last query that was handed over is due.
+    pub(crate) const fn last_due(&self) -> TickDelta {
+        self.fed.last_due
     }
 
     /// Returns the number of the last pending query with this client, connection and id.
@@ -314,7 +334,10 @@ impl Feeder {
         if pending.item.kind == Kind::Query {
             // A query that is repeated before its answer gets it: the first has to do without.
             let number = self.first + self.pending.len() as u64;
-            self.by_key.insert(pending.key, number);
+            let earlier = self.by_key.insert(pending.key, number);
+            let earlier = earlier.and_then(|earlier| self.pending.get((earlier - self.first) as usize));
+            let at = pending.item.at;
+            self.fed.twins += u64::from(earlier.is_some_and(|twin| twin.item.at.abs_diff(at) <= TWIN));
             if let Some(by_id) = &mut self.by_id {
                 by_id.insert(Key { question: 0, ..pending.key }, number);
             }
@@ -465,6 +488,7 @@ mod tests {
         let is_response = payload[2] & 0x80 != 0;
         feeder.take(&Event::Message(Message {
             at,
+            asked: None,
             client: client(from),
             server,
             protocol,
@@ -533,6 +557,22 @@ mod tests {
         let (jobs, fed) = jobs(feeder);
         let codes: Vec<_> = jobs.iter().map(|(.., recorded)| recorded.as_ref().map(|r| r[3])).collect();
         assert_eq!((codes, fed.paired), (vec![Some(5), None, Some(1), None, Some(2)], 3));
+        assert_eq!(fed.unpaired, 3, "responses that are nobody's are not hidden");
+    }
+
+    #[test]
+    fn what_was_captured_twice_is_noticed() {
+        let mut feeder = fresh(&[], 1);
+        for n in 0..4 {
+            let at = u64::from(n) * SECOND;
+            for at in [at, at + 20_000] {
+                take(&mut feeder, at, 1, Protocol::Udp, &message(n, false));
+            }
+        }
+        // A client that asks again.
+        take(&mut feeder, 3 * SECOND + 2 * TWIN, 1, Protocol::Udp, &message(3, false));
+        let (jobs, fed) = jobs(feeder);
+        assert_eq!((jobs.len(), fed.twins), (9, 4));
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! nothing. An id belongs to several slots if more than 65,536 queries are kept; the lane and the
 //! question tell them apart. A slot keeps what has become of its query until another takes it: late
 //! and repeated answers are told from those that nobody asked for. Those of lost queries are not taken by
-//! others for a while: the table grows rather, up to a bound.
+//! others for a while: the table grows rather, up to a bound. [`Outstanding`](crate::tools::load::outstanding::Outstanding)
+//! is the same for one socket and one target, whose ids are its numbers, in half the memory.
 
-use crate::base::time::{Tick, TickDelta};
+use crate::base::time::Tick;
+use crate::tools::load::outstanding::{KEPT, Settled, State};
 
 /// Slots at first, 192 kB.
 const SLOTS_MIN: usize = 4_096;
@@ -18,23 +20,10 @@ const SLOTS_MIN: usize = 4_096;
 const SLOTS_MAX: usize = 1 << 20;
 /// Slots to which it grows for lost queries, 12 MB: ten seconds of 26,000 a second.
 const SLOTS_KEPT: usize = 1 << 18;
-/// How long after its sending a lost query keeps its slot, if there can be others.
-const KEPT: TickDelta = TickDelta::from_ms(10_000);
 /// Ids.
 const IDS: usize = 1 << 16;
 /// What a slot has that keeps nothing.
 pub(crate) const NOTHING: u32 = u32::MAX;
-
-/// What has become of a query at a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum State {
-    /// It was not asked.
-    #[default]
-    Free,
-    Waiting,
-    Answered,
-    Lost,
-}
 
 /// A query.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,21 +45,6 @@ pub(crate) struct Flight {
     pub(crate) states: [State; 2],
     /// Whether it waits for a connection to be made, to each target.
     pub(crate) queued: [bool; 2],
-}
-
-/// What an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    /// The answer to the query in this slot.
-    Answered(usize),
-    /// A query with this id waits, but for the answer to another question.
-    OtherQuestion,
-    /// Its query was given up.
-    Late,
-    /// Its query was answered before.
-    Duplicate,
-    /// No query had this id lately.
-    Unexpected,
 }
 
 /// The table.
@@ -138,7 +112,7 @@ impl Flights {
         lane: u32,
         id: u16,
         fits: impl Fn(&Flight) -> bool,
-    ) -> Settled {
+    ) -> Settled<usize> {
         let mask = self.slots.len() - 1;
         let mut settled = Settled::Unexpected;
         for at in (usize::from(id) & mask..=mask).step_by(IDS) {
@@ -171,19 +145,27 @@ impl Flights {
         (self.slots[at].sent <= until).then_some(at)
     }
 
-    /// Returns the oldest query that waits for a target by this lane.
-    pub(crate) fn oldest_of(&mut self, target: usize, lane: u32) -> Option<usize> {
-        self.pass_over();
-        let mut number = self.oldest;
-        while number != self.next {
-            let at = self.at(number);
+    /// Returns the next query that waits for a target by this lane and was sent at `until` or before; `from` is
+    /// where to look on, [`oldest`](Self::oldest) at first.
+    pub(crate) fn next_of(&self, target: usize, lane: u32, until: Tick, from: &mut u32) -> Option<usize> {
+        while *from != self.next {
+            let at = self.at(*from);
             let flight = &self.slots[at];
+            if flight.sent > until {
+                return None;
+            }
+            *from = from.wrapping_add(1);
             if flight.lanes[target] == lane && flight.states[target] == State::Waiting {
                 return Some(at);
             }
-            number = number.wrapping_add(1);
         }
         None
+    }
+
+    /// Returns the number of the oldest query that waits.
+    pub(crate) fn oldest(&mut self) -> u32 {
+        self.pass_over();
+        self.oldest
     }
 
     /// Returns whether so many queries take the slot of one that was lost a short time ago.
@@ -258,7 +240,10 @@ mod tests {
         assert_eq!(table.settle(1, 7, a, |_| true), Settled::Unexpected, "another server");
         assert!(matches!(table.settle(0, 7, a, |f| f.question == 1), Settled::Answered(_)));
         assert_eq!(table.settle(0, 7, a, |_| true), Settled::Duplicate);
-        assert_eq!(table.oldest_of(0, 7), Some(second));
+        let mut from = table.oldest();
+        assert_eq!(table.next_of(0, 7, Tick(1), &mut from), None, "it was sent later");
+        assert_eq!(table.next_of(0, 7, Tick(2), &mut from), Some(second));
+        assert_eq!(table.next_of(0, 7, Tick(2), &mut from), None, "there is no other one");
         assert_eq!((lose(&mut table, 2), table.waiting()), (1, 0));
         assert_eq!(table.settle(0, 7, b, |_| true), Settled::Late);
         assert_eq!(table.settle(0, 7, 9, |_| true), Settled::Unexpected);

@@ -10,10 +10,11 @@
 
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::{Aspects, Comparer, Outcomes};
+use crate::tools::load::outstanding::{Settled, State};
 use crate::tools::load::tally::{Counts, Tally};
 use crate::tools::replay::batch::{Batch, Job};
 use crate::tools::replay::feeder::hash;
-use crate::tools::replay::flights::{Flight, Flights, NOTHING, Settled, State};
+use crate::tools::replay::flights::{Flight, Flights, NOTHING};
 use crate::wire::edns;
 use crate::wire::header::{self, Header};
 
@@ -203,18 +204,27 @@ impl Ledger {
         }
     }
 
-    /// Gives up the oldest query of a lane, whose port has refused it.
-    pub(crate) fn refused(&mut self, target: usize, lane: u32) {
-        if let Some(slot) = self.flights.oldest_of(target, lane) {
-            self.lose(slot, target, |counts| &mut counts.refused);
-        }
+    /// Gives up the queries that a lane has sent until then, since its port has refused one: the kernel tells
+    /// of one refusal only, whatever came before it.
+    pub(crate) fn refused(&mut self, target: usize, lane: u32, until: Tick) {
+        self.lose_lane(target, lane, until, |counts| &mut counts.refused);
     }
 
     /// Gives up the queries of a lane that has been closed; returns how many.
     pub(crate) fn closed(&mut self, target: usize, lane: u32) -> usize {
-        let mut lost = 0;
-        while let Some(slot) = self.flights.oldest_of(target, lane) {
-            self.lose(slot, target, |counts| &mut counts.closed);
+        self.lose_lane(target, lane, Tick(u64::MAX), |counts| &mut counts.closed)
+    }
+
+    fn lose_lane(
+        &mut self,
+        target: usize,
+        lane: u32,
+        until: Tick,
+        kind: fn(&mut Counts) -> &mut u64,
+    ) -> usize {
+        let (mut lost, mut from) = (0, self.flights.oldest());
+        while let Some(slot) = self.flights.next_of(target, lane, until, &mut from) {
+            self.lose(slot, target, kind);
             lost += 1;
         }
         lost
@@ -493,6 +503,20 @@ mod tests {
         assert_eq!((ledger.waiting(), ledger.kept.bytes), (0, 0));
         let outcomes = ledger.end();
         assert_eq!((outcomes.only_first, outcomes.different(), outcomes.any()), (1, 1, true));
+    }
+
+    #[test]
+    fn a_port_that_refuses_has_refused_what_was_sent_before() {
+        let (mut ledger, _receives) = ledger(2, Against::Second);
+        let ids: Vec<u16> = (0..5).map(|n| ask(&mut ledger, n as u8, None, n * 10)).collect();
+        answer(&mut ledger, 1, 1, 0, ids[1], 40);
+        ledger.refused(1, 4, Tick(30));
+        assert_eq!((ledger.counts(1).refused, ledger.counts(1).answered), (3, 1));
+        ledger.refused(1, 4, Tick(30));
+        ledger.refused(1, 9, Tick(90));
+        assert_eq!((ledger.counts(1).refused, ledger.counts(0).refused), (3, 0), "of that target and socket");
+        ledger.expire(Tick(90) + TIMEOUT);
+        assert_eq!((ledger.counts(1).timed_out, ledger.counts(0).timed_out, ledger.waiting()), (1, 5, 0));
     }
 
     #[test]

@@ -53,8 +53,10 @@ use crate::tools::replay::sessions::Target;
 use crate::tools::replay::worker::{Control, Done, Setup, Worker};
 use crate::tools::report::hdr::HdrLog;
 use crate::tools::report::text::{grouped, milliseconds};
-use crate::tools::report::{self, Compared, Replayed, Report};
+use crate::tools::report::{self, Compared, Replayed, Report, Second};
 
+/// What targets are called where there are two.
+const TARGETS: [&str; 2] = ["first", "second"];
 /// Connections at a time where nothing is said.
 const CONNECTIONS: u64 = 10_000;
 /// Time for all threads to start.
@@ -93,6 +95,9 @@ struct Run {
     begun: u64,
     measured: Vec<Measured>,
     progress: Progress,
+    /// Bytes of the capture, unless it is a pipe.
+    length: Option<u64>,
+    is_timed: bool,
     silences: Receiver<Silence>,
     /// The next one.
     silence: Option<Silence>,
@@ -108,7 +113,10 @@ impl Run {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
         let plans = plans(options, &targets, count as u64, &hasher)?;
         let log = options.report.hdr.as_ref().map(|path| {
-            let log = HdrLog::create(path, report::unix_time());
+            let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let tags: Vec<(&str, &str)> = TARGETS.into_iter().zip(names.iter().map(String::as_str)).collect();
+            let tags = if targets.len() > 1 { tags.as_slice() } else { &[] };
+            let log = HdrLog::create(path, report::unix_time(), tags);
             log.with_context(|| path.display().to_string())
         });
         let log = log.transpose()?;
@@ -157,6 +165,7 @@ impl Run {
             join: Join::new(count),
             totals: Totals::new(),
         });
+        let length = options.capture.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
         Ok(Self {
             reader,
             threads,
@@ -165,9 +174,9 @@ impl Run {
             begin,
             begun: report::unix_time(),
             measured: measured.collect(),
-            progress: Progress::of_bytes(
-                options.capture.metadata().ok().filter(|m| m.is_file()).map(|m| m.len()),
-            ),
+            progress: Progress::of_bytes(length),
+            length,
+            is_timed: options.timing != Timing::Max,
             silences,
             silence: None,
             log,
@@ -192,17 +201,15 @@ impl Run {
                     of.join.end();
                 }
             }
-            while let Some(interval) = self.measured[0].join.complete() {
-                self.take(&interval);
-            }
-            for of in &mut self.measured[1..] {
-                while let Some(interval) = of.join.complete() {
-                    of.totals.add(&interval, None);
+            for target in 0..self.measured.len() {
+                while let Some(interval) = self.measured[target].join.complete() {
+                    self.take(target, &interval);
                 }
             }
             if is_over {
                 return;
             }
+            self.show_place();
             self.say_silence();
             if interrupt.wait(Duration::ZERO) {
                 let already = std::mem::replace(&mut self.interrupted, true);
@@ -230,14 +237,26 @@ impl Run {
         }
     }
 
-    /// Takes an interval of all threads about the first target.
-    fn take(&mut self, interval: &Interval) {
+    /// Shows how far it is: by the times at which queries are due, if they have some.
+    fn show_place(&self) {
+        let Some(length) = self.length else { return };
+        let (done, of) = if self.is_timed {
+            (clock::now().since(self.begin).0, self.control.whole(length))
+        } else {
+            (self.control.done.load(Relaxed), length)
+        };
+        self.progress.reach(done, of);
+    }
+
+    /// Takes an interval of all threads about a target.
+    fn take(&mut self, target: usize, interval: &Interval) {
+        let name = (self.measured.len() > 1).then(|| TARGETS[target]);
         if let Some(log) = &mut self.log {
-            log.add(interval.number, &interval.latency);
+            log.add(name, interval.number, &interval.latency);
         }
-        let row = self.measured[0].totals.add(interval, None);
+        let row = self.measured[target].totals.add(interval, None);
         if row.sent + row.answered + row.lost > 0 {
-            self.progress.show_second(row, self.control.done.load(Relaxed));
+            self.progress.show_second(name.unwrap_or_default(), row);
         }
     }
 
@@ -246,12 +265,12 @@ impl Run {
         self.progress.end();
         let logged = self.log.take().map_or(Ok(()), HdrLog::end);
         let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
-        let (mut until, mut failures) = (self.begin, Failures::default());
+        let (mut until, mut failures) = (self.begin, <[Failures; 2]>::default());
         for thread in self.threads {
             match thread.join() {
                 Ok(done) => {
                     outcomes.join(done.outcomes);
-                    failures.join(&done.failures);
+                    failures.iter_mut().zip(&done.failures).for_each(|(all, of)| all.join(of));
                     notes.extend(done.notes);
                     until = until.max(done.sent_until);
                 }
@@ -263,10 +282,10 @@ impl Run {
             notes.push(format!("the capture could not be read further: {error}"));
         }
         outcomes.examples.sort_by_key(|example| example.class.index());
-        let seconds = until.since(self.begin).0 as f64 / 1e9;
         let mut all = self.measured.into_iter().map(|of| of.totals);
         let mut totals = all.next().unwrap_or_else(Totals::new);
         let mut second = all.next();
+        let seconds = lasting(until.since(self.begin), totals.counts.sent);
         for of in [Some(&mut totals), second.as_mut()].into_iter().flatten() {
             of.seconds = seconds;
             for row in &mut of.rows {
@@ -281,6 +300,13 @@ impl Run {
         let held = options.report.fail_if.that_hold(&judged);
         let held: Vec<String> =
             held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect();
+        if read.fed.twins * 5 >= read.fed.queries * 2 && read.fed.twins > 0 {
+            notes.push(format!(
+                "{} queries come again at once: the packets seem to be captured twice, and are sent twice",
+                grouped(read.fed.twins)
+            ));
+        }
+        let [failures, to_second] = failures;
         let compared = compares.then(|| Compared {
             with: options.second.map_or_else(|| "the capture".to_owned(), |_| options.target.to_string()),
             aspects: options.aspects.to_string(),
@@ -302,7 +328,11 @@ impl Run {
             notes,
             replayed: Some(Replayed {
                 capture: capture(&read),
-                second: options.second.map(|s| s.to_string()).zip(second),
+                second: options.second.zip(second).map(|(target, totals)| Second {
+                    target: target.to_string(),
+                    totals,
+                    failures: to_second,
+                }),
                 compared,
             }),
         };
@@ -310,13 +340,15 @@ impl Run {
         report::logged(logged, &options.report)?;
         ensure!(failed == 0, "{failed} threads failed");
         if read.fed.queries == 0 {
-            bail!("no query of {} was to be sent", options.capture.display());
+            let why = read.error.unwrap_or_else(|| "it has none, or they are left out".to_owned());
+            bail!("no query of {} was to be sent: {why}", options.capture.display());
         }
         report.ensure_answers()?;
-        if let Some(error) = read.error {
-            bail!("the capture could not be read further: {error}");
+        match read.error {
+            _ if !report.failed.is_empty() => Ok(Outcome::Failed),
+            Some(error) => bail!("the capture could not be read further: {error}"),
+            None => Ok(Outcome::Measured),
         }
-        Ok(if report.failed.is_empty() { Outcome::Measured } else { Outcome::Failed })
     }
 }
 
@@ -443,8 +475,12 @@ fn plans(
             CONNECTIONS.min(most.max(threads))
         }
     };
-    sockets::allow((flows + connections) * servers)
-        .context("too many sockets: lower --sockets or --connections, or allow more files")?;
+    let few = if flows + connections > threads {
+        "too many sockets: lower --sockets or --connections, or allow more files"
+    } else {
+        "too few files: allow more"
+    };
+    sockets::allow((flows + connections) * servers).context(few)?;
     let streams =
         targets.iter().map(|address| Ok(Target { address: *address, tls: client_tls(options, *address)? }));
     let streams: anyhow::Result<Vec<Target>> = streams.collect();
@@ -492,6 +528,13 @@ fn in_words(options: &ReplayOptions) -> String {
     }
 }
 
+/// Returns for how long queries were sent, seconds: from the first to the last, and the mean time between two
+/// behind that, since each has its time.
+fn lasting(from_first_to_last: TickDelta, sent: u64) -> f64 {
+    let seconds = from_first_to_last.0 as f64 / 1e9;
+    if sent > 1 { seconds * sent as f64 / (sent - 1) as f64 } else { seconds }
+}
+
 /// Returns the mean rate that was asked for.
 fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
     match options.timing {
@@ -499,7 +542,7 @@ fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
         // A capture of an instant has no rate.
         Timing::Speed(_) if read.fed.last_due > TickDelta::from_ms(1) => {
             let seconds = read.fed.last_due.0 as f64 / 1e9;
-            Some((read.fed.queries as f64 / seconds).round().min(f64::from(u32::MAX)) as u32)
+            Some((read.fed.queries.saturating_sub(1) as f64 / seconds).round().min(f64::from(u32::MAX)) as u32)
         }
         Timing::Speed(_) | Timing::Max => None,
     }
@@ -532,6 +575,8 @@ fn capture(read: &Read) -> Vec<(String, u64)> {
         ("connections".to_owned(), counts.connections),
         ("taken".to_owned(), read.fed.queries),
         ("recorded answers".to_owned(), read.fed.paired),
+        ("responses of no query".to_owned(), read.fed.unpaired),
+        ("captured twice".to_owned(), read.fed.twins),
         ("clock set back".to_owned(), read.fed.steps),
         ("odd times".to_owned(), counts.odd_times),
         ("without client subnet".to_owned(), read.fed.unstamped),
@@ -542,4 +587,43 @@ fn capture(read: &Read) -> Vec<(String, u64)> {
     all.extend(counts.reasons().map(|(label, _, n)| (format!("skipped: {label}"), n)));
     all.retain(|(name, n)| *n > 0 || matches!(name.as_str(), "packets" | "queries" | "responses" | "taken"));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_queries_have_the_rate_that_was_asked_for() {
+        let second = TickDelta::from_ms(1_000);
+        // Three queries a second from each other.
+        assert_eq!(3.0 / lasting(TickDelta(2 * second.0), 3), 1.0);
+        assert_eq!([lasting(TickDelta(0), 0), lasting(second, 1)], [0.0, 1.0]);
+        let matches = crate::config::replay::command().try_get_matches_from(["replay", "x", "127.0.0.1"]);
+        let options = crate::config::replay::options(&matches.expect("options"));
+        let mut read = Read::default();
+        (read.fed.queries, read.fed.last_due) = (100, TickDelta(990_000_000));
+        assert_eq!(wanted(&options, &read), Some(100));
+    }
+
+    #[test]
+    fn threads_share_what_there_is_and_no_more() {
+        for all in [1, 2, 3, 64, 1_000] {
+            for count in 1..=all.min(9) {
+                let shares: Vec<usize> = (0..count).map(|thread| share(all, thread, count)).collect();
+                assert_eq!(shares.iter().sum::<usize>(), all, "{shares:?}");
+                assert!(shares.iter().all(|share| share.abs_diff(all / count) <= 1), "{shares:?}");
+            }
+        }
+        let threads = |arguments: &[&str]| {
+            let all = ["replay", "x", "127.0.0.1", "--threads", "8"].iter().chain(arguments);
+            let matches = crate::config::replay::command().try_get_matches_from(all).expect("options");
+            threads_of(&crate::config::replay::options(&matches))
+        };
+        assert_eq!(threads(&[]), 8);
+        assert_eq!(threads(&["--sockets", "3"]), 3, "each has a socket");
+        assert_eq!(threads(&["--connections", "2"]), 2);
+        assert_eq!(threads(&["--sockets", "3", "--transport", "tcp"]), 8, "there are none");
+        assert_eq!(threads(&["--sockets", "3", "--transport", "udp", "--connections", "2"]), 3);
+    }
 }

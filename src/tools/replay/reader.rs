@@ -122,6 +122,8 @@ impl Reader {
         capture.end(&mut |event| feeder.take(&event));
         let Self { capture, feeder, outputs, control, begun, error, .. } = self;
         let (ready, fed) = feeder.end();
+        control.due.store(fed.last_due.0, Relaxed);
+        control.read.store(u64::MAX, Relaxed);
         send(ready, &outputs, &control);
         drop((outputs, begun));
         Read { fed, counts: capture.counts().clone(), error }
@@ -160,6 +162,8 @@ impl Reader {
         // Whoever waits for it begins.
         self.begun = None;
         let read = self.capture.position().0;
+        self.control.due.store(self.feeder.last_due().0, Relaxed);
+        self.control.read.store(read, Relaxed);
         self.feeder.ready.iter_mut().for_each(|(_, batch)| batch.read = read);
         send(std::mem::take(&mut self.feeder.ready), &self.outputs, &self.control);
     }
@@ -196,5 +200,42 @@ fn send(mut ready: Vec<(usize, Batch)>, outputs: &[Sender<Batch>], control: &Con
             Ok(()) | Err(SendTimeoutError::Disconnected(_)) => {}
             Err(SendTimeoutError::Timeout(batch)) => ready.insert(0, (thread, batch)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::capture::fixture::{CLIENT, SERVER, dns, frames, udp};
+    use crossbeam_channel::{bounded, unbounded};
+
+    #[test]
+    fn it_tells_how_long_the_run_will_take() {
+        let packets: Vec<_> = (0..6_u16)
+            .map(|n| {
+                (7_000_000_000 + u64::from(n) * 1_000_000_000, udp(CLIENT, SERVER, &dns(n, false, "www")))
+            })
+            .collect();
+        let path = std::env::temp_dir().join(format!("dnslob-reader-{}", std::process::id()));
+        std::fs::write(&path, frames(&packets)).expect("a capture");
+        let length = path.metadata().expect("a file").len();
+        for (arguments, whole_s) in
+            [(&["--speed", "1"][..], 5), (&["--count", "3"], 2), (&["--rate", "1"], 5)]
+        {
+            let all = [&["replay", path.to_str().expect("text"), "127.0.0.1"][..], arguments].concat();
+            let matches = crate::config::replay::command().try_get_matches_from(all).expect("options");
+            let (control, (output, _jobs)) = (Arc::new(Control::default()), bounded(BATCHES));
+            let reader = Reader::open(
+                &crate::config::replay::options(&matches),
+                1,
+                vec![output],
+                Arc::clone(&control),
+                bounded(1).0,
+                unbounded().0,
+            );
+            reader.expect("a capture").run();
+            assert_eq!(control.whole(length), whole_s * 1_000_000_000, "{arguments:?}");
+        }
+        std::fs::remove_file(path).expect("it is there");
     }
 }

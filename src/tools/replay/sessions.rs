@@ -116,8 +116,8 @@ pub(crate) struct Sessions {
     message: Vec<u8>,
     /// Connections that were closed before their time, because there were too many.
     pub(crate) evicted: u64,
-    /// Why connections could not be made.
-    pub(crate) failures: Failures,
+    /// Why connections could not be made, to each target.
+    pub(crate) failures: [Failures; 2],
 }
 
 impl Sessions {
@@ -130,7 +130,7 @@ impl Sessions {
             buffer: Vec::new(),
             message: Vec::new(),
             evicted: 0,
-            failures: Failures::default(),
+            failures: <[Failures; 2]>::default(),
             plan,
         }
     }
@@ -317,7 +317,7 @@ impl Sessions {
             Ok(stream) => stream,
             Err(error) => {
                 ledger.counts(target).connect_errors += 1;
-                self.failures.add(&reason(&error));
+                self.failures[target].add(&reason(&error));
                 self.free.push(at);
                 return None;
             }
@@ -390,7 +390,7 @@ impl Sessions {
     fn fail(&mut self, ledger: &mut Ledger, at: u32, why: &str) {
         if let Some(Some(connection)) = self.connections.get(at as usize) {
             ledger.counts(connection.target).connect_errors += 1;
-            self.failures.add(&at_handshake(connection.is_connected, why));
+            self.failures[connection.target].add(&at_handshake(connection.is_connected, why));
         }
         self.end(ledger, at);
     }
@@ -422,4 +422,107 @@ fn connect(plan: &Plan, target: usize, client: IpAddr) -> io::Result<Stream> {
         sockets::connect(*address, None)?
     };
     Ok(Stream::new(socket, session))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::compare::Aspects;
+    use crate::tools::load::tally::Tally;
+    use crate::tools::replay::batch::Kind;
+    use crate::tools::replay::feeder::hash;
+    use crate::tools::replay::ledger::Against;
+    use crate::wire::header;
+
+    const IDLE: TickDelta = TickDelta::from_ms(1_000);
+    const QUERY: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
+
+    /// Passes on what sockets have to say until this is so.
+    fn until(
+        sessions: &mut Sessions,
+        waiter: &mut Waiter,
+        ledger: &mut Ledger,
+        is_so: impl Fn(&Sessions, &mut Ledger) -> bool,
+    ) {
+        for _ in 0..500 {
+            if is_so(sessions, ledger) {
+                return;
+            }
+            for event in 0..waiter.wait(TickDelta::from_ms(10)) {
+                let (number, readable, writable) = waiter.event(event);
+                sessions.on_event(ledger, waiter, number as u32 & !STREAM, readable, writable);
+            }
+        }
+        panic!("it does not come about: {:?}", ledger.counts(0));
+    }
+
+    fn answer_one(peer: &mut TcpStream) {
+        let mut frame = vec![0; 2 + QUERY.len()];
+        peer.read_exact(&mut frame).expect("a query");
+        frame[4] |= 0x80;
+        peer.write_all(&frame).expect("an answer");
+    }
+
+    #[test]
+    fn a_connection_without_its_end_is_closed_when_it_is_idle() {
+        for connection in [Some(7), None] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+            let address = listener.local_addr().expect("an address");
+            let mut waiter = Waiter::new().expect("a set of sockets");
+            let mut sessions = Sessions::new(Plan {
+                targets: vec![Target { address, tls: None }],
+                most: 4,
+                idle: IDLE,
+                timeout: TickDelta::from_ms(5_000),
+                spoof: false,
+                hasher: RandomState::with_seeds(1, 2, 3, 4),
+            });
+            let (send, _intervals) = crossbeam_channel::unbounded();
+            let tally = Tally::new(0, clock::now(), true, send);
+            let timeout = TickDelta::from_ms(5_000);
+            let mut ledger = Ledger::new(0, vec![tally], Against::Nothing, Aspects::default(), timeout);
+            let mut batch = Batch::default();
+            let message = batch.keep(QUERY);
+            let job = Job {
+                kind: Kind::Query,
+                due: TickDelta(0),
+                client: ([192, 0, 2, 1], 4_000).into(),
+                connection,
+                by_stream: true,
+                header: 0..0,
+                message,
+                recorded: None,
+                question: hash(&QUERY[header::LEN..]),
+                question_bytes: (QUERY.len() - header::LEN) as u16,
+            };
+            let ask = |sessions: &mut Sessions, ledger: &mut Ledger, waiter: &Waiter| {
+                assert_eq!(ledger.room(1, clock::now()), 1);
+                sessions.send(ledger, waiter, &batch, &job, None);
+            };
+            ask(&mut sessions, &mut ledger, &waiter);
+            let (mut peer, _) = listener.accept().expect("a connection");
+            peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+            until(&mut sessions, &mut waiter, &mut ledger, |_, ledger| ledger.counts(0).sent == 1);
+            answer_one(&mut peer);
+            until(&mut sessions, &mut waiter, &mut ledger, |_, ledger| ledger.counts(0).answered == 1);
+            // What waits for an answer is not idle.
+            ask(&mut sessions, &mut ledger, &waiter);
+            let asked = clock::now();
+            sessions.sweep(&mut ledger, asked + IDLE + IDLE);
+            assert_eq!(sessions.by_key.len(), 1, "{connection:?}");
+            answer_one(&mut peer);
+            until(&mut sessions, &mut waiter, &mut ledger, |_, ledger| ledger.counts(0).answered == 2);
+            sessions.sweep(&mut ledger, asked);
+            assert_eq!(sessions.by_key.len(), 1, "{connection:?}");
+            sessions.sweep(&mut ledger, clock::now() + IDLE + IDLE);
+            assert_eq!(sessions.by_key.len(), 0, "{connection:?}");
+            assert_eq!(peer.read(&mut [0]).expect("its end"), 0);
+            let counts = ledger.counts(0);
+            assert_eq!((counts.connections, counts.closed, counts.lost()), (1, 0, 0));
+        }
+    }
 }

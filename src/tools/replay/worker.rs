@@ -32,6 +32,18 @@ pub(crate) struct Control {
     pub(crate) cut: AtomicBool,
     /// How much of the capture is sent, bytes.
     pub(crate) done: AtomicU64,
+    /// How much of it has been read, bytes, and when the last query of that is due, nanoseconds.
+    pub(crate) read: AtomicU64,
+    pub(crate) due: AtomicU64,
+}
+
+impl Control {
+    /// Returns how long a run will take, nanoseconds, of whose capture this is the length: as if what is still
+    /// to be read were like what was. Reading is ahead of sending, and so is the place in the file.
+    pub(crate) fn whole(&self, length: u64) -> u64 {
+        let (read, due) = (self.read.load(Relaxed), self.due.load(Relaxed));
+        if read == 0 { u64::MAX } else { (due as f64 * (length.max(read) as f64 / read as f64)) as u64 }
+    }
 }
 
 /// What a thread is given.
@@ -56,8 +68,8 @@ pub(crate) struct Done {
     pub(crate) outcomes: Outcomes,
     /// When it has sent its last query.
     pub(crate) sent_until: Tick,
-    /// Why connections could not be made.
-    pub(crate) failures: Failures,
+    /// Why connections could not be made, to each target.
+    pub(crate) failures: [Failures; 2],
     pub(crate) notes: Vec<String>,
 }
 
@@ -226,5 +238,23 @@ impl Worker {
                 Ok(_) | Err(_) => self.datagrams.receive(&mut self.ledger, number),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_known_once_all_is_read() {
+        let control = Control::default();
+        assert_eq!(control.whole(1_000), u64::MAX, "nothing is read yet");
+        // A tenth is read, which takes two seconds.
+        control.read.store(100, Relaxed);
+        control.due.store(2_000_000_000, Relaxed);
+        assert_eq!(control.whole(1_000), 20_000_000_000);
+        control.read.store(1_000, Relaxed);
+        assert_eq!(control.whole(1_000), 2_000_000_000);
+        assert_eq!(control.whole(10), 2_000_000_000, "a file that grows");
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config::bench::ReportOptions;
 use crate::tools::load::totals::Row;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{PERCENTILES, is_picture, json as json_report, page, plot, print, text};
+use crate::tools::report::{is_picture, json as json_report, page, plot, print, text};
 
 /// The format of the JSON document. Its members are never renamed or removed; new ones may come.
 const FORMAT: u32 = 1;
@@ -135,15 +135,13 @@ fn as_text(findings: &Findings, machine: &Machine) -> String {
     for (name, value) in &findings.facts {
         line(name, value);
     }
-    let mut head = format!("{:<30}", "latency, ms");
-    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", text::percentile(*p)));
-    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
-    let _ = writeln!(out, "{:<30}{}", "from query to answer", text::row(&findings.latency));
-    let mut below = 0;
-    for (bound, count) in steps(&findings.latency) {
+    text::latencies(&mut out, &[("from query to answer", &findings.latency)]);
+    let (mut below, steps) = (0, steps(&findings.latency));
+    out += if steps.is_empty() { "" } else { "\n" };
+    for (bound, count) in steps {
         below += count;
         let (all, bar) =
-            (findings.latency.len(), "#".repeat((count * 40 / findings.latency.len().max(1)) as usize));
+            (findings.latency.len(), "#".repeat((count * 36 / findings.latency.len().max(1)) as usize));
         let _ = writeln!(
             out,
             "{:>16}{:>12}{:>12}  {bar}",
@@ -193,7 +191,7 @@ fn as_json(findings: &Findings, machine: &Machine) -> String {
         .iter()
         .map(|row| {
             json!({
-                "second": row.second, "queries": row.sent, "answered": row.answered, "unanswered": row.lost,
+                "second": row.second, "queries": row.queries, "sent": row.sent, "answered": row.answered, "unanswered": row.lost,
                 "p50_ns": row.p50_ns, "p99_ns": row.p99_ns, "max_ns": row.max_ns,
             })
         })
@@ -253,7 +251,8 @@ fn as_page(findings: &Findings, machine: &Machine) -> String {
     out += "<h2>Latency by percentile</h2>\n";
     out += &plot::percentiles(&[("from query to answer", "a", &findings.latency)]);
     out += "<h2>Rate over time</h2>\n";
-    out += &plot::rates_of(&findings.rows, findings.row_seconds, ["queries", "answered", "unanswered"]);
+    let rows: Vec<Row> = findings.rows.iter().map(|row| Row { sent: row.queries, ..row.clone() }).collect();
+    out += &plot::rates_of(&rows, findings.row_seconds, ["queries", "answered", "unanswered"]);
     out += "<div class=\"lists\">\n";
     for table in findings.tables.iter().filter(|table| !table.rows.is_empty()) {
         let (title, total) = (text::escaped(table.title), text::grouped(table.total));

@@ -2,7 +2,7 @@
 //! histogram in encoding V2, within zlib, in base64.
 //!
 //! ```text
-//!  "begin","length","max","histogram"      seconds since the base time, seconds, milliseconds
+//!  Tag=...,"begin","length","max","histogram"      seconds since the base time, seconds, milliseconds
 //!
 //!  cookie 0x1c849314 | length | zlib( cookie 0x1c849313 | length | offset 0 | digits | lowest |
 //!                                     highest | ratio 1.0 | counts: ZigZag LEB128, -n = n zeros )
@@ -35,14 +35,18 @@ pub(crate) struct HdrLog {
 }
 
 impl HdrLog {
-    /// Creates the file; times in it count from `begun`, seconds since 1970.
+    /// Creates the file; times in it count from `begun`, seconds since 1970. Histograms may have tags, which are
+    /// of these servers.
     ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn create(path: &Path, begun: u64) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, begun: u64, tags: &[(&str, &str)]) -> io::Result<Self> {
         let (mut out, machine) = (BufWriter::new(File::create(path)?), Machine::read());
         writeln!(out, "#[Logged with dnslob {}: {}]", machine.version, machine.command)?;
         writeln!(out, "#[Machine: {}]", machine.hardware())?;
+        for (tag, server) in tags {
+            writeln!(out, "#[Tag {tag}: {server}]")?;
+        }
         writeln!(out, "#[Histogram log format version 1.3]")?;
         writeln!(out, "#[StartTime: {begun}.000 (seconds since epoch)]")?;
         writeln!(out, "#[BaseTime: {begun}.000 (seconds since epoch)]")?;
@@ -54,16 +58,19 @@ impl HdrLog {
     }
 
     /// Adds the histogram of an interval.
-    pub(crate) fn add(&mut self, number: u64, histogram: &Histogram<u64>) {
+    pub(crate) fn add(&mut self, tag: Option<&str>, number: u64, histogram: &Histogram<u64>) {
         if self.failure.is_none() {
-            self.failure = self.write(number, histogram).err();
+            self.failure = self.write(tag, number, histogram).err();
         }
     }
 
-    fn write(&mut self, number: u64, histogram: &Histogram<u64>) -> io::Result<()> {
+    fn write(&mut self, tag: Option<&str>, number: u64, histogram: &Histogram<u64>) -> io::Result<()> {
         let seconds = INTERVAL.0 as f64 / 1e9;
         let max = histogram.max() as f64 / 1e6;
         let text = STANDARD.encode(compressed(histogram));
+        if let Some(tag) = tag {
+            write!(self.out, "Tag={tag},")?;
+        }
         writeln!(self.out, "{:.3},{seconds:.3},{max:.3},{text}", number as f64 * seconds)
     }
 
@@ -226,11 +233,29 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_told_at_the_end() {
-        let mut log = HdrLog::create(Path::new("/dev/full"), 0).expect("the file is there");
+        let mut log = HdrLog::create(Path::new("/dev/full"), 0, &[]).expect("the file is there");
         let mut all = histogram();
         (0..200_u64).for_each(|n| all.saturating_record(n * n * 10_000));
-        (0..1_000).for_each(|number| log.add(number, &all));
+        (0..1_000).for_each(|number| log.add(None, number, &all));
         assert_eq!(log.end().expect_err("full").raw_os_error(), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn histograms_of_two_servers_are_told_apart() {
+        let path = std::env::temp_dir().join(format!("dnslob-hdr-{}", std::process::id()));
+        let tags = [("first", "192.0.2.1:53"), ("second", "192.0.2.2:53")];
+        let mut log = HdrLog::create(&path, 7, &tags).expect("a file");
+        for (tag, _) in tags {
+            log.add(Some(tag), 3, &histogram());
+        }
+        log.add(None, 4, &histogram());
+        log.end().expect("written");
+        let text = std::fs::read_to_string(&path).expect("the log");
+        std::fs::remove_file(path).expect("it is there");
+        assert!(text.contains("#[Tag first: 192.0.2.1:53]\n#[Tag second: 192.0.2.2:53]\n"), "{text}");
+        let begins: Vec<&str> =
+            text.lines().filter_map(|line| line.split(",1.000,").next()).rev().take(3).collect();
+        assert_eq!(begins, ["4.000", "Tag=second,3.000", "Tag=first,3.000"]);
     }
 
     #[test]

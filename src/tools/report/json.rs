@@ -4,8 +4,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::config::criteria::Figures;
+use crate::tools::load::failures::Failures;
 use crate::tools::load::tally::CODES;
-use crate::tools::load::totals::{Totals, at, mean};
+use crate::tools::load::totals::{Row, Totals, at, mean};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report, text};
 use crate::wire::codes;
@@ -17,17 +18,6 @@ const FORMAT: u32 = 1;
 pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) -> String {
     let totals = &report.totals;
     let (counts, codes) = (counts(totals), codes(totals));
-    let seconds: Vec<Value> = totals
-        .rows
-        .iter()
-        .map(|row| {
-            json!({
-                "second": row.second, "wanted": row.wanted, "sent": row.sent, "answered": row.answered,
-                "lost": row.lost, "wrong": row.wrong, "p50_ns": known(row.answered, row.p50_ns),
-                "p99_ns": known(row.answered, row.p99_ns), "max_ns": known(row.answered, row.max_ns),
-            })
-        })
-        .collect();
     let ramp = report.ramp.as_ref().map(|ramp| {
         let steps: Vec<Value> = ramp
             .steps
@@ -42,8 +32,6 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
             .collect();
         json!({ "limits": ramp.limits, "rate": ramp.best, "end": ramp.end, "steps": steps })
     });
-    let failures: Map<String, Value> =
-        report.failures.all().iter().map(|(why, n)| (why.clone(), (*n).into())).collect();
     let mut document = json!({
         "format": FORMAT,
         "tool": report.tool,
@@ -70,9 +58,9 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
         "latency_ns": histogram(&totals.latency),
         "latency_naive_ns": histogram(&totals.naive),
         "lag_ns": histogram(&totals.lag),
-        "seconds": seconds,
+        "seconds": seconds(totals),
         "ramp": ramp,
-        "connect_failures": failures,
+        "connect_failures": failures(&report.failures),
         "failed": report.failed,
         "notes": report.notes,
     });
@@ -85,6 +73,23 @@ pub(crate) fn json(report: &Report, machine: &Machine, replay: Option<Value>) ->
 /// Returns a latency, unless nothing was answered.
 fn known(answered: u64, ns: u64) -> Option<u64> {
     (answered > 0).then_some(ns)
+}
+
+/// Writes what happened in each second.
+pub(super) fn seconds(totals: &Totals) -> Vec<Value> {
+    let row = |row: &Row| {
+        json!({
+            "second": row.second, "wanted": row.wanted, "sent": row.sent, "answered": row.answered,
+            "lost": row.lost, "wrong": row.wrong, "p50_ns": known(row.answered, row.p50_ns),
+            "p99_ns": known(row.answered, row.p99_ns), "max_ns": known(row.answered, row.max_ns),
+        })
+    };
+    totals.rows.iter().map(row).collect()
+}
+
+/// Writes why connections could not be made.
+pub(super) fn failures(of: &Failures) -> Map<String, Value> {
+    of.all().iter().map(|(why, n)| (why.clone(), (*n).into())).collect()
 }
 
 /// Writes what was counted.

@@ -24,7 +24,7 @@ use crate::config::bench::ReportOptions;
 use crate::tools::load::failures::Failures;
 use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
-pub(crate) use crate::tools::report::replay::{Compared, Replayed};
+pub(crate) use crate::tools::report::replay::{Compared, Replayed, Second};
 
 /// Percentiles that are told.
 const PERCENTILES: [f64; 7] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999];
@@ -51,7 +51,7 @@ pub(crate) struct Report {
     pub(crate) ramp: Option<Ramp>,
     /// The conditions of `--fail-if` that hold.
     pub(crate) failed: Vec<String>,
-    /// Why connections could not be made.
+    /// Why connections to it could not be made.
     pub(crate) failures: Failures,
     /// What else is to be known.
     pub(crate) notes: Vec<String>,
@@ -83,15 +83,20 @@ pub(crate) struct Step {
 }
 
 impl Report {
+    /// Returns the second target, if there is one.
+    fn second(&self) -> Option<&Second> {
+        self.replayed.as_ref().and_then(|replayed| replayed.second.as_ref())
+    }
+
     /// Makes sure that something was answered.
     ///
     /// # Errors
     /// When there is nothing to be measured, with the most frequent reason.
     pub(crate) fn ensure_answers(&self) -> anyhow::Result<()> {
-        let why = self.failures.all().first().map_or_else(String::new, |(why, _)| format!(": {why}"));
-        let second = self.replayed.as_ref().and_then(|replayed| replayed.second.as_ref());
-        let all = [Some((&self.target, &self.totals)), second.map(|(name, totals)| (name, totals))];
-        for (name, totals) in all.into_iter().flatten() {
+        let first = (&self.target, &self.totals, &self.failures);
+        let second = self.second().map(|second| (&second.target, &second.totals, &second.failures));
+        for (name, totals, failures) in [Some(first), second].into_iter().flatten() {
+            let why = failures.all().first().map_or_else(String::new, |(why, _)| format!(": {why}"));
             let counts = &totals.counts;
             ensure!(counts.asked() > 0 || counts.send_errors == 0, "nothing could be sent to {name}");
             ensure!(counts.answered > 0, "no answer from {name}{why}");
@@ -115,9 +120,16 @@ pub(crate) fn unix_time_ns() -> u64 {
 /// # Errors
 /// When it cannot.
 pub(crate) fn check(options: &ReportOptions, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    // Where a path leads that is not there yet.
+    let place = |path: &Path| {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        (directory.unwrap_or(Path::new(".")).canonicalize().ok(), path.file_name().map(ToOwned::to_owned))
+    };
     let is_same = |a: &Path, b: &Path| match (a.metadata(), b.metadata()) {
-        (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => a == b,
+        // A terminal or /dev/null may be several things at once.
+        (Ok(a), Ok(b)) => !a.file_type().is_char_device() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        (Err(_), Err(_)) => place(a) == place(b),
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     };
     if let (Some(page), Some(hdr)) = (&options.page, &options.hdr) {
         ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
@@ -204,9 +216,10 @@ fn is_picture(path: &Path) -> bool {
 fn as_picture(report: &Report) -> String {
     let title = format!("{} {}: {}", report.tool, report.target, report.load);
     let mut lines = vec![("from the intended time", "a", &report.totals.latency)];
-    match report.replayed.as_ref().and_then(|replayed| replayed.second.as_ref()) {
-        Some((name, second)) => {
-            lines = vec![(report.target.as_str(), "a", lines[0].2), (name.as_str(), "b", &second.latency)];
+    match report.second() {
+        Some(second) => {
+            let target = second.target.as_str();
+            lines = vec![(report.target.as_str(), "a", lines[0].2), (target, "b", &second.totals.latency)];
         }
         None => lines.push(("from the true time of sending", "b", &report.totals.naive)),
     }
@@ -307,7 +320,14 @@ mod tests {
         assert_eq!(fs::read(path("capture")).expect("the file"), b"packets");
         let pipe = path("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-        assert_eq!(check(Some(pipe), None), Ok(()), "and is not waited for");
+        assert_eq!(check(Some(pipe.clone()), None), Ok(()), "and is not waited for");
+        assert!(check(Some(pipe.clone()), Some(pipe.clone())).is_err(), "one pipe for both");
+        let options = ReportOptions { page: Some(pipe.clone()), ..ReportOptions::default() };
+        assert!(super::check(&options, &[pipe]).is_err(), "it is read, too");
+        let detour = directory.join("..").join(directory.file_name().expect("a name")).join("a");
+        assert!(check(Some(path("a")), Some(detour)).is_err(), "another way to one file");
+        let null = PathBuf::from("/dev/null");
+        assert_eq!(check(Some(null.clone()), Some(null)), Ok(()));
         fs::remove_dir_all(directory).expect("it is there");
     }
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use crate::config::criteria::Figures;
+use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
 use crate::tools::report::text::escaped;
-use crate::tools::report::{Report, plot, text};
+use crate::tools::report::{Report, Second, plot, text};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ground:#fff;--text:#1c2126;--faint:#5d6771;--grid:#dde2e7;--a:#0b66c3;--b:#c2590a;\
@@ -15,6 +16,7 @@ const STYLE: &str = "\
 body{background:var(--ground);color:var(--text);font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
 padding:0 1rem}\
 h1{font-size:1.5rem;margin:0 0 .3rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}\
+h3{font-size:1rem;margin:1.2rem 0 .3rem}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:0}dt{color:var(--faint)}dd{margin:0;\
 overflow-wrap:anywhere}\
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:1.2rem 0}\
@@ -35,8 +37,8 @@ th.n{text-align:right;padding-left:1rem}th.k{white-space:nowrap}th.t{padding-lef
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -> String {
-    let totals = &report.totals;
-    let mut out = head(&format!("{} {}", report.tool, report.target));
+    let second = report.second().map_or_else(String::new, |second| format!(" and {}", second.target));
+    let mut out = head(&format!("{} {}{second}", report.tool, report.target));
     out += "<dl>\n";
     for (name, value) in [
         ("Load", format!("{} over {}, {}", report.load, report.transport, text::threads(report.threads))),
@@ -57,21 +59,43 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
     for note in &report.notes {
         let _ = writeln!(out, "<p class=\"failed\">{}</p>", escaped(note));
     }
-    out += &cards(&[
-        (text::rate(totals.rate()), "answers per second"),
-        (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
-        (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
-        (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),
-        (format!("{} ms", text::latency(totals.percentile_ns(99.9))), "p99.9"),
-    ]);
-    out += "<h2>Latency by percentile</h2>\n";
-    out += &plot::percentiles(&[
-        ("from the intended time", "a", &totals.latency),
-        ("from the true time of sending", "b", &totals.naive),
-    ]);
-    out += more;
-    out += "<h2>Rate over time</h2>\n";
-    out += &plot::rates(&totals.rows);
+    // What is shown of a target stands below its name where there are two.
+    let level = if report.second().is_some() { "h3" } else { "h2" };
+    let of_target = |out: &mut String, totals: &Totals| {
+        *out += &cards(&[
+            (text::rate(totals.rate()), "answers per second"),
+            (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
+            (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
+            (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),
+            (format!("{} ms", text::latency(totals.percentile_ns(99.9))), "p99.9"),
+        ]);
+        let _ = writeln!(out, "<{level}>Latency by percentile</{level}>");
+        *out += &plot::percentiles(&[
+            ("from the intended time", "a", &totals.latency),
+            ("from the true time of sending", "b", &totals.naive),
+        ]);
+    };
+    let rates = |out: &mut String, totals: &Totals| {
+        let _ = writeln!(out, "<{level}>Rate over time</{level}>");
+        *out += &plot::rates(&totals.rows);
+    };
+    match report.second() {
+        None => {
+            of_target(&mut out, &report.totals);
+            out += more;
+            rates(&mut out, &report.totals);
+        }
+        Some(Second { target, totals, .. }) => {
+            let both =
+                [("First", &report.target, &report.totals), ("Second, which is judged", target, totals)];
+            for (which, target, totals) in both {
+                let _ = writeln!(out, "<h2>{which}: {}</h2>", escaped(target));
+                of_target(&mut out, totals);
+                rates(&mut out, totals);
+            }
+            out += more;
+        }
+    }
     out += &all_figures(text);
     out
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::printable::Printable;
 use crate::compare::{Class, Outcomes, Verdict};
 use crate::config::criteria::Figures;
+use crate::tools::load::failures::Failures;
 use crate::tools::load::totals::Totals;
 use crate::tools::report::text::escaped;
 use crate::tools::report::{Report, json, plot, text};
@@ -18,8 +19,17 @@ pub(crate) struct Replayed {
     /// What was found in the capture.
     pub(crate) capture: Vec<(String, u64)>,
     /// The second server.
-    pub(crate) second: Option<(String, Totals)>,
+    pub(crate) second: Option<Second>,
     pub(crate) compared: Option<Compared>,
+}
+
+/// A second server that was asked the same.
+#[derive(Debug)]
+pub(crate) struct Second {
+    pub(crate) target: String,
+    pub(crate) totals: Totals,
+    /// Why connections to it could not be made.
+    pub(crate) failures: Failures,
 }
 
 /// Comparisons.
@@ -44,7 +54,7 @@ impl Compared {
             ("only-first", "Only the first has answered.", self.outcomes.only_first),
             ("only-second", "Only the second has answered.", self.outcomes.only_second),
             ("neither", "Neither has answered.", self.outcomes.neither),
-            ("skipped", "Not compared, since too many answers were waited for.", self.outcomes.skipped),
+            ("skipped", "Not compared: too many answers were waited for.", self.outcomes.skipped),
         ]
     }
 
@@ -65,28 +75,9 @@ impl Compared {
 /// Writes it for a terminal.
 pub(super) fn text(replayed: &Replayed) -> String {
     let mut out = String::new();
-    if let Some((name, totals)) = &replayed.second {
-        let counts = &totals.counts;
-        let mut line = |name: &str, text: &str| {
-            let _ = writeln!(out, "{name:<12}{text}");
-        };
-        line("\nsecond", &format!(" {name}"));
-        line("sent", &text::grouped(counts.sent));
-        text::unsent(counts).iter().for_each(|(name, text)| line(name, text));
-        let share = text::percent(counts.answered, counts.asked());
-        let rate = text::rate(totals.rate());
-        line("answered", &format!("{} ({share}), {rate} per second", text::grouped(counts.answered)));
-        line("lost", &text::lost(counts));
-        if counts.answered > 0 {
-            line("answers", &text::answers(totals));
-        }
-        line("wrong", &text::grouped(counts.wrong()));
-        text::latency_head(&mut out);
-        for (name, histogram) in
-            [("from the intended time", &totals.latency), ("from the true time (naive)", &totals.naive)]
-        {
-            let _ = writeln!(out, "{name:<30}{}", text::row(histogram));
-        }
+    if let Some(Second { target, totals, failures }) = &replayed.second {
+        let _ = writeln!(out, "\nsecond      {target}, which is judged");
+        text::figures(&mut out, totals, None, failures);
     }
     if let Some(compared) = &replayed.compared {
         let outcomes = &compared.outcomes;
@@ -103,7 +94,7 @@ pub(super) fn text(replayed: &Replayed) -> String {
         for (label, doc, n, of) in compared.lines() {
             if n > 0 {
                 let share = text::percent(n, of);
-                let _ = writeln!(out, "{label:<12}{:>12}  {share:>10}  {doc}", text::grouped(n));
+                let _ = writeln!(out, "{label:<12}{:>10}{share:>10}  {doc}", text::grouped(n));
             }
         }
         for example in &outcomes.examples {
@@ -126,9 +117,9 @@ pub(super) fn json(replayed: &Replayed) -> Value {
         .iter()
         .map(|(name, n)| (name.replace([' ', '-'], "_").replace(':', ""), (*n).into()))
         .collect();
-    let second = replayed.second.as_ref().map(|(name, totals)| {
+    let second = replayed.second.as_ref().map(|Second { target, totals, failures }| {
         serde_json::json!({
-            "target": name,
+            "target": target,
             "rate_answered": totals.rate(),
             "counts": json::counts(totals),
             "lost": totals.counts.lost(),
@@ -136,6 +127,10 @@ pub(super) fn json(replayed: &Replayed) -> Value {
             "rcodes": json::codes(totals),
             "latency_ns": json::histogram(&totals.latency),
             "latency_naive_ns": json::histogram(&totals.naive),
+            "lag_ns": json::histogram(&totals.lag),
+            "unsent": totals.counts.unsent(),
+            "seconds": json::seconds(totals),
+            "connect_failures": json::failures(failures),
         })
     });
     let compared = replayed.compared.as_ref().map(|compared| {
@@ -169,11 +164,11 @@ pub(super) fn json(replayed: &Replayed) -> Value {
 /// Writes it for the page.
 pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
     let mut out = String::new();
-    if let Some((name, totals)) = &replayed.second {
+    if let Some(Second { target, totals, .. }) = &replayed.second {
         let _ = writeln!(out, "<h2>Latency of both, from the intended time</h2>");
         out +=
             &plot::percentiles(&[("first", "a", &report.totals.latency), ("second", "b", &totals.latency)]);
-        let _ = writeln!(out, "<p>first: {}, second: {}</p>", escaped(&report.target), escaped(name));
+        let _ = writeln!(out, "<p>first: {}, second: {}</p>", escaped(&report.target), escaped(target));
         let head = "<table>\n<tr><td></td><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
         out += head;
         let (a, b) = (&report.totals, totals);
@@ -184,7 +179,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         for p in [50.0, 90.0, 99.0, 99.9] {
             line(&format!("{}, ms", text::percentile(p)), ms(a, p), ms(b, p));
         }
-        let lost = |of: &Totals| text::percent(of.counts.lost(), of.counts.sent);
+        let lost = |of: &Totals| text::percent(of.counts.lost(), of.counts.asked());
         line("lost", lost(a), lost(b));
         line("answered", text::grouped(a.counts.answered), text::grouped(b.counts.answered));
         out += "</table>\n";
@@ -242,9 +237,16 @@ mod tests {
             outcomes.add(&comparer.compare(&good, second), &good, second);
         }
         outcomes.only_first = 3;
+        let mut second = example().0.totals;
+        (second.counts.codes[2], second.counts.malformed, second.counts.closed) = (7, 4, 9);
+        second.rows[4].answered = 1_777;
         Replayed {
             capture: vec![("left out: opcode".to_owned(), 5)],
-            second: Some(("192.0.2.1:53".to_owned(), example().0.totals)),
+            second: Some(Second {
+                target: "192.0.2.1:53".to_owned(),
+                totals: second,
+                failures: Failures::default(),
+            }),
             compared: Some(Compared {
                 with: "127.0.0.1:53".to_owned(),
                 aspects: "rcode".to_owned(),
@@ -261,10 +263,14 @@ mod tests {
         let text = super::super::as_text(&report, &machine);
         for part in [
             "note        too <slow>",
-            "second      192.0.2.1:53",
+            "target      127.0.0.1:5300 over udp, the first; 192.0.2.1:53 is judged",
+            "second      192.0.2.1:53, which is judged",
+            "timed out 15, connection closed 9",
+            "NOERROR 5,000, SERVFAIL 7",
+            "wrong       4: malformed 4",
             "compared    2 answers with those of 127.0.0.1:53 (rcode)",
             "judged      same 1, worse 1",
-            "only-first             3",
+            "only-first           3",
             "rcode: <b>. A: NOERROR, then SERVFAIL",
             "left out: opcode",
         ] {
@@ -278,6 +284,20 @@ mod tests {
         assert!(document["replay"]["second"]["latency_ns"]["p99"].as_u64() > Some(0));
         let page = super::super::as_page(&report, &machine);
         assert!(page.contains("&lt;b&gt;. A") && !page.contains("<b>.") && page.contains("too &lt;slow&gt;"));
+        assert_eq!(text.matches("from the true time (naive)").count(), 2);
+        assert_eq!(document["replay"]["second"]["seconds"][4]["answered"], 1_777);
+        // Cards and plots are of each, and say of which.
+        for part in ["<div class=\"cards\">", "Queries per second over time</title>"] {
+            assert_eq!(page.matches(part).count(), 2, "{part}");
+        }
+        assert_eq!(page.matches("Latency by percentile</title>").count(), 3, "of each, and of both");
+        for head in [
+            "<h1>dnslob bench 127.0.0.1:5300 and 192.0.2.1:53</h1>",
+            "<h2>First: 127.0.0.1:5300</h2>",
+            "<h2>Second, which is judged: 192.0.2.1:53</h2>",
+        ] {
+            assert!(page.contains(head), "{head}");
+        }
         assert!(page.contains("Latency of both") && page.contains("Only the first has answered."));
     }
 }

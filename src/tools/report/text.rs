@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
+use crate::tools::load::failures::Failures;
 use crate::tools::load::tally::{CODES, Counts};
 use crate::tools::load::totals::{Totals, at, mean};
 use crate::tools::report::machine::Machine;
@@ -70,12 +71,15 @@ pub(crate) fn percentile(p: f64) -> String {
 
 /// Writes the report, with what only one tool has.
 pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
-    let (totals, counts) = (&report.totals, &report.totals.counts);
+    let totals = &report.totals;
     let mut out = String::new();
     let mut line = |name: &str, text: &str| {
         let _ = writeln!(out, "{name:<12}{text}");
     };
-    line("target", &format!("{} over {}", report.target, report.transport));
+    let second = report
+        .second()
+        .map_or_else(String::new, |second| format!(", the first; {} is judged", second.target));
+    line("target", &format!("{} over {}{second}", report.target, report.transport));
     line("load", &format!("{}, {}", report.load, threads(report.threads)));
     line("machine", &machine.hardware());
     line("command", &machine.command);
@@ -85,6 +89,40 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         line("note", "interrupted: the report is of what was done");
     }
     report.notes.iter().for_each(|note| line("note", note));
+    figures(&mut out, totals, report.rate_wanted, &report.failures);
+    if let Some(ramp) = &report.ramp {
+        let _ = writeln!(
+            out,
+            "\n{:>12}{:>12}{:>12}{:>12}  until {}",
+            "rate", "sent", "answered", "p99, ms", ramp.limits
+        );
+        for step in &ramp.steps {
+            let verdict = if step.wrong.is_empty() { "good" } else { &step.wrong };
+            let _ = writeln!(
+                out,
+                "{:>12}{:>12}{:>12}{:>12}  {verdict}",
+                grouped(step.rate.into()),
+                grouped(step.sent),
+                grouped(step.answered),
+                latency((step.answered > 0).then_some(step.p99_ns))
+            );
+        }
+        let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
+        let _ = writeln!(out, "highest good rate: {best} ({})", ramp.end);
+    }
+    out += more;
+    for failed in &report.failed {
+        let _ = writeln!(out, "failed: {failed}");
+    }
+    out
+}
+
+/// Writes the figures of a target: what was sent there, what has come of it, and the latencies.
+pub(super) fn figures(out: &mut String, totals: &Totals, wanted: Option<u32>, failures: &Failures) {
+    let counts = &totals.counts;
+    let mut line = |name: &str, text: &str| {
+        let _ = writeln!(out, "{name:<12}{text}");
+    };
     let per_second = |n: u64| if totals.seconds > 0.0 { n as f64 / totals.seconds } else { 0.0 };
     let mut sent = format!(
         "{} in {:.2} s, {} per second",
@@ -92,7 +130,7 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         totals.seconds,
         rate(per_second(counts.sent))
     );
-    if let Some(wanted) = report.rate_wanted.filter(|wanted| *wanted > 0) {
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > 0) {
         let _ = write!(sent, " of {} wanted", grouped(wanted.into()));
     }
     line("sent", &sent);
@@ -125,53 +163,22 @@ pub(crate) fn text(report: &Report, machine: &Machine, more: &str) -> String {
         );
     }
     if counts.connections + counts.connect_errors > 0 {
-        line(
-            "connections",
-            &format!(
-                "{}, {} failed{}",
-                grouped(counts.connections),
-                grouped(counts.connect_errors),
-                list(&report.failures.all().iter().map(|(why, n)| (why.as_str(), *n)).collect::<Vec<_>>())
-            ),
-        );
+        let why: Vec<(&str, u64)> = failures.all().iter().map(|(why, n)| (why.as_str(), *n)).collect();
+        let (made, failed) = (grouped(counts.connections), grouped(counts.connect_errors));
+        line("connections", &format!("{made}, {failed} failed{}", list(&why)));
     }
-    latency_head(&mut out);
-    for (name, histogram) in [
-        ("from the intended time", &totals.latency),
-        ("from the true time (naive)", &totals.naive),
-        ("sent late by", &totals.lag),
-    ] {
-        let _ = writeln!(out, "{name:<30}{}", row(histogram));
-    }
-    if let Some(ramp) = &report.ramp {
-        let _ = writeln!(
-            out,
-            "\n{:>12}{:>12}{:>12}{:>12}  until {}",
-            "rate", "sent", "answered", "p99, ms", ramp.limits
-        );
-        for step in &ramp.steps {
-            let verdict = if step.wrong.is_empty() { "good" } else { &step.wrong };
-            let _ = writeln!(
-                out,
-                "{:>12}{:>12}{:>12}{:>12}  {verdict}",
-                grouped(step.rate.into()),
-                grouped(step.sent),
-                grouped(step.answered),
-                latency((step.answered > 0).then_some(step.p99_ns))
-            );
-        }
-        let best = ramp.best.map_or_else(|| "none".to_owned(), |rate| grouped(rate.into()));
-        let _ = writeln!(out, "highest good rate: {best} ({})", ramp.end);
-    }
-    out += more;
-    for failed in &report.failed {
-        let _ = writeln!(out, "failed: {failed}");
-    }
-    out
+    latencies(
+        out,
+        &[
+            ("from the intended time", &totals.latency),
+            ("from the true time (naive)", &totals.naive),
+            ("sent late by", &totals.lag),
+        ],
+    );
 }
 
 /// Writes how many queries did not leave this machine, by the reason.
-pub(super) fn unsent(counts: &Counts) -> Vec<(&'static str, String)> {
+fn unsent(counts: &Counts) -> Vec<(&'static str, String)> {
     let all = [
         ("not sent", counts.not_sent, "due and could not be sent in time"),
         ("refused", counts.send_errors, "not taken by the kernel"),
@@ -184,7 +191,7 @@ pub(super) fn unsent(counts: &Counts) -> Vec<(&'static str, String)> {
 }
 
 /// Writes how many queries had no answer, and why.
-pub(super) fn lost(counts: &Counts) -> String {
+fn lost(counts: &Counts) -> String {
     let kinds = [
         ("timed out", counts.timed_out),
         ("port refused", counts.refused),
@@ -196,7 +203,7 @@ pub(super) fn lost(counts: &Counts) -> String {
 }
 
 /// Writes how many answers had which response code.
-pub(super) fn answers(totals: &Totals) -> String {
+fn answers(totals: &Totals) -> String {
     let codes: Vec<(String, u64)> =
         (0..CODES as u16).map(|code| (codes::rcode_name(code), totals.with_code(code))).collect();
     let mut answers: Vec<(&str, u64)> = codes.iter().map(|(name, n)| (name.as_str(), *n)).collect();
@@ -205,11 +212,21 @@ pub(super) fn answers(totals: &Totals) -> String {
     list(&answers).trim_start_matches(": ").to_owned()
 }
 
-/// Writes the head of a table of latencies.
-pub(super) fn latency_head(out: &mut String) {
-    let mut head = format!("{:<30}", "latency, ms");
-    PERCENTILES.iter().for_each(|p| head += &format!("{:>10}", percentile(*p)));
-    let _ = writeln!(out, "\n{head}{:>10}{:>10}", "max", "mean");
+/// Writes a table of latencies, milliseconds: a column for each of these. It fits a terminal of 80 columns.
+pub(super) fn latencies(out: &mut String, of: &[(&str, &Histogram<u64>)]) {
+    let mut row = |head: &str, cell: &dyn Fn(&str, &Histogram<u64>) -> String| {
+        let cells: String = of
+            .iter()
+            .map(|(name, all)| format!("{:>width$}", cell(name, all), width = name.len() + 2))
+            .collect();
+        let _ = writeln!(out, "{head:<12}{cells}");
+    };
+    row("\nlatency, ms", &|name, _| name.to_owned());
+    for p in PERCENTILES {
+        row(&percentile(p), &|_, all| latency(at(all, p)));
+    }
+    row("max", &|_, all| latency(at(all, 100.0)));
+    row("mean", &|_, all| latency(mean(all).map(|ns| ns.round() as u64)));
 }
 
 /// Writes what is not 0, behind a colon.
@@ -217,17 +234,6 @@ pub(crate) fn list(kinds: &[(&str, u64)]) -> String {
     let said: Vec<String> =
         kinds.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
     if said.is_empty() { String::new() } else { format!(": {}", said.join(", ")) }
-}
-
-/// Writes the percentiles of a histogram, milliseconds.
-pub(super) fn row(histogram: &Histogram<u64>) -> String {
-    let mut out = String::new();
-    for p in PERCENTILES {
-        let _ = write!(out, "{:>10}", latency(at(histogram, p)));
-    }
-    let mean = mean(histogram).map(|ns| ns.round() as u64);
-    let _ = write!(out, "{:>10}{:>10}", latency(at(histogram, 100.0)), latency(mean));
-    out
 }
 
 #[cfg(test)]
@@ -260,6 +266,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
+        let table = text.split("\nlatency, ms").nth(1).expect("a table");
+        assert!(table.lines().all(|line| line.len() <= 80), "it fits a terminal: {table}");
     }
 
     #[test]
@@ -272,7 +280,8 @@ mod tests {
         for part in [
             "not sent    1 was due",
             "connections 0, 3 failed: refused 2, certificate expired 1",
-            &format!("from the intended time        {}\n", "         -".repeat(9)),
+            &format!("p50{}\n", [33, 28, 14].map(|width| format!("{:>width$}", "-")).concat()),
+            &format!("mean{}\n", [32, 28, 14].map(|width| format!("{:>width$}", "-")).concat()),
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }

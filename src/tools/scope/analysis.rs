@@ -34,6 +34,8 @@ pub(super) struct Seen {
     pub(super) responses: u64,
     /// Queries by their protocol.
     pub(super) protocols: [u64; PROTOCOLS.len()],
+    /// Queries that are not in the capture: dnstap's answers tell when they were asked.
+    pub(super) told: u64,
     /// Queries that came again before there was an answer.
     pub(super) retransmitted: u64,
     /// Queries that waited at the end.
@@ -74,7 +76,8 @@ pub(super) struct Analysis {
     only: Only,
     is_filtered: bool,
     hasher: RandomState,
-    pending: Pending,
+    pub(super) pending: Pending,
+    timeout: u64,
     pub(super) seconds: Seconds,
     pub(super) counts: Counts,
     pub(super) seen: Seen,
@@ -99,6 +102,7 @@ impl Analysis {
             is_filtered: *only != Only::default(),
             only: only.clone(),
             pending: Pending::new(hasher.clone(), timeout, REMEMBERED_MAX),
+            timeout,
             hasher,
             seconds: Seconds::new(hdr),
             counts: Counts::default(),
@@ -152,9 +156,8 @@ impl Analysis {
         let name = &folded.bytes[..folded.length];
         if message.is_response {
             self.response(message, header);
-            self.answer(message, header, key, name, folded.hash);
+            self.answer(message, header, Some(&question), key, name, folded.hash);
         } else {
-            self.query(message);
             self.ask(message, &question, key, header.id(), name, folded.hash);
         }
     }
@@ -162,11 +165,11 @@ impl Analysis {
     /// Takes an answer without a question, as servers send that could not read it (RFC 1035, 7.3): it
     /// is that of the last query with its id.
     fn bare(&mut self, message: &Message<'_>, header: Header<'_>) {
-        let asked = self.pending.last_of(message.client, header.id());
+        let asked = self.pending.last_of(message.client, header.id(), self.server(message));
         match asked.filter(|_| edns::rcode(message.payload) != 0) {
             Some((key, name)) => {
                 let hash = self.hash(name.bytes());
-                self.answer(message, header, key, name.bytes(), hash);
+                self.answer(message, header, None, key, name.bytes(), hash);
             }
             None => self.seen.unmatched += 1,
         }
@@ -219,8 +222,8 @@ impl Analysis {
         hasher.finish()
     }
 
-    /// Returns what a query and its answer have in common. The server is not part of it: dnstap may leave it
-    /// out, and hosts with several addresses answer from another one.
+    /// Returns what a query and its answer have in common. The server is told apart: dnstap may leave it out,
+    /// and hosts with several addresses answer from another one.
     #[inline]
     fn key(&self, message: &Message<'_>, id: u16, question: &Question<'_>, name: u64) -> u64 {
         let SocketAddrParts(ip, port) = parts(message.client);
@@ -235,11 +238,35 @@ impl Analysis {
         hasher.finish()
     }
 
+    /// Returns a number for a server; 0 where it is not known.
+    #[inline]
+    fn server(&self, message: &Message<'_>) -> u32 {
+        let ip = message.server.ip();
+        if ip.is_unspecified() { 0 } else { self.hash(&addr::mapped(ip)) as u32 | 1 }
+    }
+
     #[inline]
     fn query(&mut self, message: &Message<'_>) {
-        self.seen.queries += 1;
         self.seen.query_bytes += u64::from(to_u32(message.payload.len()));
+        self.add_query(message);
+    }
+
+    #[inline]
+    fn add_query(&mut self, message: &Message<'_>) {
+        self.seen.queries += 1;
+        self.seconds.row().queries += 1;
         self.seen.protocols[message.protocol as usize] += 1;
+    }
+
+    /// Counts who asked for what.
+    #[inline]
+    fn list(&mut self, message: &Message<'_>, question: &Question<'_>, name: &[u8], hash: u64) {
+        self.types[usize::from(question.qtype)] += 1;
+        self.lists.names.add(hash, name);
+        let domain = domain(name);
+        self.lists.domains.add(self.hash(domain), domain);
+        let client = message.client.ip();
+        self.lists.clients.add(self.hash(&addr::mapped(client)), client);
     }
 
     #[inline]
@@ -252,25 +279,31 @@ impl Analysis {
         name: &[u8],
         hash: u64,
     ) {
-        self.types[usize::from(question.qtype)] += 1;
-        let client = message.client.ip();
-        let client_hash = self.hash(&addr::mapped(client));
-        self.lists.names.add(hash, name);
-        let domain = domain(name);
-        self.lists.domains.add(self.hash(domain), domain);
-        self.lists.clients.add(client_hash, client);
-        let port_and_id = (message.client.port(), id);
-        let query = Query { key, at: message.at, name: ShortName::new(name), client, port_and_id };
-        let Self { pending, seconds, counts, seen, lists, hasher, .. } = self;
-        let asked =
-            pending.ask(query, &mut |query, how| lose(query, how, seconds, counts, seen, lists, hasher));
+        let early = self.pending.take_early(key, message.at);
+        if early.is_some_and(|(_, is_told)| is_told) {
+            // The answer has told of it, with all that counts.
+            self.seen.told -= 1;
+            self.seen.query_bytes += u64::from(to_u32(message.payload.len()));
+            return;
+        }
+        self.query(message);
+        self.list(message, question, name, hash);
+        let query = self.asked(message, message.at, key, id, name);
+        let asked = self.remember(query);
         if asked != Asked::New {
             self.seen.retransmitted += 1;
-            self.lists.retransmitting_clients.add(client_hash, client);
+            let hash = self.hash(&addr::mapped(query.client));
+            self.lists.retransmitting_clients.add(hash, query.client);
         }
         if asked != Asked::Again {
             self.counts.sent += 1;
             self.seconds.row().sent += 1;
+        }
+        if let Some((answered, _)) = early
+            && matches!(self.pending.answer(key, query.server), Answer::First(_))
+        {
+            self.seen.unmatched -= 1;
+            self.first(answered.checked_sub(message.at));
         }
     }
 
@@ -282,20 +315,46 @@ impl Analysis {
         self.counts.truncated += u64::from(header.is_truncated());
     }
 
+    /// Returns the query that a message is, or is the answer to.
     #[inline]
-    fn answer(&mut self, message: &Message<'_>, header: Header<'_>, key: u64, name: &[u8], hash: u64) {
-        match self.pending.answer(key) {
-            Answer::First(asked) => {
-                self.counts.answered += 1;
-                self.seconds.row().answered += 1;
-                match message.at.checked_sub(asked) {
-                    Some(latency) => self.seconds.latency(latency),
-                    None => self.seen.backwards += 1,
-                }
-            }
+    fn asked(&self, message: &Message<'_>, at: u64, key: u64, id: u16, name: &[u8]) -> Query {
+        let (client, port_and_id) = (message.client.ip(), (message.client.port(), id));
+        let (server, name) = (self.server(message), ShortName::new(name));
+        Query { key, server, before: 0, at, name, client, port_and_id }
+    }
+
+    #[inline]
+    fn remember(&mut self, query: Query) -> Asked {
+        let Self { pending, seconds, counts, seen, lists, hasher, .. } = self;
+        pending.ask(query, &mut |query, how| lose(query, how, seconds, counts, seen, lists, hasher))
+    }
+
+    /// Counts the first answer to a query, with its latency.
+    #[inline]
+    fn first(&mut self, latency: Option<u64>) {
+        self.counts.answered += 1;
+        self.seconds.row().answered += 1;
+        match latency {
+            Some(latency) => self.seconds.latency(latency),
+            None => self.seen.backwards += 1,
+        }
+    }
+
+    #[inline]
+    fn answer(
+        &mut self,
+        message: &Message<'_>,
+        header: Header<'_>,
+        question: Option<&Question<'_>>,
+        key: u64,
+        name: &[u8],
+        hash: u64,
+    ) {
+        match self.pending.answer(key, self.server(message)) {
+            Answer::First(asked) => self.first(message.at.checked_sub(asked)),
             Answer::Late => self.counts.late += 1,
             Answer::Again => self.counts.duplicate += 1,
-            Answer::Unknown => self.seen.unmatched += 1,
+            Answer::Unknown => self.unknown(message, question, key, name, hash),
         }
         if header.rcode() == rcode::SERVFAIL {
             let client = message.client.ip();
@@ -305,6 +364,39 @@ impl Analysis {
             self.lists.servfail_clients.add(self.hash(&addr::mapped(client)), client);
         } else if header.rcode() == rcode::NXDOMAIN {
             self.lists.nxdomain_names.add(hash, name);
+        }
+    }
+
+    /// Takes an answer whose query was not captured, or stands behind it.
+    #[cold]
+    fn unknown(
+        &mut self,
+        message: &Message<'_>,
+        question: Option<&Question<'_>>,
+        key: u64,
+        name: &[u8],
+        hash: u64,
+    ) {
+        let latency = message.asked.and_then(|asked| message.at.checked_sub(asked));
+        match (latency, question) {
+            (Some(latency), Some(question)) if latency <= self.timeout => {
+                self.seen.told += 1;
+                self.add_query(message);
+                self.list(message, question, name, hash);
+                let id = Header::parse(message.payload).map_or(0, |header| header.id());
+                let query = self.asked(message, message.at - latency, key, id, name);
+                self.remember(query);
+                self.pending.answer(key, query.server);
+                self.counts.sent += 1;
+                self.seconds.row().sent += 1;
+                self.first(Some(latency));
+                self.pending.keep_early(key, message.at, true);
+            }
+            (Some(_), Some(_)) => self.counts.late += 1,
+            (Some(_) | None, _) => {
+                self.seen.unmatched += 1;
+                self.pending.keep_early(key, message.at, false);
+            }
         }
     }
 

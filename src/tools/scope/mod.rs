@@ -76,9 +76,8 @@ pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
     if !findings.failed.is_empty() {
         return Ok(Outcome::Failed);
     }
-    if let Some(error) = errors.into_iter().next() {
-        return Err(error.into());
-    }
+    // Each was said when it came.
+    ensure!(errors.is_empty(), "the report is of what could be read");
     let is_live = matches!(options.from, From::Interface { .. });
     let messages = capture.counts().queries + capture.counts().responses;
     ensure!(

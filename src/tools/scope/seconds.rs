@@ -87,7 +87,7 @@ impl Seconds {
 
     fn close(&mut self, next: u64) {
         let mut row = std::mem::replace(&mut self.current, Row { second: next, ..Row::default() });
-        if row.sent + row.answered + row.lost == 0 {
+        if row.queries + row.answered + row.lost == 0 {
             return;
         }
         if !self.latency.is_empty() {
@@ -122,10 +122,10 @@ impl Seconds {
 
     fn write(&mut self, second: u64) -> io::Result<()> {
         if let Some(path) = self.hdr.take() {
-            self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND)?);
+            self.log = Some(HdrLog::create(&path, self.begin.unwrap_or(0) / SECOND, &[])?);
         }
         if let Some(log) = &mut self.log {
-            log.add(second, &self.latency);
+            log.add(None, second, &self.latency);
         }
         Ok(())
     }
@@ -161,6 +161,7 @@ pub(super) struct Ended {
 
 /// Adds a row to an earlier one. Percentiles do not add up: the higher one stays.
 fn join(into: &mut Row, row: &Row) {
+    into.queries += row.queries;
     into.sent += row.sent;
     into.answered += row.answered;
     into.lost += row.lost;
@@ -180,15 +181,15 @@ mod tests {
         let (begin, count) = (7_000_000_000_000, 2 * ROWS_MAX as u64 + 10);
         for second in 0..count {
             seconds.advance(begin + second * SECOND + 5);
-            seconds.row().sent += 1;
+            seconds.row().queries += 1;
             seconds.latency(1_000_000 * (1 + second % 2));
         }
         let ended = seconds.end().0;
         assert_eq!((ended.begin, ended.span), (begin + 5, (count - 1) * SECOND));
         assert_eq!(ended.width, 4);
         assert!(ended.rows.len() <= ROWS_MAX && ended.rows.windows(2).all(|w| w[0].second < w[1].second));
-        assert_eq!(ended.rows.iter().map(|row| row.sent).sum::<u64>(), count);
-        assert_eq!((ended.rows[1].second, ended.rows[1].sent, ended.latency.len()), (4, 4, count));
+        assert_eq!(ended.rows.iter().map(|row| row.queries).sum::<u64>(), count);
+        assert_eq!((ended.rows[1].second, ended.rows[1].queries, ended.latency.len()), (4, 4, count));
         assert!(ended.rows[1].p50_ns >= 1_999_000, "the higher one");
     }
 
@@ -198,11 +199,11 @@ mod tests {
         // Ten seconds, and then ten earlier ones.
         for at in (100..110).chain(50..60) {
             seconds.advance(at * SECOND);
-            seconds.row().sent += 1;
+            seconds.row().queries += 1;
         }
         let ended = seconds.end().0;
         assert_eq!((ended.begin, ended.span), (100 * SECOND, 18 * SECOND));
-        assert_eq!((ended.rows.len(), ended.rows[9].sent, ended.rows[18].sent), (19, 2, 1));
+        assert_eq!((ended.rows.len(), ended.rows[9].queries, ended.rows[18].queries), (19, 2, 1));
     }
 
     #[test]
@@ -210,10 +211,10 @@ mod tests {
         let mut seconds = Seconds::new(None);
         for at in [5 * SECOND, 7 * SECOND, 2 * SECOND] {
             seconds.advance(at);
-            seconds.row().sent += 1;
+            seconds.row().queries += 1;
         }
         let ended = seconds.end().0;
-        let rows: Vec<_> = ended.rows.iter().map(|row| (row.second, row.sent)).collect();
+        let rows: Vec<_> = ended.rows.iter().map(|row| (row.second, row.queries)).collect();
         assert_eq!((rows, ended.span), (vec![(0, 1), (2, 2)], 2 * SECOND));
     }
 

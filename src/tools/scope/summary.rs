@@ -63,21 +63,27 @@ impl Figures for Whole<'_> {
         self.counts.codes.get(usize::from(code)).copied().unwrap_or(0)
     }
     fn rate(&self) -> f64 {
-        if self.seconds > 0.0 { self.counts.answered as f64 / self.seconds } else { 0.0 }
+        frequency(self.counts.answered, self.seconds).unwrap_or(0.0)
     }
+}
+
+/// Returns how many of something there are a second, of which the first is at the begin of the time and the last
+/// at its end; none where one alone has no frequency.
+fn frequency(n: u64, seconds: f64) -> Option<f64> {
+    (n != 1 && seconds > 0.0).then(|| n.saturating_sub(1) as f64 / seconds)
 }
 
 impl Run<'_> {
     /// Says what was found, and what has become of the log of histograms.
     pub(super) fn findings(self, options: &ScopeOptions) -> (Findings, io::Result<()>) {
-        let Analysis { seconds, counts, seen, lists, types, .. } = self.analysis;
+        let Analysis { seconds, counts, seen, lists, types, pending, .. } = self.analysis;
         let (time, logged) = seconds.end();
         let span = time.span as f64 / 1e9;
         let whole = Whole { counts: &counts, latency: &time.latency, seconds: span };
         let held = options.report.fail_if.that_hold(&whole);
         let failed = held.iter().map(|(criterion, value)| format!("{criterion}: {value}")).collect();
         let read = self.capture.counts();
-        let per_second = |n: u64| if span > 0.0 { rate(n as f64 / span) } else { "-".to_owned() };
+        let per_second = |n: u64| frequency(n, span).map_or_else(|| "-".to_owned(), rate);
         let left_out: Vec<(&'static str, u64)> =
             read.reasons().map(|(label, _, n)| (label, n)).filter(|(_, n)| *n > 0).collect();
         let codes: Vec<(String, u64)> =
@@ -116,6 +122,21 @@ impl Run<'_> {
             "queries",
             format!("{}, {} per second{}", grouped(seen.queries), per_second(seen.queries), list(&protocols)),
         );
+        if seen.told > 0 {
+            fact(
+                "told",
+                format!("{} of them by the times that their answers have alone", grouped(seen.told)),
+            );
+        }
+        if pending.twins > 0 && pending.twins * 5 >= seen.queries * 2 {
+            fact(
+                "twice",
+                format!(
+                    "{} queries came again at once: the packets seem to be captured twice",
+                    grouped(pending.twins)
+                ),
+            );
+        }
         if seen.retransmitted > 0 {
             let share = percent(seen.retransmitted, seen.queries);
             fact("again", format!("{} ({share}) before there was an answer", grouped(seen.retransmitted)));
@@ -159,7 +180,7 @@ impl Run<'_> {
             "size",
             format!(
                 "{} bytes of a query, {} of a response; truncated {}",
-                mean(seen.query_bytes, seen.queries),
+                mean(seen.query_bytes, seen.queries - seen.told),
                 mean(seen.response_bytes, seen.responses),
                 grouped(counts.truncated)
             ),
@@ -174,6 +195,8 @@ impl Run<'_> {
             ("unanswered", counts.timed_out),
             ("open", seen.open),
             ("forgotten", seen.forgotten),
+            ("told", seen.told),
+            ("twice", pending.twins),
             ("retransmitted", seen.retransmitted),
             ("late", counts.late),
             ("duplicate", counts.duplicate),

@@ -33,10 +33,22 @@ impl Traffic {
     }
 
     fn message(&mut self, at: u64, client: SocketAddr, payload: &[u8]) {
+        self.message_of(at, None, client, address(SERVER), payload);
+    }
+
+    fn message_of(
+        &mut self,
+        at: u64,
+        asked: Option<u64>,
+        client: SocketAddr,
+        server: SocketAddr,
+        payload: &[u8],
+    ) {
         self.analysis.event(&Event::Message(Message {
             at: AT + at,
+            asked: asked.map(|asked| AT + asked),
             client,
-            server: address(SERVER),
+            server,
             protocol: Protocol::Udp,
             connection: None,
             is_response: payload[2] & 0x80 != 0,
@@ -184,6 +196,12 @@ fn every_query_has_one_end() {
     traffic.message(350 * MS, address(CLIENT), &[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let (findings, document) = traffic.end();
     let counts = &document["counts"];
+    // Rows have the same under the same names.
+    for name in ["queries", "sent", "answered", "unanswered"] {
+        let rows = document["rows"].as_array().expect("rows");
+        let sum: u64 = rows.iter().filter_map(|row| row[name].as_u64()).sum();
+        assert_eq!(counts[name], sum, "{name}: {rows:#?}");
+    }
     for (name, n) in [
         ("queries", 8),
         ("responses", 7),
@@ -256,7 +274,7 @@ fn reports_say_the_same_in_each_form() {
     let [text, _, page] = findings::forms(&findings);
     for part in [
         "capture     standard input",
-        "queries     10, 3.7 per second: udp 10",
+        "queries     10, 3.3 per second: udp 10",
         "answered    10 (100.000 %)",
         "SERVFAIL: names (5)",
         "<b>.example",
@@ -275,11 +293,140 @@ fn reports_say_the_same_in_each_form() {
     );
 }
 
+/// The tops of the page and its plot are of the same queries.
+#[test]
+fn queries_that_came_again_are_in_every_rate() {
+    let mut traffic = Traffic::new(&[]);
+    // 200 queries in 9.95 s, every second one a repetition 50 ms behind the first.
+    for n in 0..200_u16 {
+        traffic.query(u64::from(n) * 50 * MS, n / 2, &format!("n{}", n / 2));
+    }
+    let (findings, document) = traffic.end();
+    assert_eq!((findings.cards[0].0.as_str(), findings.cards[0].1), ("20", "queries per second"));
+    assert_eq!((&document["rows"][3]["queries"], &document["rows"][3]["sent"]), (&20.into(), &10.into()));
+    let [_, _, page] = findings::forms(&findings);
+    let plot = page.split("Queries per second over time</title>").nth(1).expect("a plot");
+    assert!(plot.contains(">20</text>") && !plot.contains(">30</text>"), "its axis ends there");
+}
+
+#[test]
+fn what_does_not_happen_has_the_rate_of_nothing() {
+    let mut traffic = Traffic::new(&[]);
+    (0..3).for_each(|n| traffic.query(u64::from(n) * 1_000 * MS, n, "www"));
+    let (findings, _) = traffic.end();
+    let [text, ..] = findings::forms(&findings);
+    assert!(
+        text.contains("queries     3, 1.0 per second")
+            && text.contains("answered    0 (0.000 %), 0 per second")
+    );
+}
+
+#[test]
+fn one_query_has_no_rate() {
+    let mut traffic = Traffic::new(&["--fail-if", "rate>1"]);
+    traffic.query(0, 1, "www");
+    traffic.response(20_000, 1, "www", 0);
+    let (findings, _) = traffic.end();
+    assert_eq!((findings.cards[0].0.as_str(), findings.failed.len()), ("-", 0));
+}
+
+/// Two servers are asked at once by one socket with one id; answers of either are its own.
+#[test]
+fn the_server_tells_queries_apart() {
+    let mut traffic = Traffic::new(&[]);
+    let (client, servers) = (address(CLIENT), ["198.51.100.1:53", "198.51.100.2:53"].map(address));
+    for server in servers {
+        traffic.message_of(0, None, client, server, &dns(5, false, "www"));
+    }
+    for (server, at) in servers.into_iter().zip([9, 2]) {
+        traffic.message_of(at * MS, None, client, server, &dns(5, true, "www"));
+    }
+    // Who does not say the server is understood, too.
+    let unknown = address("0.0.0.0:0");
+    traffic.message_of(20 * MS, None, client, unknown, &dns(6, false, "www"));
+    traffic.message_of(21 * MS, None, client, servers[0], &dns(6, true, "www"));
+    let (findings, document) = traffic.end();
+    let counts = &document["counts"];
+    for (name, n) in [("sent", 3), ("answered", 3), ("retransmitted", 0), ("duplicate", 0), ("twice", 0)] {
+        assert_eq!(counts[name], n, "{name}: {counts:#}");
+    }
+    assert!(findings.latency.max() >= 9 * MS - 10_000 && findings.latency.min() <= MS);
+}
+
+#[test]
+fn answers_that_stand_before_their_queries_are_theirs() {
+    let mut traffic = Traffic::new(&[]);
+    traffic.query(0, 9, "first");
+    traffic.response(3 * MS, 1, "www", 2);
+    traffic.query(2 * MS, 1, "www");
+    // Captured before it was asked for: it is of another one.
+    traffic.response(10 * MS, 2, "other", 0);
+    traffic.query(11 * MS, 2, "other");
+    let (findings, document) = traffic.end();
+    let counts = &document["counts"];
+    for (name, n) in [("sent", 3), ("answered", 1), ("unmatched", 1), ("open", 2), ("backwards", 0)] {
+        assert_eq!(counts[name], n, "{name}: {counts:#}");
+    }
+    assert_eq!((findings.latency.len(), findings.latency.max() / 100_000), (1, 10));
+}
+
+/// Name servers are often told to log answers alone: each has the time of its query.
+#[test]
+fn answers_of_dnstap_tell_of_their_queries() {
+    let mut traffic = Traffic::new(&["--timeout", "100ms"]);
+    let (client, server) = (address(CLIENT), address(SERVER));
+    let mut answer = |at: u64, asked: u64, id: u16| {
+        traffic.message_of(at * MS, Some(asked * MS), client, server, &dns(id, true, "www"));
+    };
+    answer(5, 3, 1);
+    answer(6, 2, 2);
+    answer(7, 2, 2);
+    answer(500, 300, 3);
+    // The query of one was written behind its answer.
+    traffic.query(3 * MS, 1, "www");
+    let (findings, document) = traffic.end();
+    let counts = &document["counts"];
+    for (name, n) in [
+        ("queries", 2),
+        ("sent", 2),
+        ("answered", 2),
+        ("told", 1),
+        ("duplicate", 1),
+        ("late", 1),
+        ("unmatched", 0),
+        ("udp", 2),
+    ] {
+        assert_eq!(counts[name], n, "{name}: {counts:#}");
+    }
+    assert_eq!(findings.latency.len(), 2);
+    assert_eq!(rows(&document, "names"), [("www.example".to_owned(), 2)]);
+    assert_eq!(rows(&document, "types"), [("A".to_owned(), 2)]);
+    assert!(findings.facts.iter().any(|(name, text)| *name == "told" && text.starts_with("1 of them")));
+}
+
+#[test]
+fn packets_that_are_captured_twice_are_noted() {
+    for (copies, is_noted) in [(2, true), (1, false)] {
+        let mut traffic = Traffic::new(&[]);
+        for n in 0..10_u16 {
+            for copy in 0..copies {
+                traffic.query(u64::from(n) * 10 * MS + copy * 20_000, n, "www");
+            }
+        }
+        let (findings, document) = traffic.end();
+        assert_eq!(document["counts"]["twice"], (copies - 1) * 10);
+        assert_eq!(findings.facts.iter().any(|(name, _)| *name == "twice"), is_noted);
+    }
+}
+
 #[test]
 fn a_capture_without_messages_has_a_report() {
     let (findings, _) = Traffic::new(&[]).end();
     let [text, _, page] = findings::forms(&findings);
-    assert!(text.contains("queries     0, - per second") && page.contains("No plot"), "{text}");
+    for part in ["queries     0, - per second", "begun       -\n"] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(page.contains("No plot") && page.contains("<dt>begun</dt><dd>-</dd>"));
 }
 
 #[test]

@@ -88,13 +88,17 @@ pub(super) fn of(request: &Call, snapshot: &Snapshot, body: &Value) -> Result<Ch
             acl(list(setting.get("value"), "value").map_err(Problem::bad_request)?)
         }
         Id::AddNetwork => {
-            let mut all = snapshot.acl.texts();
-            all.push(network(request.parameter("network"))?.to_string());
+            let new = network(request.parameter("network"))?;
+            let mut all = snapshot.shown.acl.clone();
+            // Both would be in it, the network and the exception.
+            let other = new.strip_prefix('!').map_or_else(|| format!("!{new}"), str::to_owned);
+            all.retain(|listed| ![&new, &other].contains(&listed));
+            all.push(new);
             acl(all)
         }
         Id::RemoveNetwork => {
-            let gone = network(request.parameter("network"))?.to_string();
-            let mut all = snapshot.acl.texts();
+            let gone = network(request.parameter("network"))?;
+            let mut all = snapshot.shown.acl.clone();
             let before = all.len();
             all.retain(|listed| *listed != gone);
             if all.len() == before {
@@ -515,9 +519,9 @@ fn random_uuid() -> Result<String, Problem> {
 }
 
 fn acl(networks: Vec<String>) -> Result<Change, Problem> {
-    if networks.is_empty() {
+    if networks.iter().all(|network| network.starts_with('!')) {
         return Err(Problem::unprocessable(
-            "with an empty ACL nobody may query; setACL({}) says so in the file",
+            "with an empty ACL, or exceptions only, nobody may query; setACL({}) says so in the file",
         ));
     }
     let mut lua = "setACL({".to_owned();
@@ -538,8 +542,12 @@ fn networks(body: &Value, name: &str) -> Result<Vec<String>, Problem> {
     list(members.get(name), name).map_err(Problem::unprocessable)
 }
 
-fn network(text: &str) -> Result<Prefix, Problem> {
-    text.parse().map_err(|_| Problem::unprocessable(format!("{text:?} is no network")))
+/// Reads a network, or an exception; returns it as the ACL lists it.
+fn network(text: &str) -> Result<String, Problem> {
+    let (mark, plain) = text.strip_prefix('!').map_or(("", text), |plain| ("!", plain));
+    let network: Result<Prefix, _> = plain.parse();
+    let network = network.map_err(|_| Problem::unprocessable(format!("{text:?} is no network")))?;
+    Ok(format!("{mark}{network}"))
 }
 
 fn object(body: &Value) -> Result<&Map<String, Value>, Problem> {

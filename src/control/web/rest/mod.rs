@@ -41,6 +41,7 @@ use crate::control::web::rest::change::Change;
 use crate::control::web::rest::operations::{Id, Method, OPERATIONS, Operation};
 pub(super) use crate::control::web::rest::problem::Problem;
 use crate::control::web::rest::store::Kept;
+pub(super) use crate::control::web::rest::store::clean;
 pub(super) use crate::control::web::rest::stream::Watched;
 use crate::control::web::site::{Api, Site, argument};
 use crate::model::Snapshot;

@@ -107,7 +107,7 @@ pub(super) fn body(id: Id, site: &Site, snapshot: &Snapshot, call: &Call) -> Res
                 "changes": diff(&read, snapshot),
             })
         }
-        Id::Acl => json!({"networks": snapshot.acl.texts()}),
+        Id::Acl => json!({"networks": snapshot.shown.acl}),
         Id::AllowFrom => allow_from(snapshot),
         Id::Settings => json!({"settings": settings(&site.monitor.figures())}),
         Id::PurgeCache => purge(snapshot, &call.uri)?,
@@ -186,7 +186,7 @@ fn top(site: &Site, call: &Call) -> Result<Value, Problem> {
 
 /// The ACL as dnsdist's clients read it.
 pub(super) fn allow_from(snapshot: &Snapshot) -> Value {
-    json!({"name": "allow-from", "type": "ConfigSetting", "value": snapshot.acl.texts()})
+    json!({"name": "allow-from", "type": "ConfigSetting", "value": snapshot.shown.acl})
 }
 
 /// The servers that a configuration names as such.

@@ -14,16 +14,20 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::base::files;
+use crate::config::web::{ACL_FILE, CHANGES_FILE};
+use crate::control::certificate_monitor::unix_seconds;
 use crate::control::request::Keep;
 use crate::lua::front_end::command::{Act, Mark, shorten};
 
-/// Longest file, bytes: a change by which it would become longer is refused.
+/// Longest file, bytes: nothing is added to it by which it would become longer.
 const BYTES_MAX: u64 = 8 << 20;
+/// How much longer it may become by what sets or removes something that is there, bytes.
+const RESERVE: u64 = 1 << 20;
 
 /// How many changes were written.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -70,14 +74,15 @@ impl Drop for Written {
 /// It cannot be read or written.
 pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
     let file = directory.join(kept.file);
-    let text = match files::read(&file, BYTES_MAX) {
+    let text = match files::read(&file, BYTES_MAX + RESERVE) {
         Ok(text) => String::from_utf8(text).map_err(|_| io::Error::other("it is not UTF-8"))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(e),
     };
     let text = with(&text, kept);
-    if text.len() as u64 > BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("it would exceed {BYTES_MAX} bytes")));
+    let most = if kept.mark.act == Act::Create { BYTES_MAX } else { BYTES_MAX + RESERVE };
+    if text.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("it would exceed {most} bytes")));
     }
     // Of its own name: what is left of another change must not remove it.
     let number = NUMBER.fetch_add(1, Relaxed);
@@ -94,6 +99,12 @@ pub(super) fn prepare(directory: &Path, kept: &Kept) -> io::Result<Keep> {
         let synced = renamed.and_then(|()| File::open(&directory)?.sync_all());
         synced.map_err(|e| format!("{}: {e}", written.file.display()))
     })))
+}
+
+/// Removes what a process has left in this directory that was killed while it wrote.
+pub(in crate::control::web) fn clean(directory: &Path) {
+    let now = UNIX_EPOCH + Duration::from_secs(unix_seconds());
+    [ACL_FILE, CHANGES_FILE].iter().for_each(|file| remove_left(directory, file, now));
 }
 
 /// Removes what a process has left that was killed while it wrote: files as old as no change takes.
@@ -284,6 +295,9 @@ mod tests {
         }
         (prepare(&directory.0, &kept("acl", Act::Set, "f()")).expect("written").0)().expect("renamed");
         assert_eq!(directory.names(), [".acl.conf.0.new", ".api.conf.13.new", ".api.conf.new", "api.conf"]);
+        // A start does that without a change.
+        clean(&directory.0);
+        assert_eq!(directory.names(), [".api.conf.13.new", ".api.conf.new", "api.conf"]);
     }
 
     #[test]
@@ -298,8 +312,16 @@ mod tests {
         let nowhere = prepare(&directory.0.join("nowhere"), &change).expect_err("an error");
         assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
         let lua = "x".repeat(BYTES_MAX as usize);
-        let full = prepare(&directory.0, &kept("acl", Act::Set, &lua)).expect_err("an error");
+        let full = prepare(&directory.0, &kept("pool p", Act::Create, &lua)).expect_err("an error");
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         assert_eq!(directory.names(), ["api.conf"]);
+        // What is there can be set and removed, within another limit.
+        (prepare(&directory.0, &kept("rule query a", Act::Set, &lua)).expect("written").0)()
+            .expect("renamed");
+        (prepare(&directory.0, &kept("rule query b", Act::Remove, "g()")).expect("written").0)()
+            .expect("renamed");
+        let all = "x".repeat((BYTES_MAX + RESERVE) as usize);
+        let full = prepare(&directory.0, &kept("rule query a", Act::Set, &all)).expect_err("an error");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     }
 }

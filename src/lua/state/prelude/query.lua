@@ -284,7 +284,9 @@ end)
 method("sendTrap", 1, function() end)
 method("setEDNSOption", 2, function(code, data)
   code, data = whole("setEDNSOption", code, 65535), text("setEDNSOption", data)
-  core.set_option(code, data)
+  if not core.set_option(code, data) then
+    error("setEDNSOption: an option of " .. #data .. " bytes does not fit this message", 3)
+  end
 end)
 local function add_proxy_value(name, kind, value)
   if type(kind) ~= "number" or kind < 0 or kind > 255 or kind % 1 ~= 0 then

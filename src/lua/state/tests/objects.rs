@@ -306,6 +306,18 @@ fn functions_set_options_and_negative_answers() {
          local all = dq:getEDNSOptions() assert(all[65001]:getValues()[1] == 'abc' and all[10]:getValues()[1] == 'x')
          assert(not pcall(dq.setEDNSOption, dq, 65536, ''))",
     );
+    // What does not fit is an error, and nothing is lost.
+    holds(
+        "dq:setEDNSOption(65001, 'abc') local before = dq:getContent()
+         for _, length in ipairs({ 5000, 65536, 70000 }) do
+           local done, why = pcall(dq.setEDNSOption, dq, 65002, ('x'):rep(length))
+           assert(not done and why:find('an option of ' .. length .. ' bytes does not fit', 1, true), why)
+           assert(dq:getContent() == before)
+         end
+         local done = pcall(dq.setEDNSOption, dq, 8, ('x'):rep(70000)) assert(not done and dq:getContent() == before)",
+    );
+    let mut fixture = Fixture::action("dq:setEDNSOption(65001, ('x'):rep(70000)) return DNSAction.Allow");
+    assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1));
     // An answer without EDNS is for a client without it.
     let fixture = holds_for_answers("dr:setEDNSOption(65001, 'abc')");
     assert_eq!(fixture.message, ANSWER);
