@@ -24,6 +24,7 @@ mod bind;
 mod cache;
 mod callbacks;
 mod captured;
+mod caught;
 mod chains;
 pub mod command;
 pub mod console;
@@ -58,6 +59,7 @@ mod server;
 mod server_object;
 mod sets;
 mod settings;
+mod stack;
 mod tls;
 mod traffic;
 mod traffic_text;
@@ -81,16 +83,18 @@ use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::Entry;
 use crate::config::log_style::LogStyle;
 use crate::config::{value, warnings};
+use crate::lua::ffi;
 pub use crate::lua::ffi::watch::Interrupt;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
 use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
 use crate::lua::front_end::console::ConsoleWatch;
-use crate::lua::front_end::context::{Build, Context, caller};
+use crate::lua::front_end::context::{Build, Context};
 use crate::lua::front_end::lua_error::{first_line, innermost, message, script_error};
 pub use crate::lua::front_end::responses::response_actions;
 pub use crate::lua::front_end::selectors::selectors;
 use crate::lua::front_end::settings::LogWatch;
+use crate::lua::front_end::stack::caller;
 pub use crate::lua::limits::thread::NoResult;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
@@ -447,6 +451,7 @@ fn evaluate_here(
 
 /// Defines every function and constant.
 fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    ffi::define_family(lua)?;
     globals::define(lua)?;
     constants::define(lua)?;
     packet::define(lua, context)?;
