@@ -307,6 +307,7 @@
 //!     cache.rs            newPacketCache and its object
 //!     callbacks.rs        addExitCallback and its like
 //!     captured.rs         objects of the configuration that functions use later
+//!     caught.rs           errors that pcall gets, and what their calls had added
 //!     chains.rs           rules in their chains, groups
 //!     changes.rs          commands that changed something, and how many there may be
 //!     command.rs          commands of the console, in the state of the configuration
@@ -345,6 +346,7 @@
 //!     sets.rs             sets of names
 //!     setter.rs           commands that only say a setting
 //!     settings.rs         setters, listeners, ACL, includes
+//!     stack.rs            where a function was called, and whether pcall waits for its errors
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print
@@ -355,6 +357,7 @@
 //!   limits/             a Lua state with its limits: time, memory, stack
 //!     library.lua         what scripts see of the standard library where it could be without end
 //!     library.rs          the functions under it
+//!     pcall.lua           pcall, whose errors are texts
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
 //!   machine.rs          what a configuration asks of the machine

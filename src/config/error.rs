@@ -181,6 +181,13 @@ impl Errors {
         }
     }
 
+    /// Forgets all but the first `len` errors; returns the first of the others, if it is listed.
+    pub fn take_beyond(&mut self, len: usize) -> Option<ConfigError> {
+        let listed = self.listed.len().min(len);
+        self.more = len - listed;
+        self.listed.drain(listed..).next()
+    }
+
     /// Returns the number of errors.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod caches;
+mod caught;
 mod connections;
 mod names;
 mod relays;

@@ -297,6 +297,9 @@ pub struct QueryState {
     pub failed: bool,
     /// A function has failed in the selector that is being evaluated.
     pub selector_failed: bool,
+    /// A function could not change the name of the answer, which therefore cannot be sent: whoever
+    /// walks the rules takes it.
+    pub not_renamed: bool,
     /// The pool that gets it too, so that both answers are compared.
     pub shadow: Shadow,
     /// The answer is one of the packet cache that has expired.

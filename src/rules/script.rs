@@ -44,7 +44,7 @@ pub enum ScriptAction {
     Restart,
 }
 
-/// What a function spoofs: comma-separated addresses, or one name.
+/// What a function spoofs: addresses between commas or spaces, or one name.
 #[derive(Debug)]
 pub enum Spoofed {
     /// IPv4 and IPv6 addresses.
@@ -64,7 +64,9 @@ impl Spoofed {
             match address(word) {
                 Some(IpAddr::V4(ip)) => v4.push(ip.octets()),
                 Some(IpAddr::V6(ip)) => v6.push(ip.octets()),
-                None if may_be_name(text) => return name::from_text(text).ok().map(Self::Name),
+                None if word == text && may_be_name(text) => {
+                    return name::from_text(text).ok().map(Self::Name);
+                }
                 None => return None,
             }
         }
@@ -115,11 +117,11 @@ fn numbers(word: &str) -> Option<Ipv4Addr> {
 }
 
 /// Returns whether a text may be a name: with a colon or bracket it is a bad address, and so it is
-/// with a number as its last label (RFC 3696, 2).
+/// with a number as its last label (RFC 3696, 2); what is not printed is a mistake.
 fn may_be_name(text: &str) -> bool {
     let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next().unwrap_or_default();
     let is_number = !last.is_empty() && last.bytes().all(|digit| digit.is_ascii_digit());
-    !is_number && !text.contains([':', '[', ']'])
+    !is_number && !text.contains([':', '[', ']']) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// An available server, as a policy in Lua sees it.
@@ -170,6 +172,14 @@ mod tests {
             ("192.0.2.1:x", "-"),
             ("[2001:db8::1", "-"),
             ("192.0.2.1 [", "-"),
+            ("192.0.2.1,x.example", "-"),
+            ("192.0.2.1, 192.0.2.300", "-"),
+            ("x.example,192.0.2.1", "-"),
+            ("two.example,one.example", "-"),
+            ("a b", "-"),
+            (" a", "-"),
+            ("t\tab.example", "-"),
+            ("two\\044one.example", "name two,one.example."),
             ("0x", "name 0x."),
             ("+1", "name +1."),
             ("a.example", "name a.example."),

@@ -46,6 +46,12 @@ pub fn is_authoritative(message: &[u8]) -> bool {
     message.get(2).is_some_and(|byte| byte & AA != 0)
 }
 
+/// Returns whether AD is set in a message.
+#[must_use]
+pub fn is_authentic(message: &[u8]) -> bool {
+    message.get(3).is_some_and(|byte| byte & AD != 0)
+}
+
 /// A view of a header.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'p>(&'p [u8; LEN]);

@@ -51,6 +51,39 @@ const ROWS: &[Row] = &[
          < 1234 QR RD RA g/A A=192.0.2.1",
     ),
     (
+        "DNSAction.Spoof with a text that is neither addresses nor one name: an error, not a CNAME",
+        r#"local function spoofs(name, text) addAction(name, LuaAction(function(dq) return DNSAction.Spoof, text end)) end
+           spoofs("a", "192.0.2.1,192.0.2.2") spoofs("b", "192.0.2.1,x.example") spoofs("c", "two.example,one.example")
+           spoofs("d", "a b") spoofs("e", "t\9ab.example") spoofs("f", "x.example") spoofs("g", "x.example ")
+           setLuaErrorAction("servfail")"#,
+        "q 1234 RD a/A
+         < 1234 QR RD RA a/A A=192.0.2.1 A=192.0.2.2
+         q 1234 RD b/A
+         < 1234 QR RD SERVFAIL b/A
+         q 1234 RD c/A
+         < 1234 QR RD SERVFAIL c/A
+         q 1234 RD d/A
+         < 1234 QR RD SERVFAIL d/A
+         q 1234 RD e/A
+         < 1234 QR RD SERVFAIL e/A
+         q 1234 RD f/A
+         < 1234 QR RD RA f/A CNAME=x.example
+         q 1234 RD g/A
+         < 1234 QR RD SERVFAIL g/A",
+    ),
+    (
+        "DNSAction.Refused and Nxdomain keep AA and AD that the function sets, not the client's AD",
+        r#"addAction("a", LuaAction(function(dq) dq.dh:setAA(true) dq.dh:setAD(true) return DNSAction.Refused end))
+           addAction("b", LuaAction(function(dq) dq.dh:setAD(true) return DNSAction.ServFail end))
+           addAction("c", LuaAction(function(dq) return DNSAction.Nxdomain end))"#,
+        "q 1234 a/A
+         < 1234 QR AA AD REFUSED a/A
+         q 1234 b/A
+         < 1234 QR AD SERVFAIL b/A
+         q 1234 AD c/A
+         < 1234 QR NXDOMAIN c/A",
+    ),
+    (
         "tags and PROXY values that do not fit: SERVFAIL, since a later rule may block by them",
         r#"for n = 1, 65 do addAction("a", SetTagAction("t"..n, "1")) end
            addAction(TagRule("t65"), DropAction())

@@ -307,6 +307,35 @@ const ROWS: &[Row] = &[
          ! answer-not-edited",
     ),
     (
+        "changeName of an answer that cannot be renamed: it is dropped, whatever the function returns",
+        r#"local long = newDNSName(("l"):rep(60)..".a")
+           local function fill(dr) local n = 4096 while not dr:setTrailingData(("x"):rep(n)) do n = n - 1 end end
+           addResponseAction("a", LuaResponseAction(function(dr)
+             fill(dr) assert(dr:changeName(long) == false) return DNSResponseAction.Allow end))
+           addResponseAction("b", LuaFFIResponseAction(function(dr)
+             local raw = "\60"..("l"):rep(60).."\0"
+             assert(require("ffi").C.dnsdist_ffi_dnsresponse_rebase(dr, raw, #raw) == false) return 0 end))
+           addResponseAction("d", LuaResponseAction(function(dr)
+             fill(dr) dr:changeName(long) dr:setTrailingData("") dr:changeName(long) return DNSResponseAction.Allow end))
+           addResponseAction("e", LuaResponseAction(function(dr) fill(dr) dr:changeName(long) error("x") end))"#,
+        "q 1 a/A
+         > 1 * a/A
+         a * QR a/A A=192.0.2.1
+         ! answer-not-edited
+         q 1 b/A
+         > 1 * b/A
+         a * QR b/A A=192.0.2.1 CUT=30
+         ! answer-not-edited
+         q 1 d/A
+         > 1 * d/A
+         a * QR d/A A=192.0.2.1
+         < 0001 QR llllllllllllllllllllllllllllllllllllllllllllllllllllllllllll.a/A A=192.0.2.1
+         q 1 e/A
+         > 1 * e/A
+         a * QR e/A A=192.0.2.1
+         < 0001 QR SERVFAIL e/A",
+    ),
+    (
         "invalid answers are dropped with rules, too",
         "addResponseAction(AllRule(), TCResponseAction())",
         "q 1 a/A

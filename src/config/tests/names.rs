@@ -247,6 +247,22 @@ fn names_that_are_there_or_asked_for_are_allowed() {
 }
 
 #[test]
+fn types_and_functions_of_the_luaffi_family_are_there_at_the_level_of_the_file() {
+    for text in [
+        "local out = ffi.new('const dnsdist_ffi_tag_t*[1]')",
+        "local options = ffi.new('const dnsdist_ffi_ednsoption_t*[1]')",
+        "local kind = ffi.typeof('dnsdist_ffi_raw_value_t[?]')",
+        "local get = ffi.C.dnsdist_ffi_dnsquestion_get_qtype assert(get(nil) == 0)",
+        "local get, out = ffi.C.dnsdist_ffi_dnsquestion_get_tag_array, ffi.new('const dnsdist_ffi_tag_t*[1]')\n\
+         addAction(AllRule(), LuaFFIAction(function(dq) local n = get(dq, out) return 0 end))",
+        "ffi.cdef('int abs(int);') assert(ffi.C.abs(-2) == 2)",
+    ] {
+        let text = format!("newServer('192.0.2.1') local ffi = require('ffi')\n{text}");
+        assert_eq!(broken(&text), [] as [String; 0], "{text}");
+    }
+}
+
+#[test]
 fn names_of_other_files_are_known() {
     let directory = std::env::temp_dir().join(format!("dnslob-names-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory of our own");

@@ -78,39 +78,57 @@ typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdi
 typedef struct dnsdist_ffi_proxy_protocol_value { const char* value; uint16_t size; uint8_t type; } dnsdist_ffi_proxy_protocol_value_t;
 ";
 
-/// Installs the functions behind `ffi.C`, and returns those of objects with what they read: takes
-/// the types, both kinds of functions as names with types and pointers, and two pointers.
-const INSTALL: &str = r#"
-local types, functions, objects, live, running = ...
+/// Installs the functions behind `ffi.C`: takes the types, and the functions as names with types and
+/// pointers.
+const FAMILY: &str = r#"
+local types, functions = ...
 local ffi = require("ffi")
 ffi.cdef(types)
-local function cast(list, into)
-  for name, entry in pairs(list) do into[name] = ffi.cast(entry[1], entry[2]) end
-  return into
-end
-ffi.C = setmetatable(cast(functions, {}), { __index = ffi.C })
-return cast(objects, { live = ffi.cast("dnslob_live *", live), running = ffi.cast("void *", running) })
+local all = {}
+for name, entry in pairs(functions) do all[name] = ffi.cast(entry[1], entry[2]) end
+ffi.C = setmetatable(all, { __index = ffi.C })
 "#;
 
-/// Defines the functions in a state; returns those that the prelude's objects use.
+/// Returns the functions of objects with what they read: takes a type, the functions and two pointers.
+const OBJECTS: &str = r#"
+local types, objects, live, running = ...
+local ffi = require("ffi")
+ffi.cdef(types)
+local all = { live = ffi.cast("dnslob_live *", live), running = ffi.cast("void *", running) }
+for name, entry in pairs(objects) do all[name] = ffi.cast(entry[1], entry[2]) end
+return all
+"#;
+
+/// Defines the types and functions of the LuaFFI family in a state. Where no call of a rule's function
+/// runs, as while a file is evaluated, they return 0 or null.
+///
+/// # Errors
+/// When the state has no `ffi`.
+pub(crate) fn define_family(lua: &Lua) -> mlua::Result<()> {
+    lua.load(FAMILY).set_name("=ffi").call((TYPES, list(lua, functions().collect())?))
+}
+
+/// Defines the family in the state of a shard; returns the functions that the prelude's objects use.
 ///
 /// # Errors
 /// When the state has no `ffi`.
 pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
-    let list = |functions: Vec<Function>| -> mlua::Result<Table> {
-        let list = lua.create_table()?;
-        for (name, kind, pointer) in functions {
-            let entry = lua.create_table()?;
-            entry.raw_push(kind)?;
-            entry.raw_push(LightUserData(pointer))?;
-            list.raw_set(name, entry)?;
-        }
-        Ok(list)
-    };
-    let types = format!("{TYPES}{}", running_call::LIVE_TYPE);
+    define_family(lua)?;
     let (live, own) = (LightUserData(call.live()), LightUserData(std::ptr::from_ref(call).cast_mut().cast()));
-    let functions = (types, list(functions().collect())?, list(objects::table())?, live, own);
-    lua.load(INSTALL).set_name("=ffi").call(functions)
+    let objects = (running_call::LIVE_TYPE, list(lua, objects::table())?, live, own);
+    lua.load(OBJECTS).set_name("=ffi").call(objects)
+}
+
+/// Returns functions as a table for Lua: by name, type and pointer.
+fn list(lua: &Lua, functions: Vec<Function>) -> mlua::Result<Table> {
+    let list = lua.create_table()?;
+    for (name, kind, pointer) in functions {
+        let entry = lua.create_table()?;
+        entry.raw_push(kind)?;
+        entry.raw_push(LightUserData(pointer))?;
+        list.raw_set(name, entry)?;
+    }
+    Ok(list)
 }
 
 /// Returns the functions of the LuaFFI family.

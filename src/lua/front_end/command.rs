@@ -211,6 +211,7 @@ impl Standing {
         let declared = declarations(lua);
         build.touched = false;
         build.code = Code::default();
+        build.calls.enter(&name);
         let session = Session {
             view: Arc::clone(&command.view),
             wish: None,

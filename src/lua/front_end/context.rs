@@ -18,12 +18,14 @@ use crate::config::ruleset::{ChainKey, SetText, SetTexts};
 use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::lua::code::flow::When;
 use crate::lua::front_end::arguments::Arguments;
+use crate::lua::front_end::caught::{Before, Calls};
 use crate::lua::front_end::command::Session;
 use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::missing::Inert;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::networks::NetworkContent;
 use crate::lua::front_end::sets::NameContent;
+use crate::lua::front_end::stack::{caller, is_caught};
 use crate::lua::front_end::{networks, printing, sets};
 use crate::lua::state::{File, Files};
 use crate::model::LuaFunction;
@@ -56,6 +58,8 @@ pub(crate) struct Build {
     pub(crate) texts: Files,
     /// Their code.
     pub(crate) code: Code,
+    /// The calls of the file or command that is evaluated.
+    pub(crate) calls: Calls,
     /// A function was called that may have changed the draft.
     pub(crate) touched: bool,
     objects: Objects,
@@ -413,19 +417,31 @@ impl Context {
     {
         // Already borrowed: a function of the configuration runs within another call of ours.
         let mut build = self.0.build.try_borrow_mut().map_err(mlua::Error::external)?;
-        let Some(Build { draft, functions, objects, authorities, code, touched, .. }) = build.as_mut() else {
+        let Some(build) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
+        let Build { draft, functions, objects, authorities, code, touched, calls, texts } = build;
         *touched |= touches;
+        let number = calls.number(function);
+        let before = Before::of(draft);
         let mut session = self.0.session.borrow_mut();
         let (session, origin) = (session.as_mut(), caller(lua));
         let mut call =
             Call { lua, draft, origin, function, depth: 0, code, session, functions, objects, authorities };
-        Ok(body(&mut call).unwrap_or_else(|fault| {
+        let value = body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil
-        }))
+        });
+        let Call { origin, draft, objects, .. } = call;
+        if !before.has_failed(draft) || !is_caught(lua) {
+            return Ok(value);
+        }
+        let error = before.undo(draft, &origin, function);
+        objects.names.truncate(draft.name_sets.len());
+        objects.networks.truncate(draft.networks.len());
+        texts.raised.push(calls.raised(function, number, &error));
+        Err(mlua::Error::external(error))
     }
 
     /// Begins an evaluation that adds to `build`, of a console's command if there is a session.
@@ -449,9 +465,12 @@ impl Context {
     /// Records a file that is evaluated: the configuration itself, or one of a directory.
     pub(crate) fn reads(&self, directory: Option<&str>, file: File) {
         let mut build = self.0.build.borrow_mut();
-        let Some(Build { texts, .. }) = build.as_mut() else { return };
+        let Some(Build { texts, calls, .. }) = build.as_mut() else { return };
         match directory {
-            None => texts.main = Some(file),
+            None => {
+                calls.enter(&file.name);
+                texts.main = Some(file);
+            }
             Some(path) => match texts.directories.iter_mut().find(|(p, _)| p == path) {
                 // A directory that is included twice has its files listed once.
                 Some((_, files)) if files.iter().any(|f| f.name == file.name) => {}
@@ -463,7 +482,8 @@ impl Context {
 
     /// Records a file that the API has written, which is evaluated after the configuration.
     pub(crate) fn reads_kept(&self, file: File) {
-        if let Some(Build { texts, .. }) = self.0.build.borrow_mut().as_mut() {
+        if let Some(Build { texts, calls, .. }) = self.0.build.borrow_mut().as_mut() {
+            calls.enter(&file.name);
             texts.commands.push(file);
         }
     }
@@ -574,27 +594,4 @@ fn literal(text: String, count: usize, what: &str, quiet: bool) -> SetText {
     // Always in the plural: the UUIDs of rules are derived from it.
     let identity = format!("{count} {what}s #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
     SetText { identity, content: Some(counted(count, what)) }
-}
-
-/// Returns the origin of the nearest Lua code on the stack: where the running function was called.
-pub(crate) fn caller(lua: &Lua) -> Origin {
-    /// Deeper than any configuration nests its own functions.
-    const LEVELS: usize = 64;
-    for level in 1..LEVELS {
-        let place = lua.inspect_stack(level, place);
-        match place {
-            Some(Some(origin)) => return origin,
-            Some(None) => {}
-            None => break,
-        }
-    }
-    Origin::file("(unknown place)")
-}
-
-/// Returns the origin of a stack level; `None` for code that is not Lua, or is our own (chunk names
-/// with `=`).
-pub(crate) fn place(debug: &mlua::Debug<'_>) -> Option<Origin> {
-    let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
-    let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();
-    Some(Origin::line(source.strip_prefix('@').unwrap_or("(a string)"), line))
 }

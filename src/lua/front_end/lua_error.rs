@@ -70,7 +70,7 @@ pub(crate) fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
 }
 
 /// Our own chunks, which are no origins in a configuration.
-const OWN_CHUNKS: [&str; 2] = ["library", "prelude"];
+const OWN_CHUNKS: [&str; 3] = ["library", "pcall", "prelude"];
 
 /// Removes `FILE:LINE: ` from a message. Lua truncates long names to `...` and their end.
 fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {

@@ -24,6 +24,7 @@ mod bind;
 mod cache;
 mod callbacks;
 mod captured;
+mod caught;
 mod chains;
 mod changes;
 pub mod command;
@@ -60,6 +61,7 @@ mod server_object;
 mod sets;
 mod setter;
 mod settings;
+mod stack;
 mod tls;
 mod traffic;
 mod traffic_text;
@@ -84,16 +86,18 @@ use crate::config::functions::Entry;
 use crate::config::log_style::LogStyle;
 use crate::config::options::Key;
 use crate::config::{value, warnings};
+use crate::lua::ffi;
 pub use crate::lua::ffi::watch::Interrupt;
 pub use crate::lua::front_end::actions::query_actions;
 pub use crate::lua::front_end::answers::answers;
 use crate::lua::front_end::command::{COMMAND, Command, Evaluated, Standing};
 use crate::lua::front_end::console::ConsoleWatch;
-use crate::lua::front_end::context::{Build, Context, caller};
+use crate::lua::front_end::context::{Build, Context};
 use crate::lua::front_end::lua_error::{first_line, innermost, message, script_error};
 pub use crate::lua::front_end::responses::response_actions;
 pub use crate::lua::front_end::selectors::selectors;
 use crate::lua::front_end::settings::LogWatch;
+use crate::lua::front_end::stack::caller;
 pub use crate::lua::limits::thread::NoResult;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
@@ -483,6 +487,7 @@ fn evaluate_here(
 
 /// Defines every function and constant.
 fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    ffi::define_family(lua)?;
     globals::define(lua)?;
     constants::define(lua)?;
     packet::define(lua, context)?;

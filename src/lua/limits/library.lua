@@ -1,8 +1,8 @@
 -- What scripts see of Lua's standard library where it could run without end: C code that no hook
 -- reaches, finalisers and handlers in which hooks are off, nested C frames.
 --
--- core: the functions of `library.rs`.
-local core = ...
+-- core: the functions of `library.rs`; own_pcall, told: those of `pcall.lua`.
+local core, own_pcall, told = ...
 
 local byte, sub, concat = string.byte, string.sub, table.concat
 local error, next, pcall, rawget, select, setmetatable, tonumber, type =
@@ -208,7 +208,8 @@ local function handled(handler, ok, ...)
   local _, value = pcall(handler, (...))
   return false, value
 end
-function xpcall(f, handler, ...) return handled(handler, pcall(f, ...)) end
+function xpcall(f, handler, ...) return handled(handler, own_pcall(f, ...)) end
+_G.pcall = own_pcall
 
 newproxy = nil
 getmetatable(io.stdout).__metatable = "FILE*"
@@ -244,7 +245,7 @@ local create, resume = coroutine.create, coroutine.resume
 local NO_STACK = "too many nested coroutines"
 function coroutine.resume(co, ...)
   if not has_stack() then return false, NO_STACK end
-  return resume(co, ...)
+  return told(resume(co, ...))
 end
 -- Without adding a position: nested coroutines would build a message of megabytes.
 local function unwrapped(ok, ...)

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::rc::Rc;
 
-use mlua::{IntoLuaMulti, Lua, MultiValue, Table, Value};
+use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Table, Value};
 
 use crate::lua::ffi::watch::Alarm;
 use crate::lua::limits::pattern;
@@ -17,12 +17,34 @@ const SPECIAL: &[u8] = b"^$*+?.([%-";
 
 /// Replaces what could run without end, and returns the function that is called once the state
 /// serves.
-pub(crate) fn define(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<mlua::Function> {
+pub(crate) fn define(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Function> {
     install(lua, core(lua, alarm)?)
 }
 
-fn install(lua: &Lua, core: Table) -> mlua::Result<mlua::Function> {
-    lua.load(include_str!("library.lua")).set_name("=library").call(core)
+fn install(lua: &Lua, core: Table) -> mlua::Result<Function> {
+    let text = lua.create_function(|lua, raised| match raised {
+        Value::Error(error) => lua.create_string(text(&error)).map(Value::String),
+        other => Ok(other),
+    })?;
+    let (pcall, told): (Function, Function) =
+        lua.load(include_str!("pcall.lua")).set_name(PCALL).call(text)?;
+    lua.load(include_str!("library.lua")).set_name("=library").call((core, pcall, told))
+}
+
+/// The name of the chunk of `pcall`.
+pub(crate) const PCALL: &str = "=pcall";
+
+/// Returns what a script sees of an error that Rust has raised: its text, without what the Lua library
+/// adds.
+fn text(error: &mlua::Error) -> String {
+    match error {
+        mlua::Error::CallbackError { cause, .. } => text(cause),
+        mlua::Error::RuntimeError(message) | mlua::Error::SyntaxError { message, .. } => {
+            let own = message.split("\nstack traceback:").next();
+            own.unwrap_or_default().to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn core(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Table> {

@@ -344,7 +344,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
     }
 
     /// Changes the requested name, or the owner name of an answer; returns false when the message
-    /// is malformed or does not fit.
+    /// is malformed or does not fit. Such an answer is dropped: its name is not for the client.
     pub(crate) fn change_name(&mut self, new: &[u8]) -> bool {
         if name::end_plain(new, 0) != Some(new.len()) || self.facts().qname_len == 0 {
             return false;
@@ -352,7 +352,9 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         let question = self.message().get(header::LEN..usize::from(self.facts().question_end));
         let question = question.unwrap_or_default().to_vec();
         let done = self.edit(|packet| rebuild::rename(packet, new));
-        if done && !self.current.response && self.query_state().original.is_empty() {
+        if self.current.response {
+            self.query_state_mut().not_renamed = !done;
+        } else if done && self.query_state().original.is_empty() {
             self.query_state_mut().original = question;
         }
         done

@@ -232,13 +232,16 @@ impl State {
         }
         older::define(lua, None)?;
         let mut taken = 0;
+        let enter: Function = prelude.raw_get("enter")?;
         for file in shared.files.main.iter().chain(&shared.files.commands) {
             let chunk = lua.load(files::runnable(file)).set_name(format!("@{}", file.name));
             let chunk = chunk.set_mode(mlua::ChunkMode::Text);
+            enter.call::<()>(record::raised(lua, &shared.files, &file.name)?)?;
             let (evaluated, ticks) = runtime.run(ticks, || chunk.exec());
             evaluated?;
             taken += ticks;
         }
+        enter.call::<()>(lua.create_table()?)?;
         lua.set_named_registry_value(CONFIGURING, prelude.raw_get::<Table>("configuring")?)?;
         lua.set_named_registry_value(MEMBERS, prelude.raw_get::<Table>("members")?)?;
         runtime.serve(limits::is_compiled())?;

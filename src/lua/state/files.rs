@@ -21,6 +21,21 @@ pub struct Files {
     /// What the API has kept, and commands of the console that functions come from, in their order;
     /// evaluated after the file.
     pub commands: Vec<File>,
+    /// Errors that `pcall` got when the control thread evaluated them.
+    pub raised: Vec<Raised>,
+}
+
+/// An error that a function of the configuration has raised within `pcall`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Raised {
+    /// The configuration file, or the command, whose evaluation called it.
+    pub file: String,
+    /// The function.
+    pub function: String,
+    /// Which of its calls there, from 1.
+    pub number: u32,
+    /// The text.
+    pub error: String,
 }
 
 impl Files {

@@ -41,7 +41,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub use crate::lua::state::files::{File, Files};
+pub use crate::lua::state::files::{File, Files, Raised};
 
 use crate::base::panics;
 use crate::config::error::ConfigError;
@@ -164,6 +164,9 @@ pub fn check_unless(
     for file in shared.files.main.iter().chain(directories).chain(&shared.files.commands) {
         identity = xxh3_64_with_seed(file.name.as_bytes(), identity);
         identity = xxh3_64_with_seed(&file.text, identity);
+    }
+    for raised in &shared.files.raised {
+        identity = xxh3_64_with_seed(raised.function.as_bytes(), identity ^ u64::from(raised.number));
     }
     let ticks = taken.saturating_mul(SLOWER_MAX).max(limits::ticks(EVALUATION_MIN));
     Ok(Arc::new(Checked { shared, identity, ticks }))

@@ -4,7 +4,7 @@
 use crate::config::ruleset::Recorded;
 
 /// Our own chunks, which are no places in a configuration.
-const OWN_CHUNKS: [&str; 7] = ["call", "prelude", "library", "ffi", "older", "print", "bound"];
+const OWN_CHUNKS: [&str; 8] = ["call", "prelude", "library", "pcall", "ffi", "older", "print", "bound"];
 
 /// Returns the file and line where a function begins; none for a text.
 pub(crate) fn of(recorded: &Recorded) -> Option<String> {

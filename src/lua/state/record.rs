@@ -11,6 +11,7 @@ use crate::config::functions::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
 use crate::lua::front_end::every_function;
+use crate::lua::state::files::Files;
 
 /// The functions found so far.
 pub(crate) type Found = Rc<RefCell<Vec<Recorded>>>;
@@ -119,6 +120,19 @@ pub(crate) fn define(lua: &Lua, core: &Table, found: &Found) -> mlua::Result<Tab
     })?;
     core.raw_set("record_code", record)?;
     Ok(kinds)
+}
+
+/// Returns the errors that functions raise while a file is evaluated: by function, the text by the
+/// number of the call.
+pub(crate) fn raised(lua: &Lua, files: &Files, file: &str) -> mlua::Result<Table> {
+    let by_function = lua.create_table()?;
+    for raised in files.raised.iter().filter(|raised| raised.file == file) {
+        let known: Option<Table> = by_function.raw_get(raised.function.as_str())?;
+        let errors = known.map_or_else(|| lua.create_table(), Ok)?;
+        errors.raw_set(raised.number, raised.error.as_str())?;
+        by_function.raw_set(raised.function.as_str(), errors)?;
+    }
+    Ok(by_function)
 }
 
 fn note(found: &Found, number: usize, source: String, line: u32) {

@@ -757,7 +757,7 @@ fn included_files_are_evaluated_too() {
                 text: b"#!x\nfirst = DNSAction.Drop LuaRule(function() return true end)".to_vec(),
             }],
         )],
-        commands: Vec::new(),
+        ..Files::default()
     };
     let recorded = vec![
         one((FunctionKind::Rule, Interface::Objects), "@a.conf", 2),

@@ -369,14 +369,14 @@ fn walk_response(
     let mut walk = Walk::default();
     loop {
         let rule = chain.next(&mut walk, context, env);
-        if std::mem::take(&mut context.query_state.failed) {
-            return fail_response(context, effects);
+        if let Some(decision) = undelivered(context, effects) {
+            return decision;
         }
         let Some(rule) = rule else { return ResponseDecision::Deliver };
         effects.stats.rule_hits(rule.slot).add(1);
         let step = respond(&rule.action, context, env, effects);
-        if std::mem::take(&mut context.query_state.failed) {
-            return fail_response(context, effects);
+        if let Some(decision) = undelivered(context, effects) {
+            return decision;
         }
         match step {
             Step::Next => {}
@@ -384,6 +384,15 @@ fn walk_response(
             Step::Done(reply) => return reply,
         }
     }
+}
+
+/// Decides about an answer that a function has made one that must not be delivered.
+fn undelivered(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> Option<ResponseDecision> {
+    let not_renamed = std::mem::take(&mut context.query_state.not_renamed);
+    if std::mem::take(&mut context.query_state.failed) {
+        return Some(fail_response(context, effects));
+    }
+    not_renamed.then_some(ResponseDecision::Drop(DropReason::AnswerNotEdited))
 }
 
 fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {

@@ -26,6 +26,7 @@ pub(super) fn run(
         context.fail(env);
         return Step::Next;
     };
+    let had_ad = header::is_authentic(context.packet.bytes());
     let action = script.act(function, context, env);
     let step = match action {
         None => {
@@ -37,6 +38,8 @@ pub(super) fn run(
         Some(ScriptAction::Drop) => Step::Done(Decision::Drop(DropReason::Rule)),
         Some(ScriptAction::RCode(code)) => {
             let flags = Flags {
+                // A client that sets AD asks for it (RFC 6840, 5.7).
+                ad: !had_ad && header::is_authentic(context.packet.bytes()),
                 ra: Some(Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available())),
                 ..left_flags(context)
             };

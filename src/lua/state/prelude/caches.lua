@@ -20,6 +20,7 @@ local function only_configure(methods, what, names)
       if not P.recording then
         error(name .. " of " .. what .. " works only while the configuration is evaluated, and on the console", 2)
       end
+      P.called(name)
     end
   end
 end
@@ -110,6 +111,7 @@ function pools:setCache(given)
   if not P.recording then
     error("setCache of a pool works only while the configuration is evaluated, and on the console", 2)
   end
+  P.called("setCache")
   held[self.name] = getmetatable(given) == CACHE and given or nil
 end
 local forget = pools.unsetCache

@@ -20,6 +20,19 @@ local live, bytes = P.c.live, ffi.string
 
 P.recording = true
 
+-- The errors that the control thread's evaluation of the running file has given to pcall: by function,
+-- the text by the number of the call. The same calls raise them here.
+local raised, calls = {}, {}
+function P.enter(errors) raised, calls = errors, {} end
+function P.raises(name) return raised[name] ~= nil end
+function P.called(name)
+  local errors = raised[name]
+  if not errors then return end
+  local number = (calls[name] or 0) + 1
+  calls[name] = number
+  if errors[number] then error(errors[number], 0) end
+end
+
 local function shown(v)
   if type(v) == "string" then return '"' .. sub(v, 1, 80) .. '"' end
   if type(v) == "table" or type(v) == "function" or type(v) == "userdata" then return "a " .. type(v) end

@@ -1,7 +1,7 @@
 -- Configuration functions, which only record what is run later; and functions that work at any time
 local P = ...
 
-local core = P.core
+local core, called, raises = P.core, P.called, P.raises
 local error, setmetatable, type, ipairs, pairs, select, tostring, rawget, loadstring =
   error, setmetatable, type, ipairs, pairs, select, tostring, rawget, loadstring
 
@@ -18,9 +18,18 @@ local function over()
     error("an object of the configuration can be used only while that is evaluated, and this runs later", 3)
   end
 end
-function INERT.__index() over() return inert end
-function INERT.__newindex() over() end
-function INERT.__call() over() return inert end
+-- A method that has raised an error knows its name.
+function P.member(name)
+  return raises(name) and setmetatable({ name }, INERT) or inert
+end
+function INERT.__index(_, name) over() return P.member(name) end
+function INERT.__newindex(_, name) over() called(name) end
+function INERT.__call(it)
+  over()
+  local name = rawget(it, 1)
+  if name ~= nil then called(name) end
+  return inert
+end
 function INERT.__concat() return "" end
 function INERT.__tostring() return "" end
 for _, event in ipairs({ "__add", "__sub", "__mul", "__div", "__mod", "__pow", "__unm" }) do
@@ -37,6 +46,7 @@ local function configures(name, body)
       error(name .. " works only while the configuration is evaluated, and a function of a rule or policy "
         .. "runs later", 2)
     end
+    called(name)
     return body(...)
   end
   _G[name], P.configuring[name] = configuring, configuring
@@ -49,6 +59,7 @@ for name, meanwhile in pairs(P.missing) do
   if rawget(_G, name) == nil then
     local function missing()
       if not P.recording then error(name .. " is not implemented yet; " .. meanwhile, 2) end
+      called(name)
       return inert
     end
     _G[name], absent[name] = missing, missing

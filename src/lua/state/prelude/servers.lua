@@ -106,15 +106,21 @@ end
 local FILED = {}
 function FILED.__index(one, key)
   if P.recording then
-    if key == "setOrder" then return function(_, order) said[one].order = order end end
+    if key == "setOrder" then
+      return function(_, order)
+        P.called(key)
+        said[one].order = order
+      end
+    end
     local value = said[one][key]
-    if value == nil then return P.inert end
+    if value == nil then return P.member(key) end
     return value
   end
   return current(one)[key]
 end
 function FILED.__newindex(one, key, value)
   if not P.recording then error("a function that is run later cannot change a server", 2) end
+  P.called(key)
   said[one][key] = value
 end
 function FILED.__tostring(one) return P.recording and tostring(said[one].name) or current(one).name end

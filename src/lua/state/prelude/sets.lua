@@ -32,6 +32,7 @@ local function name_set(class, methods)
   end
 
   function methods:add(v)
+    if P.recording then P.called("add") end
     if P.recording and self.at then return self end
     strings(v, "add", function(one)
       local wire = lower(wire_of(one, "add", 4))
@@ -41,6 +42,7 @@ local function name_set(class, methods)
   end
 
   function methods:remove(v)
+    if P.recording then P.called("remove") end
     local removed = 0
     strings(v, "remove", function(one)
       local wire = lower(wire_of(one, "remove", 4))
@@ -56,6 +58,7 @@ local function name_set(class, methods)
   methods.delete = methods.remove
 
   function methods:addFile()
+    if P.recording then P.called("addFile") end
     if P.recording and self.at then return self end
     error("addFile can be called only while the configuration is evaluated", 2)
   end
@@ -145,6 +148,7 @@ local function put_written(group, one, what)
 end
 
 function networks:addMask(v)
+  if P.recording then P.called("addMask") end
   if P.recording and self.at then return self end
   strings(v, "addMask", function(one) put_written(self, one, "addMask") end)
   return self
@@ -152,6 +156,7 @@ end
 
 -- A list, or a table with addresses as keys.
 function networks:addMasks(v)
+  if P.recording then P.called("addMasks") end
   if P.recording and self.at then return self end
   if type(v) == "table" and getmetatable(v) == nil and #v == 0 then
     for key in pairs(v) do put_written(self, key, "addMasks") end
@@ -173,6 +178,7 @@ local function entries_of(group)
 end
 
 function networks:addNMG(other)
+  if P.recording then P.called("addNMG") end
   if getmetatable(other) ~= NETWORKS then wrong("addNMG", other, "a set of newNMG") end
   if P.recording and self.at then return self end
   for _, entry in ipairs(entries_of(other)) do put_network(self, entry.mask, entry.inside) end
@@ -259,6 +265,7 @@ end
 function newSuffixMatchNode() return new_names(SUFFIXES) end
 function newDNSNameSet() return new_names(NAMESET) end
 function newNMG(v)
+  if P.recording then P.called("newNMG") end
   local at
   if P.recording then at = networks_made; networks_made = at + 1 end
   local group = setmetatable({ at = at, own = {}, places = {} }, NETWORKS)
