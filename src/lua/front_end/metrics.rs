@@ -107,12 +107,7 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
 }
 
-fn change(
-    context: &Context,
-    a: &Arguments<'_>,
-    sign: f64,
-    unknown: &mut Vec<Fault>,
-) -> Result<Value, Fault> {
+fn change(context: &Context, a: &Arguments<'_>, sign: f64, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
     let (step, labels) = options(a, 1, unknown)?;
     answered(a, metric(context, a)?.add(&labels, step * sign))
 }

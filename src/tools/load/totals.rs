@@ -215,7 +215,7 @@ impl Join {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::criteria::Criteria;
+    use crate::config::criteria::{Criteria, Tool};
 
     fn interval(number: u64, latencies_ns: &[u64]) -> Interval {
         let mut interval = Interval::new(number);
@@ -265,10 +265,11 @@ mod tests {
             let us = ns / 1_000;
             let conditions = |order: &str| format!("p50{order}{us}us,max{order}{us}us");
             for order in ["<", ">"] {
-                let conditions = Criteria::parse(&conditions(order)).expect("conditions");
+                let conditions = Criteria::parse(&conditions(order), Tool::Bench).expect("conditions");
                 assert!(!conditions.any_holds(&totals), "{order} {ns}");
             }
-            let criteria = Criteria::parse(&format!("p50<{}us", us + us / 500 + 1)).expect("a condition");
+            let criteria =
+                Criteria::parse(&format!("p50<{}us", us + us / 500 + 1), Tool::Bench).expect("a condition");
             assert!(criteria.any_holds(&totals), "{ns}");
         }
     }
