@@ -43,6 +43,7 @@ fn every_option_of_the_web_server_is_read() {
 #[test]
 fn what_replaces_or_shuts_out_somebody_is_a_warning() {
     let page = "registerWebHandler('/mine', function() end)";
+    let key = format!("setKey('{}=')", "A".repeat(43));
     for (text, want) in [
         ("setWebserverConfig({acl=''})", "setWebserverConfig: acl lets nobody use the web server"),
         ("setWebserverConfig({acl={}})", "acl lets nobody"),
@@ -52,9 +53,9 @@ fn what_replaces_or_shuts_out_somebody_is_a_warning() {
         (&format!("{page} {page}"), "registerWebHandler: replaces another function of /mine"),
         ("registerWebHandler('/metrics', function() end)", "/metrics is a path of dnslob's own"),
         ("registerWebHandler('/api/mine', function() end)", "/api/mine is a path of dnslob's own"),
-        ("controlSocket('127.0.0.1:5199')", ""),
+        (&format!("{key} controlSocket('127.0.0.1:5199')"), ""),
         (
-            "controlSocket('127.0.0.1:5199') controlSocket('127.0.0.1:5200')",
+            &format!("{key} controlSocket('127.0.0.1:5199') controlSocket('127.0.0.1:5200')"),
             "controlSocket: replaces 127.0.0.1:5199: there is one console",
         ),
     ] {
