@@ -538,9 +538,8 @@
 //!  control ─► config ─► model          lua ─► {config, rules}          {model, config, engine} ─► tls
 //! ```
 //!
-//! `shard` never names `engine`, `control`, Lua or libc. `wire`, `rules`, `balance`, `shard` and
-//! `config` never ask for time, randomness or I/O. `tests/tidy.rs` holds the map and the arrows to
-//! this.
+//! `shard` never names `engine`, `control`, Lua or libc. `wire`, `rules`, `balance`, `shard` and `config`
+//! never ask for time, randomness or I/O. `tests/tidy.rs` holds the map and the arrows to this.
 //!
 //! # The lexicon
 //!
