@@ -78,7 +78,7 @@ pub struct PendingQuery {
     /// The pool that it goes to.
     pub pool: PoolSlot,
     /// The client's RD and CD in the lower bits, as packed by
-    /// [`query_state::packed`](crate::rules::query_state::packed), [`PADDED`], and [`opcode_flags`].
+    /// [`query_state::packed`](crate::rules::query_state::packed), [`PADDED`], and those of its opcode.
     pub flags: u8,
 }
 

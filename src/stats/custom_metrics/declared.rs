@@ -12,8 +12,8 @@ use crate::stats::custom_metrics::{
 pub struct Declared(pub(super) BTreeMap<String, Arc<CustomMetric>>);
 
 impl Declared {
-    /// Declares a metric, a histogram with these upper bounds or with [`BOUNDS`]. It goes on with the
-    /// values that it has in `running`, unless it counts otherwise.
+    /// Declares a metric, a histogram with these upper bounds or with [`BOUNDS`](super::BOUNDS). It goes
+    /// on with the values that it has in `running`, unless it counts otherwise.
     ///
     /// # Errors
     /// What is wrong with it.
