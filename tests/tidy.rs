@@ -112,6 +112,38 @@ fn every_module_says_what_it_is() {
     none("files that do not open with a description", &silent);
 }
 
+/// A target's body is compiled and run by `tests/fuzz_smoke.rs`; that cargo-fuzz finds it, and calls
+/// nothing else, is seen from its text, without a build with libFuzzer.
+#[test]
+fn every_fuzz_target_is_run_by_tests_and_by_cargo_fuzz() {
+    let (manifest, smoke) = (read("tests/fuzz/Cargo.toml"), read("tests/fuzz_smoke.rs"));
+    let mut wrong = Vec::new();
+    let bodies = files("tests/fuzz/targets", &["rs"]);
+    assert!(!bodies.is_empty());
+    for path in &bodies {
+        let name = Path::new(path).file_stem().unwrap().to_string_lossy();
+        let wrapper = format!(
+            "#![no_main]\n\n#[path = \"../targets/{name}.rs\"]\nmod {name};\n\n\
+             libfuzzer_sys::fuzz_target!(|data: &[u8]| {name}::target(data));\n"
+        );
+        if fs::read_to_string(root().join(format!("tests/fuzz/fuzz_targets/{name}.rs"))).ok() != Some(wrapper)
+        {
+            wrong.push(format!("tests/fuzz/fuzz_targets/{name}.rs does not call its body as the others do"));
+        }
+        let binary = format!("[[bin]]\nname = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"\n");
+        if !manifest.contains(&binary) {
+            wrong.push(format!("tests/fuzz/Cargo.toml has no binary {name}"));
+        }
+        if !smoke.contains(&format!("#[path = \"fuzz/targets/{name}.rs\"]\nmod {name};"))
+            || !smoke.contains(&format!("{name}::target"))
+        {
+            wrong.push(format!("tests/fuzz_smoke.rs does not run {name}"));
+        }
+    }
+    assert_eq!(files("tests/fuzz/fuzz_targets", &["rs"]).len(), bodies.len());
+    none("fuzz targets that are not complete", &wrong);
+}
+
 #[test]
 fn unsafe_code_is_in_the_engine_with_its_reasons() {
     let mut wrong = Vec::new();

@@ -3,6 +3,4 @@
 #[path = "../targets/capture.rs"]
 mod capture;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    capture::target(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| capture::target(data));
