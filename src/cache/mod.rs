@@ -261,12 +261,28 @@ impl PacketCache {
         buffer: &mut Vec<u8>,
     ) -> Result<bool, NotCached> {
         let stored = self.renew(key, response, failure_ttl, stale_seconds, now, buffer);
-        match stored {
-            Ok(_) | Err(NotCached::Malformed | NotCached::Class) => {}
-            Err(NotCached::Cookie) if self.keep_for_failures(key, response, stale_seconds, now, buffer) => {}
-            Err(_) => self.supersede(key, response),
+        if let Err(reason) = stored {
+            self.give_way(key, response, reason, stale_seconds, now, buffer);
         }
         stored
+    }
+
+    /// Removes what is there under a key because of a newer response that is not stored for a reason, or
+    /// keeps that for when no server answers.
+    pub(crate) fn give_way(
+        &self,
+        key: &Key,
+        response: &[u8],
+        reason: NotCached,
+        stale_seconds: u32,
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) {
+        match reason {
+            NotCached::Malformed | NotCached::Class => {}
+            NotCached::Cookie if self.keep_for_failures(key, response, stale_seconds, now, buffer) => {}
+            _ => self.supersede(key, response),
+        }
     }
 
     /// Keeps an answer with a client's cookie without that, for when no server answers the others. Returns

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_types, reason = "a removal and an entry that is read are one after the other")]
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::time::Tick;
@@ -46,6 +47,8 @@ pub struct Removal {
 
 /// Names that a snapshot is compared with while it is read.
 const UNREAD_MAX: usize = 100_000;
+/// Types of each of them; with one more, all types are meant.
+const TYPES_MAX: usize = 32;
 
 /// Entries of a snapshot that are not to be read any more: they were removed while it is read.
 #[derive(Debug)]
@@ -78,10 +81,17 @@ impl Names {
         if self.contains(&name, qtype) {
             return true;
         }
-        if self.0.len() >= UNREAD_MAX {
-            return false;
+        let count = self.0.len();
+        match self.0.entry(name.into()) {
+            Entry::Occupied(mut entry) => {
+                let types = entry.get_mut();
+                types.push(if types.len() < TYPES_MAX { qtype } else { ANY });
+            }
+            Entry::Vacant(entry) if count < UNREAD_MAX => {
+                entry.insert(vec![qtype]);
+            }
+            Entry::Vacant(_) => return false,
         }
-        self.0.entry(name.into()).or_default().push(qtype);
         true
     }
 }
@@ -271,6 +281,16 @@ mod tests {
     fn named(name: &str, suffix: bool) -> What {
         let qname = crate::wire::name::from_text(name).expect("a name").into();
         What::Named { qname, qtype: None, suffix }
+    }
+
+    #[test]
+    fn more_types_of_a_name_than_are_kept_are_all_of_them() {
+        let mut left = Left::default();
+        (1..=32).for_each(|qtype| left.add(b"\x01a\0", Some(qtype), false));
+        assert!(left.names.contains(b"\x01a\0", 32) && !left.names.contains(b"\x01a\0", 99));
+        (33..1_000).for_each(|qtype| left.add(b"\x01a\0", Some(qtype), false));
+        assert!(left.names.contains(b"\x01a\0", 9_999) && !left.names.contains(b"\x01b\0", 32));
+        assert_eq!((left.names.0[&b"\x01a\0"[..]].len(), left.all), (33, false));
     }
 
     #[test]

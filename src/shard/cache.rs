@@ -202,7 +202,7 @@ impl CacheBuffers {
     }
 
     /// Stores a response under the key at hand. Returns whether it is a new entry. `renews`: it is that to
-    /// an own query, and takes nothing away if it cannot be stored.
+    /// an own query. It takes nothing away that is fresh if it cannot be stored; neither does one with a cookie.
     pub(crate) fn store(
         &mut self,
         cache: &PacketCache,
@@ -217,15 +217,15 @@ impl CacheBuffers {
         } else {
             &self.key
         };
+        let stored = cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
+        let Err(reason) = stored else { return stored };
+        // Others may have what is fresh until its end. One that has expired is renewed for who waits for it.
         self.found.resize(ENTRY_BYTES_MAX, 0);
-        // An entry that has expired meanwhile is renewed for who waits for it.
-        if renews && cache.has_fresh(key, now, &mut self.found) {
-            return cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
+        if (renews || reason == NotCached::Cookie) && cache.has_fresh(key, now, &mut self.found) {
+            return stored;
         }
-        let stored = cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
-        if !matches!(stored, Ok(_) | Err(NotCached::Malformed | NotCached::Class))
-            && !self.is_for_every_subnet
-        {
+        cache.give_way(key, response, reason, stale_seconds, now, &mut self.packed);
+        if !matches!(reason, NotCached::Malformed | NotCached::Class) && !self.is_for_every_subnet {
             self.supersede_for_every_subnet(cache, response);
         }
         stored

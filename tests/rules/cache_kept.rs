@@ -422,6 +422,21 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR SERVFAIL a/A OPT=1232",
     ),
     (
+        "an answer with a client's cookie leaves what is fresh for the others",
+        "newServer('127.0.1.3') setServerPolicy(roundrobin) setStaleCacheEntriesTTL(3600)
+         getPool(''):setCache(newPacketCache(100, {coalesce=false})) ",
+        "q 1 a/A OPT=1232,10:0102030405060708
+         > 2 * a/A OPT=1232,10:0102030405060708
+         q 2 a/A OPT=1232
+         > 3 * a/A OPT=1232
+         a3 * QR a/A A=192.0.2.1,30 OPT=1232
+         < 2 QR a/A A=192.0.2.1,30 OPT=1232
+         a2 * QR a/A A=192.0.2.2,30 OPT=1232,10:01020304050607081122334455667788
+         < 1 QR a/A A=192.0.2.2,30 OPT=1232,10:01020304050607081122334455667788
+         q 3 a/A OPT=1232
+         < 3 QR a/A A=192.0.2.1,30 OPT=1232",
+    ),
+    (
         "stale: a failure is over with the next answer",
         "setStaleCacheEntriesTTL(3600)
          local cache = newPacketCache(100, {temporaryFailureTTL=25}) getPool(''):setCache(cache)

@@ -63,6 +63,12 @@ pub(super) fn argument(uri: &Uri, name: &str) -> Option<String> {
     String::from_utf8(decoded(value)?).ok()
 }
 
+/// Returns whether an argument is in a query string more than once.
+pub(super) fn is_repeated(uri: &Uri, name: &str) -> bool {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs.filter(|pair| pair.split('=').next() == Some(name)).count() > 1
+}
+
 /// Returns the variables of a query string or form; those that are malformed are left out.
 pub(super) fn variables(text: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());

@@ -19,7 +19,7 @@ use crate::control::stats::text::state_name;
 use crate::control::web::json::settings;
 use crate::control::web::rest::operations::{Id, OPERATIONS, RULES_MAX};
 use crate::control::web::rest::{Call, Problem};
-use crate::control::web::site::{Site, argument};
+use crate::control::web::site::{Site, argument, is_repeated};
 use crate::model::{Backend, HealthMode, Listener, Pool, Service, Snapshot};
 use crate::rules::{Chain, Rule, text};
 use crate::stats::live::{LiveState, State};
@@ -144,6 +144,12 @@ fn index(site: &Site, snapshot: &Snapshot) -> Value {
 
 /// Removes the entries of a name from the packet cache of a pool, as dnsdist's clients ask for it.
 fn purge(snapshot: &Snapshot, uri: &Uri) -> Result<Value, Problem> {
+    // Who names two names would believe that both are gone.
+    for one in ["pool", "name", "type", "suffix"] {
+        if is_repeated(uri, one) {
+            return Err(Problem::bad_request(format!("{one}= is there more than once")));
+        }
+    }
     let pool = argument(uri, "pool").unwrap_or_default();
     let name = argument(uri, "name").ok_or_else(|| Problem::bad_request("name= is missing"))?;
     let wire = wire_name(&name).map_err(|expected| Problem::bad_request(format!("name is {expected}")))?;
@@ -458,6 +464,8 @@ mod tests {
             ("", 400),
             ("name=a..b", 400),
             ("name=a&type=WHAT", 400),
+            ("name=n3.example&name=n4.example", 400),
+            ("name=n3.example&type=A&type=AAAA", 400),
             ("name=a&pool=none", 404),
             ("name=a&pool=bare", 404),
         ] {
