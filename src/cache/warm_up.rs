@@ -3,6 +3,7 @@
 //! Each question is asked as most clients do: without EDNS, and with EDNS and a payload size of 1,232
 //! bytes; with RD, by a datagram.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
@@ -20,6 +21,8 @@ const PAYLOAD: u16 = 1_232;
 const FORMS: usize = 2;
 /// What some editors write before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What is in no name that servers have, but in lines of other forms.
+const NO_LETTERS: [char; 6] = [',', ':', '"', '=', '@', '|'];
 /// Types of a name without types.
 const DEFAULT_TYPES: [u16; 2] = [1, 28];
 
@@ -79,9 +82,18 @@ fn remove_repeated(questions: &mut Vec<(Box<[u8]>, u16)>) {
 fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let Some(name) = words.next() else { return Ok(()) };
-    let is_semicolon = |(at, _): (usize, &str)| !line[..at].ends_with('\\');
-    if line.match_indices(';').any(is_semicolon) {
+    let is_plain = |(at, _): &(usize, &str)| !line[..*at].ends_with('\\');
+    if line.match_indices(';').any(|found| is_plain(&found)) {
         return Err(format!("{name}: a comment begins with #; within a name, ; is written \\;"));
+    }
+    // Published lists have ranks, addresses, URLs or options beside their names.
+    if let Some((_, sign)) = line.match_indices(NO_LETTERS).find(is_plain) {
+        return Err(format!(
+            "{line:?}: a line is a name, and types; within a name, {sign} is written \\{sign}"
+        ));
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(format!("{name} is an address; expected a name"));
     }
     if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
@@ -290,6 +302,11 @@ mod tests {
             ("a ; b", 1, "a comment begins with #"),
             ("a\nm\u{fc}nchen.example", 2, "xn--"),
             ("a\0", 1, "\"a\\0\" is no name in ASCII"),
+            ("1,example.com", 1, "within a name, , is written \\,"),
+            ("a\nhttps://www.example/", 2, "within a name, : is written \\:"),
+            ("\"www.example\"", 1, "a line is a name, and types"),
+            ("address=/x.example/192.0.2.1", 1, "a line is a name"),
+            ("192.0.2.1", 1, "192.0.2.1 is an address"),
         ] {
             let (number, why) = list(text).expect_err(text);
             assert!(number == line && why.contains(what), "{number} {why}");
@@ -301,11 +318,11 @@ mod tests {
 
     #[test]
     fn types_are_names_or_numbers_and_comments_in_any_encoding() {
-        let text = b"\xef\xbb\xbfa 65 TYPE65 https # gr\xfc\xdfe\nb\\;c MX\n";
+        let text = b"\xef\xbb\xbfa 65 TYPE65 https # gr\xfc\xdfe\nb\\;c MX\nd\\,e/f MX\n";
         let read = WarmUpList::parse("list", text).expect("a list");
         let of = |name: &[u8], qtype| (Box::from(name), qtype);
         let https = of(b"\x01a\0", 65);
-        assert_eq!(read.questions, [https, of(b"\x03b;c\0", 15)]);
+        assert_eq!(read.questions, [https, of(b"\x03b;c\0", 15), of(b"\x05d,e/f\0", 15)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::files;
-use crate::cache::PacketCache;
+use crate::cache::{CacheOptions, PacketCache};
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::lists::PoolNames;
@@ -75,6 +75,22 @@ fn sends_subnet(draft: &Draft, cache: usize) -> bool {
     })
 }
 
+/// Returns an option that has no effect without another one, or a setting, and that.
+fn idle_option(options: &CacheOptions, is_stale_given: bool) -> Option<(&'static str, &'static str)> {
+    const STALE: &str = "setStaleCacheEntriesTTL";
+    let default = CacheOptions::new(options.entries_max);
+    let is_stale_idle = [
+        ("keepStaleData", options.keep_stale),
+        ("staleTTL", options.stale_ttl != default.stale_ttl),
+        ("staleOnFailure", options.stale_on_failure != default.stale_on_failure),
+    ];
+    let stale = is_stale_idle.into_iter().find(|(_, is_set)| !is_stale_given && *is_set);
+    let is_prefetch_idle = options.prefetch_percent == 0 && options.prefetch_hits != default.prefetch_hits;
+    stale
+        .map(|(option, _)| (option, STALE))
+        .or_else(|| is_prefetch_idle.then_some(("prefetchHits", "prefetch")))
+}
+
 /// Warns of packet caches that no pool uses, and of options that have no effect by a setting.
 pub(crate) fn warn(draft: &mut Draft) {
     let is_stale_given = draft.settings.number(Key::StaleCache).unwrap_or_default() > 0;
@@ -86,9 +102,9 @@ pub(crate) fn warn(draft: &mut Draft) {
                 "warmUp has no effect beside useClientSubnet: no client without a subnet would ask"
                     .to_owned(),
             )
-        } else if written.value.keep_stale && !is_stale_given {
+        } else if let Some((option, other)) = idle_option(&written.value, is_stale_given) {
             Fault::Conflict {
-                wrong: "keepStaleData has no effect without setStaleCacheEntriesTTL".to_owned(),
+                wrong: format!("{option} has no effect without {other}"),
                 expected: "both or neither".to_owned(),
             }
         } else {

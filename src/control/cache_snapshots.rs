@@ -363,7 +363,7 @@ fn write(path: &str, cache: &PacketCache, orders: &Orders) {
     // A link stays one: the file that it leads to is replaced.
     let written = files::resolved(Path::new(path)).and_then(|file| {
         let unfinished = beside(&file, files::UNFINISHED);
-        if let Some(why) = irreplaceable(&unfinished) {
+        if let Some(why) = irreplaceable(&unfinished).filter(|_| !is_blank(&unfinished)) {
             return Err(io::Error::other(format!("{unfinished:?}: {why}")));
         }
         files::replace(&file, |file| cache.write_snapshot(file, clocks, &goes_on))
@@ -382,17 +382,29 @@ fn beside(file: &Path, more: &str) -> PathBuf {
     path.into()
 }
 
+/// Returns the first bytes of a file, as many as tell a snapshot.
+fn beginning(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
 /// Returns why a file may not be replaced; none if nothing is lost with it: it is not there, is empty, or
 /// begins as a snapshot.
 fn irreplaceable(path: impl AsRef<Path>) -> Option<String> {
-    let mut begin = Vec::new();
-    match open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin)) {
-        Ok(_) if begin.is_empty() || begin == MAGIC => None,
+    match beginning(path) {
+        Ok(begin) if MAGIC.starts_with(&begin) => None,
         Ok(_) => Some("there is another file, which is no snapshot".to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         // What cannot be read may be anything.
         Err(error) => Some(error.to_string()),
     }
+}
+
+/// Returns whether a file begins with zeros: what a file system may have left, after a loss of power, of one
+/// whose name is ours alone.
+fn is_blank(path: &Path) -> bool {
+    beginning(path).is_ok_and(|begin| begin.iter().all(|byte| *byte == 0))
 }
 
 /// Returns why there can be no file at a path.

@@ -145,4 +145,19 @@ impl Policy {
         let hash_key = if kind == Kind::Concentrate { HashKey::Zone(2) } else { HashKey::QName };
         Self { kind, ordered: false, hash_key, bounded: None, seed: 0, concentrate: Concentrate::default() }
     }
+
+    /// Returns whether a server gets queries only when those of a lower order cannot take them.
+    #[must_use]
+    pub const fn goes_by_order(&self) -> bool {
+        match self.kind {
+            Kind::FirstAvailable | Kind::OrderedWRandUntag | Kind::Concentrate => true,
+            Kind::LeastOutstanding
+            | Kind::RoundRobin
+            | Kind::WRandom
+            | Kind::WHashed
+            | Kind::CHashed
+            | Kind::P2c
+            | Kind::Lua(_) => self.ordered,
+        }
+    }
 }

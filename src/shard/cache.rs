@@ -135,14 +135,37 @@ impl CacheBuffers {
         if self.is_of_every_subnet { &self.every_subnet } else { &self.key }
     }
 
-    /// Returns the hash under which it is noted that servers have failed to answer the query with the key
-    /// at hand. Where an answer may be for every subnet, they have failed for all.
-    pub(crate) fn failing_hash(&mut self, cache: &PacketCache, shared: bool) -> u64 {
-        if self.has_two_keys(cache, shared) {
+    /// Returns when servers have failed last to refresh the answer that a client with the key at hand gets
+    /// meanwhile, as far as this shard knows, and when that answer was stored, milliseconds. Neither without
+    /// such an answer.
+    pub(crate) fn failed_at(
+        &mut self,
+        cache: &PacketCache,
+        shared: bool,
+        now: Tick,
+    ) -> Option<(Option<Tick>, u64)> {
+        let (hash, stored_ms) = self.newest(cache, shared)?;
+        Some((self.failing.failed_at(hash, now), stored_ms))
+    }
+
+    /// Returns whether servers have failed, as far as this shard knows, to refresh an answer that the client
+    /// with the key at hand may get.
+    pub(crate) fn may_have_failed(&mut self, cache: &PacketCache, shared: bool, now: Tick) -> bool {
+        let has_failed = |failing: &Failing, key: &Key| failing.failed_at(key.hash(), now).is_some();
+        if has_failed(&self.failing, &self.key) {
+            return true;
+        }
+        self.has_two_keys(cache, shared) && {
             self.every_subnet.for_every_subnet(&self.key, cache);
-            self.every_subnet.hash()
-        } else {
-            self.key.hash()
+            has_failed(&self.failing, &self.every_subnet)
+        }
+    }
+
+    /// Notes that servers have failed to refresh the answer that the client with the key at hand gets: that
+    /// for every subnet for all clients, that for its own for those of its subnet.
+    pub(crate) fn note_failure(&mut self, cache: &PacketCache, shared: bool, now: Tick, pause: TickDelta) {
+        if let Some((hash, _)) = self.newest(cache, shared) {
+            self.failing.note(hash, now, pause);
         }
     }
 
@@ -168,16 +191,22 @@ impl CacheBuffers {
         shared && self.key.has_subnet() && cache.options().parse_ecs
     }
 
-    /// Returns when the newest entry was stored that is an answer to the query with the key at hand, fresh
-    /// or not, milliseconds.
-    pub(crate) fn stored_ms(&mut self, cache: &PacketCache, shared: bool) -> Option<u64> {
+    /// Returns the hash of the newest entry that is an answer to the query with the key at hand, fresh or
+    /// not, and when it was stored, milliseconds.
+    fn newest(&mut self, cache: &PacketCache, shared: bool) -> Option<(u64, u64)> {
         self.found.resize(ENTRY_BYTES_MAX, 0);
         let own = cache.stored_ms(&self.key, &mut self.found);
-        if !self.has_two_keys(cache, shared) {
-            return own;
+        let mut for_all = None;
+        if self.has_two_keys(cache, shared) {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            for_all = cache.stored_ms(&self.every_subnet, &mut self.found);
         }
-        self.every_subnet.for_every_subnet(&self.key, cache);
-        own.max(cache.stored_ms(&self.every_subnet, &mut self.found))
+        // As when the answer is looked for.
+        if own > for_all || for_all.is_none() {
+            Some((self.key.hash(), own?))
+        } else {
+            Some((self.every_subnet.hash(), for_all?))
+        }
     }
 
     /// Reads the key of the query at hand again. Returns whether it is another one, by which it can be
@@ -211,19 +240,18 @@ impl CacheBuffers {
         renews: bool,
         now: Tick,
     ) -> Result<bool, NotCached> {
-        let key = if self.is_for_every_subnet && cache.options().parse_ecs {
+        let is_for_every_subnet = self.is_for_every_subnet && cache.options().parse_ecs;
+        if is_for_every_subnet {
             self.every_subnet.for_every_subnet(&self.key, cache);
-            &self.every_subnet
-        } else {
-            &self.key
-        };
+        }
+        let key = if is_for_every_subnet { &self.every_subnet } else { &self.key };
         let stored = cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
         let Err(reason) = stored else { return stored };
         // Others may have what is fresh until its end. One that has expired is renewed for who waits for it.
-        self.found.resize(ENTRY_BYTES_MAX, 0);
-        if (renews || reason == NotCached::Cookie) && cache.has_fresh(key, now, &mut self.found) {
+        if (renews || reason == NotCached::Cookie) && self.has_fresh_for_any(cache, now) {
             return stored;
         }
+        let key = if is_for_every_subnet { &self.every_subnet } else { &self.key };
         cache.give_way(key, response, reason, stale_seconds, now, &mut self.packed);
         if !matches!(reason, NotCached::Malformed | NotCached::Class) && !self.is_for_every_subnet {
             self.supersede_for_every_subnet(cache, response);
@@ -236,6 +264,18 @@ impl CacheBuffers {
     pub(crate) fn supersede(&mut self, cache: &PacketCache, response: &[u8]) {
         cache.supersede(&self.key, response);
         self.supersede_for_every_subnet(cache, response);
+    }
+
+    /// Returns whether a fresh answer is there that the response to the query with the key at hand would take
+    /// away: that for its subnet, or that for every subnet.
+    fn has_fresh_for_any(&mut self, cache: &PacketCache, now: Tick) -> bool {
+        if self.has_fresh(cache, now) {
+            return true;
+        }
+        self.is_shared && cache.options().parse_ecs && {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+            cache.has_fresh(&self.every_subnet, now, &mut self.found)
+        }
     }
 
     fn supersede_for_every_subnet(&mut self, cache: &PacketCache, response: &[u8]) {

@@ -23,7 +23,8 @@ reasons! {
         TtlTooShort = "ttl-too-short",
         /// It is longer than maximumEntrySize, or with two bytes for each record than 65,535 bytes.
         TooLarge = "too-large",
-        /// Another thread was changing the same part of the table.
+        /// Another thread was changing the same part of the table; or the cache has room for a few entries only,
+        /// and the place of none was to be had.
         Busy = "busy",
         /// No entry was free for its query in the table of outstanding queries.
         TableFull = "query-table-full",

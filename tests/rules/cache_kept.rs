@@ -227,6 +227,100 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 2 QR a/A A=192.0.2.1,60",
     ),
     (
+        "who waits is not sent to a server of last resort for one datagram that was lost",
+        "newServer{address='127.0.1.3', order=2} setServerPolicy(firstAvailable)
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         hold
+         wait 2500
+         > 2 * a/A
+         ! timeout
+         a2 * QR a/A A=192.0.2.1,60
+         < 2 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "the same where other servers are of the same order",
+        "newServer{address='127.0.1.3', order=2} newServer('127.0.1.4') setServerPolicy(ordered(firstAvailable))
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         hold
+         wait 2500
+         > 4 * a/A
+         ! timeout
+         a4 * QR a/A A=192.0.2.1,60
+         < 2 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "stale: a failure for one subnet says nothing of another one's own answer",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         setStaleCacheEntriesTTL(3600) getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,2 OPT=1232,8:00011818c00002
+         < 1 QR a/A A=192.0.2.1,2 OPT=1232
+         from 198.51.100.1:1
+         q 2 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.2,2 OPT=1232,8:00011818c63364
+         < 2 QR a/A A=192.0.2.2,2 OPT=1232
+         wait 3000
+         from 192.0.2.77:1
+         q 3 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232
+         < 3 QR a/A A=192.0.2.1,60 OPT=1232,15:0003
+         from 198.51.100.1:1
+         q 4 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.4,2 OPT=1232,8:00011818c63364
+         < 4 QR a/A A=192.0.2.4,2 OPT=1232
+         from 192.0.2.77:1
+         q 5 a/A OPT=1232
+         < 5 QR a/A A=192.0.2.1,60 OPT=1232,15:0003",
+    ),
+    (
+        "prefetch: a renewal that cannot be kept leaves the answer for every subnet",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         getPool('p'):setCache(newPacketCache(100, {parseECS=true, prefetch=50, prefetchHits=1})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,10 OPT=1232,8:00011800c00002
+         < 1 QR a/A A=192.0.2.1,10 OPT=1232
+         wait 6000
+         from 198.51.100.1:1
+         q 2 a/A OPT=1232
+         < 2 QR a/A A=192.0.2.1,4 OPT=1232
+         wait 0
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.2,0 OPT=1232,8:00011818c63364
+         hold
+         q 3 a/A OPT=1232
+         < 3 QR a/A A=192.0.2.1,4 OPT=1232",
+    ),
+    (
+        "prefetch: a renewal that fails in any way leaves the answer",
+        PREFETCH,
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A A=192.0.2.1,10
+         < 1 QR a/A A=192.0.2.1,10
+         wait 6000
+         q 2 a/A
+         < 2 QR a/A A=192.0.2.1,4
+         wait 0
+         > 2 * a/A
+         a * QR NOTIMP a/A A=192.0.2.2,3600
+         hold
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,4",
+    ),
+    (
         "prefetch: an answer for every subnet is renewed, whoever's it was",
         "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
          getPool('p'):setCache(newPacketCache(100, {parseECS=true, prefetch=50, prefetchHits=2})) ",
@@ -383,7 +477,14 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 3 QR a/A A=192.0.2.2,60 OPT=1232,15:0003
          from 198.51.100.1:1
          q 4 a/A OPT=1232
-         < 4 QR a/A A=192.0.2.1,60 OPT=1232,15:0003",
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR SERVFAIL a/A OPT=1232
+         < 4 QR a/A A=192.0.2.1,60 OPT=1232,15:0003
+         q 5 a/A OPT=1232
+         < 5 QR a/A A=192.0.2.1,60 OPT=1232,15:0003
+         from 192.0.2.77:1
+         q 6 a/A OPT=1232
+         < 6 QR a/A A=192.0.2.2,60 OPT=1232,15:0003",
     ),
     (
         "stale: an answer for the client's subnet that is not kept supersedes that for every subnet",

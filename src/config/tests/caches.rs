@@ -32,7 +32,13 @@ fn every_option_reaches_the_cache() {
          payloadRanks={4096, 512, 1232}, maximumEntrySize=4096, shuffle=true, coalesce=false, prefetch=7, prefetchHits=3, memoryLimit=1048576, snapshot='/tmp/x', \
          numberOfShards=10, deferrableInsertLock=false}",
     );
-    assert_eq!(warnings, ["8 in skipOptions has no effect: subnets get answers of their own"]);
+    assert_eq!(
+        warnings,
+        [
+            "8 in skipOptions has no effect: subnets get answers of their own",
+            "staleTTL has no effect without setStaleCacheEntriesTTL; expected both or neither",
+        ]
+    );
     let expected = CacheOptions {
         memory_max: Some(1_048_576),
         ttl_max: 1,
@@ -98,6 +104,10 @@ fn what_is_wrong_is_said() {
         ),
         (
             "newPacketCache(5, {snapshot='/tmp/x.refused'})",
+            "expected a name that no other snapshot is kept by",
+        ),
+        (
+            "newPacketCache(5, {snapshot='/tmp/x.refused.3'})",
             "expected a name that no other snapshot is kept by",
         ),
         ("newPacketCache(5, {snapshot=true})", "snapshot is true; expected the path of a file"),
@@ -210,6 +220,9 @@ fn what_is_odd_is_a_warning() {
         ("5, {maximumEntrySize=70000}", "maximumEntrySize is 70000, which is taken as 65535"),
         ("5, {maxTll=5}", "unknown option \"maxTll\"; did you mean \"maxTTL\"?"),
         ("5, {keepStaleData=true}", "keepStaleData has no effect without setStaleCacheEntriesTTL"),
+        ("5, {staleTTL=3600}", "staleTTL has no effect without setStaleCacheEntriesTTL"),
+        ("5, {staleOnFailure=false}", "staleOnFailure has no effect without setStaleCacheEntriesTTL"),
+        ("5, {prefetchHits=9}", "prefetchHits has no effect without prefetch"),
     ] {
         let warnings = cache(arguments).1;
         assert!(warnings.len() == 1 && warnings[0].contains(expected), "{arguments}: {warnings:?}");

@@ -328,10 +328,12 @@ fn no_other_file_makes_room_for_an_unfinished_or_refused_one() {
         (place.names(), fs::read(&other).expect("it")),
         (vec!["cache.bin.unfinished".into()], b"mine".to_vec())
     );
-    // Of a process that was killed.
-    fs::write(&other, MAGIC).expect("a file");
-    write(&path, &filled(3, &path), &Orders::default());
-    assert_eq!(place.names(), ["cache.bin"]);
+    // Of a process that was killed, and of a loss of power.
+    for left in [&MAGIC[..], &MAGIC[..3], &[0; 4_096]] {
+        fs::write(&other, left).expect("a file");
+        write(&path, &filled(3, &path), &Orders::default());
+        assert_eq!(place.names(), ["cache.bin"]);
+    }
     // The file that a link leads to is set aside, not the link.
     std::os::unix::fs::symlink("cache.bin", place.file("link")).expect("a link");
     set_aside(&place.file("link"));

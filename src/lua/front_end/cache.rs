@@ -163,6 +163,8 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
         "deferrableInsertLock" => {
             switch(name, v)?;
         }
+        // As several public configurations have it.
+        "temporaryTTL" => call.unknown("option", name, std::iter::once("temporaryFailureTTL")),
         _ => call.unknown("option", name, CACHE_OPTIONS.iter().map(|e| e.name)),
     }
     Ok(())
@@ -225,7 +227,10 @@ fn path(name: &str, v: &Value) -> Result<String, Fault> {
     if !is_one {
         return Err(wrong(name, v, expected));
     }
-    if [UNFINISHED, ".refused"].iter().any(|more| end.ends_with(more)) {
+    // Those that were refused later have a digit.
+    let bare = end.strip_suffix(|c: char| c.is_ascii_digit()).and_then(|rest| rest.strip_suffix('.'));
+    let is_refused = [Some(end), bare].into_iter().flatten().any(|end| end.ends_with(".refused"));
+    if is_refused || end.ends_with(UNFINISHED) {
         return Err(wrong(name, v, "a name that no other snapshot is kept by meanwhile".to_owned()));
     }
     Ok(path)

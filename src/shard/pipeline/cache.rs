@@ -116,14 +116,14 @@ impl Shard {
         let (hash, cx) = (self.cache.key.hash(), &self.cx);
         let pool = cx.snapshot.pool(pool);
         let Some(cache) = pool.cache.as_deref() else { return false };
-        let failing_hash = self.cache.failing_hash(cache, pool.zero_scope);
         let pause = u64::from(cache.options().failure_ttl).min(RECHECK_MAX.0 / 1_000_000_000);
         let has_failed = |pause| cx.claims().is_some_and(|claims| claims.has_failed(hash, pause, cx.now));
-        let failed_at = self.cache.failing.failed_at(failing_hash, cx.now);
-        if failed_at.is_none() && !has_failed(pause) {
+        if !self.cache.may_have_failed(cache, pool.zero_scope, cx.now) && !has_failed(pause) {
             return false;
         }
-        let Some(stored_ms) = self.cache.stored_ms(cache, pool.zero_scope) else { return false };
+        let Some((failed_at, stored_ms)) = self.cache.failed_at(cache, pool.zero_scope, cx.now) else {
+            return false;
+        };
         let from = (stored_ms / 1_000).max(u64::from(seconds(self.cache.failing.since())));
         failed_at.is_some_and(|at| stored_ms < at.0 / 1_000_000)
             || has_failed(pause.min(u64::from(seconds(cx.now)).saturating_sub(from)))
@@ -436,8 +436,7 @@ impl Shard {
         };
         let pause = TickDelta::from_ms(u64::from(seconds) * 1_000);
         let pool = self.cx.snapshot.pool(pending.pool);
-        let hash = self.cache.failing_hash(pool.cache.as_deref()?, pool.zero_scope);
-        self.cache.failing.note(hash, self.cx.now, pause);
+        self.cache.note_failure(pool.cache.as_deref()?, pool.zero_scope, self.cx.now, pause);
         let limit = pending.client.connection.is_none().then_some(limit);
         Some(self.deliver_hit(hit, limit, query, packet))
     }
@@ -516,8 +515,7 @@ impl Shard {
         let pool = self.cx.snapshot.pool(pool);
         let Some(cache) = pool.cache.as_deref() else { return };
         let pause = TickDelta::from_ms(u64::from(cache.options().failure_ttl) * 1_000).min(RECHECK_MAX);
-        let hash = self.cache.failing_hash(cache, pool.zero_scope);
-        self.cache.failing.note(hash, self.cx.now, pause);
+        self.cache.note_failure(cache, pool.zero_scope, self.cx.now, pause);
     }
 
     /// Returns which answers are good enough for an outstanding query that servers have failed, if the

@@ -233,7 +233,15 @@ impl Shard {
         }
     }
 
-    /// Sends a query that has waited in vain to a server; another one than `failed`, if there is one.
+    /// Returns whether one server gets queries only while those of the order of another one cannot take them.
+    fn is_behind(&self, pool: PoolSlot, one: BackendSlot, other: BackendSlot) -> bool {
+        let snapshot = &self.cx.snapshot;
+        let order = |slot| snapshot.backend(slot).map(|backend| backend.order);
+        snapshot.pool(pool).policy.goes_by_order() && order(one) > order(other)
+    }
+
+    /// Sends a query that has waited in vain to a server; another one than `failed`, if there is one of no
+    /// higher order: many get what one of last resort says, and have lost no more than a datagram.
     fn send_waiting(
         &mut self,
         entry: EntryId,
@@ -251,7 +259,10 @@ impl Shard {
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
         }
-        let other = failed.and_then(|failed| self.select(&mut query, &mut packet, &[failed]));
+        let other = failed.and_then(|failed| {
+            let other = self.select(&mut query, &mut packet, &[failed])?;
+            (!self.is_behind(query.pending.pool, other, failed)).then_some(other)
+        });
         let outcome = match other.or_else(|| self.select(&mut query, &mut packet, &[])) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
             None if self.dispatcher.queries.is_refresh(Some(entry)) => Outcome::Dropped(DropReason::NoServer),

@@ -51,8 +51,8 @@ fn is_about_key(response: &[u8]) -> bool {
 /// Returns whether a response is a failure to refresh what is known. One that says why its name has no
 /// answer, by policy or as DNSSEC finds it forged, is none: the old answer must not hide that.
 pub(super) fn is_failure_to_refresh(response: &[u8]) -> bool {
-    let Some(header) = Header::parse(response) else { return false };
-    if matches!(header.rcode(), rcode::NOERROR | rcode::NXDOMAIN) || !is_about_key(response) {
+    let Some(header) = Header::parse(response).filter(|_| is_failure(response)) else { return false };
+    if !is_about_key(response) {
         return false;
     }
     let Some(opt) = edns::locate(response).filter(|_| header.arcount() > 0) else { return true };
@@ -62,7 +62,7 @@ pub(super) fn is_failure_to_refresh(response: &[u8]) -> bool {
         .any(|info| matches!(info, BOGUS..=NSEC_MISSING | BLOCKED..=PROHIBITED))
 }
 
-/// Returns whether a response says that its server could not answer.
+/// Returns whether a response says nothing of its name.
 pub(super) fn is_failure(response: &[u8]) -> bool {
-    Header::parse(response).is_none_or(|h| matches!(h.rcode(), rcode::SERVFAIL | rcode::REFUSED))
+    Header::parse(response).is_none_or(|h| !matches!(h.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
 }
