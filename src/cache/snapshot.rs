@@ -193,7 +193,7 @@ impl PacketCache {
     ///
     /// # Errors
     /// Why it is refused. Nothing was inserted then, unless it was changed or the caller stopped while
-    /// it was read.
+    /// it was read. Who reads no other one instead says so by [`Self::end_reading`].
     pub fn read_snapshot(
         &self,
         input: &mut (impl Read + Seek),
@@ -202,8 +202,9 @@ impl PacketCache {
     ) -> Result<Loaded, Refused> {
         self.begin_reading();
         let mut read = self.read_aged(input, clocks, goes_on);
-        let is_cut = self.end_reading();
-        read.iter_mut().for_each(|loaded| loaded.is_cut = is_cut);
+        if let Ok(loaded) = &mut read {
+            loaded.is_cut = self.end_reading();
+        }
         read
     }
 

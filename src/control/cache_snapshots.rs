@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::base::{files, panics};
 use crate::cache::PacketCache;
-use crate::cache::snapshot::{Clocks, MAGIC, Refused};
+use crate::cache::snapshot::{Clocks, Loaded, MAGIC, Refused};
 use crate::control::certificate_monitor::unix_time;
 use crate::control::privileges;
 use crate::control::signals::Signals;
@@ -268,41 +268,24 @@ enum Reading {
     Refused,
 }
 
-/// Reads a file into a cache.
+/// Reads a file into a cache, or else one that was set aside.
 fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBool) -> Reading {
+    let reading = read_first(path, cache, orders, is_removed);
+    // It may not even have begun.
+    cache.end_reading();
+    reading
+}
+
+fn read_first(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBool) -> Reading {
     let goes_on = || !orders.stops_reading.load(Relaxed) && !is_removed.load(Relaxed);
     if goes_on()
         && let Some(why) = unwritable(Path::new(path))
     {
         tracing::warn!("the cache snapshot {path:?} cannot be written at a stop: {why}");
     }
-    let begun = clock::now();
-    // What passes between the two clocks is counted as passed, here and when it is written.
-    let clocks = Clocks { now: begun, unix_ms: unix_ms() };
-    let read = open(path)
-        .map_err(Refused::Unreadable)
-        .and_then(|file| if goes_on() { Ok(file) } else { Err(Refused::Stopped) })
-        .and_then(|mut file| cache.read_snapshot(&mut file, clocks, &goes_on));
-    let took_ms = clock::now().since(begun).as_ms_ceil();
-    // It may not even have begun.
-    cache.end_reading();
+    let (read, took_ms) = read_into(Path::new(path), cache, &goes_on);
     match read {
-        Ok(loaded) => {
-            tracing::info!(
-                entries = loaded.entries,
-                expired = loaded.expired,
-                others = loaded.others,
-                age_seconds = loaded.age,
-                took_ms,
-                "read the cache snapshot {path:?}"
-            );
-            if loaded.is_cut {
-                tracing::warn!(
-                    "more names were removed from the cache while the snapshot {path:?} was read than are \
-                     remembered: the rest of it is left out"
-                );
-            }
-        }
+        Ok(loaded) => report(path, loaded, took_ms),
         Err(Refused::Unreadable(error)) if error.kind() == ErrorKind::NotFound => {
             tracing::info!("the cache snapshot {path:?} is not there yet: the cache begins empty");
         }
@@ -313,9 +296,23 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
             return Reading::Incomplete;
         }
         Err(why) => {
-            tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}");
-            if matches!(why, Refused::Options | Refused::Version(_) | Refused::Future(_) | Refused::Huge(..))
-            {
+            let is_good_for_others = matches!(
+                why,
+                Refused::Options | Refused::Version(_) | Refused::Future(_) | Refused::Huge(..)
+            );
+            let aside = if is_good_for_others { read_aside(path, cache, &goes_on) } else { None };
+            match aside {
+                Some((aside, loaded, took_ms)) => {
+                    tracing::warn!(
+                        "the cache snapshot {path:?} is refused, and {aside:?} read instead: {why}"
+                    );
+                    report(&aside.to_string_lossy(), loaded, took_ms);
+                }
+                None => {
+                    tracing::warn!("the cache snapshot {path:?} is refused, the cache begins empty: {why}");
+                }
+            }
+            if is_good_for_others {
                 return Reading::Refused;
             }
         }
@@ -323,13 +320,56 @@ fn read(path: &str, cache: &PacketCache, orders: &Orders, is_removed: &AtomicBoo
     Reading::Done
 }
 
+/// Reads a file into a cache; returns how many milliseconds that has taken, too.
+fn read_into(path: &Path, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> (Result<Loaded, Refused>, u64) {
+    let begun = clock::now();
+    // What passes between the two clocks is counted as passed, here and when it is written.
+    let clocks = Clocks { now: begun, unix_ms: unix_ms() };
+    let read = open(path)
+        .map_err(Refused::Unreadable)
+        .and_then(|file| if goes_on() { Ok(file) } else { Err(Refused::Stopped) })
+        .and_then(|mut file| cache.read_snapshot(&mut file, clocks, &goes_on));
+    (read, clock::now().since(begun).as_ms_ceil())
+}
+
+/// Reads the first snapshot that fits of those that were set aside: a mistake that is corrected has cost
+/// nothing.
+fn read_aside(path: &str, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> Option<(PathBuf, Loaded, u64)> {
+    let file = files::resolved(Path::new(path)).ok()?;
+    asides(&file).find_map(|aside| {
+        let (read, took_ms) = read_into(&aside, cache, goes_on);
+        Some((aside, read.ok()?, took_ms))
+    })
+}
+
+fn report(path: &str, loaded: Loaded, took_ms: u64) {
+    tracing::info!(
+        entries = loaded.entries,
+        expired = loaded.expired,
+        others = loaded.others,
+        age_seconds = loaded.age,
+        took_ms,
+        "read the cache snapshot {path:?}"
+    );
+    if loaded.is_cut {
+        tracing::warn!(
+            "more names were removed from the cache while the snapshot {path:?} was read than are \
+             remembered: the rest of it is left out"
+        );
+    }
+}
+
+/// Returns the names under which snapshots that were refused are kept.
+fn asides(file: &Path) -> impl Iterator<Item = PathBuf> {
+    let numbered = (1..REFUSED_MAX).map(|number| format!(".refused.{number}"));
+    std::iter::once(".refused".to_owned()).chain(numbered).map(move |more| beside(file, &more))
+}
+
 /// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
 /// Those of before stay: when the mistake is corrected, the snapshot of its time is refused.
 fn set_aside(path: &str) {
     let kept = files::resolved(Path::new(path)).and_then(|file| {
-        let numbered = (1..REFUSED_MAX).map(|number| format!(".refused.{number}"));
-        let mut names =
-            std::iter::once(".refused".to_owned()).chain(numbered).map(|more| beside(&file, &more));
+        let mut names = asides(&file);
         let is_free = |aside: &PathBuf| {
             fs::symlink_metadata(aside).is_err_and(|error| error.kind() == ErrorKind::NotFound)
         };

@@ -355,12 +355,14 @@ fn a_mistake_that_is_corrected_costs_no_snapshot() {
             payload_ranks: ranks.to_vec(),
             ..CacheOptions::new(1_000)
         };
-        finish(CacheSnapshots::begin(&configuration(&[&Arc::new(PacketCache::new(options, [1, 2, 3, 4]))])));
+        let cache = Arc::new(PacketCache::new(options, [1, 2, 3, 4]));
+        finish(CacheSnapshots::begin(&configuration(&[&cache])));
+        cache.len()
     };
     finish(CacheSnapshots::begin(&configuration(&[&filled(9, &path)])));
     let good = fs::read(&path).expect("the file");
-    run(&[512, 1_232]);
-    run(&[]);
+    assert_eq!(run(&[512, 1_232]), 0);
+    assert_eq!(run(&[]), 9, "what was set aside fits");
     assert_eq!(place.names(), ["cache.bin", "cache.bin.refused", "cache.bin.refused.1"]);
     assert!(fs::read(place.file("cache.bin.refused")).expect("the good one") == good);
     for round in 0..2 * REFUSED_MAX {
