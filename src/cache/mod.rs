@@ -85,6 +85,9 @@ impl fmt::Debug for Store {
     }
 }
 
+/// Seconds for which an answer is kept that is only for those who wait for it: some time-outs.
+pub const BRIEF: u32 = 5;
+
 /// An answer that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
@@ -102,6 +105,8 @@ pub enum Wanted {
     /// They are not wanted.
     #[default]
     Fresh,
+    /// Nor are failures and truncated answers, which are no more than there is nothing better.
+    Whole,
     /// They are, until so many seconds after they have expired.
     Stale(u32),
 }
@@ -196,18 +201,18 @@ impl PacketCache {
         scratch: &mut [u8],
     ) -> Option<Hit> {
         // How long an entry is good enough as a stale answer can be longer than when it was stored.
-        let at = if wanted == Wanted::Fresh { seconds(now) } else { 0 };
+        let at = if matches!(wanted, Wanted::Fresh | Wanted::Whole) { seconds(now) } else { 0 };
         let (len, meta) = self.store.table.get(key.hash(), key.bytes(), at, scratch)?;
         let (now, expires) = (milliseconds(now), expires_ms(&meta));
         let is_stale = now >= expires;
         match wanted {
-            Wanted::Fresh if is_stale => return None,
+            Wanted::Fresh | Wanted::Whole if is_stale => return None,
             Wanted::Stale(most) if now.saturating_sub(expires) > u64::from(most) * 1_000 => return None,
             // It expired before this clock began: nothing else says when.
             Wanted::Stale(_) if meta.expires == 0 && u64::from(meta.gone) * 1_000 <= now => {
                 return None;
             }
-            Wanted::Fresh | Wanted::Stale(_) => {}
+            Wanted::Fresh | Wanted::Whole | Wanted::Stale(_) => {}
         }
         let options = &self.options;
         let lifetime = meta.expires.saturating_sub(meta.stored);
@@ -220,7 +225,7 @@ impl PacketCache {
             (false, false) => entry::Ttl::Aged(age),
         };
         let stored = scratch.get_mut(..len)?;
-        if is_stale && !entry::is_stored_worth_keeping(stored) {
+        if (is_stale || wanted == Wanted::Whole) && !entry::is_stored_worth_keeping(stored) {
             return None;
         }
         // Percent of seconds are hundredths of ten milliseconds.
@@ -278,10 +283,11 @@ impl PacketCache {
         now: Tick,
         buffer: &mut Vec<u8>,
     ) {
-        match reason {
-            NotCached::Malformed | NotCached::Class => {}
-            NotCached::Cookie if self.keep_for_failures(key, response, stale_seconds, now, buffer) => {}
-            _ => self.supersede(key, response),
+        let stays = matches!(reason, NotCached::Malformed | NotCached::Class)
+            || reason == NotCached::Cookie
+                && self.keep_for_failures(key, response, stale_seconds, now, buffer);
+        if !stays {
+            self.supersede(key, response);
         }
     }
 
@@ -339,6 +345,21 @@ impl PacketCache {
         let lifetime = entry::lifetime(response, &self.options, failure_ttl)?;
         let stale_seconds = if entry::is_worth_keeping(response) { stale_seconds } else { 0 };
         self.insert(key, response, (lifetime, stale_seconds), now, buffer)
+    }
+
+    /// Stores a response as [`Self::renew`] does, but for [`BRIEF`] at most, and for no time as a stale answer.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub fn store_briefly(
+        &self,
+        key: &Key,
+        response: &[u8],
+        now: Tick,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, NotCached> {
+        let lifetime = entry::lifetime(response, &self.options, None)?;
+        self.insert(key, response, (lifetime.min(BRIEF), 0), now, buffer)
     }
 
     /// Inserts a response that is fresh and then of use as a stale one for so many seconds.

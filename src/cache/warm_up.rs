@@ -92,8 +92,9 @@ fn parse_line(line: &str, questions: &mut Vec<(Box<[u8]>, u16)>, most: usize) ->
             "{line:?}: a line is a name, and types; within a name, {sign} is written \\{sign}"
         ));
     }
-    if name.parse::<IpAddr>().is_ok() {
-        return Err(format!("{name} is an address; expected a name"));
+    let address = name.strip_suffix('.').unwrap_or(name).split('/').next().unwrap_or(name);
+    if address.parse::<IpAddr>().is_ok() || name.ends_with('/') {
+        return Err(format!("{name} is an address or a part of one; expected a name"));
     }
     if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
@@ -307,6 +308,9 @@ mod tests {
             ("\"www.example\"", 1, "a line is a name, and types"),
             ("address=/x.example/192.0.2.1", 1, "a line is a name"),
             ("192.0.2.1", 1, "192.0.2.1 is an address"),
+            ("192.0.2.1.", 1, "192.0.2.1. is an address"),
+            ("10.0.0.0/8", 1, "10.0.0.0/8 is an address"),
+            ("www.example/", 1, "www.example/ is an address"),
         ] {
             let (number, why) = list(text).expect_err(text);
             assert!(number == line && why.contains(what), "{number} {why}");

@@ -146,12 +146,14 @@ impl Policy {
         Self { kind, ordered: false, hash_key, bounded: None, seed: 0, concentrate: Concentrate::default() }
     }
 
-    /// Returns whether a server gets queries only when those of a lower order cannot take them.
+    /// Returns whether a server gets queries only when those of a lower order cannot take them, as they are
+    /// better. `concentrate` takes all for equally good.
     #[must_use]
-    pub const fn goes_by_order(&self) -> bool {
+    pub const fn prefers_by_order(&self) -> bool {
         match self.kind {
-            Kind::FirstAvailable | Kind::OrderedWRandUntag | Kind::Concentrate => true,
-            Kind::LeastOutstanding
+            Kind::FirstAvailable | Kind::OrderedWRandUntag => true,
+            Kind::Concentrate
+            | Kind::LeastOutstanding
             | Kind::RoundRobin
             | Kind::WRandom
             | Kind::WHashed

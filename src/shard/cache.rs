@@ -110,24 +110,26 @@ impl CacheBuffers {
             return cache.answer(&self.key, packet, question_end, wanted, now, &mut self.found);
         }
         self.every_subnet.for_every_subnet(&self.key, cache);
-        let (keys, found) = ([&self.every_subnet, &self.key], &mut self.found);
-        let fresh = keys.into_iter().zip([true, false]).find_map(|(key, for_all)| {
-            let hit = cache.answer(key, packet, question_end, Wanted::Fresh, now, found)?;
-            Some((hit, for_all))
-        });
-        if let Some((hit, for_all)) = fresh {
-            self.is_of_every_subnet = for_all;
-            return Some(hit);
+        for for_all in [true, false] {
+            let key = if for_all { &self.every_subnet } else { &self.key };
+            if let Some(hit) = cache.answer(key, packet, question_end, Wanted::Whole, now, &mut self.found) {
+                self.is_of_every_subnet = for_all;
+                return Some(hit);
+            }
         }
-        if wanted == Wanted::Fresh {
-            return None;
-        }
-        // The newer one supersedes the other.
-        let [for_all, own] = keys;
-        let is_own_newer = cache.stored_ms(own, &mut self.found) > cache.stored_ms(for_all, &mut self.found);
-        let keys = if is_own_newer { [own, for_all] } else { keys };
+        // The newer one supersedes the other, were it a failure.
+        let [for_all, own] = [&self.every_subnet, &self.key].map(|key| cache.stored_ms(key, &mut self.found));
+        let is_own_newer = own > for_all;
+        let keys = [&self.every_subnet, &self.key];
+        let [newer, older] = if is_own_newer { [keys[1], keys[0]] } else { keys };
         let found = &mut self.found;
-        keys.into_iter().find_map(|key| cache.answer(key, packet, question_end, wanted, now, found))
+        let mut answer = |key, wanted| cache.answer(key, packet, question_end, wanted, now, found);
+        let hit = answer(newer, Wanted::Fresh);
+        self.is_of_every_subnet = hit.is_some() && !is_own_newer;
+        match wanted {
+            Wanted::Fresh | Wanted::Whole => hit,
+            Wanted::Stale(_) => hit.or_else(|| answer(newer, wanted)).or_else(|| answer(older, wanted)),
+        }
     }
 
     /// Returns the key of the fresh answer that was found last.
@@ -240,10 +242,7 @@ impl CacheBuffers {
         renews: bool,
         now: Tick,
     ) -> Result<bool, NotCached> {
-        let is_for_every_subnet = self.is_for_every_subnet && cache.options().parse_ecs;
-        if is_for_every_subnet {
-            self.every_subnet.for_every_subnet(&self.key, cache);
-        }
+        let is_for_every_subnet = self.reads_every_subnet(cache);
         let key = if is_for_every_subnet { &self.every_subnet } else { &self.key };
         let stored = cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
         let Err(reason) = stored else { return stored };
@@ -257,6 +256,27 @@ impl CacheBuffers {
             self.supersede_for_every_subnet(cache, response);
         }
         stored
+    }
+
+    /// Stores a response under the key at hand for those who wait for it at this moment.
+    pub(crate) fn store_briefly(
+        &mut self,
+        cache: &PacketCache,
+        response: &[u8],
+        now: Tick,
+    ) -> Result<bool, NotCached> {
+        let key = if self.reads_every_subnet(cache) { &self.every_subnet } else { &self.key };
+        cache.store_briefly(key, response, now, &mut self.packed)
+    }
+
+    /// Returns whether the response to the query with the key at hand is for every subnet; its key is read
+    /// then.
+    fn reads_every_subnet(&mut self, cache: &PacketCache) -> bool {
+        let is_for_every_subnet = self.is_for_every_subnet && cache.options().parse_ecs;
+        if is_for_every_subnet {
+            self.every_subnet.for_every_subnet(&self.key, cache);
+        }
+        is_for_every_subnet
     }
 
     /// A response to the query with the key at hand is not stored: what is there is superseded. So is the

@@ -227,18 +227,27 @@ const ROWS: &[(&str, &str, &str)] = &[
          < 2 QR a/A A=192.0.2.1,60",
     ),
     (
-        "who waits is not sent to a server of last resort for one datagram that was lost",
+        "what a server of last resort says, because a datagram was lost, is for those who wait only",
         "newServer{address='127.0.1.3', order=2} setServerPolicy(firstAvailable)
          getPool(''):setCache(newPacketCache(100)) ",
         "q 1 a/A
          > 2 * a/A
          q 2 a/A
          hold
+         q 3 a/A
+         hold
          wait 2500
-         > 2 * a/A
+         > 3 * a/A
          ! timeout
-         a2 * QR a/A A=192.0.2.1,60
-         < 2 QR a/A A=192.0.2.1,60",
+         a3 * QR a/A A=192.0.2.1,60
+         < 3 QR a/A A=192.0.2.1,60
+         wait 1
+         < 2 QR a/A A=192.0.2.1,60
+         q 4 a/A
+         < 4 QR a/A A=192.0.2.1,60
+         wait 5000
+         q 5 a/A
+         > 2 * a/A",
     ),
     (
         "the same where other servers are of the same order",
@@ -252,7 +261,69 @@ const ROWS: &[(&str, &str, &str)] = &[
          > 4 * a/A
          ! timeout
          a4 * QR a/A A=192.0.2.1,60
-         < 2 QR a/A A=192.0.2.1,60",
+         < 2 QR a/A A=192.0.2.1,60
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "the same where all servers are equal",
+        "newServer{address='127.0.1.3', order=2} setServerPolicy(concentrate)
+         getPool(''):setCache(newPacketCache(100)) ",
+        "q 1 a/A
+         > 2 * a/A
+         q 2 a/A
+         hold
+         wait 2500
+         > 3 * a/A
+         ! timeout
+         a3 * QR a/A A=192.0.2.1,60
+         < 2 QR a/A A=192.0.2.1,60
+         q 3 a/A
+         < 3 QR a/A A=192.0.2.1,60",
+    ),
+    (
+        "a failure for every subnet hides no answer for one",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A A=192.0.2.1,60 OPT=1232,8:00011818c00002
+         < 1 QR a/A A=192.0.2.1,60 OPT=1232
+         from 198.51.100.1:1
+         q 2 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR SERVFAIL a/A OPT=1232,8:00011800c63364
+         < 2 QR SERVFAIL a/A OPT=1232
+         q 3 a/A OPT=1232
+         < 3 QR SERVFAIL a/A OPT=1232
+         from 192.0.2.77:1
+         q 4 a/A OPT=1232
+         < 4 QR a/A A=192.0.2.1,60 OPT=1232",
+    ),
+    (
+        "a failure for a subnet is over with a newer answer for every subnet, though that has expired",
+        "newServer{address='127.0.1.3', useClientSubnet=true, pool='p'} addAction(AllRule(), PoolAction('p'))
+         getPool('p'):setCache(newPacketCache(100, {parseECS=true})) ",
+        "from 192.0.2.77:1
+         q 1 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232,8:00011818c00002
+         < 1 QR SERVFAIL a/A OPT=1232
+         wait 1000
+         q 2 a/A OPT=1232
+         < 2 QR SERVFAIL a/A OPT=1232
+         from 198.51.100.1:1
+         q 3 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c63364
+         a * QR a/A A=192.0.2.1,3 OPT=1232,8:00011800c63364
+         < 3 QR a/A A=192.0.2.1,3 OPT=1232
+         from 192.0.2.77:1
+         q 4 a/A OPT=1232
+         < 4 QR a/A A=192.0.2.1,3 OPT=1232
+         wait 4000
+         q 5 a/A OPT=1232
+         > 3 * a/A OPT=1232,8:00011800c00002",
     ),
     (
         "stale: a failure for one subnet says nothing of another one's own answer",

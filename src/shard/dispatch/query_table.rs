@@ -68,6 +68,8 @@ pub(crate) struct CacheTicket {
     pub(crate) pool: PoolSlot,
     /// It was counted as a hit.
     pub(crate) is_hit: bool,
+    /// Its server was asked because one that is preferred has failed: its response is stored briefly.
+    pub(crate) by_substitute: bool,
 }
 
 /// Why a shard asks for something itself.
@@ -83,7 +85,7 @@ impl CacheTicket {
     fn clear(&mut self) {
         self.key.clear();
         (self.waiting, self.next, self.own) = (None, None, None);
-        (self.is_stored, self.is_hit) = (false, false);
+        (self.is_stored, self.is_hit, self.by_substitute) = (false, false, false);
     }
 }
 

@@ -338,7 +338,12 @@ impl Shard {
         let (snapshot, page) = (&self.cx.snapshot, self.cx.stats().pool(pool));
         let Some(cache) = snapshot.pool(pool).cache.as_deref() else { return false };
         let seconds = snapshot.globals.stale_cache_seconds;
-        let stored = self.cache.store(cache, response, (failure_ttl, seconds), renews, self.cx.now);
+        let ticket = self.dispatcher.queries.ticket(entry);
+        let stored = if ticket.is_some_and(|ticket| ticket.by_substitute) {
+            self.cache.store_briefly(cache, response, self.cx.now)
+        } else {
+            self.cache.store(cache, response, (failure_ttl, seconds), renews, self.cx.now)
+        };
         match stored {
             Ok(_) => {
                 page.cache_inserted.add(1);

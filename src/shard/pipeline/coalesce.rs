@@ -233,15 +233,15 @@ impl Shard {
         }
     }
 
-    /// Returns whether one server gets queries only while those of the order of another one cannot take them.
-    fn is_behind(&self, pool: PoolSlot, one: BackendSlot, other: BackendSlot) -> bool {
+    /// Returns whether one server is asked only because another one, which the policy prefers, has failed.
+    fn is_substitute(&self, pool: PoolSlot, one: BackendSlot, other: BackendSlot) -> bool {
         let snapshot = &self.cx.snapshot;
         let order = |slot| snapshot.backend(slot).map(|backend| backend.order);
-        snapshot.pool(pool).policy.goes_by_order() && order(one) > order(other)
+        snapshot.pool(pool).policy.prefers_by_order() && order(one) > order(other)
     }
 
-    /// Sends a query that has waited in vain to a server; another one than `failed`, if there is one of no
-    /// higher order: many get what one of last resort says, and have lost no more than a datagram.
+    /// Sends a query that has waited in vain to a server; another one than `failed`, if there is one. What
+    /// one of last resort says, because a datagram was lost, is for those who wait, whichever shard has them.
     fn send_waiting(
         &mut self,
         entry: EntryId,
@@ -259,10 +259,13 @@ impl Shard {
             self.cache.key.copy(&ticket.key);
             self.lead(query.pending.pool, entry);
         }
-        let other = failed.and_then(|failed| {
-            let other = self.select(&mut query, &mut packet, &[failed])?;
-            (!self.is_behind(query.pending.pool, other, failed)).then_some(other)
-        });
+        let other = failed.and_then(|failed| self.select(&mut query, &mut packet, &[failed]));
+        let by_substitute = failed
+            .zip(other)
+            .is_some_and(|(failed, other)| self.is_substitute(query.pending.pool, other, failed));
+        if let Some(ticket) = self.dispatcher.queries.ticket_mut(Some(entry)) {
+            ticket.by_substitute = by_substitute;
+        }
         let outcome = match other.or_else(|| self.select(&mut query, &mut packet, &[])) {
             Some(backend) => self.send_kept(backend, &mut query, &mut packet),
             None if self.dispatcher.queries.is_refresh(Some(entry)) => Outcome::Dropped(DropReason::NoServer),
