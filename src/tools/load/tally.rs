@@ -207,6 +207,11 @@ impl Tally {
         &mut self.current.counts
     }
 
+    /// Returns whether queries have a time to be sent at.
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
     /// Counts a query that was sent.
     #[inline]
     pub(crate) fn sent(&mut self, intended: Tick, sent: Tick) {

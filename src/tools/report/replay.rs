@@ -188,7 +188,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let all = compared.outcomes.compared();
         let _ = writeln!(
             out,
-            "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th>Result</th><th \
+            "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th class=\"k\">Result</th><th \
              class=\"n\">Answers</th><th class=\"n\">Share</th><th class=\"t\">Meaning</th></tr>",
             escaped(&compared.with),
             text::grouped(all),
@@ -199,13 +199,13 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
                 let (number, share) = (text::grouped(n), text::percent(n, of));
                 let _ = writeln!(
                     out,
-                    "<tr><th scope=\"row\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"
+                    "<tr><th scope=\"row\" class=\"k\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"
                 );
             }
         }
         out += "</table>\n";
         if !compared.outcomes.examples.is_empty() {
-            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th>Class</th><th class=\"t\">Question</th><th class=\"t\">Difference</th></tr>\n";
+            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th class=\"k\">Class</th><th class=\"t\">Question</th><th class=\"t\">Difference</th></tr>\n";
             for example in &compared.outcomes.examples {
                 let _ = writeln!(
                     out,
