@@ -106,6 +106,8 @@ struct Pending {
 pub(crate) struct Feeder {
     carrier: Carrier,
     filter: Filter,
+    /// Whether clients have to be of IPv4, or of IPv6, for their addresses to be sent from.
+    of_ipv4: Option<bool>,
     count: u64,
     ecs: Option<(u8, u8)>,
     proxy: bool,
@@ -139,6 +141,7 @@ impl Feeder {
         Self {
             carrier: options.carrier,
             filter: options.filter.clone(),
+            of_ipv4: options.spoof.then(|| options.target.is_ipv4()),
             count: options.count.unwrap_or(u64::MAX),
             ecs: options.ecs,
             proxy: options.proxy,
@@ -211,6 +214,9 @@ impl Feeder {
             return;
         }
         let question = match filter::wanted(&self.filter, message.client.ip(), message.payload) {
+            Ok(_) if !self.can_be_source(message.client) => {
+                return self.fed.left[Left::OtherFamily.index()] += 1;
+            }
             Ok(question) => question,
             Err(left) => return self.fed.left[left.index()] += 1,
         };
@@ -298,6 +304,7 @@ impl Feeder {
         let is_filtered =
             self.filter.rd.is_some() || !self.filter.names.is_empty() || !self.filter.types.is_empty();
         let is_wanted = filter::is_client(&self.filter, connection.client.ip())
+            && self.can_be_source(connection.client)
             && self.by_stream(Protocol::Tcp)
             && self.accepted < self.count;
         if !is_wanted || is_filtered && kind == Kind::Open {
@@ -319,6 +326,11 @@ impl Feeder {
             let key = Key { client: item.client, connection: item.connection, id: 0, question: 0 };
             self.push(Pending { item, message: Vec::new(), answer: None, key });
         }
+    }
+
+    /// Returns whether what has to come from a client can come from there.
+    fn can_be_source(&self, client: SocketAddr) -> bool {
+        self.of_ipv4.is_none_or(|of_ipv4| of_ipv4 == client.is_ipv4())
     }
 
     const fn by_stream(&self, recorded: Protocol) -> bool {

@@ -33,7 +33,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
-use crate::config::criteria::Figures;
+use crate::config::criteria::{Figures, Within};
 use crate::config::replay::{Carrier, ReplayOptions, Timing};
 use crate::engine::clock;
 use crate::tls::client::{CaStores, ClientSpec, ClientTls};
@@ -71,7 +71,8 @@ const LATE_NS: u64 = 10_000_000;
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
-    report::check(&options.report, std::slice::from_ref(&options.capture))?;
+    let inputs = [Some(("the capture", options.capture.as_path())), options.tls.read()];
+    report::check(&options.report, &inputs.into_iter().flatten().collect::<Vec<_>>())?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut run = Run::start(options, &mut interrupt)?;
     run.watch(&mut interrupt);
@@ -145,10 +146,7 @@ impl Run {
             let setup = Setup {
                 ledger: Ledger::new(first, tallies, against, options.aspects, options.timeout),
                 datagrams: datagrams::Plan { most: share(plans.0.most, number, count), ..plans.0.clone() },
-                sessions: sessions::Plan {
-                    most: share(plans.1.most, number, count) * targets.len(),
-                    ..plans.1.clone()
-                },
+                sessions: sessions::Plan { most: share(plans.1.most, number, count), ..plans.1.clone() },
                 waiter: Waiter::new().context("a set of sockets")?,
                 control: Arc::clone(&control),
                 jobs,
@@ -368,10 +366,10 @@ impl Judged<'_> {
 }
 
 impl Figures for Judged<'_> {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.percentile_ns(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> Option<u64> {
+    fn lag_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.lag_ns(percentile)
     }
     fn mean_ns(&self) -> Option<f64> {
@@ -450,6 +448,10 @@ fn plans(
 ) -> anyhow::Result<(datagrams::Plan, sessions::Plan)> {
     let by_datagrams = !matches!(options.carrier, Carrier::Tcp | Carrier::Tls);
     if options.spoof {
+        ensure!(
+            targets.windows(2).all(|pair| pair[0].is_ipv4() == pair[1].is_ipv4()),
+            "--spoof-sources: both servers have to be of one address family, as the clients are"
+        );
         for target in targets {
             sockets::ask_transparently(*target).context(
                 "--spoof-sources: sending from other addresses needs CAP_NET_ADMIN: run it as root, or give the \
@@ -550,7 +552,7 @@ fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
 
 /// Says whether the times were kept.
 fn lateness(totals: &Totals, wanted: Option<u32>, seconds: f64) -> Option<String> {
-    let late_ns = totals.lag_ns(99.0)?;
+    let late_ns = totals.lag.at(99.0)?;
     let wanted = wanted?;
     if late_ns <= LATE_NS {
         return None;

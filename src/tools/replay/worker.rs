@@ -125,10 +125,11 @@ impl Worker {
         loop {
             let now = clock::now();
             self.ledger.on_time(now);
+            let sleep = if self.fetch() { self.send(now) } else { BLOCKED };
             if self.control.stopping.load(Relaxed) {
+                // What has become due since the last turn is sent: it is not late.
                 self.give_up(now);
             }
-            let sleep = if self.fetch() { self.send(now) } else { BLOCKED };
             let is_over = self.is_last && self.next == self.batch.jobs.len();
             if is_over && self.ledger.waiting() == 0 || self.control.cut.load(Relaxed) {
                 break;
@@ -185,8 +186,15 @@ impl Worker {
         }
         let begin = self.is_timed.then_some(self.begin);
         self.turn.clear();
+        let mut done = 0;
         for number in self.next..self.next + count {
             let job = &self.batch.jobs[number];
+            let needs_connection = job.kind == Kind::Query && job.by_stream;
+            if needs_connection && !self.is_timed && !self.sessions.have_room(job) {
+                // It can wait: it has no time.
+                break;
+            }
+            done += 1;
             match job.kind {
                 Kind::Query if !job.by_stream => self.turn.push(number),
                 Kind::Query => self.sessions.send(&mut self.ledger, &self.waiter, &self.batch, job, begin),
@@ -194,12 +202,15 @@ impl Worker {
                 Kind::Close => self.sessions.close(&mut self.ledger, job),
             }
         }
-        let sent = &self.batch.jobs[self.next..self.next + count];
+        let sent = &self.batch.jobs[self.next..self.next + done];
         let has_queries = sent.iter().any(|job| job.kind == Kind::Query);
-        self.next += count;
+        self.next += done;
         if has_queries {
             self.datagrams.send(&mut self.ledger, &self.waiter, &self.batch, &self.turn, begin);
             self.sent_until = clock::now();
+        }
+        if done < count {
+            return BLOCKED;
         }
         match self.batch.jobs.get(self.next) {
             Some(job) if self.is_timed => (self.begin + job.due).since(clock::now()),
