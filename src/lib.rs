@@ -320,6 +320,7 @@
 //!     globals.rs          keeps them aside while something runs that may be refused
 //!     inspect.rs          functions that show the running process
 //!     limiter.rs          newQPSLimiter
+//!     lookups.rs          getAddressInfo: addresses of names
 //!     lua_error.rs        errors of Lua: where they are, and what may have been meant
 //!     machine.rs          interfaces, addresses and resolvers of the machine
 //!     mark.rs             what changes by the API are about, and which of them still matter

@@ -49,6 +49,7 @@
 //!   progress.rs         how far a run is: a bar, or lines
 //!   random.rs           distributions
 //!   sockets.rs          sockets, and how many there may be
+//!   spans.rs            spans of time in a histogram, with exact ends and mean
 //!   stream.rs           a connection over TCP or TLS
 //!   tally.rs            what a thread counts, a second at a time
 //!   threads.rs          threads on CPUs of their own

@@ -194,8 +194,13 @@ fn the_file_declares_and_changes_metrics() {
         ("declareMetric('h', 'histogram', '') observeMetric('h', 0/0)", "a number from"),
         (
             "declareMetric('h', 'histogram', '', {withLabels=true}) observeMetric('h', 1, {labels={le='1'}})",
-            "have the label \"le\"",
+            "the label \"le\" is that of histograms' ranges",
         ),
+        (
+            "declareMetric('c', 'counter', '', {withLabels=true}) incMetric('c', {labels={le='1'}})",
+            "the label \"le\" is that of histograms' ranges",
+        ),
+        ("declareMetric('c', 'counter', '', {withLabels=true}) incMetric('c')", "it is counted by labels"),
     ] {
         let messages = broken(text);
         assert!(messages.len() == 1 && messages[0].contains(want), "{text}\n  gave {messages:#?}");

@@ -450,6 +450,12 @@ impl Context {
         self.0.session.replace(session);
     }
 
+    /// Returns whether a command, or what is told of something, runs rather than a file.
+    pub(crate) fn has_session(&self) -> bool {
+        // Already borrowed: within a call of ours for it.
+        self.0.session.try_borrow().map_or(true, |session| session.is_some())
+    }
+
     /// Ends the console's command.
     pub(crate) fn take_session(&self) -> Option<Session> {
         self.0.session.take()

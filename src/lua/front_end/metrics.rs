@@ -50,7 +50,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     function("setMetric", |context, a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
         let (_, labels) = options(a, 2, unknown)?;
-        answered(a, metric(context, a)?.set(&labels, value))
+        let set = metric(context, a)?.set(&labels, value);
+        if set.is_ok() && !context.has_session() {
+            let name = name(a)?;
+            of_draft(context, |draft| draft.note_set(&name, &labels));
+        }
+        answered(a, set)
     })?;
     function("observeMetric", |context, a, unknown| {
         let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
@@ -119,10 +124,16 @@ fn of_draft<R>(context: &Context, body: impl FnOnce(&mut Declared) -> R) -> Opti
     build.as_mut().map(|build| body(&mut build.draft.metrics))
 }
 
-/// Returns the metric that is named first: of the draft, or else of the process.
+/// Returns the metric that is named first: of the draft, or else of the process. What a file counts counts only once
+/// the file is in force; what a command does, at once.
 fn metric(context: &Context, a: &Arguments<'_>) -> Result<Arc<CustomMetric>, Fault> {
     let name = name(a)?;
-    let in_draft = of_draft(context, |draft| draft.metric(&name)).flatten();
+    let in_draft = if context.has_session() {
+        of_draft(context, |draft| draft.metric(&name))
+    } else {
+        of_draft(context, |draft| draft.to_change(custom_metrics::all(), &name))
+    };
+    let in_draft = in_draft.flatten();
     in_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
 }
 

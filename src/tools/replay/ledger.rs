@@ -8,16 +8,14 @@
 //!                the other one ──────────────────┴─► compared
 //! ```
 
-use hdrhistogram::Histogram;
-
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::{Aspects, Comparer, Outcomes};
 use crate::tools::load::outstanding::{Settled, State};
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::{Counts, Tally};
 use crate::tools::replay::batch::{Batch, Job};
 use crate::tools::replay::feeder::hash;
 use crate::tools::replay::flights::{Flight, Flights, NOTHING};
-use crate::tools::replay::times::own_lag;
 use crate::wire::edns;
 use crate::wire::header::{self, Header};
 use crate::wire::records;
@@ -49,7 +47,7 @@ pub(crate) struct Ledger {
     kept: Kept,
     timeout: TickDelta,
     /// By how much queries were handed over late, nanoseconds: that is this machine's doing.
-    pub(crate) own_lag: Histogram<u64>,
+    pub(crate) own_lag: Spans,
     /// When the last query has left for each target.
     pub(crate) sent_until: [Tick; 2],
 }
@@ -79,7 +77,7 @@ impl Ledger {
             outcomes: Outcomes::default(),
             kept: Kept::default(),
             timeout,
-            own_lag: own_lag(),
+            own_lag: Spans::new(),
             sent_until: [Tick(0); 2],
         }
     }
@@ -123,7 +121,7 @@ impl Ledger {
         }
         let states = [State::Waiting, if self.targets() > 1 { State::Waiting } else { State::Free }];
         if self.tallies[0].is_timed() {
-            self.own_lag.saturating_record(now.since(intended).0);
+            self.own_lag.record(now.since(intended).0);
         }
         let Job { question, question_bytes, .. } = *job;
         self.flights.claim(Flight {
@@ -608,7 +606,7 @@ mod tests {
         ledger.queued(2, 0);
         answer(&mut ledger, 0, 2, 0, unseen, 26 * MS);
         assert_eq!((ledger.sent_until, ledger.own_lag.len()), ([Tick(712 * MS), Tick(0)], 3));
-        assert!(ledger.own_lag.max() < MS, "that is not this machine's doing");
+        assert!(ledger.own_lag.most() < Some(3 * MS), "that is not this machine's doing");
         ledger.end();
         let interval = receives[0].iter().next().expect("an interval");
         assert_eq!((interval.counts.sent, interval.counts.answered), (3, 3));

@@ -34,7 +34,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
-use crate::config::criteria::Figures;
+use crate::config::criteria::{Figures, Within};
 use crate::config::replay::{Carrier, ReplayOptions, Timing};
 use crate::engine::clock;
 use crate::tls::client::{CaStores, ClientSpec, ClientTls};
@@ -42,6 +42,7 @@ use crate::tools::bench::Outcome;
 use crate::tools::load::failures::Failures;
 use crate::tools::load::interrupt::Interrupt;
 use crate::tools::load::progress::Progress;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::{Interval, Tally};
 use crate::tools::load::totals::{Join, Totals};
 use crate::tools::load::waiter::Waiter;
@@ -51,7 +52,7 @@ use crate::tools::replay::filter::Left;
 use crate::tools::replay::ledger::{Against, Ledger};
 use crate::tools::replay::reader::{BATCHES, Read, Reader};
 use crate::tools::replay::sessions::Target;
-use crate::tools::replay::times::{lasting, lateness, own_lag, waits, wanted};
+use crate::tools::replay::times::{lasting, lateness, waits, wanted};
 use crate::tools::replay::worker::{Control, Done, Setup, Worker};
 use crate::tools::report::hdr::HdrLog;
 use crate::tools::report::text::grouped;
@@ -71,7 +72,8 @@ const TURN: Duration = Duration::from_millis(50);
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
-    report::check(&options.report, std::slice::from_ref(&options.capture))?;
+    let inputs = [Some(("the capture", options.capture.as_path())), options.tls.read()];
+    report::check(&options.report, &inputs.into_iter().flatten().collect::<Vec<_>>())?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut run = Run::start(options, &mut interrupt)?;
     run.watch(&mut interrupt);
@@ -262,7 +264,7 @@ impl Run {
         self.progress.end();
         let logged = self.log.take().map_or(Ok(()), HdrLog::end);
         let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
-        let (mut until, mut asked_until, mut own_lag) = ([self.begin; 2], self.begin, own_lag());
+        let (mut until, mut asked_until, mut own_lag) = ([self.begin; 2], self.begin, Spans::new());
         let mut failures = <[Failures; 2]>::default();
         for thread in self.threads {
             match thread.join() {
@@ -272,8 +274,7 @@ impl Run {
                     notes.extend(done.notes);
                     until.iter_mut().zip(done.sent_until).for_each(|(all, of)| *all = of.max(*all));
                     asked_until = asked_until.max(done.asked_until);
-                    // Both have the same bounds.
-                    let _ = own_lag.add(&done.own_lag);
+                    own_lag.add(&done.own_lag);
                 }
                 Err(_) => failed += 1,
             }
@@ -373,10 +374,10 @@ impl Judged<'_> {
 }
 
 impl Figures for Judged<'_> {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.percentile_ns(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> Option<u64> {
+    fn lag_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.lag_ns(percentile)
     }
     fn mean_ns(&self) -> Option<f64> {

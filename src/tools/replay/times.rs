@@ -5,23 +5,15 @@
 //!  └───────────── sent late by ────────────────────────────────┘
 //! ```
 
-use hdrhistogram::Histogram;
-
 use crate::base::time::TickDelta;
-use crate::config::criteria::Figures;
 use crate::config::replay::{ReplayOptions, Timing};
+use crate::tools::load::spans::Spans;
 use crate::tools::load::totals::Totals;
 use crate::tools::replay::reader::Read;
 use crate::tools::report::text::{grouped, milliseconds};
 
 /// A run whose last queries are later than this, nanoseconds, has not kept its times.
 const LATE_NS: u64 = 10_000_000;
-
-/// Creates a histogram of the times by which queries are handed over late: up to an hour, with three digits.
-pub(crate) fn own_lag() -> Histogram<u64> {
-    // These bounds are valid.
-    Histogram::new_with_bounds(1, 3_600_000_000_000, 3).unwrap_or_else(|_| unreachable!("constants"))
-}
 
 /// Returns for how long queries were sent, seconds: from the first to the last, and the mean time between two
 /// behind that, since each has its time.
@@ -44,9 +36,8 @@ pub(super) fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
 }
 
 /// Says whether this machine has kept the times. That there was no connection yet is not its doing.
-pub(super) fn lateness(own_lag: &Histogram<u64>, wanted: Option<u32>, seconds: f64) -> Option<String> {
-    let late_ns = own_lag.value_at_quantile(0.99);
-    let wanted = wanted?;
+pub(super) fn lateness(own_lag: &Spans, wanted: Option<u32>, seconds: f64) -> Option<String> {
+    let (late_ns, wanted) = (own_lag.at(99.0)?, wanted?);
     if late_ns <= LATE_NS {
         return None;
     }
@@ -61,9 +52,9 @@ pub(super) fn lateness(own_lag: &Histogram<u64>, wanted: Option<u32>, seconds: f
 }
 
 /// Says whether queries have left late because they waited for connections to a target.
-pub(super) fn waits(own_lag: &Histogram<u64>, totals: &Totals, of_target: &str) -> Option<String> {
-    let late_ns = totals.lag_ns(99.0)?;
-    let own_ns = own_lag.value_at_quantile(0.99);
+pub(super) fn waits(own_lag: &Spans, totals: &Totals, of_target: &str) -> Option<String> {
+    let late_ns = totals.lag.at(99.0)?;
+    let own_ns = own_lag.at(99.0)?;
     let is_told = late_ns > LATE_NS && late_ns / 2 > own_ns;
     is_told.then(|| {
         format!(
@@ -95,15 +86,15 @@ mod tests {
     fn only_this_machine_is_told_to_be_late_that_is() {
         const MS: u64 = 1_000_000;
         let lag = |all: &[(u64, u64)]| {
-            let mut lag = own_lag();
-            all.iter().for_each(|(ms, n)| lag.saturating_record_n(ms * MS, *n));
+            let mut lag = Spans::new();
+            all.iter().for_each(|(ms, n)| lag.record_n(ms * MS, *n));
             lag
         };
         let mut totals = Totals::new();
         // It was ready at once, and a twentieth had to wait for connections.
         let own = lag(&[(0, 1_000)]);
-        totals.lag.saturating_record_n(0, 950);
-        totals.lag.saturating_record_n(500 * MS, 50);
+        totals.lag.record_n(0, 950);
+        totals.lag.record_n(500 * MS, 50);
         assert_eq!(lateness(&own, Some(1_000), 1.0), None);
         let waited = waits(&own, &totals, " to the second").expect("a note");
         assert!(
@@ -118,9 +109,9 @@ mod tests {
         assert_eq!(waits(&own, &totals, ""), None);
         // Neither: 9 ms are nothing, and neither is the last thousandth.
         let mut totals = Totals::new();
-        totals.lag.saturating_record_n(9 * MS, 999);
-        totals.lag.saturating_record_n(9_000 * MS, 1);
-        assert_eq!(waits(&own_lag(), &totals, ""), None);
+        totals.lag.record_n(9 * MS, 999);
+        totals.lag.record_n(9_000 * MS, 1);
+        assert_eq!(waits(&lag(&[(0, 1_000)]), &totals, ""), None);
         assert_eq!(lateness(&lag(&[(9, 999), (9_000, 1)]), Some(1_000), 1.0), None);
         assert_eq!(lateness(&lag(&[(90, 9)]), None, 1.0), None, "--max has no times");
     }

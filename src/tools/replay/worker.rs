@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use hdrhistogram::Histogram;
 
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
 use crate::engine::clock;
 use crate::tools::load::failures::Failures;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::waiter::Waiter;
 use crate::tools::replay::batch::{Batch, Kind};
 use crate::tools::replay::datagrams::{self, Datagrams};
 use crate::tools::replay::ledger::Ledger;
 use crate::tools::replay::sessions::{self, STREAM, Sessions};
-use crate::tools::replay::times::own_lag;
 
 /// Longest sleep, so that signals and time-outs are noticed.
 const SLEEP: TickDelta = TickDelta::from_ms(20);
@@ -73,7 +72,7 @@ pub(crate) struct Done {
     /// and when it was handed over: some have to wait for a connection.
     pub(crate) asked_until: Tick,
     /// By how much queries were handed over late, nanoseconds.
-    pub(crate) own_lag: Histogram<u64>,
+    pub(crate) own_lag: Spans,
     /// Why connections could not be made, to each target.
     pub(crate) failures: [Failures; 2],
     pub(crate) notes: Vec<String>,
@@ -162,7 +161,7 @@ impl Worker {
         let failures = self.sessions.failures;
         let asked_until = self.asked_until;
         let sent_until = self.ledger.sent_until.map(|until| until.max(asked_until));
-        let own_lag = std::mem::replace(&mut self.ledger.own_lag, own_lag());
+        let own_lag = std::mem::replace(&mut self.ledger.own_lag, Spans::new());
         Done { outcomes: self.ledger.end(), sent_until, asked_until, own_lag, failures, notes }
     }
 
@@ -217,6 +216,9 @@ impl Worker {
         if has_queries {
             self.datagrams.send(&mut self.ledger, &self.waiter, &self.batch, &self.turn, begin);
             self.asked_until = clock::now();
+        }
+        if done < count {
+            return BLOCKED;
         }
         if done < count {
             return BLOCKED;

@@ -66,9 +66,9 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
         *out += &cards(&[
             (text::rate(totals.rate()), "answers per second"),
             (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
-            (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
-            (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),
-            (format!("{} ms", text::latency(totals.percentile_ns(99.9))), "p99.9"),
+            (format!("{} ms", text::latency(totals.latency.at(50.0))), "p50"),
+            (format!("{} ms", text::latency(totals.latency.at(99.0))), "p99"),
+            (format!("{} ms", text::latency(totals.latency.at(99.9))), "p99.9"),
         ]);
         let _ = writeln!(out, "<{level}>Latency by percentile</{level}>");
         *out += &plot::percentiles(&[

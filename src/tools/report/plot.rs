@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use hdrhistogram::Histogram;
-
+use crate::tools::load::spans::Spans;
 use crate::tools::load::totals::Row;
 use crate::tools::report::text::{escaped, grouped};
 
@@ -32,7 +31,7 @@ polyline{fill:none;stroke-width:2;stroke-linejoin:round}.a{stroke:#0b66c3}.b{str
 rect{fill:#fff}";
 
 /// Plots latencies by percentile as a file of its own.
-pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> String {
+pub(crate) fn picture(title: &str, of: &[(&str, &str, &Spans)]) -> String {
     let title = escaped(title);
     let head = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{}\" viewBox=\"0 -24 {WIDTH} \
@@ -42,7 +41,7 @@ pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> Stri
         HEIGHT + 24.0
     );
     let names: Vec<String> = of.iter().map(|(name, _, _)| escaped(name)).collect();
-    let of: Vec<(&str, &str, &Histogram<u64>)> = names
+    let of: Vec<(&str, &str, &Spans)> = names
         .iter()
         .zip(of)
         .map(|(name, (_, class, histogram))| (name.as_str(), *class, *histogram))
@@ -56,7 +55,7 @@ pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> Stri
 
 /// Plots latencies by percentile, both on logarithmic axes: each step to the right is a tenth of the
 /// queries before.
-pub(crate) fn percentiles(of: &[(&str, &str, &Histogram<u64>)]) -> String {
+pub(crate) fn percentiles(of: &[(&str, &str, &Spans)]) -> String {
     let count = of.iter().map(|(_, _, h)| h.len()).max().unwrap_or(0);
     if count == 0 {
         return empty("no answers");
@@ -243,7 +242,6 @@ fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::load::tally::histogram;
     use crate::tools::report::example;
 
     #[test]
@@ -316,12 +314,12 @@ mod tests {
 
     #[test]
     fn nothing_to_plot_is_said() {
-        let none = histogram();
+        let none = Spans::new();
         assert!(percentiles(&[("intended", "a", &none)]).contains("no answers"));
         assert!(rates(&[]).contains("nothing was sent"));
         assert!(picture("x", &[("intended", "a", &none)]).contains("no answers"));
-        let mut one = histogram();
-        one.saturating_record(5_000);
+        let mut one = Spans::new();
+        one.record(5_000);
         assert!(!percentiles(&[("intended", "a", &one)]).contains("NaN"));
     }
 

@@ -172,7 +172,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let head = "<table>\n<tr><td></td><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
         out += head;
         let (a, b) = (&report.totals, totals);
-        let ms = |of: &Totals, p: f64| text::latency(of.percentile_ns(p));
+        let ms = |of: &Totals, p: f64| text::latency(of.latency.at(p));
         let mut line = |what: &str, first: String, second: String| {
             let _ = writeln!(out, "<tr><th scope=\"row\">{what}</th><td>{first}</td><td>{second}</td></tr>");
         };
