@@ -72,6 +72,7 @@
 //!   sessions.rs         connections over TCP and TLS
 //!     pairs.rs          tests of those to two targets
 //!   stamp.rs            the client's address in its query
+//!   times.rs            whether they were kept, and whose doing it is if not
 //!   worker.rs           the loop of a thread that sends
 //! report/             what is said of a run at its end
 //!   findings.rs         what was found in traffic of others

@@ -58,8 +58,7 @@ pub(super) fn waits(own_lag: &Spans, totals: &Totals, of_target: &str) -> Option
     let is_told = late_ns > LATE_NS && late_ns / 2 > own_ns;
     is_told.then(|| {
         format!(
-            "queries waited for connections{of_target} to be made: 1 % of them were sent late by {} ms or more, \
-             though this machine was ready",
+            "queries waited for connections{of_target} to be made: 1 % of them were sent late by {} ms or more",
             milliseconds(late_ns)
         )
     })
