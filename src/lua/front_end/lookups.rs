@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, bounded, select_biased};
 use mlua::{Function, Lua, Value};
 
-use crate::config::error::Fault;
+use crate::config::error::{ConfigError, Fault, Origin};
 use crate::lua::front_end::argument::function;
 use crate::lua::front_end::context::Context;
 use crate::lua::front_end::networks::address_object;
@@ -29,9 +29,18 @@ const WAIT: Duration = Duration::from_secs(5);
 /// How a name is resolved.
 type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// The names to be looked up, each with the function that gets its addresses.
+/// A name to be looked up.
+struct Lookup {
+    /// Where it was asked for.
+    origin: Origin,
+    name: String,
+    /// What gets its addresses.
+    function: Function,
+}
+
+/// The names to be looked up.
 #[derive(Default)]
-struct Lookups(Vec<(String, Function)>);
+struct Lookups(Vec<Lookup>);
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, NAME, |call, a| {
@@ -40,7 +49,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let mut lookups = call.lua.remove_app_data::<Lookups>().unwrap_or_default();
         let is_full = lookups.0.len() >= NAMES_MAX;
         if !is_full {
-            lookups.0.push((name, function));
+            lookups.0.push(Lookup { origin: call.origin.clone(), name, function });
         }
         call.lua.set_app_data(lookups);
         if is_full {
@@ -66,9 +75,9 @@ pub(crate) fn finish(lua: &Lua, context: &Context) -> mlua::Result<()> {
         if lookups.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = lookups.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = lookups.iter().map(|lookup| lookup.name.clone()).collect();
         let found = look_up(&names, system, &after(WAIT));
-        for ((name, function), addresses) in lookups.into_iter().zip(found) {
+        for (Lookup { origin, name, function }, addresses) in lookups.into_iter().zip(found) {
             let list = lua.create_table()?;
             match addresses {
                 Ok(addresses) => {
@@ -77,8 +86,9 @@ pub(crate) fn finish(lua: &Lua, context: &Context) -> mlua::Result<()> {
                     }
                 }
                 Err(why) => {
+                    let fault = Fault::Note(format!("\"{name}\" has no addresses: {why}"));
                     context.look(lua, NAME, |call| {
-                        call.warn(Fault::Note(format!("\"{name}\" has no addresses: {why}")));
+                        call.draft.warnings.push(ConfigError::new(&origin, NAME, fault));
                         Ok(Value::Nil)
                     })?;
                 }
@@ -189,7 +199,7 @@ mod tests {
         )
         .expect("a configuration");
         assert_eq!((servers.len(), warnings.len()), (1, 1));
-        assert!(warnings[0].contains("getAddressInfo: \"no name\" has no addresses: "), "{warnings:?}");
+        assert!(warnings[0].contains(":1: getAddressInfo: \"no name\" has no addresses: "), "{warnings:?}");
         // A function may ask for another name.
         let (servers, _) = evaluated(&format!(
             "{add} getAddressInfo('192.0.2.7', function() getAddressInfo('192.0.2.8', add) end)"

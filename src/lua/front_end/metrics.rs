@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mlua::{Lua, Value};
 
 use crate::config::error::Fault;
-use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wrong};
+use crate::lua::front_end::argument::{finite, fraction, named, shown, switch, text, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Context, define_anytime};
 use crate::lua::front_end::declared::raised;
@@ -48,7 +48,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     function("incMetric", |context, a, unknown| change(context, a, 1.0, unknown))?;
     function("decMetric", |context, a, unknown| change(context, a, -1.0, unknown))?;
     function("setMetric", |context, a, unknown| {
-        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let value = finite(a.what(1), a.at(1))?;
         let (_, labels) = options(a, 2, unknown)?;
         let set = metric(context, a)?.set(&labels, value);
         if set.is_ok() && !context.has_session() {
@@ -58,7 +58,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         answered(a, set)
     })?;
     function("observeMetric", |context, a, unknown| {
-        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let value = finite(a.what(1), a.at(1))?;
         let (_, labels) = options(a, 2, unknown)?;
         answered(a, metric(context, a)?.observe(&labels, value))
     })?;
@@ -109,7 +109,7 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     const NUMBERS: &str = "a list of growing numbers, as {1, 10, 100}";
     let list = v.as_table().ok_or_else(|| wrong(what, v, NUMBERS))?;
     let items = list.sequence_values::<Value>().take(BOUNDS_MAX + 1);
-    items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
+    items.map(|item| finite(what, &item?)).collect()
 }
 
 fn change(context: &Context, a: &Arguments<'_>, sign: f64, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
