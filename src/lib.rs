@@ -549,8 +549,7 @@
 //! | client | who sends us queries |
 //! | backend, server | a name server that we query; *server* towards operators |
 //! | listener | an address on which we take queries or connections |
-//! | client connection | a TCP or TLS connection that a client made |
-//! | backend connection | a TCP or TLS connection that we made to a backend |
+//! | client connection, backend connection | a TCP or TLS connection that a client made, or we to a backend |
 //! | relay, relay session | a layer-4 service, and one connection or flow of it; its backends are *targets* |
 //! | pool | a set of backends with a policy |
 //! | chain, rule | what moves, drops or answers a query before a policy sees it |

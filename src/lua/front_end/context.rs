@@ -43,7 +43,7 @@ pub(super) struct Inner {
     /// The draft under construction; `None` outside of an evaluation.
     pub(super) build: RefCell<Option<Build>>,
     /// The console's command that is running.
-    session: RefCell<Option<Session>>,
+    pub(super) session: RefCell<Option<Session>>,
 }
 
 /// A configuration under construction.
@@ -448,12 +448,6 @@ impl Context {
     pub(crate) fn begin(&self, build: Build, session: Option<Session>) {
         self.0.build.replace(Some(build));
         self.0.session.replace(session);
-    }
-
-    /// Returns whether a command, or what is told of something, runs rather than a file.
-    pub(crate) fn has_session(&self) -> bool {
-        // Already borrowed: within a call of ours for it.
-        self.0.session.try_borrow().map_or(true, |session| session.is_some())
     }
 
     /// Ends the console's command.

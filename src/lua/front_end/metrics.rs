@@ -51,7 +51,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let value = finite(a.what(1), a.at(1))?;
         let (_, labels) = options(a, 2, unknown)?;
         let set = metric(context, a)?.set(&labels, value);
-        if set.is_ok() && !context.has_session() {
+        if set.is_ok() && is_file(context) {
             let name = name(a)?;
             of_draft(context, |draft| draft.note_set(&name, &labels));
         }
@@ -128,13 +128,19 @@ fn of_draft<R>(context: &Context, body: impl FnOnce(&mut Declared) -> R) -> Opti
 /// the file is in force; what a command does, at once.
 fn metric(context: &Context, a: &Arguments<'_>) -> Result<Arc<CustomMetric>, Fault> {
     let name = name(a)?;
-    let in_draft = if context.has_session() {
-        of_draft(context, |draft| draft.metric(&name))
-    } else {
+    let in_draft = if is_file(context) {
         of_draft(context, |draft| draft.to_change(custom_metrics::all(), &name))
+    } else {
+        of_draft(context, |draft| draft.metric(&name))
     };
     let in_draft = in_draft.flatten();
     in_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
+}
+
+/// Returns whether a file runs, rather than a command or what is told of something.
+fn is_file(context: &Context) -> bool {
+    // Already borrowed: within a call of ours for a command.
+    context.0.session.try_borrow().is_ok_and(|session| session.is_none())
 }
 
 fn name(a: &Arguments<'_>) -> Result<String, Fault> {
