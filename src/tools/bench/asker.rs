@@ -306,11 +306,14 @@ mod tests {
         packet.bytes().to_vec()
     }
 
+    /// How many malformed answers one is, and how it is made of a good one and the length of its query.
+    type Change<'c> = (u64, &'c dyn Fn(&mut Vec<u8>, usize));
+
     #[test]
     fn answers_that_cannot_be_read_are_wrong() {
         let (mut asker, _receive) = asker(Extras::default(), Plan::Closed(9));
         let mut lane = asker.lane(OF_SOCKET);
-        let changes: [(u64, &dyn Fn(&mut Vec<u8>, usize)); 6] = [
+        let changes: [Change<'_>; 6] = [
             (0, &|_, _| {}),
             (1, &|m, _| m.truncate(m.len() - 1)),
             // Its owner points to itself.
