@@ -320,6 +320,7 @@
 //!     globals.rs          keeps them aside while something runs that may be refused
 //!     inspect.rs          functions that show the running process
 //!     limiter.rs          newQPSLimiter
+//!     lookups.rs          getAddressInfo: addresses of names
 //!     lua_error.rs        errors of Lua: where they are, and what may have been meant
 //!     machine.rs          interfaces, addresses and resolvers of the machine
 //!     mark.rs             what changes by the API are about, and which of them still matter
@@ -548,8 +549,7 @@
 //! | client | who sends us queries |
 //! | backend, server | a name server that we query; *server* towards operators |
 //! | listener | an address on which we take queries or connections |
-//! | client connection | a TCP or TLS connection that a client made |
-//! | backend connection | a TCP or TLS connection that we made to a backend |
+//! | client connection, backend connection | a TCP or TLS connection that a client made, or we to a backend |
 //! | relay, relay session | a layer-4 service, and one connection or flow of it; its backends are *targets* |
 //! | pool | a set of backends with a policy |
 //! | chain, rule | what moves, drops or answers a query before a policy sees it |

@@ -1,7 +1,7 @@
 //! The command line of `dnslob bench`: what is asked, how often, and what is said of it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -97,6 +97,14 @@ pub struct BenchTls {
     pub authorities: Option<PathBuf>,
     /// The name that the certificate must have; by default the server's address.
     pub name: Option<String>,
+}
+
+impl BenchTls {
+    /// Returns what is read for it, and from where.
+    #[must_use]
+    pub fn read(&self) -> Option<(&'static str, &Path)> {
+        self.authorities.as_deref().map(|path| ("the list of authorities", path))
+    }
 }
 
 /// How often a server is asked.

@@ -401,7 +401,7 @@ fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
 }
 
 /// What the default pool, whose name is empty, is called where a name is needed.
-const DEFAULT_POOL: &str = "_default_";
+pub(crate) const DEFAULT_POOL: &str = "_default_";
 
 /// Returns the default pool, then the others in the order in which they were first named.
 fn pools(

@@ -2,6 +2,7 @@
 //!
 //! They know nothing of how a run is measured: whoever has its figures answers by [`Figures`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::base::time::TickDelta;
@@ -131,13 +132,22 @@ pub enum Bound {
     Number(f64),
 }
 
+/// The bounds of a span of time that a histogram knows within a range only, nanoseconds; both may be it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within {
+    /// The least that it can be.
+    pub least: u64,
+    /// The most that it can be.
+    pub most: u64,
+}
+
 /// Who knows the figures of a run.
 pub trait Figures {
-    /// Returns a percentile of the latency, 0 to 100; nanoseconds, `None` if nothing was answered.
-    fn percentile_ns(&self, percentile: f64) -> Option<u64>;
-    /// Returns a percentile of the time by which queries were sent late, 0 to 100; nanoseconds, `None`
-    /// if nothing was sent or queries have no time to be sent at.
-    fn lag_ns(&self, percentile: f64) -> Option<u64>;
+    /// Returns a percentile of the latency, 0 to 100; `None` if nothing was answered.
+    fn percentile_ns(&self, percentile: f64) -> Option<Within>;
+    /// Returns a percentile of the time by which queries were sent late, 0 to 100; `None` if
+    /// nothing was sent or queries have no time to be sent at.
+    fn lag_ns(&self, percentile: f64) -> Option<Within>;
     /// Returns the mean latency, nanoseconds; `None` if nothing was answered.
     fn mean_ns(&self) -> Option<f64>;
     /// Returns the highest latency, nanoseconds; `None` if nothing was answered.
@@ -177,10 +187,17 @@ impl Criteria {
     ///
     /// # Errors
     /// What was expected.
-    pub fn parse(text: &str, tool: Tool) -> Result<Self, &'static str> {
+    pub fn parse(text: &str, tool: Tool) -> Result<Self, Cow<'static, str>> {
+        if let Some((digits, minutes)) = text.split(',').find_map(in_minutes) {
+            let seconds = minutes * 60.0;
+            return Err(format!(
+                "milliseconds, written {digits}ms, or minutes in seconds, as {seconds}s: \"{digits}m\" may mean both"
+            )
+            .into());
+        }
         let of = |text| criterion(text).filter(|criterion| tool.has(criterion.measure));
         let all: Option<Vec<Criterion>> = text.split(',').take(CRITERIA_MAX + 1).map(of).collect();
-        all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(tool.expected())
+        all.filter(|all| all.len() <= CRITERIA_MAX).map(Self).ok_or(Cow::Borrowed(tool.expected()))
     }
 
     /// Returns whether one of them is on the times at which queries had to be sent.
@@ -223,7 +240,8 @@ impl Criterion {
         }
         let whole = if self.measure == Measure::Unsent { figures.due() } else { figures.sent() };
         let whole = whole.max(1) as f64;
-        let (value, bound, text) = match (self.figure(figures), self.bound) {
+        let (value, most) = self.figure(figures);
+        let (value, bound, text) = match (value, self.bound) {
             (value, Bound::Span(span)) if value.is_infinite() => {
                 (value, span.0 as f64, "no answers".to_owned())
             }
@@ -233,44 +251,23 @@ impl Criterion {
         };
         let holds = match self.order {
             Order::Above => value > bound,
-            Order::AtLeast => self.most(value) >= bound,
-            Order::Below => self.most(value) < bound,
+            Order::AtLeast => most.unwrap_or(value) >= bound,
+            Order::Below => most.unwrap_or(value) < bound,
             Order::AtMost => value <= bound,
         };
         holds.then_some(text)
     }
 
-    /// Returns the most that a figure stands for: of a latency or a lag in a histogram, whose ranges have
-    /// three digits and are told by the least value in them.
-    fn most(&self, value: f64) -> f64 {
-        match self.measure {
-            Measure::Percentile(_) | Measure::Lag(_) | Measure::Max if value.is_finite() => {
-                let ns = value as u64;
-                // 1,024 to 2,047 ranges of one width to each power of two.
-                let width = 1_u64 << ns.checked_ilog2().unwrap_or(0).saturating_sub(10);
-                (ns / width * width + (width - 1)) as f64
-            }
-            Measure::Percentile(_)
-            | Measure::Lag(_)
-            | Measure::Mean
-            | Measure::Max
-            | Measure::Loss
-            | Measure::Errors
-            | Measure::Unsent
-            | Measure::Code(_)
-            | Measure::Rate
-            | Measure::Differences
-            | Measure::Worse => value,
-        }
-    }
-
-    /// Returns the figure. Where nothing was answered, latencies are above any bound; where queries have no
-    /// times, no condition on these holds.
-    fn figure(&self, figures: &dyn Figures) -> f64 {
+    /// Returns the figure, and the most that it can be where it is known within bounds only. Where nothing was
+    /// answered, latencies are above any bound; where queries have no times, no condition on these holds.
+    fn figure(&self, figures: &dyn Figures) -> (f64, Option<f64>) {
+        let within = |figure: Option<Within>, unknown: f64| {
+            figure.map_or((unknown, None), |within| (within.least as f64, Some(within.most as f64)))
+        };
         let known = |figure: Option<u64>| figure.map_or(f64::INFINITY, |figure| figure as f64);
-        match self.measure {
-            Measure::Percentile(p) => known(figures.percentile_ns(p)),
-            Measure::Lag(p) => figures.lag_ns(p).map_or(f64::NAN, |ns| ns as f64),
+        let exact = match self.measure {
+            Measure::Percentile(p) => return within(figures.percentile_ns(p), f64::INFINITY),
+            Measure::Lag(p) => return within(figures.lag_ns(p), f64::NAN),
             Measure::Mean => figures.mean_ns().unwrap_or(f64::INFINITY),
             Measure::Max => known(figures.max_ns()),
             Measure::Unsent => figures.unsent() as f64,
@@ -280,7 +277,8 @@ impl Criterion {
             Measure::Rate => figures.rate(),
             Measure::Differences => known(figures.different()),
             Measure::Worse => known(figures.worse()),
-        }
+        };
+        (exact, None)
     }
 }
 
@@ -356,14 +354,18 @@ fn bound_of(text: &str) -> Option<Bound> {
     if let Some(share) = text.strip_suffix('%') {
         return number(share).map(|n| Bound::Share(n / 100.0));
     }
-    // Minutes: whoever writes them means milliseconds.
-    if text.strip_suffix('m').is_some_and(|digits| number(digits).is_some()) {
-        return None;
-    }
     match number(text) {
         Some(number) => Some(Bound::Number(number)),
         None => value::span(text).ok().map(Bound::Span),
     }
+}
+
+/// Returns the bound of a condition, as written and as a number, if it is in minutes: whoever writes these means
+/// milliseconds.
+fn in_minutes(condition: &str) -> Option<(&str, f64)> {
+    let bound = condition.rsplit(['<', '>', '=']).next()?.trim();
+    let digits = bound.strip_suffix('m')?;
+    number(digits).map(|minutes| (digits, minutes))
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -417,11 +419,12 @@ mod tests {
     struct Run;
 
     impl Figures for Run {
-        fn percentile_ns(&self, percentile: f64) -> Option<u64> {
-            Some((percentile * 1e6) as u64)
+        fn percentile_ns(&self, percentile: f64) -> Option<Within> {
+            let ns = (percentile * 1e6) as u64;
+            Some(Within { least: ns, most: ns + 900 })
         }
-        fn lag_ns(&self, _: f64) -> Option<u64> {
-            Some(50_000)
+        fn lag_ns(&self, _: f64) -> Option<Within> {
+            Some(Within { least: 50_000, most: 50_000 })
         }
         fn mean_ns(&self) -> Option<f64> {
             Some(5e6)
@@ -462,10 +465,10 @@ mod tests {
     struct Nothing;
 
     impl Figures for Nothing {
-        fn percentile_ns(&self, _: f64) -> Option<u64> {
+        fn percentile_ns(&self, _: f64) -> Option<Within> {
             None
         }
-        fn lag_ns(&self, _: f64) -> Option<u64> {
+        fn lag_ns(&self, _: f64) -> Option<Within> {
             None
         }
         fn mean_ns(&self) -> Option<f64> {
@@ -572,6 +575,12 @@ mod tests {
         ] {
             assert!(Criteria::parse(text, Tool::Replay).is_err(), "{text}");
         }
+        let said = Criteria::parse("loss>1%, p99 >= 20m", Tool::Scope).expect_err("minutes");
+        assert_eq!(
+            said,
+            "milliseconds, written 20ms, or minutes in seconds, as 1200s: \"20m\" may mean both"
+        );
+        assert!(Criteria::parse("p99>1200s", Tool::Scope).is_ok(), "as it says");
         assert!(Criteria::parse(&vec!["loss>1"; 33].join(","), Tool::Replay).is_err(), "too many");
     }
 
@@ -581,6 +590,12 @@ mod tests {
             ("p99>20ms", true),
             ("p99>99ms", false),
             ("p99>=99ms", true),
+            ("p99<=99ms", true),
+            ("p99<99001us", true),
+            ("p99>=99001us", false),
+            ("max<200ms", false),
+            ("max>=200ms", true),
+            ("max>200ms", false),
             ("loss>0.1%", false),
             ("loss>=0.1%", true),
             ("loss>9", true),

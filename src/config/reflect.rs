@@ -1,5 +1,6 @@
 //! The command line of `dnslob reflect`: what a name server for measurements answers.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -182,8 +183,8 @@ pub fn options(m: &ArgMatches) -> ReflectOptions {
 }
 
 /// Makes a parser of a function that says what it expects.
-pub fn parser<T: Clone + Send + Sync + 'static>(
-    parse: impl Fn(&str) -> Result<T, &'static str> + Clone + Send + Sync + 'static,
+pub fn parser<T: Clone + Send + Sync + 'static, E: Display>(
+    parse: impl Fn(&str) -> Result<T, E> + Clone + Send + Sync + 'static,
 ) -> ValueParser {
     ValueParser::new(move |text: &str| parse(text).map_err(|e| format!("expected {e}")))
 }

@@ -74,6 +74,12 @@ impl View for Monitor {
         self.live_state().clear_query_counts();
     }
 
+    fn tls_sessions(&self) -> usize {
+        let snapshot = self.snapshot();
+        let connections = snapshot.backends.iter().flatten().map(|backend| &backend.connections);
+        connections.filter_map(|of| of.tls.as_ref()).map(|tls| tls.tls.sessions()).sum()
+    }
+
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)> {
         rules(&self.snapshot(), self.live_state(), chain)
     }

@@ -2,7 +2,7 @@
 //!
 //! Those that a file or a command declares are part of its draft ([`Declared`]) until that is in force:
 //! one that is declared as before keeps its values, as all counters do, and one that is not declared
-//! any more is gone. Functions that are at work declare more of them, at once.
+//! any more is gone. What the file itself counts then counts with it. Functions that are at work declare more of them, at once.
 //!
 //! Any thread reads and changes them without a lock; a new metric, or a new combination of labels,
 //! copies the table that it is added to, of which there are at most [`METRICS_MAX`] and
@@ -358,6 +358,9 @@ impl CustomMetric {
         if !labels.is_empty() && !self.labelled {
             return Err("the metric was declared without withLabels=true");
         }
+        if labels.is_empty() && self.labelled {
+            return Err("the metric was declared with withLabels=true: it is counted by labels");
+        }
         if labels.len() > LABELS_MAX {
             return Err("more than ten labels");
         }
@@ -365,8 +368,8 @@ impl CustomMetric {
         if labels.iter().any(|label| !is_label(&label.0) || is_long(label)) {
             return Err("a label is letters, digits and underscores, and its value at most 100 characters");
         }
-        if self.kind == CustomKind::Histogram && labels.iter().any(|(label, _)| label == RANGE_LABEL) {
-            return Err("the ranges of a histogram have the label \"le\"");
+        if labels.iter().any(|(label, _)| label == RANGE_LABEL) {
+            return Err("the label \"le\" is that of histograms' ranges");
         }
         self.values.rcu(|values| {
             let mut values = BTreeMap::clone(values);
@@ -475,27 +478,6 @@ impl CustomMetrics {
             Some(found) if !found.metric.counts_as(&metric) => Err(OTHERWISE),
             Some(_) => Ok(()),
         }
-    }
-
-    /// Puts what a configuration declares in force, in the place of what the one before it has declared.
-    pub fn publish(&self, declared: &Declared) {
-        let before = self.standing.rcu(|standing| {
-            let is_left =
-                |of: &Standing| of.by != By::Configuration && !declared.0.contains_key(&of.metric.name);
-            let is_free = |of: &Standing| declared.0.values().all(|metric| !metric.is_shown_as(&of.metric));
-            let left = standing.iter().filter(|(_, of)| is_left(of) && is_free(of));
-            let left = left.map(|(name, of)| {
-                (name.clone(), Standing { metric: Arc::clone(&of.metric), by: By::Former })
-            });
-            let own = declared.0.iter().map(|(name, metric)| {
-                (name.clone(), Standing { metric: Arc::clone(metric), by: By::Configuration })
-            });
-            left.chain(own).collect::<BTreeMap<_, _>>()
-        });
-        let all = self.standing.load();
-        let gone = before.iter().filter(|(name, _)| !all.contains_key(*name));
-        let gone = gone.map(|(name, of)| (name.clone(), Arc::clone(&of.metric)));
-        self.gone.store(Arc::new(gone.collect()));
     }
 
     /// Adds metrics to those of functions, where their names are free.
@@ -652,7 +634,9 @@ mod tests {
         assert_eq!(metrics.value("by", &labels(&[("client", "none")])), Ok(0.0));
         metrics.declare("plain", CustomKind::Counter, "Without.", None, false).expect("declared");
         assert!(metrics.add("plain", &labels(&[("a", "b")]), 1.0).is_err());
-        for (name, value) in [("a b", "x"), ("__a", "x"), ("", "x"), ("a", &*"x".repeat(101))] {
+        // What has labels has none beside them, which would be counted twice in sums.
+        assert!(metrics.add("by", &Labels::new(), 1.0).is_err());
+        for (name, value) in [("a b", "x"), ("__a", "x"), ("", "x"), ("a", &*"x".repeat(101)), ("le", "1")] {
             assert!(metrics.add("by", &labels(&[(name, value)]), 1.0).is_err(), "{name:?}");
         }
     }
@@ -776,6 +760,52 @@ mod tests {
             assert_eq!(odd.declare(&metrics, None, &name, kind, "", None, false), Ok(()));
         }
         assert_eq!(odd.since(&next).0.len(), 1);
+    }
+
+    #[test]
+    fn what_a_file_counts_counts_with_it() {
+        let (metrics, none, x) = (CustomMetrics::default(), Labels::new(), labels(&[("pool", "x")]));
+        let file = || {
+            let all = [("hits", CustomKind::Counter), ("load", CustomKind::Gauge)];
+            let mut declared = declared(&metrics, &all);
+            for (name, kind) in [("sizes", CustomKind::Histogram), ("by", CustomKind::Gauge)] {
+                let labelled = name == "by";
+                declared.declare(&metrics, None, name, kind, "", None, labelled).expect("declared");
+            }
+            let change =
+                |declared: &mut Declared, name| declared.to_change(&metrics, name).expect("declared");
+            let values = [
+                change(&mut declared, "hits").add(&none, 2.0),
+                change(&mut declared, "load").set(&none, 5.0),
+                change(&mut declared, "by").add(&x, 1.0),
+                change(&mut declared, "sizes").observe(&none, 0.3),
+            ];
+            declared.note_set("load", &none);
+            (declared, values.map(|value| value.expect("counted")))
+        };
+        let read = || {
+            let value = |name, labels| metrics.value(name, labels).expect("declared");
+            [value("hits", &none), value("load", &none), value("by", &x), value("sizes", &none)]
+        };
+        let (first, values) = file();
+        assert_eq!(values, [2.0, 5.0, 1.0, 1.0]);
+        metrics.publish(&first);
+        assert_eq!(read(), [2.0, 5.0, 1.0, 1.0]);
+        // One that is refused counts nothing.
+        let (refused, values) = file();
+        assert_eq!((values, read()), ([4.0, 5.0, 2.0, 2.0], [2.0, 5.0, 1.0, 1.0]));
+        drop(refused);
+        assert_eq!(read(), [2.0, 5.0, 1.0, 1.0]);
+        // What others count meanwhile stays, but for what the file sets.
+        let (second, _) = file();
+        let others = [metrics.add("hits", &none, 10.0), metrics.set("load", &none, 1.0)];
+        assert!(others.iter().all(Result::is_ok) && metrics.observe("sizes", &none, 7.0).is_ok());
+        let again = second.clone();
+        metrics.publish(&second);
+        assert_eq!(read(), [14.0, 5.0, 2.0, 3.0]);
+        assert!((metrics.metric("sizes").expect("declared").observed()[0].1.sum - 7.6).abs() < 1e-9);
+        metrics.publish(&again);
+        assert_eq!(read(), [14.0, 5.0, 2.0, 3.0], "it counts once");
     }
 
     #[test]

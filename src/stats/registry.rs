@@ -410,7 +410,7 @@ registry! {
         outstanding_total: Gauge = "outstanding", Queries;
         /// Shards that were restarted after a fault.
         restarts: Counter = "shard-restarts", Restarts;
-        /// Calls of Lua functions that ended in an error.
+        /// Calls of Lua functions that ended in an error, and changes of own metrics that were refused.
         script_errors: Counter = "script-errors", Errors;
         /// Packets that were dropped, by reason.
         drops: CounterBy<DropReason> = "drop", Packets;

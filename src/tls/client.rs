@@ -163,6 +163,12 @@ impl ClientTls {
         Some(self.trust.until()).filter(|until| *until > 0)
     }
 
+    /// Returns how many sessions are kept that may be resumed.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.trust.sessions()
+    }
+
     /// Returns the trust era of new connections, above 0: unique to this `ClientTls`, and new after
     /// every refused certificate of the backend.
     #[must_use]

@@ -13,7 +13,7 @@
 #![expect(clippy::disallowed_methods, reason = "trust lasts until a day of the calendar")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use rustls::NamedGroup;
@@ -41,7 +41,23 @@ pub(super) struct Trust {
     taken: AtomicU64,
     /// See [`next_era`]; changes at each refusal.
     era: AtomicU64,
-    sessions: ArcSwap<ClientSessionMemoryCache>,
+    sessions: ArcSwap<Sessions>,
+}
+
+/// Sessions, and how many there are, which rustls does not tell.
+#[derive(Debug)]
+struct Sessions {
+    cache: ClientSessionMemoryCache,
+    /// Tickets of TLS 1.3.
+    tickets: AtomicUsize,
+    /// A session of TLS 1.2.
+    older: AtomicBool,
+}
+
+impl Sessions {
+    fn count(&self) -> usize {
+        self.tickets.load(Relaxed) + usize::from(self.older.load(Relaxed))
+    }
 }
 
 /// Returns a number that no trust has had.
@@ -99,47 +115,62 @@ impl Trust {
             && (!self.validated || now <= self.until.load(Relaxed))
     }
 
+    /// Returns how many sessions may be resumed.
+    pub(super) fn sessions(&self) -> usize {
+        self.trusted().map_or(0, |sessions| sessions.count())
+    }
+
     /// Returns the sessions, if they may be resumed.
-    fn trusted(&self) -> Option<Arc<ClientSessionMemoryCache>> {
+    fn trusted(&self) -> Option<Arc<Sessions>> {
         self.is_valid(UnixTime::now().as_secs()).then(|| self.sessions.load_full())
     }
 }
 
-fn empty_cache() -> Arc<ClientSessionMemoryCache> {
-    Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX))
+fn empty_cache() -> Arc<Sessions> {
+    let cache = ClientSessionMemoryCache::new(SESSIONS_MAX);
+    Arc::new(Sessions { cache, tickets: AtomicUsize::new(0), older: AtomicBool::new(false) })
 }
 
 impl ClientSessionStore for Trust {
     fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
-        self.sessions.load().set_kx_hint(name, group);
+        self.sessions.load().cache.set_kx_hint(name, group);
     }
 
     fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
-        self.sessions.load().kx_hint(name)
+        self.sessions.load().cache.kx_hint(name)
     }
 
     fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
         if let Some(sessions) = self.trusted() {
-            sessions.set_tls12_session(name, session);
+            sessions.cache.set_tls12_session(name, session);
+            sessions.older.store(true, Relaxed);
         }
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.trusted()?.tls12_session(name)
+        self.trusted()?.cache.tls12_session(name)
     }
 
     fn remove_tls12_session(&self, name: &ServerName<'static>) {
-        self.sessions.load().remove_tls12_session(name);
+        let sessions = self.sessions.load();
+        sessions.cache.remove_tls12_session(name);
+        sessions.older.store(false, Relaxed);
     }
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
         if let Some(sessions) = self.trusted() {
-            sessions.insert_tls13_ticket(name, ticket);
+            sessions.cache.insert_tls13_ticket(name, ticket);
+            // The oldest makes room.
+            let more = |n: usize| Some((n + 1).min(SESSIONS_MAX));
+            let _ = sessions.tickets.fetch_update(Relaxed, Relaxed, more);
         }
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.trusted()?.take_tls13_ticket(name)
+        let sessions = self.trusted()?;
+        let ticket = sessions.cache.take_tls13_ticket(name)?;
+        let _ = sessions.tickets.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        Some(ticket)
     }
 }
 

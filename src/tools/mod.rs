@@ -49,6 +49,7 @@
 //!   progress.rs         how far a run is: a bar, or lines
 //!   random.rs           distributions
 //!   sockets.rs          sockets, and how many there may be
+//!   spans.rs            spans of time in a histogram, with exact ends and mean
 //!   stream.rs           a connection over TCP or TLS
 //!   tally.rs            what a thread counts, a second at a time
 //!   threads.rs          threads on CPUs of their own
@@ -71,6 +72,7 @@
 //!   sessions.rs         connections over TCP and TLS
 //!     pairs.rs          tests of those to two targets
 //!   stamp.rs            the client's address in its query
+//!   times.rs            whether they were kept, and whose doing it is if not
 //!   worker.rs           the loop of a thread that sends
 //! report/             what is said of a run at its end
 //!   findings.rs         what was found in traffic of others

@@ -238,6 +238,32 @@ pub fn end(message: &[u8]) -> Option<usize> {
     walk.whole().then_some(walk.at())
 }
 
+/// Returns whether the records of an answer to a query can be read, with the names in them; of a truncated one they
+/// need not. What is behind them does not matter.
+#[must_use]
+pub fn is_answer(message: &[u8]) -> bool {
+    let Some(head) = Header::parse(message) else { return false };
+    if message[2] >> 3 & 0x0f != 0 {
+        return false;
+    }
+    let mut all = Records::of(message);
+    head.is_truncated() || all.all(|record| is_readable(message, &record)) && all.whole()
+}
+
+/// Returns whether the names of a record can be read.
+fn is_readable(message: &[u8], record: &Record) -> bool {
+    let mut name = [0; name::LEN_MAX];
+    let Some((mut at, count, _)) = names_in(message, record) else { return false };
+    if name::read(message, record.start, &mut name).is_none() {
+        return false;
+    }
+    for _ in 0..count {
+        let Some((_, end)) = name::read(message, at, &mut name) else { return false };
+        at = end;
+    }
+    at <= record.rdata.end
+}
+
 /// Sets the TTL of each record except the OPT to what `new` returns for section, class, type and
 /// TTL. False, and nothing changed, when a record cannot be parsed.
 pub fn edit_ttls(message: &mut [u8], mut new: impl FnMut(Section, u16, u16, u32) -> u32) -> bool {

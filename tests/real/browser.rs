@@ -207,7 +207,8 @@ fn the_dashboard_lives_in_a_browser() {
     };
     let lua = listen(at)
         + &server(&alpha, "alpha")
-        + &server(&beta, "beta")
+        // A name that is longer than a narrow page is wide.
+        + &server(&beta, &format!("beta-{}", "x".repeat(200)))
         + &format!("newServer{{address='{}', name='gamma', pool='candidate'}}\n", candidate.address)
         + "addAction(AllRule(), ShadowAction('candidate'))\n"
         + &format!(
@@ -295,6 +296,24 @@ fn the_dashboard_lives_in_a_browser() {
     );
     assert_no_faults(&browser, "narrow");
     browser.picture("dashboard-narrow");
+    for (what, script) in [
+        ("the header says who is down", "return /^1 of 3 servers down$/.test($('servers-down').textContent)"),
+        ("and the title", "return /^1 of 3 servers down/.test(document.title)"),
+        (
+            "colours are given back",
+            "const p = palette(2); p.give([1, 2]); const [a, b] = [p.of(1), p.of(2)]; p.give([2, 3, 9]); \
+             return a !== b && p.of(1) === '--rest' && p.of(2) === b && p.of(3) === a && p.of(9) === '--rest'",
+        ),
+        (
+            "equal ones stay",
+            "const of = (...shares) => shares.map((share, slot) => ({ slot, share })).sort((a, b) => b.share - a.share); \
+             const first = busiest(of(.34, .33, .33), 2, []); \
+             return String(first) === '0,1' && String(busiest(of(.32, .33, .35), 2, first)) === '1,0' && \
+             String(busiest(of(0, .2, .8), 2, first)) === '1,2'",
+        ),
+    ] {
+        assert_eq!(browser.run(script), json!(true), "{what}");
+    }
 
     browser.assert_no_complaints();
     load.finish();

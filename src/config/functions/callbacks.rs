@@ -22,6 +22,13 @@ pub static CALLBACKS: &[Entry] = &[
          dead; with what `getNameWithAddr` returns and a boolean. It sees the globals of the file, and cannot change the configuration.",
     ),
     entry(
+        "getAddressInfo",
+        "name, function(name, addresses)",
+        "Calls a function with the addresses of a name, as the system resolves it: a list of objects as newCA returns, \
+         empty if it cannot within 5 s. It is called when the file or command has ended, and what it adds, as servers, \
+         is in force with that; a reload looks the name up again. Functions of rules cannot be given there.",
+    ),
+    entry(
         "setTicketsKeyAddedHook",
         "function(key, length)",
         "Calls a function with each new key that seals session tickets of listeners: its bytes, for loadTicketsKey of \

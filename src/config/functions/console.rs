@@ -88,6 +88,11 @@ pub static INSPECTION: &[Entry] = &[
     entry("showVersion", "", "Prints the version."),
     entry("dumpStats", "", "Prints every metric."),
     entry("getStatisticsCounters", "", "Returns the metrics of the whole process as a table, by name."),
+    entry(
+        "getOutgoingTLSSessionCacheSize",
+        "",
+        "Returns how many TLS sessions with servers are kept that the next connections may resume: at most 8 for each server.",
+    ),
     entry("getPoolServers", "pool", "Returns the servers of a pool, as a list."),
     entry("getPoolNames", "", "Returns the names of the pools, as a list."),
     entry("getACL", "", "Returns the networks that may query, as a list of texts."),

@@ -24,11 +24,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         names: &["SetMacAddrAction", "MacAddrAction", "getMACAddress"],
     },
     Missing {
-        family: "addresses of names",
-        meanwhile: "write the addresses, or read them by io.popen while the file is evaluated",
-        names: &["getAddressInfo"],
-    },
-    Missing {
         family: "threads and messages",
         meanwhile: "use maintenance(), or another program",
         names: &[
@@ -43,11 +38,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         family: "other functions",
         meanwhile: "remove it",
         names: &["parseCNAMERecord", "enableLuaConfiguration"],
-    },
-    Missing {
-        family: "sessions with servers",
-        meanwhile: "remove it: sessions are kept within the TLS library, at most 8 for each server",
-        names: &["getOutgoingTLSSessionCacheSize"],
     },
     Missing {
         family: "SNMP",

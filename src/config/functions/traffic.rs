@@ -90,7 +90,7 @@ pub static TRAFFIC_FUNCTIONS: &[Entry] = &[
         "setQueryCountFilter",
         "function(dq)",
         "What setQueryCount counts by: the function returns whether a query counts, and under which name. It runs in \
-         the shard's own Lua state; a query on which it fails is not counted.",
+         the shard's own Lua state; a query on which it fails, or whose name is empty, is not counted.",
     ),
     entry(
         "getQueryCounters",

@@ -25,10 +25,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
     ("benchRule('')", "benchRule: the function (rules) is not implemented yet; remove it"),
     (
-        "getAddressInfo('a', print)",
-        "getAddressInfo: the function (addresses of names) is not implemented yet; write the",
-    ),
-    (
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",
         "addDynBlocks: the function (limits and dynamic blocks) is not",
     ),
@@ -532,4 +528,42 @@ fn objects_of_the_configuration_that_functions_cannot_use_are_found() {
         let text = format!("{before} addAction(AllRule(), LuaAction(function(dq)\n{body} end))");
         assert_eq!(broken(&text), [] as [String; 0], "{text}");
     }
+}
+
+#[test]
+fn metrics_that_functions_change_and_nothing_declares_are_told() {
+    let told = |text: &str| {
+        let file = File::new(text);
+        let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
+        let loaded = load(&flags).expect("a configuration");
+        let name = file.path().display().to_string();
+        let warnings = loaded.draft.warnings.clone().into_list();
+        warnings.iter().map(|w| w.to_string().replace(&name, "FILE")).collect::<Vec<_>>()
+    };
+    let before = "newServer('192.0.2.1') declareMetric('told-hits', 'counter', 'Hits.')\n";
+    for (body, want) in [
+        ("incMetric('told-hits') decMetric('told-hits') return getMetric('told-hits')", None),
+        ("incMetric('told-hit')", Some("FILE:2: unknown metric \"told-hit\"; did you mean \"told-hits\"?")),
+        ("setMetric('other', 5)", Some("FILE:2: unknown metric \"other\"; declareMetric declares it")),
+        ("observeMetric('other', dq.len, {labels={a='b'}})", Some("FILE:2: unknown metric \"other\"")),
+        ("return incMetric('other', 2)", Some("FILE:2: unknown metric \"other\"")),
+        // Names that are known only at work.
+        ("incMetric('told-' .. tostring(dq.qname))", None),
+        ("local name = dq.pool incMetric(name)", None),
+        ("declareMetric('other', 'counter', 'Others.') incMetric('other')", None),
+        ("declareMetric(dq.pool, 'counter', 'Others.') incMetric('other')", None),
+        ("local incMetric = print incMetric('other')", None),
+        ("pcall(function() incMetric('other') end)", None),
+    ] {
+        let warnings = told(&format!("{before}{}", shard(body)));
+        match want {
+            None => assert_eq!(warnings, [] as [String; 0], "{body}"),
+            Some(want) => {
+                assert_eq!(warnings.len(), 1, "{body}: {warnings:?}");
+                assert!(warnings[0].starts_with(want), "{body}: {warnings:?}");
+            }
+        }
+    }
+    let own = format!("{before}function incMetric() end {}", shard("incMetric('other')"));
+    assert_eq!(told(&own), [] as [String; 0], "it is the file's own");
 }

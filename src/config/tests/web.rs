@@ -180,6 +180,7 @@ fn the_file_declares_and_changes_metrics() {
         ("declareMetric('a', 'histogram', '', {buckets={2, 1}})", "1 to 50 growing numbers"),
         ("declareMetric('a', 'histogram', '', {buckets={}})", "1 to 50 growing numbers"),
         ("declareMetric('a', 'histogram', '', {buckets={'x'}})", "buckets is \"x\""),
+        ("declareMetric('a', 'histogram', '', {buckets={1/0}})", "a finite number"),
         ("declareMetric('a', 'gauge', '', {buckets={1}})", "only a histogram has buckets"),
         ("incMetric('a')", "the metric is not declared"),
         ("declareMetric('a', 'gauge', '') declareMetric('a', 'counter', '')", "was declared otherwise"),
@@ -190,12 +191,17 @@ fn the_file_declares_and_changes_metrics() {
         ),
         ("declareMetric('a', 'gauge', '') observeMetric('a', 1)", "it is no histogram"),
         ("declareMetric('h', 'histogram', '') incMetric('h')", "whose values come by observeMetric"),
-        ("declareMetric('h', 'histogram', '') observeMetric('h', 'x')", "a number from"),
-        ("declareMetric('h', 'histogram', '') observeMetric('h', 0/0)", "a number from"),
+        ("declareMetric('h', 'histogram', '') observeMetric('h', 'x')", "a finite number"),
+        ("declareMetric('h', 'histogram', '') observeMetric('h', 0/0)", "a finite number"),
         (
             "declareMetric('h', 'histogram', '', {withLabels=true}) observeMetric('h', 1, {labels={le='1'}})",
-            "have the label \"le\"",
+            "the label \"le\" is that of histograms' ranges",
         ),
+        (
+            "declareMetric('c', 'counter', '', {withLabels=true}) incMetric('c', {labels={le='1'}})",
+            "the label \"le\" is that of histograms' ranges",
+        ),
+        ("declareMetric('c', 'counter', '', {withLabels=true}) incMetric('c')", "it is counted by labels"),
     ] {
         let messages = broken(text);
         assert!(messages.len() == 1 && messages[0].contains(want), "{text}\n  gave {messages:#?}");

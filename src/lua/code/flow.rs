@@ -79,6 +79,10 @@ pub(crate) enum Kind {
     Decision,
     /// It is a member of a table whose members are fixed (`DNSQType.A`, `string.format`).
     Fixed,
+    /// It is the metric that a function changes or reads.
+    Metric,
+    /// It is a metric that a function declares; empty for one whose name is not known.
+    Declared,
 }
 
 /// A kind of object that functions get.
@@ -140,6 +144,10 @@ const MAKERS: [(&str, Shape); 2] = [("getPool", Shape::Pool), ("getServer", Shap
 const LISTS: [(&str, Shape); 2] = [("getPoolServers", Shape::Server), ("getServers", Shape::Server)];
 const GO_THROUGH: [&str; 2] = ["ipairs", "pairs"];
 
+/// The function that declares a metric, and those that change or read one.
+pub(crate) const DECLARES: &str = "declareMetric";
+pub(crate) const METRICS: [&str; 5] = ["incMetric", "decMetric", "setMetric", "observeMetric", "getMetric"];
+
 /// How the names of functions of the LuaFFI family begin.
 pub(crate) const FFI: &str = "dnsdist_ffi_";
 /// The object that the function at a place (chunk, first line) gets, and as which of its arguments.
@@ -183,6 +191,8 @@ enum Held<'c> {
     TypeOf(Option<&'c str>),
     /// The function of a constant.
     Function(usize),
+    /// A text.
+    Text(&'c str),
     /// A function that returns an object of ours.
     Gives(Shape),
     /// An object of ours.
@@ -321,6 +331,9 @@ impl Walk<'_> {
             }
             _ => {}
         }
+        if is_call && let Some((name, kind)) = metric(i, registers) {
+            add(name, kind);
+        }
         if let Some(Held::Lacking(table, member)) = registers.get(&register) {
             add(&format!("{table}.{member}"), Kind::Fixed);
         }
@@ -370,7 +383,7 @@ impl Walk<'_> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
             Held::Lacking(..) => Some(Standing::Lacking),
-            Held::TypeOf(_) | Held::Function(_) | Held::Gives(_) => None,
+            Held::TypeOf(_) | Held::Function(_) | Held::Text(_) | Held::Gives(_) => None,
             Held::Object(_) | Held::List(_) | Held::GoesThrough(_) => None,
         };
         let is_nil = |register| match standing(register)? {
@@ -419,6 +432,7 @@ impl Walk<'_> {
                 if let Shape::Table(name) = shape { Held::Global(name) } else { Held::Object(shape) }
             }),
             op::FNEW => Some(Held::Function(i.d())),
+            op::KSTR => function.text(i.d()).map(Held::Text),
             op::TGETS => match registers.get(&i.b) {
                 Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
                 Some(Held::Global(table)) => function
@@ -484,6 +498,20 @@ impl Walk<'_> {
         if let Some(held) = held {
             registers.insert(i.a, held);
         }
+    }
+}
+
+/// Returns the metric that a call is about, and how: of a change only one whose name is written there.
+fn metric<'c>(i: Instruction, registers: &Registers<'c>) -> Option<(&'c str, Kind)> {
+    let Some(Held::Global(function)) = registers.get(&i.a) else { return None };
+    let name = match registers.get(&i.a.checked_add(2)?) {
+        Some(Held::Text(name)) => Some(*name),
+        _ => None,
+    };
+    match *function {
+        DECLARES => Some((name.unwrap_or_default(), Kind::Declared)),
+        function if METRICS.contains(&function) => Some((name?, Kind::Metric)),
+        _ => None,
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) const MODNV: u8 = 31;
 pub(super) const ADDVV: u8 = 32;
 pub(super) const POW: u8 = 37;
 pub(super) const CAT: u8 = 38;
+pub(super) const KSTR: u8 = 39;
 pub(super) const KPRI: u8 = 43;
 pub(super) const KNIL: u8 = 44;
 pub(super) const UGET: u8 = 45;

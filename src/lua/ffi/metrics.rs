@@ -33,8 +33,10 @@ c_functions! {
     fn dnsdist_ffi_metric_set(name: *const c_char, length: usize, value: f64) {
         // SAFETY: as the macro says.
         let name = String::from_utf8_lossy(unsafe { passed(name, length) });
-        // There is no way to say that it is not there.
-        let _ = custom_metrics::all().set(&name, &Labels::new(), value);
+        if custom_metrics::all().set(&name, &Labels::new(), value).is_err() {
+            // There is no other way to say it.
+            metrics::failed();
+        }
     }
     "double (*)(const char*, size_t, bool)"
     fn dnsdist_ffi_metric_get(name: *const c_char, length: usize, _is_counter: bool) -> f64 {
@@ -45,6 +47,8 @@ c_functions! {
 }
 
 fn add(name: &[u8], step: f64) {
-    // There is no way to say that it is not there.
-    let _ = custom_metrics::all().add(&String::from_utf8_lossy(name), &Labels::new(), step);
+    if custom_metrics::all().add(&String::from_utf8_lossy(name), &Labels::new(), step).is_err() {
+        // There is no other way to say it.
+        metrics::failed();
+    }
 }

@@ -64,6 +64,8 @@ pub(crate) struct RunningCall {
     /// no effect.
     header: UnsafeCell<[u8; header::LEN]>,
     header_given: Cell<bool>,
+    /// How often what functions asked for was refused, without an end of their calls.
+    pub(crate) failed: Cell<u64>,
     /// What scripts made through C functions.
     pub(crate) handles: RefCell<Handles>,
     /// The sets of the configuration.
@@ -99,6 +101,7 @@ impl RunningCall {
             live: UnsafeCell::new(live),
             header: UnsafeCell::default(),
             header_given: Cell::default(),
+            failed: Cell::default(),
             handles: RefCell::default(),
             shared: Arc::clone(shared),
         })

@@ -64,6 +64,11 @@ pub(crate) fn fraction(what: &str, value: &Value, min: f64, max: f64) -> Result<
     n.ok_or_else(|| wrong(what, value, format!("a number from {min} to {max}")))
 }
 
+/// Reads any number, but for infinity and what is none.
+pub(crate) fn finite(what: &str, value: &Value) -> Result<f64, Fault> {
+    number(value).filter(|x| x.is_finite()).ok_or_else(|| wrong(what, value, "a finite number"))
+}
+
 /// Reads percent, as parts per million.
 pub(crate) fn percent(what: &str, value: &Value) -> Result<u32, Fault> {
     let n = number(value).filter(|x| (0.0..=100.0).contains(x));

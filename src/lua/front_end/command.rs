@@ -25,7 +25,7 @@ use crate::lua::front_end::metrics::declarations;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::paste::pasteable;
 use crate::lua::front_end::view::{ServerView, View};
-use crate::lua::front_end::{first_line, innermost, message, names, script_error, setter};
+use crate::lua::front_end::{first_line, innermost, lookups, message, names, script_error, setter};
 use crate::lua::limits::{Interrupt, Runtime};
 use crate::lua::state;
 use crate::lua::state::File;
@@ -224,8 +224,10 @@ impl Standing {
         self.context.begin(build, Some(session));
         self.context.has_code(&chunk);
         let (memory, begun) = (lua.used_memory(), clock::now());
+        lookups::forget(lua);
         let (ended, _) = runtime.run(COMMAND_TICKS, || {
             let returned = chunk.call::<MultiValue>(())?;
+            lookups::finish(lua, &self.context)?;
             // Flushes what was written without a line end.
             lua.load("io.stdout:flush() io.stderr:flush()").exec()?;
             shown(&returned)
@@ -345,7 +347,11 @@ impl Standing {
             output_max: LOOK_OUTPUT,
         };
         self.context.begin(build, Some(session));
+        lookups::forget(lua);
         let (ended, _) = runtime.run(COMMAND_TICKS, || call(lua));
+        if lookups::forget(lua) {
+            tracing::warn!("getAddressInfo works in the file and at the console only");
+        }
         let session = self.context.take_session();
         // Nobody reads it, so that it is for the log, as elsewhere.
         let printed = session.as_ref().map(|session| String::from_utf8_lossy(&session.output));

@@ -43,7 +43,7 @@ pub(super) struct Inner {
     /// The draft under construction; `None` outside of an evaluation.
     pub(super) build: RefCell<Option<Build>>,
     /// The console's command that is running.
-    session: RefCell<Option<Session>>,
+    pub(super) session: RefCell<Option<Session>>,
 }
 
 /// A configuration under construction.

@@ -77,6 +77,10 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let counters = call.session.as_ref().map(|s| s.view.counters()).unwrap_or_default();
         Ok(Value::Table(call.lua.create_table_from(counters)?))
     })?;
+    context.define(lua, "getOutgoingTLSSessionCacheSize", |call, _| {
+        let sessions = call.session.as_ref().map_or(0, |session| session.view.tls_sessions());
+        Ok(Value::Number(sessions as f64))
+    })?;
     context
         .define(lua, "getVerbose", |call, _| Ok(Value::Boolean(call.draft.settings.switch(Key::Verbose))))?;
     define_acl(lua, context)?;

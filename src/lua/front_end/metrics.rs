@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mlua::{Lua, Value};
 
 use crate::config::error::Fault;
-use crate::lua::front_end::argument::{fraction, named, shown, switch, text, wrong};
+use crate::lua::front_end::argument::{finite, fraction, named, shown, switch, text, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Context, define_anytime};
 use crate::lua::front_end::declared::raised;
@@ -48,12 +48,17 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     function("incMetric", |context, a, unknown| change(context, a, 1.0, unknown))?;
     function("decMetric", |context, a, unknown| change(context, a, -1.0, unknown))?;
     function("setMetric", |context, a, unknown| {
-        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let value = finite(a.what(1), a.at(1))?;
         let (_, labels) = options(a, 2, unknown)?;
-        answered(a, metric(context, a)?.set(&labels, value))
+        let set = metric(context, a)?.set(&labels, value);
+        if set.is_ok() && is_file(context) {
+            let name = name(a)?;
+            of_draft(context, |draft| draft.note_set(&name, &labels));
+        }
+        answered(a, set)
     })?;
     function("observeMetric", |context, a, unknown| {
-        let value = fraction(a.what(1), a.at(1), -f64::MAX, f64::MAX)?;
+        let value = finite(a.what(1), a.at(1))?;
         let (_, labels) = options(a, 2, unknown)?;
         answered(a, metric(context, a)?.observe(&labels, value))
     })?;
@@ -104,7 +109,7 @@ fn numbers(what: &str, v: &Value) -> Result<Vec<f64>, Fault> {
     const NUMBERS: &str = "a list of growing numbers, as {1, 10, 100}";
     let list = v.as_table().ok_or_else(|| wrong(what, v, NUMBERS))?;
     let items = list.sequence_values::<Value>().take(BOUNDS_MAX + 1);
-    items.map(|item| fraction(what, &item?, -f64::MAX, f64::MAX)).collect()
+    items.map(|item| finite(what, &item?)).collect()
 }
 
 fn change(context: &Context, a: &Arguments<'_>, sign: f64, unknown: &mut Vec<Fault>) -> Result<Value, Fault> {
@@ -119,11 +124,23 @@ fn of_draft<R>(context: &Context, body: impl FnOnce(&mut Declared) -> R) -> Opti
     build.as_mut().map(|build| body(&mut build.draft.metrics))
 }
 
-/// Returns the metric that is named first: of the draft, or else of the process.
+/// Returns the metric that is named first: of the draft, or else of the process. What a file counts counts only once
+/// the file is in force; what a command does, at once.
 fn metric(context: &Context, a: &Arguments<'_>) -> Result<Arc<CustomMetric>, Fault> {
     let name = name(a)?;
-    let in_draft = of_draft(context, |draft| draft.metric(&name)).flatten();
+    let in_draft = if is_file(context) {
+        of_draft(context, |draft| draft.to_change(custom_metrics::all(), &name))
+    } else {
+        of_draft(context, |draft| draft.metric(&name))
+    };
+    let in_draft = in_draft.flatten();
     in_draft.map_or_else(|| custom_metrics::all().metric(&name), Ok).map_err(|why| refused(a, why))
+}
+
+/// Returns whether a file runs, rather than a command or what is told of something.
+fn is_file(context: &Context) -> bool {
+    // Already borrowed: within a call of ours for a command.
+    context.0.session.try_borrow().is_ok_and(|session| session.is_none())
 }
 
 fn name(a: &Arguments<'_>) -> Result<String, Fault> {

@@ -36,6 +36,7 @@ mod functions;
 mod globals;
 mod inspect;
 mod limiter;
+mod lookups;
 mod lua_error;
 mod machine;
 mod mark;
@@ -433,6 +434,8 @@ fn evaluate_here(
     let ended = runtime.evaluate(|| {
         let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, Role::Main, f));
         let ran = ran.and_then(|()| {
+            // Before what the API has changed of the servers that they add.
+            lookups::finish(runtime.lua(), &context)?;
             let kept = context.kept_files();
             kept.iter().try_for_each(|f| run(runtime.lua(), &context, Role::Kept, f))
         });
@@ -514,6 +517,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     web::define(lua, context)?;
     callbacks::define(lua, context)?;
     metrics::define(lua, context)?;
+    lookups::define(lua, context)?;
     machine::define(lua)?;
     missing::define(lua, context)
 }

@@ -15,7 +15,9 @@ use crate::config::functions::{
 };
 use crate::lua::code::dump;
 use crate::lua::code::dump::{Chunk, Prototype};
-use crate::lua::code::flow::{DECISIONS, FFI, Kind, LIBRARIES, Shape, Standing, Use, Walk, When, tail_calls};
+use crate::lua::code::flow::{
+    DECISIONS, DECLARES, FFI, Kind, LIBRARIES, METRICS, Shape, Standing, Use, Walk, When, tail_calls,
+};
 use crate::lua::code::globals::Names;
 use crate::lua::ffi;
 use crate::lua::front_end::captured;
@@ -25,6 +27,7 @@ use crate::lua::front_end::missing;
 use crate::lua::limits::Interrupt;
 use crate::lua::state;
 use crate::lua::state::Members;
+use crate::stats::custom_metrics;
 
 /// The code of a configuration.
 #[derive(Debug, Default)]
@@ -190,15 +193,53 @@ pub(crate) fn check(
         shares: &shares,
         found: BTreeSet::new(),
     };
+    let (mut declared, mut counted) = (BTreeSet::new(), Vec::new());
     for (chunk, piece) in &chunks {
         let before = std::mem::take(&mut walk.found);
         walk.chunk(chunk, piece.when);
         for found in std::mem::replace(&mut walk.found, before) {
+            if found.kind == Kind::Declared {
+                declared.insert(found.name);
+                continue;
+            }
+            if found.kind == Kind::Metric {
+                counted.push((found, piece.origin.as_ref()));
+                continue;
+            }
             let standing = (walk.standing)(&found.name, found.when);
             report(&found, standing, piece.origin.as_ref(), (&names, &members, &fixed), draft);
         }
     }
+    let is_replaced = names.is_opaque || METRICS.iter().any(|function| names.set.contains(*function));
+    if !is_replaced && !names.set.contains(DECLARES) {
+        undeclared(&counted, &declared, draft);
+    }
     Ok(())
+}
+
+/// Warns of metrics that functions change and nothing declares: neither the file, nor a function (`declared`,
+/// with an empty name for one that is not known).
+fn undeclared(counted: &[(Use, Option<&Origin>)], declared: &BTreeSet<String>, draft: &mut Draft) {
+    if declared.contains("") {
+        return;
+    }
+    for (found, origin) in counted {
+        let name = &found.name;
+        let is_known = draft.metrics.metric(name).is_some() || custom_metrics::all().metric(name).is_ok();
+        if is_known || declared.contains(name) {
+            continue;
+        }
+        let (chunk, line) = &found.place;
+        let own = || Origin::line(chunk.strip_prefix('@').unwrap_or("(a string)"), *line);
+        let origin = (*origin).cloned().unwrap_or_else(own);
+        let near = nearest(name, draft.metrics.names().chain(declared.iter().map(String::as_str)));
+        let hint = near.map_or_else(
+            || "declareMetric declares it".to_owned(),
+            |near| format!("did you mean \"{near}\"?"),
+        );
+        let fault = Fault::Unknown { what: "metric", name: name.clone(), hint };
+        draft.warnings.push_once(ConfigError::new(&origin, "", fault));
+    }
 }
 
 /// Counts the functions that begin in each line.
@@ -279,6 +320,7 @@ const fn what_of(kind: Kind) -> &'static str {
         Kind::Fixed | Kind::Member(Shape::Table(_)) => "member of a table",
         Kind::Written(_) => "member that can be set",
         Kind::Decision => "decision of a function",
+        Kind::Metric | Kind::Declared => "metric",
         Kind::Call | Kind::Ffi => "name",
     }
 }
@@ -397,6 +439,8 @@ fn report(
             let what = if LIBRARIES.contains(&table) { "function" } else { "constant" };
             unknown(what, near.as_deref(), "there is none of this name")
         }
+        // Whether they are known shows behind all code.
+        (Kind::Metric | Kind::Declared, _) => return,
         (Kind::Call, _) if standing == Standing::Configures => {
             let note =
                 "works only while the configuration is evaluated, and a function that runs later calls it";

@@ -2,6 +2,7 @@
 
 use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
+use crate::config::compile::DEFAULT_POOL;
 use crate::config::draft::{Draft, DraftServer, Handle};
 use crate::config::error::Fault;
 use crate::config::functions::SERVER_METHODS;
@@ -126,6 +127,10 @@ const ACTIONS: [(&str, Method); 11] = [
     }),
     ("addPool", |call, at, v| {
         let pool = text("", v, "the name of a pool")?;
+        if pool == DEFAULT_POOL {
+            // The API's name for the default pool.
+            return Err(wrong("", v, "\"\" for the default pool, or another name"));
+        }
         call.draft.servers[at].pools.add(pool);
         Ok(())
     }),

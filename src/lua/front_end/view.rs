@@ -90,6 +90,9 @@ pub trait View: fmt::Debug + Send + Sync {
     /// Forgets what was counted by name.
     fn clear_query_counts(&self);
 
+    /// Returns how many TLS sessions with servers are kept that may be resumed.
+    fn tls_sessions(&self) -> usize;
+
     /// Returns UUID and hits of each rule of a chain, in its order.
     fn rules(&self, chain: ChainKey) -> Vec<([u8; 16], u64)>;
 }

@@ -539,7 +539,7 @@ impl Script for State {
     }
 
     fn errors(&self) -> u64 {
-        self.errors
+        self.errors + self.call.failed.get()
     }
 }
 

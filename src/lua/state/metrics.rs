@@ -2,6 +2,7 @@
 
 use mlua::{BString, Lua, Table, Value};
 
+use crate::lua::ffi::running_call::running;
 use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, Labels};
 
 /// Pairs of a table that are looked at; more labels are refused.
@@ -12,6 +13,11 @@ type Answer = (Option<f64>, Option<&'static str>);
 
 /// Adds them to the table of functions under the prelude.
 pub(crate) fn define(lua: &Lua, core: &Table) -> mlua::Result<()> {
+    let refused = lua.create_function(|_, ()| {
+        failed();
+        Ok(())
+    })?;
+    core.raw_set("metric_failed", refused)?;
     let declare = lua.create_function(
         |_,
          (name, kind, description, prometheus, labelled, bounds): (
@@ -79,6 +85,11 @@ pub(crate) fn declare(
 /// Reads the bounds of a histogram: one more than there may be, at most.
 fn numbers(table: &Table) -> mlua::Result<Vec<f64>> {
     table.sequence_values::<f64>().take(BOUNDS_MAX + 1).collect()
+}
+
+/// Counts a change of a metric that is refused, as an error of the call that runs.
+pub(crate) fn failed() {
+    let _ = running(|call| call.failed.set(call.failed.get() + 1));
 }
 
 fn answer(value: Result<f64, &'static str>) -> Answer {

@@ -209,6 +209,8 @@ impl Members {
             Kind::Call
             | Kind::Ffi
             | Kind::Fixed
+            | Kind::Metric
+            | Kind::Declared
             | Kind::Member(Shape::Other | Shape::Table(_))
             | Kind::Written(_) => {
                 return None;

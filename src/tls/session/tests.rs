@@ -344,7 +344,9 @@ fn pending_output_is_bounded() {
 fn sessions_are_resumed_by_ticket() {
     let harness = Harness::new(&["dns.example"]);
     let (client, server) = (harness.client(), harness.server());
+    assert_eq!(client.sessions(), 0);
     assert!(!Pair::done(&client, &server).resumed());
+    assert!((1..=8).contains(&client.sessions()), "{}", client.sessions());
     // Each resumption brings the ticket for the next one.
     for _ in 0..3 {
         assert!(Pair::done(&client, &server).resumed());
@@ -462,6 +464,7 @@ fn a_check_with_an_invalid_certificate_ends_resumption() {
     assert_eq!(client.era(), era);
     let failure = check(&bad).expect_err("a bad certificate");
     assert_ne!(client.era(), era, "earlier connections are outdated");
+    assert_eq!(client.sessions(), 0, "they may be another server's");
     assert_eq!((failure.reason, &*failure.text), (Reason::BadCertificate, "self-signed certificate"));
     let why = Pair::new(&client, &bad).run().expect_err("nothing to be resumed");
     assert_eq!(why.reason, Reason::BadCertificate);

@@ -14,6 +14,7 @@ use crate::tools::load::tally::{Counts, Tally};
 use crate::tools::reflect::answer::{self, CLIENT_COOKIE, COOKIE};
 use crate::wire::edns;
 use crate::wire::header::{self, Header};
+use crate::wire::records;
 
 /// Option code of padding (RFC 7830, 3).
 const PADDING: u16 = 12;
@@ -164,6 +165,7 @@ impl Asker {
                 let counts = self.tally.counts();
                 counts.code(edns::rcode(message));
                 counts.truncated += u64::from(header.is_truncated());
+                counts.malformed += u64::from(!records::is_answer(message));
                 counts.wrong_records += u64::from(wrong_records);
                 counts.wrong_cookie += u64::from(wrong_cookie);
             }
@@ -302,6 +304,40 @@ mod tests {
         let shape = Shape { ttl: 1..=1, records: 1..=2 };
         answer::make(&mut packet, &shape, Wanted::default()).expect("an answer");
         packet.bytes().to_vec()
+    }
+
+    /// How many malformed answers one is, and how it is made of a good one and the length of its query.
+    type Change<'c> = (u64, &'c dyn Fn(&mut Vec<u8>, usize));
+
+    #[test]
+    fn answers_that_cannot_be_read_are_wrong() {
+        let (mut asker, _receive) = asker(Extras::default(), Plan::Closed(9));
+        let mut lane = asker.lane(OF_SOCKET);
+        let changes: [Change<'_>; 6] = [
+            (0, &|_, _| {}),
+            (1, &|m, _| m.truncate(m.len() - 1)),
+            // Its owner points to itself.
+            (1, &|m, end| m[end..end + 2].copy_from_slice(&(0xc000 | end as u16).to_be_bytes())),
+            (1, &|m, _| m[2] |= 0x20),
+            // One record more than there is.
+            (1, &|m, _| m[7] += 1),
+            // A truncated one ends anywhere.
+            (0, &|m, _| {
+                m[2] |= 2;
+                m.truncate(m.len() - 1);
+            }),
+        ];
+        for (number, (malformed, change)) in changes.iter().enumerate() {
+            asker.ask(&mut lane, Tick(0)).expect("an id");
+            let query = asker.message.clone();
+            let mut answer = answered(&query);
+            change(&mut answer, query.len());
+            let before = asker.tally.counts().clone();
+            asker.take(&mut lane, &answer, Tick(5_000));
+            let after = asker.tally.counts();
+            assert_eq!(after.answered, before.answered + 1, "{number}");
+            assert_eq!(after.malformed, before.malformed + malformed, "{number}");
+        }
     }
 
     #[test]

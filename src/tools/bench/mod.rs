@@ -24,7 +24,7 @@ use anyhow::{Context, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::base::time::{Tick, TickDelta};
-use crate::config::bench::{BenchOptions, Load, Transport};
+use crate::config::bench::{self, BenchOptions, Load, Transport};
 use crate::engine::clock;
 use crate::tls::client::{CaStores, ClientSpec, ClientTls};
 use crate::tools::bench::asker::{Asker, Extras, Plan};
@@ -36,6 +36,7 @@ use crate::tools::bench::streams::Streams;
 use crate::tools::bench::worker::{Control, Done, PAUSED, Setup, Worker};
 use crate::tools::load::failures::Failures;
 use crate::tools::load::interrupt::Interrupt;
+use crate::tools::load::pace::due_before;
 use crate::tools::load::progress::Progress;
 use crate::tools::load::tally::{INTERVAL, Interval, Tally};
 use crate::tools::load::totals::{Join, Totals};
@@ -66,7 +67,12 @@ pub enum Outcome {
 pub fn run(options: &BenchOptions) -> anyhow::Result<Outcome> {
     // Before signals are taken over, so that they end it.
     let names = Arc::new(Names::load(options).context("names")?);
-    report::check(&options.report, &[])?;
+    let list = match &options.names {
+        bench::Names::File(path) => Some(("the list of names", path.as_path())),
+        bench::Names::Zipf(_) | bench::Names::Random => None,
+    };
+    let inputs: Vec<_> = [list, options.tls.read()].into_iter().flatten().collect();
+    report::check(&options.report, &inputs)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let control = Arc::new(Control::default());
     let (mut run, intervals) = Run::start(options, &names, &control, &mut interrupt)?;
@@ -218,8 +224,8 @@ impl Run {
         let sending = self.sending();
         let begin = interval.number.saturating_mul(INTERVAL.0);
         let wanted = self.rate.and_then(|rate| {
-            let span = sending.0.saturating_sub(begin).min(INTERVAL.0);
-            (span > 0).then_some((u128::from(span) * u128::from(rate) / 1_000_000_000) as u64)
+            let until = TickDelta(sending.0.min(begin.saturating_add(INTERVAL.0)));
+            (until.0 > begin).then(|| due_before(rate, until) - due_before(rate, TickDelta(begin)))
         });
         let mut note = String::new();
         let mut next = None;

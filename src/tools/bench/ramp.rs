@@ -9,7 +9,7 @@
 
 use crate::config::criteria::Criteria;
 use crate::tools::load::tally::{Counts, Interval};
-use crate::tools::load::totals::{Moment, at};
+use crate::tools::load::totals::Moment;
 use crate::tools::report::text::grouped;
 use crate::tools::report::{Ramp, Step};
 
@@ -100,7 +100,7 @@ impl Search {
     fn step(&mut self, interval: &Interval) -> Next {
         let wrong = self.judge(interval);
         let counts = &interval.counts;
-        let p99_ns = at(&interval.latency, 99.0).unwrap_or(0);
+        let p99_ns = interval.latency.at(99.0).unwrap_or(0);
         let is_bad = wrong.is_some();
         self.found.steps.push(Step {
             rate: self.rate,
@@ -167,7 +167,7 @@ mod tests {
             interval.counts.answered = most.min(queue);
             queue -= interval.counts.answered;
             let wait_ns = 1_000_000 + queue * 1_000_000_000 / most.max(1);
-            interval.latency.saturating_record_n(wait_ns, interval.counts.answered);
+            interval.latency.record_n(wait_ns, interval.counts.answered);
             match search.next(&interval) {
                 Next::Rate(next) => rate = next,
                 Next::Pause => rate = 0,

@@ -183,7 +183,12 @@ impl Worker {
             if sending && (now >= self.end || self.control.stopping.load(Relaxed)) {
                 sending = false;
                 if !self.is_paused() {
-                    let missed = self.asker.skip_due(now.min(self.end - TickDelta(1)));
+                    let last = now.min(self.end - TickDelta(1));
+                    if matches!(self.asker.plan, Plan::Open(_)) {
+                        // What has become due since the last turn is not late.
+                        self.send(last, events);
+                    }
+                    let missed = self.asker.skip_due(last);
                     let is_apart = self.is_apart();
                     let counts = self.asker.tally.counts();
                     *(if is_apart { &mut counts.unconnected } else { &mut counts.not_sent }) += missed;

@@ -23,7 +23,7 @@ reasons! {
         UnknownLink = "unknown-link",
         /// The other fragments of a datagram did not come, or too late.
         FragmentLost = "fragment-lost",
-        /// Fragments of a datagram overlap with different content (RFC 5722, 4).
+        /// Fragments of a datagram overlap (RFC 5722, 4).
         FragmentOverlap = "fragment-overlap",
         /// Bytes of a stream are missing in the capture.
         StreamGap = "stream-gap",

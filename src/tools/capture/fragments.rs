@@ -18,6 +18,9 @@ const PARTS_MAX: usize = 128;
 const DATAGRAM_MAX: usize = 65_535;
 /// How long fragments wait (RFC 8200, 4.5: 60 s; Linux: 30 s), nanoseconds.
 const WAIT: u64 = 30_000_000_000;
+/// For how long fragments belong to a datagram that is whole or given up, nanoseconds: they are repetitions, or the
+/// rest. Behind it the number is used anew.
+const ENDED: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -36,6 +39,8 @@ struct Partial {
     /// Known when the last fragment is there.
     whole: Option<usize>,
     bytes: usize,
+    /// When it became whole or was given up; it has no parts since then.
+    ended: Option<u64>,
 }
 
 /// Fragments that wait for others.
@@ -46,11 +51,13 @@ pub(super) struct Fragments {
     order: VecDeque<(u64, u64, Key)>,
     bytes: usize,
     numbers: u64,
+    /// Datagrams of the table that have ended.
+    ended: usize,
 }
 
 impl Fragments {
     pub(super) fn new(hasher: RandomState) -> Self {
-        Self { table: AHashMap::with_hasher(hasher), order: VecDeque::new(), bytes: 0, numbers: 0 }
+        Self { table: AHashMap::with_hasher(hasher), order: VecDeque::new(), bytes: 0, numbers: 0, ended: 0 }
     }
 
     /// Adds a fragment; returns the payload of the datagram that is whole with it.
@@ -70,11 +77,17 @@ impl Fragments {
             counts.skip(Skip::Malformed);
             return None;
         }
+        if let Some(ended) = self.table.get(&key).and_then(|partial| partial.ended) {
+            if at.abs_diff(ended) < ENDED {
+                return None;
+            }
+            self.remove(key);
+        }
         let number = self.numbers;
         let partial = self.table.entry(key).or_insert_with(|| {
             self.order.push_back((at, number, key));
             self.numbers += 1;
-            Partial { number, parts: Vec::new(), whole: None, bytes: 0 }
+            Partial { number, parts: Vec::new(), whole: None, bytes: 0, ended: None }
         });
         let place = partial.parts.partition_point(|(offset, _)| *offset < fragment.offset);
         if partial
@@ -92,7 +105,7 @@ impl Fragments {
             || !fragment.more && partial.parts.last().is_some_and(|(offset, part)| offset + part.len() > end);
         if overlaps || partial.parts.len() == PARTS_MAX {
             counts.skip(if overlaps { Skip::FragmentOverlap } else { Skip::FragmentLost });
-            self.remove(key);
+            self.finish(at, key);
             return None;
         }
         partial.parts.insert(place, (fragment.offset, payload.to_vec()));
@@ -103,9 +116,9 @@ impl Fragments {
         }
         if partial.whole == Some(partial.bytes) {
             counts.reassembled += 1;
-            return self.remove(key).map(|parts| parts.into_iter().flat_map(|(_, part)| part).collect());
+            return self.finish(at, key).map(|parts| parts.into_iter().flat_map(|(_, part)| part).collect());
         }
-        while self.table.len() > DATAGRAMS_MAX || self.bytes > BYTES_MAX {
+        while self.table.len() - self.ended > DATAGRAMS_MAX || self.bytes > BYTES_MAX {
             self.drop_oldest(counts);
         }
         None
@@ -130,16 +143,27 @@ impl Fragments {
 
     fn drop_oldest(&mut self, counts: &mut Counts) {
         if let Some((_, number, key)) = self.order.pop_front()
-            && self.table.get(&key).is_some_and(|partial| partial.number == number)
+            && let Some(partial) = self.table.get(&key).filter(|partial| partial.number == number)
         {
-            counts.skip(Skip::FragmentLost);
+            if partial.ended.is_none() {
+                counts.skip(Skip::FragmentLost);
+            }
             self.remove(key);
         }
     }
 
-    fn remove(&mut self, key: Key) -> Option<Vec<(usize, Vec<u8>)>> {
-        let partial = self.table.remove(&key)?;
+    /// Takes the parts of a datagram that is whole or given up, which is remembered.
+    fn finish(&mut self, at: u64, key: Key) -> Option<Vec<(usize, Vec<u8>)>> {
+        let partial = self.table.get_mut(&key)?;
+        self.bytes -= std::mem::take(&mut partial.bytes);
+        partial.ended = Some(at);
+        self.ended += 1;
+        Some(std::mem::take(&mut partial.parts))
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(partial) = self.table.remove(&key) else { return };
         self.bytes -= partial.bytes;
-        Some(partial.parts)
+        self.ended -= usize::from(partial.ended.is_some());
     }
 }

@@ -297,8 +297,9 @@ fn fragments_are_put_together_in_any_order() {
         let (message, parts) = fragments(client, server);
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]] {
             let mut packets: Vec<_> = order.iter().map(|n| (AT, parts[*n].clone())).collect();
-            // One of them comes twice.
+            // One of them comes twice, and one when the datagram is whole.
             packets.insert(1, packets[0].clone());
+            packets.push((AT + 1_000, packets[3].1.clone()));
             let read = read(frames(&packets));
             assert_eq!((read.payloads(), read.counts.reassembled), (vec![message.clone()], 1), "{order:?}");
             assert_eq!(read.counts.reasons().map(|(_, _, n)| n).sum::<u64>(), 0, "{:?}", read.counts);
@@ -321,6 +322,22 @@ fn fragments_that_miss_others_or_overlap_are_counted() {
     let other = ip(from, to, 17, &[0; 104], Some((77, 96, true)));
     let overlap = read(frames(&[(AT, parts[0].clone()), (AT, other)]));
     assert_eq!((overlap.messages.len(), overlap.counts.skipped(Skip::FragmentOverlap)), (0, 1));
+    // The rest of it is not lost besides, and its number is free a second later.
+    let rest = |after: u64| {
+        let again = ip(from, to, 17, &[0; 104], Some((77, 96, true)));
+        let mut packets = vec![(AT, parts[0].clone()), (AT, again), (AT + 1, parts[1].clone())];
+        packets.extend(parts.iter().map(|part| (AT + after, part.clone())));
+        read(frames(&packets))
+    };
+    for (after, messages) in [(2, 0), (1_500_000_000, 1)] {
+        let read = rest(after);
+        assert_eq!(
+            (read.messages.len(), read.counts.skipped(Skip::FragmentOverlap)),
+            (messages, 1),
+            "{after}"
+        );
+        assert_eq!(read.counts.skipped(Skip::FragmentLost), 0, "{after}");
+    }
     // More datagrams than are kept.
     let many: Vec<_> =
         (0..3_000_u16).map(|id| (AT, ip(from, to, 17, &[0; 1_400], Some((id, 0, true))))).collect();

@@ -13,6 +13,7 @@ pub(crate) mod pace;
 pub(crate) mod progress;
 pub(crate) mod random;
 pub(crate) mod sockets;
+pub(crate) mod spans;
 pub(crate) mod stream;
 pub(crate) mod tally;
 pub(crate) mod threads;

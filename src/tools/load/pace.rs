@@ -84,6 +84,12 @@ impl Pace {
     }
 }
 
+/// Returns how many queries of all threads are due before this time since the begin.
+pub(crate) fn due_before(rate: u32, span: TickDelta) -> u64 {
+    // The first is due at once.
+    u64::try_from((u128::from(span.0) * u128::from(rate)).div_ceil(SECOND_NS)).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +105,25 @@ mod tests {
         times.sort_unstable();
         let even: Vec<u64> = (0..20).map(|n| 1_000 + n * 125_000_000).collect();
         assert_eq!(times, even);
+    }
+
+    #[test]
+    fn seconds_have_the_queries_that_are_due_in_them() {
+        for (rate, end) in [(100, 3_025_000_000), (7, 2_000_000_000), (1, 1), (333, 1_000_000_001)] {
+            let mut pace = Pace::new(Tick(0), rate, 0, 1);
+            let mut begin = 0;
+            while begin < end {
+                let until = (begin + 1_000_000_000).min(end);
+                let mut taken = 0;
+                while pace.next() < Tick(until) {
+                    pace.take();
+                    taken += 1;
+                }
+                let due = due_before(rate, TickDelta(until)) - due_before(rate, TickDelta(begin));
+                assert_eq!(due, taken, "{rate} per second, up to {until}");
+                begin = until;
+            }
+        }
     }
 
     #[test]

@@ -1,20 +1,13 @@
 //! What one thread counts, an interval of a second at a time.
 
-use crossbeam_channel::Sender;
-use hdrhistogram::Histogram;
-
 use crate::base::time::{Tick, TickDelta};
+use crate::tools::load::spans::Spans;
+use crossbeam_channel::Sender;
 
 /// An interval.
 pub(crate) const INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 /// Response codes that are counted each by itself, up to BADCOOKIE (RFC 7873).
 pub(crate) const CODES: usize = 24;
-/// Histograms tell nanoseconds apart,
-const LOW_NS: u64 = 1;
-/// count up to an hour, nanoseconds,
-const HIGH_NS: u64 = 3_600_000_000_000;
-/// and have three exact digits.
-const DIGITS: u8 = 3;
 
 macro_rules! counts {
     ($($(#[doc = $doc:literal])* $field:ident: $label:literal,)*) => {
@@ -128,13 +121,6 @@ impl Counts {
     }
 }
 
-/// Creates an empty histogram of nanoseconds.
-pub(crate) fn histogram() -> Histogram<u64> {
-    let bounded = Histogram::new_with_bounds(LOW_NS, HIGH_NS, DIGITS);
-    // These bounds are valid.
-    bounded.unwrap_or_else(|_| unreachable!("constants"))
-}
-
 /// What a thread measured in an interval.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
@@ -149,17 +135,17 @@ pub(crate) struct Interval {
     /// From the begin of the run to the last answer.
     pub(crate) answered_until: TickDelta,
     /// From the intended time of sending to the answer, nanoseconds.
-    pub(crate) latency: Histogram<u64>,
+    pub(crate) latency: Spans,
     /// From the true time of sending to the answer, nanoseconds.
-    pub(crate) naive: Histogram<u64>,
+    pub(crate) naive: Spans,
     /// From the intended to the true time of sending, nanoseconds.
-    pub(crate) lag: Histogram<u64>,
+    pub(crate) lag: Spans,
 }
 
 impl Interval {
     /// Creates an empty one.
     pub(crate) fn new(number: u64) -> Self {
-        let (latency, naive, lag) = (histogram(), histogram(), histogram());
+        let (latency, naive, lag) = (Spans::new(), Spans::new(), Spans::new());
         let (counts, answered_until) = (Counts::default(), TickDelta(0));
         Self { thread: 0, number, last: false, counts, answered_until, latency, naive, lag }
     }
@@ -174,8 +160,7 @@ impl Interval {
             (&mut self.naive, &other.naive),
             (&mut self.lag, &other.lag),
         ] {
-            // Both have the same bounds, so that nothing is out of them.
-            let _ = here.add(there);
+            here.add(there);
         }
     }
 }
@@ -207,12 +192,17 @@ impl Tally {
         &mut self.current.counts
     }
 
+    /// Returns whether queries have a time to be sent at.
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
     /// Counts a query that was sent.
     #[inline]
     pub(crate) fn sent(&mut self, intended: Tick, sent: Tick) {
         self.current.counts.sent += 1;
         if self.is_timed {
-            self.current.lag.saturating_record(sent.since(intended).0);
+            self.current.lag.record(sent.since(intended).0);
         }
     }
 
@@ -221,8 +211,8 @@ impl Tally {
     pub(crate) fn answered(&mut self, intended: Tick, sent: Tick, now: Tick) {
         self.current.counts.answered += 1;
         self.current.answered_until = now.since(self.begin);
-        self.current.latency.saturating_record(now.since(intended).0);
-        self.current.naive.saturating_record(now.since(sent).0);
+        self.current.latency.record(now.since(intended).0);
+        self.current.naive.record(now.since(sent).0);
     }
 
     /// Hands over the interval if it is over.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
-use crate::config::criteria::Figures;
-use crate::tools::load::tally::{Counts, INTERVAL, Interval, histogram};
+use crate::config::criteria::{Figures, Within};
+use crate::tools::load::spans::Spans;
+use crate::tools::load::tally::{Counts, INTERVAL, Interval};
 
 /// A second of a run, of all threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +29,9 @@ pub(crate) struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
     pub(crate) counts: Counts,
-    pub(crate) latency: Histogram<u64>,
-    pub(crate) naive: Histogram<u64>,
-    pub(crate) lag: Histogram<u64>,
+    pub(crate) latency: Spans,
+    pub(crate) naive: Spans,
+    pub(crate) lag: Spans,
     pub(crate) rows: Vec<Row>,
     /// How long queries were sent, seconds.
     pub(crate) seconds: f64,
@@ -45,9 +44,9 @@ impl Totals {
     pub(crate) fn new() -> Self {
         Self {
             counts: Counts::default(),
-            latency: histogram(),
-            naive: histogram(),
-            lag: histogram(),
+            latency: Spans::new(),
+            naive: Spans::new(),
+            lag: Spans::new(),
             rows: Vec::new(),
             seconds: 0.0,
             answered_until: 0.0,
@@ -63,8 +62,7 @@ impl Totals {
             (&mut self.naive, &interval.naive),
             (&mut self.lag, &interval.lag),
         ] {
-            // Both have the same bounds.
-            let _ = here.add(there);
+            here.add(there);
         }
         self.rows.push(Row {
             second: interval.number,
@@ -74,26 +72,26 @@ impl Totals {
             answered: interval.counts.answered,
             lost: interval.counts.lost(),
             wrong: interval.counts.wrong(),
-            p50_ns: at(&interval.latency, 50.0).unwrap_or(0),
-            p99_ns: at(&interval.latency, 99.0).unwrap_or(0),
-            max_ns: at(&interval.latency, 100.0).unwrap_or(0),
+            p50_ns: interval.latency.at(50.0).unwrap_or(0),
+            p99_ns: interval.latency.at(99.0).unwrap_or(0),
+            max_ns: interval.latency.most().unwrap_or(0),
         });
         &self.rows[self.rows.len() - 1]
     }
 }
 
 impl Figures for Totals {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
-        at(&self.latency, percentile)
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
+        self.latency.within(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> Option<u64> {
-        at(&self.lag, percentile)
+    fn lag_ns(&self, percentile: f64) -> Option<Within> {
+        self.lag.within(percentile)
     }
     fn mean_ns(&self) -> Option<f64> {
-        mean(&self.latency)
+        self.latency.average()
     }
     fn max_ns(&self) -> Option<u64> {
-        at(&self.latency, 100.0)
+        self.latency.most()
     }
     fn sent(&self) -> u64 {
         self.counts.asked()
@@ -120,35 +118,23 @@ impl Figures for Totals {
     }
 }
 
-/// Returns a percentile of a histogram, unless that is empty: the least value that its bucket stands for, so
-/// that no bound is exceeded by what does not exceed it.
-pub(crate) fn at(histogram: &Histogram<u64>, percentile: f64) -> Option<u64> {
-    let value = || histogram.lowest_equivalent(histogram.value_at_quantile(percentile / 100.0));
-    (!histogram.is_empty()).then(value)
-}
-
-/// Returns the mean of a histogram, unless that is empty. It is made of the middles of buckets.
-pub(crate) fn mean(histogram: &Histogram<u64>) -> Option<f64> {
-    at(histogram, 100.0).map(|max| histogram.mean().min(max as f64))
-}
-
 /// One interval as the figures of a run. A query that was not answered within it counts as lost: its
 /// time-out would come only in a later one.
 #[derive(Debug)]
 pub(crate) struct Moment<'i>(pub(crate) &'i Interval);
 
 impl Figures for Moment<'_> {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
-        at(&self.0.latency, percentile)
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
+        self.0.latency.within(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> Option<u64> {
-        at(&self.0.lag, percentile)
+    fn lag_ns(&self, percentile: f64) -> Option<Within> {
+        self.0.lag.within(percentile)
     }
     fn mean_ns(&self) -> Option<f64> {
-        mean(&self.0.latency)
+        self.0.latency.average()
     }
     fn max_ns(&self) -> Option<u64> {
-        at(&self.0.latency, 100.0)
+        self.0.latency.most()
     }
     fn sent(&self) -> u64 {
         self.0.counts.asked()
@@ -221,7 +207,7 @@ mod tests {
         let mut interval = Interval::new(number);
         for ns in latencies_ns {
             interval.counts.answered += 1;
-            interval.latency.saturating_record(*ns);
+            interval.latency.record(*ns);
         }
         interval
     }
@@ -242,7 +228,7 @@ mod tests {
         all.sort_unstable();
         for percentile in [0.0, 1.0, 50.0, 90.0, 99.0, 99.9, 99.99, 100.0] {
             let rank = (percentile / 100.0 * all.len() as f64).ceil().max(1.0) as usize;
-            let (exact, told) = (all[rank - 1], totals.percentile_ns(percentile).expect("answers"));
+            let (exact, told) = (all[rank - 1], totals.latency.at(percentile).expect("answers"));
             // Three digits: within a thousandth.
             assert!((exact - exact / 1_000..=exact).contains(&told), "p{percentile}: {told}, not {exact}");
         }
@@ -254,23 +240,28 @@ mod tests {
         for ns in [1, 1_233, 100_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000, 1_000_000_000] {
             let mut totals = Totals::new();
             totals.add(&interval(0, &[ns; 3]), None);
-            for told in [totals.percentile_ns(50.0), totals.max_ns(), totals.mean_ns().map(|ns| ns as u64)] {
-                let told = told.expect("answers");
-                assert!(told <= ns && ns - told <= ns / 1_000, "{told}, not {ns}");
+            for told in [totals.latency.at(50.0), totals.max_ns(), totals.mean_ns().map(|ns| ns as u64)] {
+                assert_eq!(told, Some(ns));
             }
             // Nor shorter.
             if ns % 1_000 > 0 {
                 continue;
             }
             let us = ns / 1_000;
-            let conditions = |order: &str| format!("p50{order}{us}us,max{order}{us}us");
-            for order in ["<", ">"] {
-                let conditions = Criteria::parse(&conditions(order), Tool::Bench).expect("conditions");
-                assert!(!conditions.any_holds(&totals), "{order} {ns}");
+            let holds = |condition: &str, totals: &Totals| {
+                Criteria::parse(condition, Tool::Bench).expect("conditions").any_holds(totals)
+            };
+            for (order, is_true) in [("<", false), (">", false), ("<=", true), (">=", true)] {
+                let conditions = ["p50", "max", "mean"].map(|measure| format!("{measure}{order}{us}us"));
+                assert!(conditions.iter().all(|c| holds(c, &totals) == is_true), "{order} {ns}");
             }
-            let criteria =
-                Criteria::parse(&format!("p50<{}us", us + us / 500 + 1), Tool::Bench).expect("a condition");
-            assert!(criteria.any_holds(&totals), "{ns}");
+            assert!(holds(&format!("p50<{}us", us + 1), &totals), "{ns}");
+            // Among others it is known within its range: no condition holds that may not be true, but where
+            // equality is enough.
+            totals.add(&interval(1, &[1, ns * 2]), None);
+            for (order, is_true) in [("<", false), (">", false), ("<=", true), (">=", true)] {
+                assert_eq!(holds(&format!("p50{order}{us}us"), &totals), is_true, "{order} {ns}");
+            }
         }
     }
 
@@ -278,10 +269,10 @@ mod tests {
     fn what_was_not_measured_has_no_figure() {
         let mut totals = Totals::new();
         totals.add(&interval(0, &[]), None);
-        assert_eq!((totals.percentile_ns(50.0), totals.max_ns(), totals.mean_ns()), (None, None, None));
+        assert_eq!((totals.latency.at(50.0), totals.max_ns(), totals.mean_ns()), (None, None, None));
         // No percentile and no mean is above the highest value.
-        totals.lag.saturating_record_n(0, 3);
-        assert_eq!((totals.lag_ns(50.0), mean(&totals.lag)), (Some(0), Some(0.0)));
+        totals.lag.record_n(0, 3);
+        assert_eq!((totals.lag.at(50.0), totals.lag.average()), (Some(0), Some(0.0)));
     }
 
     #[test]

@@ -159,9 +159,7 @@ impl Datagrams {
         for (datagram, (_, number)) in self.outgoing.iter_mut().zip(part) {
             let client = batch.jobs[*number as usize].client.ip();
             datagram.to = Some(to.into());
-            // Of the other family it can only be our own.
-            datagram.from =
-                (client.is_ipv4() == to.is_ipv4()).then(|| Local { ip: mapped(client), interface: 0 });
+            datagram.from = Some(Local { ip: mapped(client), interface: 0 });
         }
     }
 

@@ -106,6 +106,8 @@ struct Pending {
 pub(crate) struct Feeder {
     carrier: Carrier,
     filter: Filter,
+    /// Whether clients have to be of IPv4, or of IPv6, for their addresses to be sent from.
+    of_ipv4: Option<bool>,
     count: u64,
     ecs: Option<(u8, u8)>,
     proxy: bool,
@@ -139,6 +141,7 @@ impl Feeder {
         Self {
             carrier: options.carrier,
             filter: options.filter.clone(),
+            of_ipv4: options.spoof.then(|| options.target.is_ipv4()),
             count: options.count.unwrap_or(u64::MAX),
             ecs: options.ecs,
             proxy: options.proxy,
@@ -211,6 +214,9 @@ impl Feeder {
             return;
         }
         let question = match filter::wanted(&self.filter, message.client.ip(), message.payload) {
+            Ok(_) if !self.can_be_source(message.client) => {
+                return self.fed.left[Left::OtherFamily.index()] += 1;
+            }
             Ok(question) => question,
             Err(left) => return self.fed.left[left.index()] += 1,
         };
@@ -221,7 +227,7 @@ impl Feeder {
             at: message.at,
             client: message.client,
             server: message.server,
-            connection: message.connection.filter(|_| by_stream),
+            connection: connection_of(message).filter(|_| by_stream),
             by_stream,
             question: hash(&message.payload[header::LEN..question.end]),
             // A name has at most 255 bytes.
@@ -298,6 +304,7 @@ impl Feeder {
         let is_filtered =
             self.filter.rd.is_some() || !self.filter.names.is_empty() || !self.filter.types.is_empty();
         let is_wanted = filter::is_client(&self.filter, connection.client.ip())
+            && self.can_be_source(connection.client)
             && self.by_stream(Protocol::Tcp)
             && self.accepted < self.count;
         if !is_wanted || is_filtered && kind == Kind::Open {
@@ -319,6 +326,11 @@ impl Feeder {
             let key = Key { client: item.client, connection: item.connection, id: 0, question: 0 };
             self.push(Pending { item, message: Vec::new(), answer: None, key });
         }
+    }
+
+    /// Returns whether what has to come from a client can come from there.
+    fn can_be_source(&self, client: SocketAddr) -> bool {
+        self.of_ipv4.is_none_or(|of_ipv4| of_ipv4 == client.is_ipv4())
     }
 
     const fn by_stream(&self, recorded: Protocol) -> bool {
@@ -452,6 +464,20 @@ pub(crate) fn hash(question: &[u8]) -> u32 {
     // Types and classes are folded, too, which two questions with one name hardly differ by.
     room.make_ascii_lowercase();
     xxh3_64(room) as u32
+}
+
+/// Returns the connection that a message was recorded in. Dnstap does not number them: there it is that of the
+/// client's port.
+fn connection_of(message: &Message<'_>) -> Option<u64> {
+    let by_datagram = matches!(message.protocol, Protocol::Udp | Protocol::DnsCrypt);
+    let by_port = || {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&crate::base::addr::mapped(message.client.ip()));
+        bytes[16..].copy_from_slice(&message.client.port().to_be_bytes());
+        // Numbers do not reach the first bit.
+        xxh3_64(&bytes) | 1 << 63
+    };
+    message.connection.or_else(|| (!by_datagram).then(by_port))
 }
 
 /// Returns the thread of a client.
@@ -671,6 +697,66 @@ mod tests {
             assert_eq!(of(Kind::Query), 2);
             let by_stream = jobs.iter().filter(|(job, ..)| job.kind == Kind::Query && job.by_stream).count();
             assert_eq!(by_stream, streams, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn connections_without_a_number_are_those_of_their_ports() {
+        let connections = |protocol: Protocol, arguments: &[&str]| {
+            let mut feeder = fresh(&[&["--ignore-recorded"], arguments].concat(), 1);
+            let payload = message(0, false);
+            for (host, port) in [(1, 4_000), (1, 4_000), (1, 4_001), (2, 4_000)] {
+                feeder.take(&Event::Message(Message {
+                    at: 0,
+                    asked: None,
+                    client: ([192, 0, 2, host], port).into(),
+                    server: ([198, 51, 100, 1], 53).into(),
+                    protocol,
+                    connection: None,
+                    is_response: false,
+                    payload: &payload,
+                }));
+            }
+            jobs(feeder).0.into_iter().map(|(job, ..)| job.connection).collect::<Vec<_>>()
+        };
+        let of = connections(Protocol::Tcp, &[]);
+        assert!(of.iter().all(Option::is_some), "{of:?}");
+        assert_eq!((of[0], of[0] == of[2], of[0] == of[3]), (of[1], false, false), "{of:?}");
+        assert_eq!(connections(Protocol::Tcp, &["--transport", "udp"]), [None; 4]);
+        assert_eq!(
+            connections(Protocol::Udp, &["--transport", "tcp"]),
+            [None; 4],
+            "they are of their clients"
+        );
+    }
+
+    #[test]
+    fn clients_of_another_family_are_no_sources() {
+        for (arguments, queries, left) in [
+            (&["--spoof-sources"][..], 1, 1),
+            (&[], 2, 0),
+            (&["--spoof-sources", "--transport", "tcp"], 1, 1),
+        ] {
+            let mut feeder = fresh(&[&["--ignore-recorded"], arguments].concat(), 1);
+            let payload = message(0, false);
+            for client in ["192.0.2.1:4000", "[2001:db8::1]:4000"] {
+                let client = client.parse().expect("an address");
+                let server = SocketAddr::from(([198, 51, 100, 1], 53));
+                feeder.take(&Event::Opened(Connection { id: 7, at: 0, client, server }));
+                feeder.take(&Event::Message(Message {
+                    at: 0,
+                    asked: None,
+                    client,
+                    server,
+                    protocol: Protocol::Tcp,
+                    connection: Some(7),
+                    is_response: false,
+                    payload: &payload,
+                }));
+            }
+            let (jobs, fed) = jobs(feeder);
+            assert_eq!((fed.queries, fed.left[Left::OtherFamily.index()]), (queries, left), "{arguments:?}");
+            assert_eq!(jobs.len() as u64, 2 * queries, "each opens a connection: {arguments:?}");
         }
     }
 

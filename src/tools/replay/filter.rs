@@ -22,6 +22,8 @@ reasons! {
         Transfer = "transfer",
         /// It is not one of those asked for by --rd, --name, --type or --client.
         Filtered = "filtered",
+        /// Its client's address is none of the servers' family, so that --spoof-sources cannot send from it.
+        OtherFamily = "other-family",
         /// It, or its PROXY header, is too long for a datagram.
         TooLong = "too-long",
     }

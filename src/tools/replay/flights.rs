@@ -11,14 +11,14 @@
 //! others for a while: the table grows rather, up to a bound. [`Outstanding`](crate::tools::load::outstanding::Outstanding)
 //! is the same for one socket and one target, whose ids are its numbers, in half the memory.
 
-use crate::base::time::Tick;
+use crate::base::time::{Tick, TickDelta};
 use crate::tools::load::outstanding::{KEPT, Settled, State};
 
-/// Slots at first, 192 kB.
+/// Slots at first, 224 kB.
 const SLOTS_MIN: usize = 4_096;
-/// Slots at most, 48 MB.
+/// Slots at most, 56 MB.
 const SLOTS_MAX: usize = 1 << 20;
-/// Slots to which it grows for lost queries, 12 MB: ten seconds of 26,000 a second.
+/// Slots to which it grows for lost queries, 14 MB: ten seconds of 26,000 a second.
 const SLOTS_KEPT: usize = 1 << 18;
 /// Ids.
 const IDS: usize = 1 << 16;
@@ -30,8 +30,10 @@ pub(crate) const NOTHING: u32 = u32::MAX;
 pub(crate) struct Flight {
     /// When it should have been sent.
     pub(crate) intended: Tick,
-    /// When it was sent.
+    /// When it was handed over: sent, or given to a connection that is being made.
     pub(crate) sent: Tick,
+    /// How long it waited for a connection to each target, microseconds.
+    pub(crate) waited: [u32; 2],
     /// By what, at each target.
     pub(crate) lanes: [u32; 2],
     /// A hash of its question.
@@ -45,6 +47,21 @@ pub(crate) struct Flight {
     pub(crate) states: [State; 2],
     /// Whether it waits for a connection to be made, to each target.
     pub(crate) queued: [bool; 2],
+}
+
+const _: () = assert!(size_of::<Flight>() == 56, "sizes are written above");
+
+impl Flight {
+    /// Notes that it leaves only when there is a connection to a target.
+    pub(crate) fn leave(&mut self, target: usize, now: Tick) {
+        // Time-outs are far below 2^32 us.
+        self.waited[target] = (now.since(self.sent).0 / 1_000) as u32;
+    }
+
+    /// Returns when it left for a target.
+    pub(crate) fn left(&self, target: usize) -> Tick {
+        self.sent + TickDelta(u64::from(self.waited[target]) * 1_000)
+    }
 }
 
 /// The table.
@@ -89,6 +106,13 @@ impl Flights {
         self.next = number.wrapping_add(1);
         // The low 16 bits.
         (at, number as u16)
+    }
+
+    /// Returns the slot of the query with this number, unless another one has it: a table that grows gives each
+    /// another slot.
+    pub(crate) fn find(&self, number: u32) -> Option<usize> {
+        let at = self.at(number);
+        (self.slots[at].number == number).then_some(at)
     }
 
     /// Returns the query in a slot.

@@ -11,12 +11,14 @@
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::{Aspects, Comparer, Outcomes};
 use crate::tools::load::outstanding::{Settled, State};
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::{Counts, Tally};
 use crate::tools::replay::batch::{Batch, Job};
 use crate::tools::replay::feeder::hash;
 use crate::tools::replay::flights::{Flight, Flights, NOTHING};
 use crate::wire::edns;
 use crate::wire::header::{self, Header};
+use crate::wire::records;
 
 /// Bytes of answers that are kept at most, of one thread.
 const KEPT_MAX: usize = 32 << 20;
@@ -44,6 +46,10 @@ pub(crate) struct Ledger {
     outcomes: Outcomes,
     kept: Kept,
     timeout: TickDelta,
+    /// By how much queries were handed over late, nanoseconds: that is this machine's doing.
+    pub(crate) own_lag: Spans,
+    /// When the last query has left for each target.
+    pub(crate) sent_until: [Tick; 2],
 }
 
 /// Answers that wait to be compared.
@@ -71,6 +77,8 @@ impl Ledger {
             outcomes: Outcomes::default(),
             kept: Kept::default(),
             timeout,
+            own_lag: Spans::new(),
+            sent_until: [Tick(0); 2],
         }
     }
 
@@ -112,6 +120,9 @@ impl Ledger {
             self.outcomes.skipped += u64::from(kept == NOTHING);
         }
         let states = [State::Waiting, if self.targets() > 1 { State::Waiting } else { State::Free }];
+        if self.tallies[0].is_timed() {
+            self.own_lag.record(now.since(intended).0);
+        }
         let Job { question, question_bytes, .. } = *job;
         self.flights.claim(Flight {
             intended,
@@ -127,8 +138,10 @@ impl Ledger {
 
     /// Counts a query as sent to a target.
     pub(crate) fn sent(&mut self, slot: usize, target: usize) {
-        let Flight { intended, sent, .. } = *self.flights.slot(slot);
-        self.tallies[target].sent(intended, sent);
+        let flight = self.flights.slot(slot);
+        let (intended, left) = (flight.intended, flight.left(target));
+        self.tallies[target].sent(intended, left);
+        self.sent_until[target] = self.sent_until[target].max(left);
     }
 
     /// Notes that a query waits for a connection to a target; returns its number, by which it is known.
@@ -138,11 +151,19 @@ impl Ledger {
         flight.number
     }
 
-    /// Counts a query as sent that has waited for a connection, unless it was given up meanwhile.
-    pub(crate) fn connected(&mut self, slot: usize, number: u32, target: usize) {
+    /// Counts the query with this number as sent, which has waited for a connection, unless it was given up
+    /// meanwhile.
+    pub(crate) fn connected(&mut self, number: u32, target: usize, now: Tick) {
+        if let Some(slot) = self.flights.find(number) {
+            self.leave(slot, target, now);
+        }
+    }
+
+    /// Counts a query as sent if it has waited for a connection until this time.
+    fn leave(&mut self, slot: usize, target: usize, now: Tick) {
         let flight = self.flights.slot(slot);
-        let waits = flight.number == number && flight.states[target] == State::Waiting;
-        if waits && std::mem::take(&mut flight.queued[target]) {
+        if std::mem::take(&mut flight.queued[target]) {
+            flight.leave(target, now);
             self.sent(slot, target);
         }
     }
@@ -174,10 +195,14 @@ impl Ledger {
         });
         match settled {
             Settled::Answered(slot) => {
-                let Flight { intended, sent, .. } = *self.flights.slot(slot);
+                // Whatever is answered has left.
+                self.leave(slot, target, now);
+                let flight = self.flights.slot(slot);
+                let (intended, left) = (flight.intended, flight.left(target));
                 let tally = &mut self.tallies[target];
-                tally.answered(intended, sent, now);
+                tally.answered(intended, left, now);
                 let counts = tally.counts();
+                counts.malformed += u64::from(!records::is_answer(message));
                 counts.code(edns::rcode(message));
                 counts.truncated += u64::from(header.is_truncated());
                 self.compare(slot, target, message);
@@ -343,6 +368,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::rng::ShardRng;
     use crate::compare::{Class, Verdict};
     use crate::tools::load::tally::Interval;
     use crate::tools::replay::batch::Kind;
@@ -369,23 +395,26 @@ mod tests {
         id
     }
 
-    /// Prepares to ask; ids are the numbers of slots.
-    fn prepare(ledger: &mut Ledger, number: u8, recorded: Option<&[u8]>, at: u64) -> u16 {
+    fn job(batch: &mut Batch, number: u8, recorded: Option<&[u8]>) -> Job {
         let query = message(number, 0, false);
-        let mut batch = Batch::default();
-        let message = batch.keep(&query);
-        let job = Job {
+        Job {
             kind: Kind::Query,
             due: TickDelta(0),
             client: ([192, 0, 2, 1], 4_000).into(),
             connection: None,
             by_stream: false,
             header: 0..0,
-            message,
+            message: batch.keep(&query),
             recorded: recorded.map(|answer| batch.keep(answer)),
             question: hash(&query[header::LEN..]),
             question_bytes: (query.len() - header::LEN) as u16,
-        };
+        }
+    }
+
+    /// Prepares to ask; ids are the numbers of slots.
+    fn prepare(ledger: &mut Ledger, number: u8, recorded: Option<&[u8]>, at: u64) -> u16 {
+        let mut batch = Batch::default();
+        let job = job(&mut batch, number, recorded);
         assert_eq!(ledger.room(1, Tick(at)), 1);
         let (slot, id) = ledger.ask(&batch, &job, [3, 4], Tick(at), Tick(at));
         assert_eq!(slot, usize::from(id));
@@ -525,13 +554,13 @@ mod tests {
         let ids: Vec<u16> = (0..4).map(|number| prepare(&mut ledger, number, None, 0)).collect();
         let numbers: Vec<u32> = (0..4).map(|slot| ledger.queued(slot, 0)).collect();
         assert_eq!(ledger.counts(0).sent, 0);
-        ledger.connected(0, numbers[0], 0);
-        ledger.connected(0, numbers[0], 0);
-        ledger.connected(1, numbers[0], 0);
+        ledger.connected(numbers[0], 0, Tick(4));
+        ledger.connected(numbers[0], 0, Tick(4));
+        ledger.connected(4_711, 0, Tick(4));
         answer(&mut ledger, 0, 0, 0, ids[0], 5);
-        ledger.connected(3, numbers[3], 0);
+        ledger.connected(numbers[3], 0, Tick(5));
         assert_eq!(ledger.closed(0, 3), 3);
-        ledger.connected(1, numbers[1], 0);
+        ledger.connected(numbers[1], 0, Tick(5));
         let counts = ledger.counts(0).clone();
         assert_eq!((counts.sent, counts.answered, counts.closed, counts.unconnected), (2, 1, 1, 2));
         assert_eq!((counts.asked(), counts.lost(), counts.unsent(), counts.outstanding()), (4, 3, 2, 0));
@@ -539,6 +568,136 @@ mod tests {
         ledger.queued(4, 0);
         ledger.expire(Tick(0) + TIMEOUT);
         assert_eq!((ledger.counts(0).timed_out, ledger.counts(0).unconnected), (0, 3));
+    }
+
+    #[test]
+    fn a_table_that_grows_forgets_no_query_that_waits() {
+        let (mut ledger, _receives) = ledger(1, Against::Nothing);
+        // The table begins with 4,096 slots.
+        let numbers: Vec<u32> = (0..10_000)
+            .map(|_| {
+                assert_eq!(ledger.room(1, Tick(0)), 1);
+                let mut batch = Batch::default();
+                let job = job(&mut batch, 0, None);
+                let (slot, _) = ledger.ask(&batch, &job, [3, 4], Tick(0), Tick(0));
+                ledger.queued(slot, 0)
+            })
+            .collect();
+        numbers.iter().for_each(|number| ledger.connected(*number, 0, Tick(9)));
+        assert_eq!(ledger.closed(0, 3), 10_000);
+        let counts = ledger.counts(0).clone();
+        assert_eq!((counts.sent, counts.closed, counts.unconnected), (10_000, 10_000, 0));
+    }
+
+    #[test]
+    fn what_waited_for_a_connection_left_late() {
+        const MS: u64 = 1_000_000;
+        let (mut ledger, receives) = ledger(1, Against::Nothing);
+        // One that is due at 10 ms is handed over 2 ms later, and has its connection 700 ms after that.
+        let late = prepare(&mut ledger, 0, None, 12 * MS);
+        ledger.flights.slot(0).intended = Tick(10 * MS);
+        let number = ledger.queued(0, 0);
+        let prompt = ask(&mut ledger, 1, None, 12 * MS);
+        ledger.connected(number, 0, Tick(712 * MS));
+        answer(&mut ledger, 0, 0, 0, late, 715 * MS);
+        answer(&mut ledger, 0, 1, 0, prompt, 17 * MS);
+        // The answer tells that its query has left.
+        let unseen = prepare(&mut ledger, 2, None, 20 * MS);
+        ledger.queued(2, 0);
+        answer(&mut ledger, 0, 2, 0, unseen, 26 * MS);
+        assert_eq!((ledger.sent_until, ledger.own_lag.len()), ([Tick(712 * MS), Tick(0)], 3));
+        assert!(ledger.own_lag.most() < Some(3 * MS), "that is not this machine's doing");
+        ledger.end();
+        let interval = receives[0].iter().next().expect("an interval");
+        assert_eq!((interval.counts.sent, interval.counts.answered), (3, 3));
+        let spread =
+            |of: &[f64], all: &dyn Fn(f64) -> u64| of.iter().map(|q| all(*q) / MS).collect::<Vec<_>>();
+        let thirds = [0.3, 0.6, 1.0];
+        assert_eq!(spread(&thirds, &|q| interval.lag.value_at_quantile(q)), [0, 6, 702]);
+        assert_eq!(spread(&thirds, &|q| interval.naive.value_at_quantile(q)), [0, 3, 5]);
+        assert_eq!(spread(&thirds, &|q| interval.latency.value_at_quantile(q)), [5, 6, 705]);
+    }
+
+    /// Whatever happens to queries, in whatever order: each that is answered or lost was sent, or not.
+    #[test]
+    fn sums_add_up() {
+        for seed in 0..20 {
+            let mut rng = ShardRng::from_seed(seed);
+            let targets = 1 + rng.below(2) as usize;
+            let against = if targets > 1 { Against::Second } else { Against::Nothing };
+            let (mut ledger, receives) = ledger(targets, against);
+            let (mut waiting, mut asked, mut now) = (Vec::new(), 0, 0);
+            for _ in 0..20_000 {
+                now += u64::from(rng.below(400_000));
+                let target = rng.below(targets as u32) as usize;
+                match rng.below(16) {
+                    0..=8 if ledger.room(1, Tick(now)) == 1 => {
+                        let mut batch = Batch::default();
+                        let job = job(&mut batch, 0, None);
+                        let lane = 3 + 2 * rng.below(40);
+                        let (slot, id) = ledger.ask(&batch, &job, [lane, lane + 1], Tick(now), Tick(now));
+                        asked += 1;
+                        for target in 0..targets {
+                            match rng.below(4) {
+                                0 => ledger.sent(slot, target),
+                                1 => ledger.unconnected(slot, target),
+                                _ => waiting.push((ledger.queued(slot, target), target)),
+                            }
+                        }
+                        // Many come at once.
+                        if rng.below(3) == 0 {
+                            let mut bytes = message(0, 0, true);
+                            bytes[..2].copy_from_slice(&id.to_be_bytes());
+                            ledger.take(target, lane + target as u32, &bytes, Tick(now));
+                        }
+                    }
+                    9..=12 if !waiting.is_empty() => {
+                        let at = rng.below(waiting.len() as u32) as usize;
+                        let (number, target) = waiting.swap_remove(at);
+                        ledger.connected(number, target, Tick(now));
+                    }
+                    13 => ledger.expire(Tick(now)),
+                    14 => {
+                        ledger.closed(target, 3 + target as u32 + 2 * rng.below(40));
+                    }
+                    _ => ledger.refused(target, 3 + target as u32 + 2 * rng.below(40), Tick(now)),
+                }
+            }
+            ledger.cut_short();
+            ledger.end();
+            for receive in receives.iter().take(targets) {
+                let mut counts = Counts::default();
+                receive.try_iter().for_each(|interval| counts.add(&interval.counts));
+                assert_eq!(counts.due(), asked, "seed {seed}: {counts:?}");
+                assert_eq!(counts.sent + counts.unconnected, counts.answered + counts.lost(), "{counts:?}");
+                assert!(counts.answered > 100 && counts.unconnected > 100, "{counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn answers_that_cannot_be_read_are_malformed() {
+        let (mut ledger, _receives) = ledger(1, Against::Nothing);
+        let record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x7f\0\0\x01";
+        let whole = [&message(0, 0, true)[..], record].concat();
+        for (malformed, change) in [
+            (0, &(|_: &mut Vec<u8>| {}) as &dyn Fn(&mut Vec<u8>)),
+            (1, &|m| m.truncate(m.len() - 1)),
+            (1, &|m| m[2] |= 0x28),
+        ] {
+            let id = ask(&mut ledger, 0, None, 0);
+            let mut bytes = whole.clone();
+            bytes[..2].copy_from_slice(&id.to_be_bytes());
+            bytes[7] = 1;
+            change(&mut bytes);
+            let before = ledger.counts(0).clone();
+            ledger.take(0, 3, &bytes, Tick(5));
+            let after = ledger.counts(0);
+            assert_eq!(
+                (after.answered, after.malformed),
+                (before.answered + 1, before.malformed + malformed)
+            );
+        }
     }
 
     #[test]

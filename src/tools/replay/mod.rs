@@ -19,6 +19,7 @@ mod reader;
 mod schedule;
 mod sessions;
 mod stamp;
+mod times;
 mod worker;
 
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
-use crate::config::criteria::Figures;
+use crate::config::criteria::{Figures, Within};
 use crate::config::replay::{Carrier, ReplayOptions, Timing};
 use crate::engine::clock;
 use crate::tls::client::{CaStores, ClientSpec, ClientTls};
@@ -41,6 +42,7 @@ use crate::tools::bench::Outcome;
 use crate::tools::load::failures::Failures;
 use crate::tools::load::interrupt::Interrupt;
 use crate::tools::load::progress::Progress;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::{Interval, Tally};
 use crate::tools::load::totals::{Join, Totals};
 use crate::tools::load::waiter::Waiter;
@@ -50,9 +52,10 @@ use crate::tools::replay::filter::Left;
 use crate::tools::replay::ledger::{Against, Ledger};
 use crate::tools::replay::reader::{BATCHES, Read, Reader};
 use crate::tools::replay::sessions::Target;
+use crate::tools::replay::times::{lasting, lateness, waits, wanted};
 use crate::tools::replay::worker::{Control, Done, Setup, Worker};
 use crate::tools::report::hdr::HdrLog;
-use crate::tools::report::text::{grouped, milliseconds};
+use crate::tools::report::text::grouped;
 use crate::tools::report::{self, Compared, Replayed, Report, Second};
 
 /// What targets are called where there are two.
@@ -63,15 +66,14 @@ const CONNECTIONS: u64 = 10_000;
 const START: TickDelta = TickDelta::from_ms(20);
 /// How often signals are looked for.
 const TURN: Duration = Duration::from_millis(50);
-/// A run whose last queries are later than this, nanoseconds, has not kept its times.
-const LATE_NS: u64 = 10_000_000;
 
 /// Replays a capture and prints its report.
 ///
 /// # Errors
 /// When it cannot be started or its report cannot be written, or there was no answer at all.
 pub fn run(options: &ReplayOptions) -> anyhow::Result<Outcome> {
-    report::check(&options.report, std::slice::from_ref(&options.capture))?;
+    let inputs = [Some(("the capture", options.capture.as_path())), options.tls.read()];
+    report::check(&options.report, &inputs.into_iter().flatten().collect::<Vec<_>>())?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut run = Run::start(options, &mut interrupt)?;
     run.watch(&mut interrupt);
@@ -145,10 +147,7 @@ impl Run {
             let setup = Setup {
                 ledger: Ledger::new(first, tallies, against, options.aspects, options.timeout),
                 datagrams: datagrams::Plan { most: share(plans.0.most, number, count), ..plans.0.clone() },
-                sessions: sessions::Plan {
-                    most: share(plans.1.most, number, count) * targets.len(),
-                    ..plans.1.clone()
-                },
+                sessions: sessions::Plan { most: share(plans.1.most, number, count), ..plans.1.clone() },
                 waiter: Waiter::new().context("a set of sockets")?,
                 control: Arc::clone(&control),
                 jobs,
@@ -265,14 +264,17 @@ impl Run {
         self.progress.end();
         let logged = self.log.take().map_or(Ok(()), HdrLog::end);
         let (mut outcomes, mut notes, mut failed) = (Outcomes::default(), Vec::new(), 0);
-        let (mut until, mut failures) = (self.begin, <[Failures; 2]>::default());
+        let (mut until, mut asked_until, mut own_lag) = ([self.begin; 2], self.begin, Spans::new());
+        let mut failures = <[Failures; 2]>::default();
         for thread in self.threads {
             match thread.join() {
                 Ok(done) => {
                     outcomes.join(done.outcomes);
                     failures.iter_mut().zip(&done.failures).for_each(|(all, of)| all.join(of));
                     notes.extend(done.notes);
-                    until = until.max(done.sent_until);
+                    until.iter_mut().zip(done.sent_until).for_each(|(all, of)| *all = of.max(*all));
+                    asked_until = asked_until.max(done.asked_until);
+                    own_lag.add(&done.own_lag);
                 }
                 Err(_) => failed += 1,
             }
@@ -285,15 +287,19 @@ impl Run {
         let mut all = self.measured.into_iter().map(|of| of.totals);
         let mut totals = all.next().unwrap_or_else(Totals::new);
         let mut second = all.next();
-        let seconds = lasting(until.since(self.begin), totals.counts.sent);
-        for of in [Some(&mut totals), second.as_mut()].into_iter().flatten() {
-            of.seconds = seconds;
+        for (of, until) in [Some(&mut totals), second.as_mut()].into_iter().zip(until) {
+            let Some(of) = of else { continue };
+            of.seconds = lasting(until.since(self.begin), of.counts.sent);
             for row in &mut of.rows {
                 row.wanted = usize::try_from(row.second).ok().and_then(|n| read.fed.wanted.get(n)).copied();
             }
         }
         let wanted = wanted(options, &read);
-        notes.extend(lateness(&totals, wanted, seconds));
+        notes.extend(lateness(&own_lag, wanted, lasting(asked_until.since(self.begin), own_lag.len())));
+        for (name, of) in TARGETS.into_iter().zip([Some(&totals), second.as_ref()]) {
+            let of_target = if second.is_some() { format!(" to the {name}") } else { String::new() };
+            notes.extend(of.and_then(|of| waits(&own_lag, of, &of_target)));
+        }
         let compares = options.second.is_some() || read.fed.paired > 0;
         let judged =
             Judged { first: &totals, totals: second.as_ref().unwrap_or(&totals), outcomes: &outcomes };
@@ -368,10 +374,10 @@ impl Judged<'_> {
 }
 
 impl Figures for Judged<'_> {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.percentile_ns(percentile)
     }
-    fn lag_ns(&self, percentile: f64) -> Option<u64> {
+    fn lag_ns(&self, percentile: f64) -> Option<Within> {
         self.totals.lag_ns(percentile)
     }
     fn mean_ns(&self) -> Option<f64> {
@@ -450,6 +456,10 @@ fn plans(
 ) -> anyhow::Result<(datagrams::Plan, sessions::Plan)> {
     let by_datagrams = !matches!(options.carrier, Carrier::Tcp | Carrier::Tls);
     if options.spoof {
+        ensure!(
+            targets.windows(2).all(|pair| pair[0].is_ipv4() == pair[1].is_ipv4()),
+            "--spoof-sources: both servers have to be of one address family, as the clients are"
+        );
         for target in targets {
             sockets::ask_transparently(*target).context(
                 "--spoof-sources: sending from other addresses needs CAP_NET_ADMIN: run it as root, or give the \
@@ -528,43 +538,6 @@ fn in_words(options: &ReplayOptions) -> String {
     }
 }
 
-/// Returns for how long queries were sent, seconds: from the first to the last, and the mean time between two
-/// behind that, since each has its time.
-fn lasting(from_first_to_last: TickDelta, sent: u64) -> f64 {
-    let seconds = from_first_to_last.0 as f64 / 1e9;
-    if sent > 1 { seconds * sent as f64 / (sent - 1) as f64 } else { seconds }
-}
-
-/// Returns the mean rate that was asked for.
-fn wanted(options: &ReplayOptions, read: &Read) -> Option<u32> {
-    match options.timing {
-        Timing::Rate(rate) => Some(rate),
-        // A capture of an instant has no rate.
-        Timing::Speed(_) if read.fed.last_due > TickDelta::from_ms(1) => {
-            let seconds = read.fed.last_due.0 as f64 / 1e9;
-            Some((read.fed.queries.saturating_sub(1) as f64 / seconds).round().min(f64::from(u32::MAX)) as u32)
-        }
-        Timing::Speed(_) | Timing::Max => None,
-    }
-}
-
-/// Says whether the times were kept.
-fn lateness(totals: &Totals, wanted: Option<u32>, seconds: f64) -> Option<String> {
-    let late_ns = totals.lag_ns(99.0)?;
-    let wanted = wanted?;
-    if late_ns <= LATE_NS {
-        return None;
-    }
-    let sent = if seconds > 0.0 { totals.counts.sent as f64 / seconds } else { 0.0 };
-    Some(format!(
-        "this machine could not keep the times: 1 % of the queries were late by {} ms or more; {} per second were \
-         sent, {} wanted",
-        milliseconds(late_ns),
-        grouped(sent.round() as u64),
-        grouped(wanted.into())
-    ))
-}
-
 /// Says what the capture had.
 fn capture(read: &Read) -> Vec<(String, u64)> {
     let counts = &read.counts;
@@ -592,19 +565,6 @@ fn capture(read: &Read) -> Vec<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_few_queries_have_the_rate_that_was_asked_for() {
-        let second = TickDelta::from_ms(1_000);
-        // Three queries a second from each other.
-        assert_eq!(3.0 / lasting(TickDelta(2 * second.0), 3), 1.0);
-        assert_eq!([lasting(TickDelta(0), 0), lasting(second, 1)], [0.0, 1.0]);
-        let matches = crate::config::replay::command().try_get_matches_from(["replay", "x", "127.0.0.1"]);
-        let options = crate::config::replay::options(&matches.expect("options"));
-        let mut read = Read::default();
-        (read.fed.queries, read.fed.last_due) = (100, TickDelta(990_000_000));
-        assert_eq!(wanted(&options, &read), Some(100));
-    }
 
     #[test]
     fn threads_share_what_there_is_and_no_more() {

@@ -124,8 +124,10 @@ impl Reader {
         let (ready, fed) = feeder.end();
         control.due.store(fed.last_due.0, Relaxed);
         control.read.store(u64::MAX, Relaxed);
+        // Whoever waits for it begins, and takes what is more than the queues have room for.
+        drop(begun);
         send(ready, &outputs, &control);
-        drop((outputs, begun));
+        drop(outputs);
         Read { fed, counts: capture.counts().clone(), error }
     }
 
@@ -207,7 +209,32 @@ fn send(mut ready: Vec<(usize, Batch)>, outputs: &[Sender<Batch>], control: &Con
 mod tests {
     use super::*;
     use crate::tools::capture::fixture::{CLIENT, SERVER, dns, frames, udp};
-    use crossbeam_channel::{bounded, unbounded};
+    use crate::tools::replay::batch::JOBS_MAX;
+    use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+
+    #[test]
+    fn a_run_begins_before_all_that_waited_for_answers_is_handed_over() {
+        // No answer is there, so that all of them are held back until the end; and the queue has room for fewer.
+        const QUERIES: usize = BATCHES * JOBS_MAX + 1_000;
+        let packets: Vec<_> = (0..QUERIES)
+            .map(|n| (7_000_000_000 + n as u64, udp(CLIENT, SERVER, &dns(n as u16, false, "www"))))
+            .collect();
+        let path = std::env::temp_dir().join(format!("dnslob-reader-short-{}", std::process::id()));
+        std::fs::write(&path, frames(&packets)).expect("a capture");
+        let all = ["replay", path.to_str().expect("text"), "127.0.0.1"];
+        let matches = crate::config::replay::command().try_get_matches_from(all).expect("options");
+        let options = crate::config::replay::options(&matches);
+        let (control, (output, jobs)) = (Arc::new(Control::default()), bounded(BATCHES));
+        let (begun, begins) = bounded(1);
+        let reader = Reader::open(&options, 1, vec![output], Arc::clone(&control), begun, unbounded().0)
+            .expect("a capture");
+        let reading = std::thread::spawn(move || reader.run());
+        let told = begins.recv_timeout(Duration::from_secs(20));
+        assert_eq!(told, Err(RecvTimeoutError::Disconnected), "it waits for a run that waits for it");
+        assert_eq!(jobs.iter().map(|batch: Batch| batch.jobs.len()).sum::<usize>(), QUERIES);
+        assert_eq!(reading.join().expect("the reader").fed.queries, QUERIES as u64);
+        std::fs::remove_file(path).expect("it is there");
+    }
 
     #[test]
     fn it_tells_how_long_the_run_will_take() {

@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!  recorded:  opened and closed when it had been; its queries wait in it while it is being made
-//!  a client:  opened by a query
+//!  a client:  opened by a query, for all of that address
 //! ```
 //! Either is closed, too, when it has been idle for too long: a capture may lack its end.
 //! Whatever ends a connection, the next query of its client opens another. Where there are as many as
-//! there may be, it takes the place of the one that has been idle for longest; if each waits for an
-//! answer, the query is lost for want of a connection.
+//! there may be to its server, it takes the place of the one that has been idle for longest. If each waits
+//! for an answer, a query that is due is lost for want of a connection; one without a time waits for one.
 
 #[cfg(test)]
 mod pairs;
@@ -42,7 +42,7 @@ const IDLE_SLACK: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Recorded(u64),
-    Client(SocketAddr),
+    Client(IpAddr),
 }
 
 /// A server.
@@ -56,7 +56,7 @@ pub(crate) struct Target {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) targets: Vec<Target>,
-    /// Most connections at a time.
+    /// Most connections at a time towards each target.
     pub(crate) most: usize,
     /// How long one may be idle.
     pub(crate) idle: TickDelta,
@@ -76,8 +76,8 @@ struct Connection {
     is_connected: bool,
     /// Whether queries can go: the handshake of TLS is over, too.
     is_open: bool,
-    /// Queries that wait for that: slots and numbers.
-    queued: Vec<(usize, u32)>,
+    /// The numbers of the queries that wait for that.
+    queued: Vec<u32>,
     begun: Tick,
     /// Whether its recorded end has come.
     is_ending: bool,
@@ -96,8 +96,9 @@ impl Connection {
         }
         self.is_open = true;
         ledger.counts(self.target).connections += 1;
-        for (slot, number) in self.queued.drain(..) {
-            ledger.connected(slot, number, self.target);
+        let now = clock::now();
+        for number in self.queued.drain(..) {
+            ledger.connected(number, self.target, now);
         }
     }
 }
@@ -109,9 +110,11 @@ pub(crate) struct Sessions {
     connections: Vec<Option<Connection>>,
     free: Vec<u32>,
     by_key: AHashMap<(Key, usize), u32>,
-    /// Connections that owed nothing at a time, the earliest first; those that have been used since then
-    /// are passed over.
-    idle: VecDeque<(Tick, u32)>,
+    /// Connections to each target.
+    open: [usize; 2],
+    /// Those to each target that owed nothing at a time, the earliest first; what has been used since then is
+    /// passed over.
+    idle: [VecDeque<(Tick, u32)>; 2],
     buffer: Vec<u8>,
     message: Vec<u8>,
     /// Connections that were closed before their time, because there were too many.
@@ -126,7 +129,8 @@ impl Sessions {
             connections: Vec::new(),
             free: Vec::new(),
             by_key: AHashMap::with_hasher(plan.hasher.clone()),
-            idle: VecDeque::new(),
+            open: [0; 2],
+            idle: <[VecDeque<(Tick, u32)>; 2]>::default(),
             buffer: Vec::new(),
             message: Vec::new(),
             evicted: 0,
@@ -138,8 +142,8 @@ impl Sessions {
     /// Opens the connections of a job; where there are too many, its queries will.
     pub(crate) fn open(&mut self, ledger: &mut Ledger, waiter: &Waiter, batch: &Batch, job: &Job) {
         for target in 0..self.plan.targets.len() {
-            if self.by_key.len() < self.plan.most {
-                self.lane(ledger, waiter, batch, job, target, None);
+            if self.open[target] < self.plan.most {
+                self.lane(ledger, waiter, batch, job, target);
             }
         }
     }
@@ -156,6 +160,16 @@ impl Sessions {
         }
     }
 
+    /// Returns whether there is a connection for a query to each target, or could be one.
+    pub(crate) fn have_room(&mut self, job: &Job) -> bool {
+        let key = key(job);
+        (0..self.plan.targets.len()).all(|target| {
+            self.by_key.contains_key(&(key, target))
+                || self.open[target] < self.plan.most
+                || self.longest_idle(target).is_some()
+        })
+    }
+
     /// Sends a query, for which the ledger has room. It was due from `begin` on; without it, at once.
     pub(crate) fn send(
         &mut self,
@@ -165,10 +179,9 @@ impl Sessions {
         job: &Job,
         begin: Option<Tick>,
     ) {
-        let (mut lanes, mut taken) = ([None; 2], None);
+        let mut lanes = [None; 2];
         for (target, lane) in lanes.iter_mut().enumerate().take(self.plan.targets.len()) {
-            *lane = self.lane(ledger, waiter, batch, job, target, taken);
-            taken = *lane;
+            *lane = self.lane(ledger, waiter, batch, job, target);
         }
         let now = clock::now();
         let numbers = lanes.map(|lane| lane.unwrap_or(0) | STREAM);
@@ -191,8 +204,7 @@ impl Sessions {
             if connection.is_open {
                 ledger.sent(slot, target);
             } else {
-                let number = ledger.queued(slot, target);
-                connection.queued.push((slot, number));
+                connection.queued.push(ledger.queued(slot, target));
             }
             if let Some(at) = lane {
                 self.write(ledger, waiter, at);
@@ -232,7 +244,7 @@ impl Sessions {
             });
             if connection.owed == 0 && owed_before > 0 {
                 connection.used = clock::now();
-                self.idle.push_back((connection.used, at));
+                self.idle[target].push_back((connection.used, at));
             }
             connection.open(ledger);
             let why = match &outcome {
@@ -264,29 +276,34 @@ impl Sessions {
 
     /// Closes connections whose time is over.
     pub(crate) fn sweep(&mut self, ledger: &mut Ledger, now: Tick) {
-        if self.idle.len() > 2 * self.by_key.len() + IDLE_SLACK {
-            let mut idle = std::mem::take(&mut self.idle);
-            idle.retain(|(since, at)| self.is_idle_since(*since, *at));
-            self.idle = idle;
+        for target in 0..self.idle.len() {
+            if self.idle[target].len() > 2 * self.open[target] + IDLE_SLACK {
+                let mut idle = std::mem::take(&mut self.idle[target]);
+                idle.retain(|(since, at)| self.is_idle_since(*since, *at));
+                self.idle[target] = idle;
+            }
         }
         for at in 0..self.connections.len() as u32 {
-            let Some(Some(connection)) = self.connections.get(at as usize) else { continue };
+            let Some(Some(connection)) = self.connections.get_mut(at as usize) else { continue };
             if !connection.is_open && now.since(connection.begun) >= self.plan.timeout {
                 self.fail(ledger, at, "timed out");
                 continue;
             }
             let idle = now.since(connection.used);
+            if connection.owed > 0 && idle > self.plan.timeout {
+                // Nobody waits for its answers: it can make room for others.
+                connection.owed = 0;
+                self.idle[connection.target].push_back((connection.used, at));
+            }
             // Whether the capture has its end is known only at that.
-            let is_over = (connection.is_ending || idle > self.plan.idle)
-                && (connection.owed == 0 || idle > self.plan.timeout);
+            let is_over = (connection.is_ending || idle > self.plan.idle) && connection.owed == 0;
             if is_over && connection.is_open {
                 self.end(ledger, at);
             }
         }
     }
 
-    /// Returns the number of a job's connection to a target, which may be a new one in the place of
-    /// another, but not of the one that is taken for the same job.
+    /// Returns the number of a job's connection to a target, which may be a new one in the place of another.
     fn lane(
         &mut self,
         ledger: &mut Ledger,
@@ -294,13 +311,12 @@ impl Sessions {
         batch: &Batch,
         job: &Job,
         target: usize,
-        taken: Option<u32>,
     ) -> Option<u32> {
         let key = key(job);
         if let Some(at) = self.by_key.get(&(key, target)) {
             return Some(*at);
         }
-        if self.by_key.len() >= self.plan.most && !self.evict(ledger, taken) {
+        if self.open[target] >= self.plan.most && !self.evict(ledger, target) {
             return None;
         }
         let at = self.free.pop().unwrap_or_else(|| {
@@ -338,28 +354,28 @@ impl Sessions {
         };
         self.connections[at as usize] = Some(connection);
         self.by_key.insert((key, target), at);
-        self.idle.push_back((used, at));
+        self.open[target] += 1;
+        self.idle[target].push_back((used, at));
         Some(at)
     }
 
-    /// Closes the connection that has been idle for longest, but for one; false if each waits for an
-    /// answer.
-    fn evict(&mut self, ledger: &mut Ledger, taken: Option<u32>) -> bool {
-        let mut kept = None;
-        let idle = loop {
-            let Some((since, at)) = self.idle.pop_front() else { break None };
-            if self.is_idle_since(since, at) {
-                if taken != Some(at) {
-                    break Some(at);
-                }
-                kept = Some((since, at));
-            }
-        };
-        kept.into_iter().for_each(|kept| self.idle.push_front(kept));
-        let Some(at) = idle else { return false };
+    /// Closes the connection to a target that has been idle for longest; false if each waits for an answer.
+    fn evict(&mut self, ledger: &mut Ledger, target: usize) -> bool {
+        let Some(at) = self.longest_idle(target) else { return false };
         self.evicted += 1;
         self.end(ledger, at);
         true
+    }
+
+    /// Returns the connection to a target that has been idle for longest.
+    fn longest_idle(&mut self, target: usize) -> Option<u32> {
+        while let Some((since, at)) = self.idle[target].front().copied() {
+            if self.is_idle_since(since, at) {
+                return Some(at);
+            }
+            self.idle[target].pop_front();
+        }
+        None
     }
 
     fn is_idle_since(&self, since: Tick, at: u32) -> bool {
@@ -398,6 +414,7 @@ impl Sessions {
     fn end(&mut self, ledger: &mut Ledger, at: u32) {
         let Some(connection) = self.connections.get_mut(at as usize).and_then(Option::take) else { return };
         self.by_key.remove(&(connection.key, connection.target));
+        self.open[connection.target] -= 1;
         if connection.owed > 0 {
             ledger.closed(connection.target, at | STREAM);
         }
@@ -408,7 +425,7 @@ impl Sessions {
 const fn key(job: &Job) -> Key {
     match job.connection {
         Some(id) => Key::Recorded(id),
-        None => Key::Client(job.client),
+        None => Key::Client(job.client.ip()),
     }
 }
 
@@ -416,7 +433,7 @@ fn connect(plan: &Plan, target: usize, client: IpAddr) -> io::Result<Stream> {
     let Target { address, tls } = &plan.targets[target];
     let session = tls.as_ref().map(|tls| Session::client(tls).map_err(|e| io::Error::other(e.to_string())));
     let session = session.transpose()?;
-    let socket = if plan.spoof && client.is_ipv4() == address.is_ipv4() {
+    let socket = if plan.spoof {
         sockets::connect_transparently(*address, client)?
     } else {
         sockets::connect(*address, None)?
@@ -442,7 +459,7 @@ mod tests {
     const QUERY: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
     /// Passes on what sockets have to say until this is so.
-    fn until(
+    pub(super) fn until(
         sessions: &mut Sessions,
         waiter: &mut Waiter,
         ledger: &mut Ledger,
@@ -465,6 +482,27 @@ mod tests {
         peer.read_exact(&mut frame).expect("a query");
         frame[4] |= 0x80;
         peer.write_all(&frame).expect("an answer");
+    }
+
+    #[test]
+    fn a_client_has_one_connection_whatever_its_ports() {
+        let job = |host: u8, port: u16, connection: Option<u64>| Job {
+            kind: Kind::Query,
+            due: TickDelta(0),
+            client: ([192, 0, 2, host], port).into(),
+            connection,
+            by_stream: true,
+            header: 0..0,
+            message: 0..0,
+            recorded: None,
+            question: 0,
+            question_bytes: 0,
+        };
+        assert_eq!(key(&job(1, 4_000, None)), key(&job(1, 4_001, None)));
+        assert_ne!(key(&job(1, 4_000, None)), key(&job(2, 4_000, None)));
+        // What was recorded over TCP keeps its own.
+        assert_ne!(key(&job(1, 4_000, Some(7))), key(&job(1, 4_000, Some(8))));
+        assert_ne!(key(&job(1, 4_000, Some(7))), key(&job(1, 4_000, None)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::compare::Outcomes;
 use crate::engine::clock;
 use crate::tools::load::failures::Failures;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::waiter::Waiter;
 use crate::tools::replay::batch::{Batch, Kind};
 use crate::tools::replay::datagrams::{self, Datagrams};
@@ -66,8 +67,12 @@ pub(crate) struct Setup {
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) outcomes: Outcomes,
-    /// When it has sent its last query.
-    pub(crate) sent_until: Tick,
+    /// When its last query has left for each target,
+    pub(crate) sent_until: [Tick; 2],
+    /// and when it was handed over: some have to wait for a connection.
+    pub(crate) asked_until: Tick,
+    /// By how much queries were handed over late, nanoseconds.
+    pub(crate) own_lag: Spans,
     /// Why connections could not be made, to each target.
     pub(crate) failures: [Failures; 2],
     pub(crate) notes: Vec<String>,
@@ -92,7 +97,7 @@ pub(crate) struct Worker {
     is_last: bool,
     /// Jobs that are sent as datagrams in a turn.
     turn: Vec<usize>,
-    sent_until: Tick,
+    asked_until: Tick,
 }
 
 impl Worker {
@@ -114,7 +119,7 @@ impl Worker {
             next: 0,
             is_last: false,
             turn: Vec::new(),
-            sent_until: begin,
+            asked_until: begin,
         }
     }
 
@@ -125,10 +130,11 @@ impl Worker {
         loop {
             let now = clock::now();
             self.ledger.on_time(now);
+            let sleep = if self.fetch() { self.send(now) } else { BLOCKED };
             if self.control.stopping.load(Relaxed) {
+                // What has become due since the last turn is sent: it is not late.
                 self.give_up(now);
             }
-            let sleep = if self.fetch() { self.send(now) } else { BLOCKED };
             let is_over = self.is_last && self.next == self.batch.jobs.len();
             if is_over && self.ledger.waiting() == 0 || self.control.cut.load(Relaxed) {
                 break;
@@ -153,7 +159,10 @@ impl Worker {
             notes.push(format!("{evicted} connections were closed early, to stay within --connections"));
         }
         let failures = self.sessions.failures;
-        Done { outcomes: self.ledger.end(), sent_until: self.sent_until, failures, notes }
+        let asked_until = self.asked_until;
+        let sent_until = self.ledger.sent_until.map(|until| until.max(asked_until));
+        let own_lag = std::mem::replace(&mut self.ledger.own_lag, Spans::new());
+        Done { outcomes: self.ledger.end(), sent_until, asked_until, own_lag, failures, notes }
     }
 
     /// Returns whether there is a job, if need be of another batch.
@@ -185,8 +194,15 @@ impl Worker {
         }
         let begin = self.is_timed.then_some(self.begin);
         self.turn.clear();
+        let mut done = 0;
         for number in self.next..self.next + count {
             let job = &self.batch.jobs[number];
+            let needs_connection = job.kind == Kind::Query && job.by_stream;
+            if needs_connection && !self.is_timed && !self.sessions.have_room(job) {
+                // It can wait: it has no time.
+                break;
+            }
+            done += 1;
             match job.kind {
                 Kind::Query if !job.by_stream => self.turn.push(number),
                 Kind::Query => self.sessions.send(&mut self.ledger, &self.waiter, &self.batch, job, begin),
@@ -194,12 +210,18 @@ impl Worker {
                 Kind::Close => self.sessions.close(&mut self.ledger, job),
             }
         }
-        let sent = &self.batch.jobs[self.next..self.next + count];
+        let sent = &self.batch.jobs[self.next..self.next + done];
         let has_queries = sent.iter().any(|job| job.kind == Kind::Query);
-        self.next += count;
+        self.next += done;
         if has_queries {
             self.datagrams.send(&mut self.ledger, &self.waiter, &self.batch, &self.turn, begin);
-            self.sent_until = clock::now();
+            self.asked_until = clock::now();
+        }
+        if done < count {
+            return BLOCKED;
+        }
+        if done < count {
+            return BLOCKED;
         }
         match self.batch.jobs.get(self.next) {
             Some(job) if self.is_timed => (self.begin + job.due).since(clock::now()),

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::Context;
-use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::config::bench::ReportOptions;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::totals::Row;
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{is_picture, json as json_report, page, plot, print, text};
@@ -39,7 +39,7 @@ pub(crate) struct Findings {
     /// What could not be read.
     pub(crate) errors: Vec<String>,
     /// From queries to their answers, nanoseconds.
-    pub(crate) latency: Histogram<u64>,
+    pub(crate) latency: Spans,
     /// What happened over time.
     pub(crate) rows: Vec<Row>,
     /// Seconds of a row.
@@ -165,7 +165,7 @@ fn as_text(findings: &Findings, machine: &Machine) -> String {
 
 /// Returns how many latencies there are up to 10, 20, 50, 100 us and so on, each with those behind the
 /// step before; nanoseconds.
-fn steps(latency: &Histogram<u64>) -> Vec<(u64, u64)> {
+fn steps(latency: &Spans) -> Vec<(u64, u64)> {
     let bounds = (1..=10_u32).flat_map(|decade| [1, 2, 5].map(|part| part * 1_000 * 10_u64.pow(decade)));
     let mut steps: Vec<(u64, u64)> = bounds.map(|bound| (bound, 0)).collect();
     for recorded in latency.iter_recorded() {

@@ -162,7 +162,7 @@ fn adler32(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::load::tally::histogram;
+    use crate::tools::load::spans::Spans;
 
     /// Reads the counts back: index and count of each that is not 0.
     fn decoded(mut bytes: &[u8]) -> Vec<(usize, i64)> {
@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_told_at_the_end() {
         let mut log = HdrLog::create(Path::new("/dev/full"), 0, &[]).expect("the file is there");
-        let mut all = histogram();
-        (0..200_u64).for_each(|n| all.saturating_record(n * n * 10_000));
+        let mut all = Spans::new();
+        (0..200_u64).for_each(|n| all.record(n * n * 10_000));
         (0..1_000).for_each(|number| log.add(None, number, &all));
         assert_eq!(log.end().expect_err("full").raw_os_error(), Some(libc::ENOSPC));
     }
@@ -246,9 +246,9 @@ mod tests {
         let tags = [("first", "192.0.2.1:53"), ("second", "192.0.2.2:53")];
         let mut log = HdrLog::create(&path, 7, &tags).expect("a file");
         for (tag, _) in tags {
-            log.add(Some(tag), 3, &histogram());
+            log.add(Some(tag), 3, &Spans::new());
         }
-        log.add(None, 4, &histogram());
+        log.add(None, 4, &Spans::new());
         log.end().expect("written");
         let text = std::fs::read_to_string(&path).expect("the log");
         std::fs::remove_file(path).expect("it is there");
@@ -260,6 +260,6 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_can_be_written() {
-        assert!(encoded(&histogram()).len() <= 41);
+        assert!(encoded(&Spans::new()).len() <= 41);
     }
 }

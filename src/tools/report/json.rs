@@ -1,12 +1,12 @@
 //! A report as JSON. Its members are never renamed or removed; new ones may come.
 
-use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::config::criteria::Figures;
 use crate::tools::load::failures::Failures;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::CODES;
-use crate::tools::load::totals::{Row, Totals, at, mean};
+use crate::tools::load::totals::{Row, Totals};
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report, text};
 use crate::wire::codes;
@@ -104,13 +104,13 @@ pub(super) fn codes(totals: &Totals) -> Map<String, Value> {
 }
 
 /// Writes the percentiles of a histogram.
-pub(super) fn histogram(of: &Histogram<u64>) -> Value {
+pub(super) fn histogram(of: &Spans) -> Value {
     let mut figures = Map::new();
     figures.insert("count".to_owned(), of.len().into());
-    figures.insert("mean".to_owned(), mean(of).into());
-    figures.insert("max".to_owned(), at(of, 100.0).into());
+    figures.insert("mean".to_owned(), of.average().into());
+    figures.insert("max".to_owned(), of.most().into());
     for p in PERCENTILES {
-        figures.insert(text::percentile(p), at(of, p).into());
+        figures.insert(text::percentile(p), of.at(p).into());
     }
     figures.into()
 }
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(document["command"], "dnslob bench '<b>'");
         assert!(document["latency_ns"]["p99.9"].as_u64() > document["latency_naive_ns"]["p99.9"].as_u64());
         assert!(document["ramp"].is_null());
-        let nothing = histogram(&crate::tools::load::tally::histogram());
+        let nothing = histogram(&crate::tools::load::spans::Spans::new());
         assert_eq!((&nothing["count"], &nothing["p50"]), (&0.into(), &Value::Null));
         assert_eq!((&nothing["max"], &nothing["mean"]), (&Value::Null, &Value::Null));
     }

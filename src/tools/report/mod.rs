@@ -115,11 +115,12 @@ pub(crate) fn unix_time_ns() -> u64 {
     machine::unix_time().as_nanos() as u64
 }
 
-/// Makes sure, before a run, that its report can be written behind it, and not over what is read.
+/// Makes sure, before a run, that its report can be written behind it, and not over what is read: what that is,
+/// and where.
 ///
 /// # Errors
 /// When it cannot.
-pub(crate) fn check(options: &ReportOptions, inputs: &[PathBuf]) -> anyhow::Result<()> {
+pub(crate) fn check(options: &ReportOptions, inputs: &[(&str, &Path)]) -> anyhow::Result<()> {
     // Where a path leads that is not there yet.
     let place = |path: &Path| {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -135,22 +136,28 @@ pub(crate) fn check(options: &ReportOptions, inputs: &[PathBuf]) -> anyhow::Resu
         ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
     }
     let is_other = |path: &&PathBuf| {
-        path.extension().is_some_and(|end| PICTURES.iter().any(|other| end.eq_ignore_ascii_case(other)))
+        path.extension().is_some_and(|end| !ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)))
     };
     if let Some(path) = options.page.as_ref().filter(is_other) {
         bail!(
-            "--report {}: a report is a page, or a plot whose name ends with .svg",
+            "--report {}: a report is a page, whose name ends with .html, or a plot, whose name ends with .svg",
             Printable(path.display())
         );
     }
     for (option, path) in [("--report", &options.page), ("--hdr", &options.hdr)] {
         if let Some(path) = path {
-            let is_input = inputs.iter().any(|input| is_same(input, path));
-            ensure!(!is_input, "{option} {}: that is the capture", Printable(path.display()));
+            if let Some((what, _)) = inputs.iter().find(|(_, from)| is_same(opened(from), path)) {
+                bail!("{option} {}: that is {what}", Printable(path.display()));
+            }
             check_file(path).with_context(|| format!("{option} {}", Printable(path.display())))?;
         }
     }
     Ok(())
+}
+
+/// Returns what is opened where this is to be read.
+fn opened(path: &Path) -> &Path {
+    if path == Path::new("-") { Path::new(STDIN) } else { path }
 }
 
 fn check_file(path: &Path) -> io::Result<()> {
@@ -205,8 +212,10 @@ pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Resul
     shown
 }
 
-/// What names of pictures end with that a report cannot be.
-const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "pdf"];
+/// What names of reports end with, unless they have no end. Another one tells of a form that there is not.
+const ENDS: [&str; 3] = ["html", "htm", "svg"];
+/// What is read where a path is `-`.
+const STDIN: &str = "/dev/stdin";
 
 /// Returns whether a report is to be one plot rather than a page.
 fn is_picture(path: &Path) -> bool {
@@ -250,9 +259,9 @@ pub(crate) fn example() -> (Report, Machine) {
             interval.counts.sent += 1;
             interval.counts.answered += 1;
             interval.counts.codes[0] += 1;
-            interval.latency.saturating_record(100_000 + n * n * 50);
-            interval.naive.saturating_record(100_000 + n * 50);
-            interval.lag.saturating_record(n * 10);
+            interval.latency.record(100_000 + n * n * 50);
+            interval.naive.record(100_000 + n * 50);
+            interval.lag.record(n * 10);
         }
         interval.counts.timed_out = 3;
         interval.counts.sent += 3;
@@ -296,7 +305,8 @@ mod tests {
         fs::create_dir_all(&directory).expect("a directory");
         let path = |name: &str| directory.join(name);
         fs::write(path("capture"), "packets").expect("a file");
-        let inputs = [path("capture")];
+        let capture = path("capture");
+        let inputs = [("the list of names", Path::new("-")), ("the capture", capture.as_path())];
         let check = |page: Option<PathBuf>, hdr: Option<PathBuf>| {
             let options = ReportOptions { page, hdr, ..ReportOptions::default() };
             check(&options, &inputs).map_err(|error| format!("{error:#}"))
@@ -312,10 +322,13 @@ mod tests {
             }
         }
         assert!(check(Some(path("a")), Some(path("a"))).is_err(), "one file for both");
-        for other in ["a.png", "a.PDF"] {
-            let error = check(Some(path(other)), None).expect_err("no picture of this kind");
-            assert!(error.ends_with("a report is a page, or a plot whose name ends with .svg"), "{error}");
+        for other in ["a.png", "a.PDF", "a.json", "a.html.gz"] {
+            let error = check(Some(path(other)), None).expect_err("no form of this kind");
+            assert!(error.ends_with(".html, or a plot, whose name ends with .svg"), "{error}");
         }
+        assert_eq!(check(Some(path("A.HTM")), None), Ok(()));
+        let error = check(Some(capture.clone()), None).expect_err("it is read");
+        assert!(error.ends_with(": that is the capture"), "{error}");
         assert_eq!((check(Some(path("a.svg")), None), check(Some(path("a.html")), None)), (Ok(()), Ok(())));
         assert_eq!(fs::read(path("capture")).expect("the file"), b"packets");
         let pipe = path("pipe");
@@ -323,7 +336,7 @@ mod tests {
         assert_eq!(check(Some(pipe.clone()), None), Ok(()), "and is not waited for");
         assert!(check(Some(pipe.clone()), Some(pipe.clone())).is_err(), "one pipe for both");
         let options = ReportOptions { page: Some(pipe.clone()), ..ReportOptions::default() };
-        assert!(super::check(&options, &[pipe]).is_err(), "it is read, too");
+        assert!(super::check(&options, &[("it", &pipe)]).is_err(), "it is read, too");
         let detour = directory.join("..").join(directory.file_name().expect("a name")).join("a");
         assert!(check(Some(path("a")), Some(detour)).is_err(), "another way to one file");
         let null = PathBuf::from("/dev/null");

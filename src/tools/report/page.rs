@@ -33,7 +33,8 @@ svg{width:100%;height:auto}svg text{fill:var(--faint);font:12px system-ui,sans-s
 table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-weight:600;padding:.3rem 0}\
 th{text-align:left;font-weight:400;overflow-wrap:anywhere}td{text-align:right;padding-left:1rem;white-space:nowrap}\
 tr{border-top:1px solid var(--grid)}td.t{text-align:left;white-space:normal;overflow-wrap:anywhere}\
-th.n{text-align:right;padding-left:1rem}th.k{white-space:nowrap}th.t{padding-left:1rem}";
+th.n{text-align:right;padding-left:1rem}th.n,th.k{white-space:nowrap}th.t{padding-left:1rem}\
+@media(max-width:40rem){table{font-size:.8rem}td,th.n,th.t{padding-left:.6rem}td.t{min-width:5.5rem}}";
 
 /// Writes the page.
 pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -> String {
@@ -65,9 +66,9 @@ pub(crate) fn page(report: &Report, machine: &Machine, text: &str, more: &str) -
         *out += &cards(&[
             (text::rate(totals.rate()), "answers per second"),
             (text::percent(totals.counts.lost(), totals.counts.asked()), "lost"),
-            (format!("{} ms", text::latency(totals.percentile_ns(50.0))), "p50"),
-            (format!("{} ms", text::latency(totals.percentile_ns(99.0))), "p99"),
-            (format!("{} ms", text::latency(totals.percentile_ns(99.9))), "p99.9"),
+            (format!("{} ms", text::latency(totals.latency.at(50.0))), "p50"),
+            (format!("{} ms", text::latency(totals.latency.at(99.0))), "p99"),
+            (format!("{} ms", text::latency(totals.latency.at(99.9))), "p99.9"),
         ]);
         let _ = writeln!(out, "<{level}>Latency by percentile</{level}>");
         *out += &plot::percentiles(&[

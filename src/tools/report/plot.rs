@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use hdrhistogram::Histogram;
-
+use crate::tools::load::spans::Spans;
 use crate::tools::load::totals::Row;
 use crate::tools::report::text::{escaped, grouped};
 
@@ -32,7 +31,7 @@ polyline{fill:none;stroke-width:2;stroke-linejoin:round}.a{stroke:#0b66c3}.b{str
 rect{fill:#fff}";
 
 /// Plots latencies by percentile as a file of its own.
-pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> String {
+pub(crate) fn picture(title: &str, of: &[(&str, &str, &Spans)]) -> String {
     let title = escaped(title);
     let head = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{}\" viewBox=\"0 -24 {WIDTH} \
@@ -42,7 +41,7 @@ pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> Stri
         HEIGHT + 24.0
     );
     let names: Vec<String> = of.iter().map(|(name, _, _)| escaped(name)).collect();
-    let of: Vec<(&str, &str, &Histogram<u64>)> = names
+    let of: Vec<(&str, &str, &Spans)> = names
         .iter()
         .zip(of)
         .map(|(name, (_, class, histogram))| (name.as_str(), *class, *histogram))
@@ -56,7 +55,7 @@ pub(crate) fn picture(title: &str, of: &[(&str, &str, &Histogram<u64>)]) -> Stri
 
 /// Plots latencies by percentile, both on logarithmic axes: each step to the right is a tenth of the
 /// queries before.
-pub(crate) fn percentiles(of: &[(&str, &str, &Histogram<u64>)]) -> String {
+pub(crate) fn percentiles(of: &[(&str, &str, &Spans)]) -> String {
     let count = of.iter().map(|(_, _, h)| h.len()).max().unwrap_or(0);
     if count == 0 {
         return empty("no answers");
@@ -202,10 +201,12 @@ fn horizontal(out: &mut String, y: f64, label: &str, is_fine: bool) {
 
 fn vertical(out: &mut String, x: f64, label: &str) {
     let bottom = HEIGHT - BOTTOM;
+    // The first stands beside the lowest label of the other axis.
+    let anchor = if x > LEFT { "middle" } else { "start" };
     let _ = writeln!(
         out,
         "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>\
-         <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
+         <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{label}</text>",
         bottom + 18.0
     );
 }
@@ -241,7 +242,6 @@ fn close(mut out: String, lines: &[Line<'_>], axis: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::load::tally::histogram;
     use crate::tools::report::example;
 
     #[test]
@@ -266,6 +266,9 @@ mod tests {
         assert!(plots[0].contains("99.9 %") && plots[1].contains("wanted"));
     }
 
+    /// The height of a letter of such a page.
+    const LINE: f64 = 20.0;
+
     #[test]
     fn labels_have_room_on_a_narrow_page() {
         let (report, _) = example();
@@ -277,13 +280,13 @@ mod tests {
         let names =
             [("from the intended time", "a", &t.latency), ("from the true time of sending", "b", &t.naive)];
         for plot in [percentiles(&names), rates(rows), rates(&rare)] {
-            // The begin and the end of each label, by its line.
-            let mut labels: Vec<(String, f64, f64, String)> = Vec::new();
+            // The line of each label, its begin and its end.
+            let mut labels: Vec<(f64, f64, f64, String)> = Vec::new();
             for text in plot.split("<text ").skip(1).filter(|text| !text.contains("label fine")) {
                 let of = |name: &str| {
                     text.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next())
                 };
-                let (x, y) = (of(" x").or(of("x")).expect("x"), of(" y").expect("y").to_owned());
+                let (x, y) = (of(" x").or(of("x")).expect("x"), of(" y").expect("y"));
                 let label = text.split('>').nth(1).and_then(|rest| rest.split('<').next()).expect("a label");
                 let (x, width): (f64, f64) = (x.parse().expect("a number"), LETTER * label.len() as f64);
                 let begin = match of("text-anchor") {
@@ -292,11 +295,13 @@ mod tests {
                     Some(_) | None => x,
                 };
                 assert!(begin >= 0.0 && begin + width <= WIDTH, "{label}");
-                labels.push((y, begin, begin + width, label.to_owned()));
+                labels.push((y.parse().expect("a number"), begin, begin + width, label.to_owned()));
             }
-            labels.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-            for pair in labels.windows(2) {
-                assert!(pair[0].0 != pair[1].0 || pair[0].2 <= pair[1].1, "{pair:?}");
+            for (number, one) in labels.iter().enumerate() {
+                for other in &labels[number + 1..] {
+                    let is_apart = one.2 <= other.1 || other.2 <= one.1;
+                    assert!((one.0 - other.0).abs() >= LINE || is_apart, "{one:?}, {other:?}");
+                }
             }
         }
     }
@@ -309,12 +314,12 @@ mod tests {
 
     #[test]
     fn nothing_to_plot_is_said() {
-        let none = histogram();
+        let none = Spans::new();
         assert!(percentiles(&[("intended", "a", &none)]).contains("no answers"));
         assert!(rates(&[]).contains("nothing was sent"));
         assert!(picture("x", &[("intended", "a", &none)]).contains("no answers"));
-        let mut one = histogram();
-        one.saturating_record(5_000);
+        let mut one = Spans::new();
+        one.record(5_000);
         assert!(!percentiles(&[("intended", "a", &one)]).contains("NaN"));
     }
 

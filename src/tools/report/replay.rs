@@ -172,7 +172,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let head = "<table>\n<tr><td></td><th class=\"n\">first</th><th class=\"n\">second</th></tr>\n";
         out += head;
         let (a, b) = (&report.totals, totals);
-        let ms = |of: &Totals, p: f64| text::latency(of.percentile_ns(p));
+        let ms = |of: &Totals, p: f64| text::latency(of.latency.at(p));
         let mut line = |what: &str, first: String, second: String| {
             let _ = writeln!(out, "<tr><th scope=\"row\">{what}</th><td>{first}</td><td>{second}</td></tr>");
         };
@@ -188,7 +188,7 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
         let all = compared.outcomes.compared();
         let _ = writeln!(
             out,
-            "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th>Result</th><th \
+            "<h2>Answers compared with those of {}</h2>\n<p>{} answers: {}</p>\n<table>\n<tr><th class=\"k\">Result</th><th \
              class=\"n\">Answers</th><th class=\"n\">Share</th><th class=\"t\">Meaning</th></tr>",
             escaped(&compared.with),
             text::grouped(all),
@@ -199,13 +199,13 @@ pub(super) fn page(report: &Report, replayed: &Replayed) -> String {
                 let (number, share) = (text::grouped(n), text::percent(n, of));
                 let _ = writeln!(
                     out,
-                    "<tr><th scope=\"row\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"
+                    "<tr><th scope=\"row\" class=\"k\">{label}</th><td>{number}</td><td>{share}</td><td class=\"t\">{doc}</td></tr>"
                 );
             }
         }
         out += "</table>\n";
         if !compared.outcomes.examples.is_empty() {
-            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th>Class</th><th class=\"t\">Question</th><th class=\"t\">Difference</th></tr>\n";
+            out += "<h2>Examples of differences</h2>\n<table>\n<tr><th class=\"k\">Class</th><th class=\"t\">Question</th><th class=\"t\">Difference</th></tr>\n";
             for example in &compared.outcomes.examples {
                 let _ = writeln!(
                     out,

@@ -2,13 +2,12 @@
 
 use std::fmt::Write;
 
-use hdrhistogram::Histogram;
-
 use crate::config::criteria::Figures;
 use crate::tls::date::{DAY_SECONDS, Date};
 use crate::tools::load::failures::Failures;
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::{CODES, Counts};
-use crate::tools::load::totals::{Totals, at, mean};
+use crate::tools::load::totals::Totals;
 use crate::tools::report::machine::Machine;
 use crate::tools::report::{PERCENTILES, Report};
 use crate::wire::codes;
@@ -213,8 +212,8 @@ fn answers(totals: &Totals) -> String {
 }
 
 /// Writes a table of latencies, milliseconds: a column for each of these. It fits a terminal of 80 columns.
-pub(super) fn latencies(out: &mut String, of: &[(&str, &Histogram<u64>)]) {
-    let mut row = |head: &str, cell: &dyn Fn(&str, &Histogram<u64>) -> String| {
+pub(super) fn latencies(out: &mut String, of: &[(&str, &Spans)]) {
+    let mut row = |head: &str, cell: &dyn Fn(&str, &Spans) -> String| {
         let cells: String = of
             .iter()
             .map(|(name, all)| format!("{:>width$}", cell(name, all), width = name.len() + 2))
@@ -223,10 +222,10 @@ pub(super) fn latencies(out: &mut String, of: &[(&str, &Histogram<u64>)]) {
     };
     row("\nlatency, ms", &|name, _| name.to_owned());
     for p in PERCENTILES {
-        row(&percentile(p), &|_, all| latency(at(all, p)));
+        row(&percentile(p), &|_, all| latency(all.at(p)));
     }
-    row("max", &|_, all| latency(at(all, 100.0)));
-    row("mean", &|_, all| latency(mean(all).map(|ns| ns.round() as u64)));
+    row("max", &|_, all| latency(all.most()));
+    row("mean", &|_, all| latency(all.average().map(|ns| ns.round() as u64)));
 }
 
 /// Writes what is not 0, behind a colon.

@@ -45,11 +45,11 @@ const SAY: TickDelta = TickDelta::from_ms(1_000);
 /// # Errors
 /// When nothing could be read, or not all, or the report cannot be written.
 pub fn run(options: &ScopeOptions) -> anyhow::Result<Outcome> {
-    let inputs = match &options.from {
-        From::Captures(paths) => paths.as_slice(),
-        From::Interface { .. } => &[],
+    let inputs: Vec<_> = match &options.from {
+        From::Captures(paths) => paths.iter().map(|path| ("the capture", path.as_path())).collect(),
+        From::Interface { .. } => Vec::new(),
     };
-    report::check(&options.report, inputs)?;
+    report::check(&options.report, &inputs)?;
     let mut interrupt = Interrupt::take().context("signals")?;
     let mut rng = random::seeded(None).context("random numbers")?;
     let capture_options =

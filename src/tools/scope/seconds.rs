@@ -3,10 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use hdrhistogram::Histogram;
-
-use crate::tools::load::tally::histogram;
-use crate::tools::load::totals::{Row, at};
+use crate::tools::load::spans::Spans;
+use crate::tools::load::totals::Row;
 use crate::tools::report::hdr::HdrLog;
 
 const SECOND: u64 = 1_000_000_000;
@@ -24,9 +22,9 @@ pub(super) struct Seconds {
     offset: u64,
     current: Row,
     /// Latencies of this second.
-    latency: Histogram<u64>,
+    latency: Spans,
     /// All latencies of the seconds before.
-    all: Histogram<u64>,
+    all: Spans,
     rows: Vec<Row>,
     /// Seconds of a row.
     width: u64,
@@ -43,8 +41,8 @@ impl Seconds {
             end: 0,
             offset: 0,
             current: Row::default(),
-            latency: histogram(),
-            all: histogram(),
+            latency: Spans::new(),
+            all: Spans::new(),
             rows: Vec::new(),
             width: 1,
             hdr,
@@ -82,7 +80,7 @@ impl Seconds {
     /// Notes a latency.
     #[inline]
     pub(super) fn latency(&mut self, ns: u64) {
-        self.latency.saturating_record(ns);
+        self.latency.record(ns);
     }
 
     fn close(&mut self, next: u64) {
@@ -91,11 +89,10 @@ impl Seconds {
             return;
         }
         if !self.latency.is_empty() {
-            row.p50_ns = at(&self.latency, 50.0).unwrap_or(0);
-            row.p99_ns = at(&self.latency, 99.0).unwrap_or(0);
-            row.max_ns = at(&self.latency, 100.0).unwrap_or(0);
-            // Both have the same bounds.
-            let _ = self.all.add(&self.latency);
+            row.p50_ns = self.latency.at(50.0).unwrap_or(0);
+            row.p99_ns = self.latency.at(99.0).unwrap_or(0);
+            row.max_ns = self.latency.most().unwrap_or(0);
+            self.all.add(&self.latency);
         }
         if let Err(error) = self.write(row.second) {
             self.failure.get_or_insert(error);
@@ -153,7 +150,7 @@ pub(super) struct Ended {
     pub(super) begin: u64,
     /// From the first to the last message, nanoseconds.
     pub(super) span: u64,
-    pub(super) latency: Histogram<u64>,
+    pub(super) latency: Spans,
     pub(super) rows: Vec<Row>,
     /// Seconds of a row.
     pub(super) width: u64,

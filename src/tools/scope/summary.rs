@@ -3,16 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use hdrhistogram::Histogram;
-
 use crate::base::printable::Printable;
 use crate::base::time::TickDelta;
-use crate::config::criteria::Figures;
+use crate::config::criteria::{Figures, Within};
 use crate::config::scope::{From, ScopeOptions};
 use crate::config::value;
 use crate::tools::capture::{Capture, CaptureError};
+use crate::tools::load::spans::Spans;
 use crate::tools::load::tally::Counts;
-use crate::tools::load::totals::{at, mean};
 use crate::tools::report::findings::{Findings, Table, TableRow};
 use crate::tools::report::text::{grouped, latency, list, percent, rate};
 use crate::tools::scope::analysis::{Analysis, PROTOCOLS};
@@ -33,22 +31,22 @@ pub(super) struct Run<'c> {
 /// The figures that conditions are held against.
 struct Whole<'f> {
     counts: &'f Counts,
-    latency: &'f Histogram<u64>,
+    latency: &'f Spans,
     seconds: f64,
 }
 
 impl Figures for Whole<'_> {
-    fn percentile_ns(&self, percentile: f64) -> Option<u64> {
-        at(self.latency, percentile)
+    fn percentile_ns(&self, percentile: f64) -> Option<Within> {
+        self.latency.within(percentile)
     }
-    fn lag_ns(&self, _: f64) -> Option<u64> {
+    fn lag_ns(&self, _: f64) -> Option<Within> {
         None
     }
     fn mean_ns(&self) -> Option<f64> {
-        mean(self.latency)
+        self.latency.average()
     }
     fn max_ns(&self) -> Option<u64> {
-        at(self.latency, 100.0)
+        self.latency.most()
     }
     fn sent(&self) -> u64 {
         self.counts.sent
@@ -233,7 +231,7 @@ impl Run<'_> {
             lists.unanswered_clients.table("unanswered_clients", "Unanswered: clients", top),
             lists.retransmitting_clients.table("retransmitting_clients", "Asked again: clients", top),
         ];
-        let quantile = |p: f64| format!("{} ms", latency(at(&time.latency, p)));
+        let quantile = |p: f64| format!("{} ms", latency(time.latency.at(p)));
         let cards = vec![
             (per_second(seen.queries), "queries per second"),
             (percent(counts.timed_out, counts.sent), "unanswered"),

@@ -23,6 +23,7 @@ use hyper::body::{Body, Frame};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::base::time::{Tick, TickDelta};
+use crate::control::events::Event;
 use crate::control::web::rest::Problem;
 use crate::control::web::site::Site;
 use crate::engine::clock;
@@ -39,8 +40,6 @@ const QUIET: u32 = 15;
 const LIFE: TickDelta = TickDelta::from_ms(3_600_000);
 /// How long nobody may read what was sent.
 const STALL: TickDelta = TickDelta::from_ms(30_000);
-/// Events of one look.
-const BATCH: usize = 20;
 
 /// How a connection and the stream on it know of each other.
 #[derive(Clone, Debug, Default)]
@@ -137,15 +136,21 @@ fn events(site: &Site, next: &mut Option<u64>, resumes: bool) -> Option<String> 
         Some(wanted) if wanted < oldest && !resumes => return None,
         Some(wanted) => wanted.clamp(oldest, end),
     };
-    let mut text = String::new();
-    *next = Some(from);
-    for event in dashboard.events_from(from).take(BATCH) {
-        let data = serde_json::json!({"unix": event.unix, "text": event.text});
-        let process = site.monitor.process();
-        let _ = write!(text, "id: {process:x}.{}\nevent: {}\ndata: {data}\n\n", event.number, event.kind);
-        *next = Some(event.number + 1);
-    }
+    // All that are kept, so that a burst of them is as soon there as one.
+    let (text, after) = written(dashboard.events_from(from), site.monitor.process());
+    *next = Some(after.unwrap_or(from));
     Some(text)
+}
+
+/// Writes events; returns the number after the last one, too.
+fn written<'e>(events: impl Iterator<Item = &'e Event>, process: u64) -> (String, Option<u64>) {
+    let (mut text, mut after) = (String::new(), None);
+    for event in events {
+        let data = serde_json::json!({"unix": event.unix, "text": event.text});
+        let _ = write!(text, "id: {process:x}.{}\nevent: {}\ndata: {data}\n\n", event.number, event.kind);
+        after = Some(event.number + 1);
+    }
+    (text, after)
 }
 
 impl Body for Stream {
@@ -198,6 +203,17 @@ mod tests {
             assert_eq!(next(id, 255), 0, "{id}");
         }
         assert_eq!(next(&format!("ff.{}", u64::MAX), 255), u64::MAX);
+    }
+
+    #[test]
+    fn all_events_that_are_kept_come_at_one_look() {
+        let event = |number| Event { number, unix: 7, kind: "change", text: format!("change {number}") };
+        let all: Vec<Event> = (40..140).map(event).collect();
+        let (text, after) = written(all.iter(), 0xff);
+        assert_eq!((text.matches("\n\n").count(), after), (100, Some(140)));
+        let last = "id: ff.139\nevent: change\ndata: {\"text\":\"change 139\",\"unix\":7}\n\n";
+        assert!(text.ends_with(last), "{text}");
+        assert_eq!(written([].iter(), 1), (String::new(), None));
     }
 
     #[test]

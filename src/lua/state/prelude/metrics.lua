@@ -3,12 +3,13 @@ local P = ...
 
 local core, type, tostring = P.core, type, tostring
 local declare, add, set, get = core.metric_declare, core.metric_add, core.metric_set, core.metric_get
-local observe = core.metric_observe
+local observe, failed = core.metric_observe, core.metric_failed
 
--- What is wrong is logged once each, and there is an end to that.
+-- What is wrong is counted, and logged once each, and there is an end to that.
 local told, left = {}, 100
 local function answered(name, value, why)
   if value then return value end
+  failed()
   local text = "metric " .. tostring(name) .. ": " .. why
   if not told[text] and left > 0 then
     told[text], left = true, left - 1

@@ -249,12 +249,15 @@ fn functions_change_metrics_of_the_whole_process() {
            assert(incMetric('shown-by', labels) == 1 and incMetric('shown-by', {labels={n=1, type='A'}, step=2}) == 3)\n\
            assert(getMetric('shown-by', labels) == 3 and getMetric('shown-by', {labels={type='B'}}) == 0)\n\
            assert(incMetric('nobody-knows') == 0 and not declareMetric('shown-hits', 'gauge', 'x'))\n\
+           assert(incMetric('shown-by') == 0)\n\
            assert(declareMetric('shown-level', 'gauge', 'Level.') and setMetric('shown-level', -1.5) == -1.5)\n\
            assert(decMetric('shown-level', 2) == -3.5)\n\
            return DNSAction.Allow\n\
          end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    // What is refused is counted, though the call goes on.
+    assert_eq!(fixture.errors(), 5);
     let mut fixture = Fixture::new(
         "assert(declareMetric('shown-sizes', 'histogram', 'Sizes.', {buckets={100, 1000}}) and observeMetric('shown-sizes', 1) == 0)\n\
          LuaAction(function(dq)\n\

@@ -1,7 +1,8 @@
-//! Connections of one client to two targets, where there are fewer than are wanted.
+//! Connections of clients to two targets, where there are fewer than clients.
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use super::tests::until;
 use super::*;
 use crate::compare::Aspects;
 use crate::tools::load::tally::Tally;
@@ -13,16 +14,16 @@ use crate::wire::header;
 const QUERY: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
 #[test]
-fn a_connection_that_is_taken_makes_no_room_for_its_pair() {
+fn clients_take_the_places_of_others_at_each_target() {
     let listeners = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener"));
     let targets =
         listeners.iter().map(|of| Target { address: of.local_addr().expect("an address"), tls: None });
-    let waiter = Waiter::new().expect("a set of sockets");
+    let mut waiter = Waiter::new().expect("a set of sockets");
     let timeout = TickDelta::from_ms(5_000);
     let mut sessions = Sessions::new(Plan {
         targets: targets.collect(),
-        most: 3,
-        idle: TickDelta::from_ms(10_000),
+        most: 1,
+        idle: TickDelta::from_ms(3_600_000),
         timeout,
         spoof: false,
         hasher: RandomState::with_seeds(1, 2, 3, 4),
@@ -48,18 +49,26 @@ fn a_connection_that_is_taken_makes_no_room_for_its_pair() {
         let has = |job: &Job, target: usize| sessions.by_key.contains_key(&(key(job), target));
         [has(&a, 0), has(&a, 1), has(&b, 0), has(&b, 1)]
     };
-    sessions.open(&mut ledger, &waiter, &batch, &a);
-    sessions.open(&mut ledger, &waiter, &batch, &b);
-    assert_eq!(open(&sessions), [true, true, true, false], "there is room for three");
-    assert_eq!(ledger.room(2, clock::now()), 2);
+    assert_eq!(ledger.room(3, clock::now()), 3);
+    assert!(sessions.have_room(&a));
     sessions.send(&mut ledger, &waiter, &batch, &a, None);
-    // Those of the first client wait for answers: the only idle one is that which the query takes.
+    assert_eq!(open(&sessions), [true, true, false, false], "one to each target is enough");
+    until(&mut sessions, &mut waiter, &mut ledger, |_, ledger| {
+        [0, 1].iter().all(|target| ledger.counts(*target).sent == 1)
+    });
+    // Both wait for answers: who does not wait for them loses its query.
+    assert!(sessions.have_room(&a) && !sessions.have_room(&b));
     sessions.send(&mut ledger, &waiter, &batch, &b, None);
-    assert_eq!((open(&sessions), sessions.evicted), ([true, true, true, false], 0));
-    let first = sessions.by_key[&(key(&b), 0)] as usize;
-    let connection = sessions.connections[first].as_ref().expect("it is there");
-    assert_eq!((connection.target, connection.owed), (0, 1));
-    assert_eq!(ledger.counts(1).lost(), 1, "for want of a connection");
-    // It can be taken later, when it is idle.
-    assert_eq!(sessions.idle.iter().filter(|(_, at)| *at as usize == first).count(), 1);
+    assert_eq!((open(&sessions), sessions.evicted), ([true, true, false, false], 0));
+    assert_eq!([0, 1].map(|target| ledger.counts(target).unconnected), [1, 1]);
+    // Nobody waits for an answer any more when its time is over.
+    let later = clock::now() + timeout + timeout;
+    ledger.expire(later);
+    sessions.sweep(&mut ledger, later);
+    assert_eq!(open(&sessions), [true, true, false, false], "it may still come");
+    assert!(sessions.have_room(&b));
+    sessions.send(&mut ledger, &waiter, &batch, &b, None);
+    assert_eq!((open(&sessions), sessions.evicted), ([false, false, true, true], 2));
+    assert_eq!([0, 1].map(|target| ledger.counts(target).timed_out), [1, 1]);
+    assert_eq!(sessions.open, [1, 1]);
 }

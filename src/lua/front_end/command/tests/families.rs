@@ -181,3 +181,23 @@ fn counted_queries_are_listed() {
     assert_eq!(console.reply("clearQueryCounters()"), "");
     assert!(console.error("setQueryCountFilter('x')").contains("a function"));
 }
+
+#[test]
+fn names_are_looked_up_for_commands() {
+    let console = Console::new("");
+    let draft = console.change(
+        "getAddressInfo('192.0.2.77', function(name, ips) newServer{address=ips[1]:toString(), name=name} end)",
+    );
+    assert!(draft.servers.iter().any(|server| server.name.as_deref() == Some("192.0.2.77")));
+    let error = console.error("getAddressInfo('192.0.2.78', function() error('refused') end)");
+    assert!(error.contains("refused"), "{error}");
+    assert_eq!(console.reply("getOutgoingTLSSessionCacheSize()"), "13\n");
+}
+
+#[test]
+fn a_pool_that_is_called_as_the_default_one_is_an_error_of_its_command() {
+    let console = Console::new("");
+    console.change("newServer{address='192.0.2.79', name='b'}");
+    let error = console.error("getServer('b'):addPool('_default_')");
+    assert!(error.contains("addPool") && error.contains("\"\" for the default pool"), "{error}");
+}
