@@ -300,6 +300,7 @@
 //!     absent.rs           functions about what dnslob does not have
 //!     actions.rs          what rules do to queries
 //!     answers.rs          answers of our own: the spoofing actions, SVCB records
+//!     anytime.rs          functions that work at any time
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bind.rs             getBind and its object
@@ -315,6 +316,7 @@
 //!     constants.rs        DNSQType, DNSRCode and the like
 //!     context.rs          where a call stands, and the draft it fills
 //!     declared.rs         selectors and actions as they are declared; methods of objects
+//!     empty.rs            empty lists and texts, which dnsdist takes
 //!     functions.rs        Lua functions given to rules and policies
 //!     globals.lua         copies the globals, and puts them back
 //!     globals.rs          keeps them aside while something runs that may be refused
@@ -346,7 +348,7 @@
 //!     sets.rs             sets of names
 //!     setter.rs           commands that only say a setting
 //!     settings.rs         setters, listeners, ACL, includes
-//!     stack.rs            where a function was called, and whether pcall waits for its errors
+//!     stack.rs            where a function was called
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print

@@ -101,8 +101,10 @@ impl SocketOpener {
     ) -> io::Result<Option<Socket>> {
         let is_that =
             |one: &(SocketAddr, Socket)| fits(one, listener) && one.1.r#type().is_ok_and(|t| t == kind);
-        let Some(at) = self.inherited.iter().position(is_that) else { return Ok(None) };
-        let (_, socket) = self.inherited.swap_remove(at);
+        let Some((_, socket)) = self.inherited.iter().find(|one| is_that(one)) else { return Ok(None) };
+        // It stays for a later listener of its address: the service manager has it open in any case, so
+        // that a socket of our own beside it would get a part of what comes.
+        let socket = socket.try_clone()?;
         prepare(&socket, listener)?;
         Ok(Some(socket))
     }
@@ -272,6 +274,39 @@ mod tests {
 
     use super::*;
     use crate::control::fixture;
+    use crate::model::Service;
+
+    #[test]
+    fn a_passed_socket_serves_each_listener_of_its_address_and_leaves_room_for_a_part_of_it() {
+        let bound = |ip: [u8; 4], port: u16, kind| {
+            let socket = Socket::new(Domain::IPV4, kind, None).expect("a socket");
+            socket.bind(&SocketAddr::from((ip, port)).into()).expect("bound");
+            crate::control::privileges::own(&socket);
+            let address = socket.local_addr().ok().and_then(|a| a.as_socket()).expect("its address");
+            (address, socket)
+        };
+        let datagrams = bound([0, 0, 0, 0], 0, Type::DGRAM);
+        let all = datagrams.0;
+        let connections = bound([0, 0, 0, 0], all.port(), Type::STREAM);
+        connections.1.listen(5).expect("listening");
+        let mut opener = SocketOpener {
+            cpus: vec![None, None],
+            steer: Steer::default(),
+            inherited: vec![datagrams, connections],
+        };
+        let plain = &fixture::snapshot(1, &[0], &[]).listeners[0];
+        let listener = |address| Listener { address, service: Service::Dns, ..Listener::clone(plain) };
+        // Taken away by a reload, and back again.
+        for _ in 0..2 {
+            let sockets = opener.create(&listener(all)).expect("the passed ones");
+            assert!(sockets.iter().all(|(_, of)| of.inherited == Inherited { udp: true, tcp: true }));
+        }
+        let part = listener(SocketAddr::from(([127, 0, 0, 1], all.port())));
+        let sockets = opener.create(&part).expect("our own");
+        assert!(sockets.iter().all(|(_, of)| of.inherited == Inherited::default()));
+        opener.bind(&part, &sockets, false).expect("beside the passed ones");
+        opener.listen(&part, &sockets).expect("listening");
+    }
 
     #[test]
     fn passed_sockets_that_fit_no_listener_are_closed() {

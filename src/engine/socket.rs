@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_IMM, BPF_K, BPF_LD, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_TAX, BPF_W,
@@ -12,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::base::addr::Endpoint;
 use crate::engine::sys;
-use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
+use crate::model::{Backend, ClientAddress, ConnectionOptions, Listener, SocketOptions, Steer};
 
 /// Milliseconds that bytes to a backend may stay unacknowledged: its connection's queries then move on
 /// within two seconds, after the kernel has repeated the bytes three times.
@@ -188,12 +189,44 @@ pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
 /// The kernel's.
 pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, inherited: bool) -> io::Result<()> {
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
-    let fast_open = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
-    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
-    if let Some(key) = listener.connection_options.key_in_use() {
-        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
-    }
+    set_fast_open(socket, listener.connection_options)?;
     if inherited { Ok(()) } else { socket.listen(backlog(listener)) }
+}
+
+/// Sets the queue of TCP Fast Open and the key of its cookies.
+fn set_fast_open(socket: &Socket, options: ConnectionOptions) -> io::Result<()> {
+    let backlog = i32::try_from(options.fast_open).unwrap_or(i32::MAX);
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
+    let set = |key: &[u8]| sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key);
+    if let Some(key) = options.key_in_use() {
+        return set(&key);
+    }
+    // An earlier configuration, or whoever opened the socket, may have set a key that is to be used no
+    // more. The kernel's own key cannot be chosen again.
+    if options.fast_open > 0 && !fast_open_key(socket)?.is_empty() {
+        return own_fast_open_key().map_or(Ok(()), set);
+    }
+    Ok(())
+}
+
+/// Returns the key of this process, one for all shards: a client may reach another one next time. None
+/// without randomness.
+#[expect(clippy::disallowed_methods, reason = "a secret of the process, as the kernel's own key")]
+fn own_fast_open_key() -> Option<&'static [u8]> {
+    static KEY: OnceLock<Option<[u8; 16]>> = OnceLock::new();
+    let random = || {
+        let mut key = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut key).ok().map(|()| key)
+    };
+    KEY.get_or_init(random).as_ref().map(<[u8; 16]>::as_slice)
+}
+
+/// Returns the key of a socket's cookies, and a second one that is accepted too, if there is one; nothing
+/// for a socket that has the kernel's.
+fn fast_open_key(socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut keys = [0; 32];
+    let length = sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut keys)?;
+    Ok(keys[..length.min(keys.len())].to_vec())
 }
 
 /// Sets what a listener's TCP socket needs, including one that a service manager opened.
@@ -209,11 +242,7 @@ pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<
         prepare_passing(socket)?;
     }
     if listener.connection_options.fast_open > 0 {
-        let backlog = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
-        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
-    }
-    if let Some(key) = listener.connection_options.key_in_use() {
-        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
+        set_fast_open(socket, listener.connection_options)?;
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
@@ -860,6 +889,50 @@ mod tests {
         revise_tcp_listener(&socket, &Listener { connection_options, ..listener }, false).expect("set");
         sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
         assert_eq!(found, key);
+    }
+
+    #[test]
+    fn a_key_that_is_removed_gives_way_to_a_fresh_one() {
+        let (own, other) = (Some(*b"0123456789abcdef"), Some(*b"fedcba9876543210"));
+        let at = |(fast_open, fast_open_key)| ConnectionOptions {
+            fast_open,
+            fast_open_key,
+            ..ConnectionOptions::default()
+        };
+        let steps: [&[(u32, Option<[u8; 16]>)]; 7] = [
+            &[(5, None), (5, None)],
+            &[(5, own), (5, None)],
+            &[(5, own), (0, own), (5, None)],
+            &[(5, own), (0, None), (5, None)],
+            &[(5, own), (0, other), (9, None)],
+            &[(0, own), (5, None)],
+            &[(5, own), (5, other), (5, None), (7, None)],
+        ];
+        for steps in steps {
+            let mut listener =
+                Listener { connection_options: at(steps[0]), dscp: 0, ..listener("127.0.0.1:0") };
+            let socket = open(&mut listener, Steer::Flow, 1).remove(0).tcp.expect("a socket");
+            let fresh = own_fast_open_key().expect("randomness");
+            let mut had_key = false;
+            for step in steps {
+                let listener = Listener { connection_options: at(*step), ..listener.clone() };
+                revise_tcp_listener(&socket, &listener, false).expect("set");
+                let found = fast_open_key(&socket).expect("a key");
+                match step {
+                    (0, _) => {}
+                    (_, Some(key)) => assert_eq!(found, key, "{steps:?}"),
+                    (_, None) if had_key => assert_eq!(found, fresh, "{steps:?}"),
+                    (_, None) => assert!(found.is_empty(), "{steps:?}"),
+                }
+                had_key |= matches!(step, (1.., Some(_)));
+            }
+            // One that was inherited.
+            socket.set_nonblocking(true).expect("set");
+            set_fast_open(&socket, at((5, own))).expect("set");
+            prepare_tcp_listener(&socket, &Listener { connection_options: at((5, None)), ..listener })
+                .expect("set");
+            assert_eq!(fast_open_key(&socket).expect("a key"), fresh, "{steps:?}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@
 mod absent;
 mod actions;
 mod answers;
+mod anytime;
 mod argument;
 mod arguments;
 mod bind;
@@ -32,6 +33,7 @@ pub mod console;
 mod constants;
 mod context;
 mod declared;
+mod empty;
 mod functions;
 mod globals;
 mod inspect;
@@ -514,7 +516,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     web::define(lua, context)?;
     callbacks::define(lua, context)?;
     metrics::define(lua, context)?;
-    machine::define(lua)?;
+    machine::define(lua, context)?;
     missing::define(lua, context)
 }
 

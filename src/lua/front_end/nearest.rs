@@ -44,6 +44,17 @@ pub(crate) fn whole(
     Ok(taken)
 }
 
+/// Reads a whole number, possibly negative; a fraction is left out.
+pub(crate) fn signed(call: &mut Call<'_>, what: &str, value: &Value) -> Result<i32, Fault> {
+    let written = number(value).filter(|n| n.fract() != 0.0);
+    let taken = written.map_or_else(|| value.clone(), |n| Value::Number(n.trunc()));
+    let number = argument::signed(what, &taken)?;
+    if written.is_some() {
+        warn(call, what, value, number);
+    }
+    Ok(number)
+}
+
 /// Reads a sixteen-bit number from `min` to `max`.
 pub(crate) fn word(call: &mut Call<'_>, what: &str, value: &Value, min: u16, max: u16) -> Result<u16, Fault> {
     // The range bounds it.
