@@ -325,7 +325,7 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
         return Ok(socket);
     }
     if let Some(source) = backend.source {
-        bind_source(&socket, source)?;
+        bind_source(&socket, source, backend.address)?;
     }
     socket.connect(&SockAddr::from(backend.address))?;
     Ok(socket)
@@ -433,7 +433,7 @@ fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
     if let Some(source) = client.or(backend.source) {
         // The port is chosen at connect, so that many connections can share it (ip(7)).
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
-        bind_source(&socket, source)?;
+        bind_source(&socket, source, backend.address)?;
     }
     if fast_open {
         // Without support the connection is made in the ordinary way.
@@ -487,13 +487,25 @@ pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: 
     Ok(socket)
 }
 
+/// Returns a source address with any port; a link-local one is of the zone of the address it is for.
+#[must_use]
+pub fn towards(source: IpAddr, to: SocketAddr) -> SocketAddr {
+    let mut from = SocketAddr::new(source, 0);
+    if let (SocketAddr::V6(from), SocketAddr::V6(to)) = (&mut from, to)
+        && from.ip().is_unicast_link_local()
+    {
+        from.set_scope_id(to.scope_id());
+    }
+    from
+}
+
 /// Binds a socket to a backend's source address, and to any port.
 ///
 /// # Errors
 /// The kernel's. An address that this machine does not have is `HostUnreachable`: the backend
 /// cannot be reached from there.
-pub fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    socket.bind(&SockAddr::from(SocketAddr::new(source, 0))).map_err(|e| {
+pub fn bind_source(socket: &Socket, source: IpAddr, to: SocketAddr) -> io::Result<()> {
+    socket.bind(&SockAddr::from(towards(source, to))).map_err(|e| {
         if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
             return io::Error::new(io::ErrorKind::HostUnreachable, format!("from {source}: {e}"));
         }
@@ -730,9 +742,14 @@ mod tests {
     #[test]
     fn a_source_address_that_is_gone_makes_a_backend_unreachable() {
         let socket = udp(Ipv4Addr::LOCALHOST.into()).expect("a socket");
-        let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into()).expect_err("not ours");
+        let to = SocketAddr::from(([127, 0, 0, 1], 53));
+        let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into(), to).expect_err("not ours");
         assert_eq!((e.kind(), is_shortage(&e)), (io::ErrorKind::HostUnreachable, false), "{e}");
-        bind_source(&socket, Ipv4Addr::LOCALHOST.into()).expect("ours");
+        bind_source(&socket, Ipv4Addr::LOCALHOST.into(), to).expect("ours");
+        // Of a link-local one, the zone is that of the other end.
+        let to = "[fe80::2%1]:53".parse().expect("an address");
+        let from = |text: &str| towards(text.parse().expect("an address"), to).to_string();
+        assert_eq!([from("fe80::3"), from("2001:db8::3")], ["[fe80::3%1]:0", "[2001:db8::3]:0"]);
     }
 
     #[test]
@@ -893,13 +910,14 @@ mod tests {
 
     #[test]
     fn a_key_that_is_removed_gives_way_to_a_fresh_one() {
+        type Step = (u32, Option<[u8; 16]>);
         let (own, other) = (Some(*b"0123456789abcdef"), Some(*b"fedcba9876543210"));
         let at = |(fast_open, fast_open_key)| ConnectionOptions {
             fast_open,
             fast_open_key,
             ..ConnectionOptions::default()
         };
-        let steps: [&[(u32, Option<[u8; 16]>)]; 7] = [
+        let steps: [&[Step]; 7] = [
             &[(5, None), (5, None)],
             &[(5, own), (5, None)],
             &[(5, own), (0, own), (5, None)],
