@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_IMM, BPF_K, BPF_LD, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_TAX, BPF_W,
@@ -12,8 +11,9 @@ use libc::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::base::addr::Endpoint;
+use crate::engine::fast_open::set_fast_open;
 use crate::engine::sys;
-use crate::model::{Backend, ClientAddress, ConnectionOptions, Listener, SocketOptions, Steer};
+use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
 
 /// Milliseconds that bytes to a backend may stay unacknowledged: its connection's queries then move on
 /// within two seconds, after the kernel has repeated the bytes three times.
@@ -191,42 +191,6 @@ pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, inherited: bool
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
     set_fast_open(socket, listener.connection_options)?;
     if inherited { Ok(()) } else { socket.listen(backlog(listener)) }
-}
-
-/// Sets the queue of TCP Fast Open and the key of its cookies.
-fn set_fast_open(socket: &Socket, options: ConnectionOptions) -> io::Result<()> {
-    let backlog = i32::try_from(options.fast_open).unwrap_or(i32::MAX);
-    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
-    let set = |key: &[u8]| sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key);
-    if let Some(key) = options.key_in_use() {
-        return set(&key);
-    }
-    // An earlier configuration, or whoever opened the socket, may have set a key that is to be used no
-    // more. The kernel's own key cannot be chosen again.
-    if options.fast_open > 0 && !fast_open_key(socket)?.is_empty() {
-        return own_fast_open_key().map_or(Ok(()), set);
-    }
-    Ok(())
-}
-
-/// Returns the key of this process, one for all shards: a client may reach another one next time. None
-/// without randomness.
-#[expect(clippy::disallowed_methods, reason = "a secret of the process, as the kernel's own key")]
-fn own_fast_open_key() -> Option<&'static [u8]> {
-    static KEY: OnceLock<Option<[u8; 16]>> = OnceLock::new();
-    let random = || {
-        let mut key = [0; 16];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut key).ok().map(|()| key)
-    };
-    KEY.get_or_init(random).as_ref().map(<[u8; 16]>::as_slice)
-}
-
-/// Returns the key of a socket's cookies, and a second one that is accepted too, if there is one; nothing
-/// for a socket that has the kernel's.
-fn fast_open_key(socket: &Socket) -> io::Result<Vec<u8>> {
-    let mut keys = [0; 32];
-    let length = sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut keys)?;
-    Ok(keys[..length.min(keys.len())].to_vec())
 }
 
 /// Sets what a listener's TCP socket needs, including one that a service manager opened.
@@ -619,6 +583,7 @@ fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
     use crate::base::addr::ListenerSlot;
+    use crate::engine::fast_open::{fast_open_key, own_fast_open_key};
     use crate::model::{ConnectionOptions, ProxyHeader, Service};
     use std::io::{Read, Write};
     use std::net::UdpSocket;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::addr::{BackendSlot, mapped};
 use crate::base::time::TickDelta;
 use crate::config::functions::{RELAY_ARGUMENTS, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
-use crate::config::tests::{broken, good, snapshot};
+use crate::config::tests::{broken, good, only, snapshot};
 use crate::config::{compile, diff};
 use crate::model::policy::{HashKey, Kind};
 use crate::model::{

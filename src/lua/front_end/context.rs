@@ -290,30 +290,6 @@ impl Call<'_> {
         self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
     }
 
-    /// Returns what was made of a list, unless some of it is wrong: all of that is recorded.
-    ///
-    /// # Errors
-    /// The last of them.
-    pub(crate) fn unless_wrong<T>(&mut self, mut wrong: Vec<Fault>, made: T) -> Result<T, Fault> {
-        let last = wrong.pop();
-        wrong.into_iter().for_each(|fault| self.fail(fault));
-        last.map_or(Ok(made), Err)
-    }
-
-    /// Runs what changes a part of the draft in several steps, and undoes them where one fails.
-    pub(crate) fn at_once<T: Clone>(
-        &mut self,
-        part: fn(&mut Draft) -> &mut T,
-        steps: impl FnOnce(&mut Self) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let (kept, errors) = (part(self.draft).clone(), self.draft.errors.len());
-        let done = steps(self);
-        if done.is_err() || self.draft.errors.len() > errors {
-            *part(self.draft) = kept;
-        }
-        done
-    }
-
     /// Records a warning of this call.
     pub(crate) fn warn(&mut self, fault: Fault) {
         self.draft.warnings.push(ConfigError::new(&self.origin, self.function, fault));
@@ -466,29 +442,6 @@ impl Context {
         objects.networks.truncate(draft.networks.len());
         texts.raised.push(calls.raised(function, number, &error));
         Err(mlua::Error::external(error))
-    }
-
-    /// Counts a call of a function that works at any time; `None` outside of an evaluation.
-    pub(super) fn called(&self, function: &str) -> Option<u32> {
-        Some(self.0.build.try_borrow_mut().ok()?.as_mut()?.calls.number(function))
-    }
-
-    /// Notes for the shards an error of such a call that the script gets.
-    pub(super) fn has_raised(&self, lua: &Lua, function: &str, number: u32, error: &mlua::Error) {
-        let mlua::Error::ExternalError(error) = error else { return };
-        let Some(error) = error.downcast_ref::<ConfigError>().filter(|_| is_caught(lua)) else { return };
-        if let Some(Build { texts, calls, .. }) = self.0.build.borrow_mut().as_mut() {
-            texts.raised.push(calls.raised(function, number, error));
-        }
-    }
-
-    /// Records warnings of a call that works at any time; after the evaluation nobody reads them.
-    pub(super) fn warn(&self, lua: &Lua, function: &str, faults: Vec<Fault>) {
-        let Ok(mut build) = self.0.build.try_borrow_mut() else { return };
-        let Some(build) = build.as_mut() else { return };
-        let origin = caller(lua);
-        let warnings = faults.into_iter().map(|fault| ConfigError::new(&origin, function, fault));
-        warnings.for_each(|warning| build.draft.warnings.push(warning));
     }
 
     /// Begins an evaluation that adds to `build`, of a console's command if there is a session.

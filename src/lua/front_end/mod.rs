@@ -33,7 +33,6 @@ pub mod console;
 mod constants;
 mod context;
 mod declared;
-mod empty;
 mod functions;
 mod globals;
 mod inspect;

@@ -16,7 +16,7 @@ use crate::lua::front_end::argument::{
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server_object::{Server, object};
-use crate::lua::front_end::{empty, missing, nearest, needs, tls};
+use crate::lua::front_end::{missing, nearest, needs, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
 /// Largest order, weight and the like (dnsdist's own limit).
@@ -283,7 +283,7 @@ fn apply(
             server.outstanding_soft_max = nearest::whole(call, name, v, 0, WEIGHT_MAX)?;
         }
         "maxOutstanding" => server.outstanding_max = Some(whole(name, v, 1, 65535)?),
-        "healthCheckMode" if empty::is_text(v) => {
+        "healthCheckMode" if nearest::is_empty_text(v) => {
             call.warn_empty_text(name, "it is taken as \"auto\"");
             health.mode = HealthMode::Auto;
         }
@@ -304,7 +304,7 @@ fn apply(
                 health.probe = Probe::Tcp;
             }
         }
-        "checkName" if empty::is_text(v) => {
+        "checkName" if nearest::is_empty_text(v) => {
             call.warn_empty_text(name, "the root (\".\") is asked for");
             ".".clone_into(&mut health.qname);
         }

@@ -300,6 +300,18 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
+impl Call<'_> {
+    /// Returns what was made of a list, unless some of it is wrong: all of that is recorded.
+    ///
+    /// # Errors
+    /// The last of them.
+    pub(crate) fn unless_wrong<T>(&mut self, mut wrong: Vec<Fault>, made: T) -> Result<T, Fault> {
+        let last = wrong.pop();
+        wrong.into_iter().for_each(|fault| self.fail(fault));
+        last.map_or(Ok(made), Err)
+    }
+}
+
 /// Reads the networks of a list; each invalid one is an error.
 pub(crate) fn networks<'t>(
     call: &mut Call<'_>,

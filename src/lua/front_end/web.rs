@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mlua::{Lua, Value};
 
+use crate::config::draft::Draft;
 use crate::config::error::Fault;
 use crate::config::functions::WEB_OPTIONS;
 use crate::config::password::{Credential, Hashed, SALT};
@@ -18,7 +19,7 @@ use crate::lua::front_end::argument::{self, function, parsed, switch, text, text
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::raised;
-use crate::lua::front_end::empty;
+use crate::lua::front_end::nearest;
 use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::ListenerTls;
 use crate::tls::{CertificateFiles, ServerSpec, ServerTls};
@@ -115,6 +116,22 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
+impl Call<'_> {
+    /// Runs what changes a part of the draft in several steps, and undoes them where one fails.
+    pub(crate) fn at_once<T: Clone>(
+        &mut self,
+        part: fn(&mut Draft) -> &mut T,
+        steps: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let (kept, errors) = (part(self.draft).clone(), self.draft.errors.len());
+        let done = steps(self);
+        if done.is_err() || self.draft.errors.len() > errors {
+            *part(self.draft) = kept;
+        }
+        done
+    }
+}
+
 /// Applies the options of `setWebserverConfig`; each invalid one is an error.
 fn configure(call: &mut Call<'_>, named: Vec<(String, Value)>) -> Result<(), Fault> {
     let mut hashes = false;
@@ -184,7 +201,7 @@ fn option(
     files: &mut TlsFiles,
 ) -> Result<(), Fault> {
     match name {
-        "password" | "apiKey" if empty::is_text(v) => {
+        "password" | "apiKey" if nearest::is_empty_text(v) => {
             call.warn_empty_text(name, "there is none, and nobody can use what needs it");
             let web = &mut call.draft.web;
             let place = if name == "password" { &mut web.password } else { &mut web.api_key };
