@@ -22,6 +22,8 @@ addUDPForward{
   listen = "127.0.0.1:1080",
   to = {"198.51.100.1:1080", "198.51.100.2:1080", "198.51.100.3:1080"},
   policy = "sourceHash",
-  check = "connect",
+  check = "connect",       -- by a connection what follows is sent and expected
+  checkSend = "\5\1\0",
+  checkExpect = "\5\0",
   idleTimeout = 60,
 }

@@ -1,7 +1,7 @@
 //! dnslob, the DNS delivery controller: it sends queries to as few name servers as serve them well.
 //!
-//! The program is thin; everything is in this library, so that tests, fuzz targets and benches use
-//! the same code path as the program does. This page is the map of the source and its lexicon.
+//! The program is thin; everything is in this library, which tests, fuzz targets and benches use as it
+//! does. This page is the map of the source and its lexicon.
 //!
 //! # The path of a query
 //!
@@ -10,8 +10,7 @@
 //!  engine receives ─► dispatch: match (socket, id, question; RFC 5452) → response rules → cache → finish ─► engine sends
 //! ```
 //!
-//! Out and back in one thread: no queue, no lock, no allocation, and the packet stays in the
-//! buffer where it arrived.
+//! Out and back in one thread: no queue, no lock, no allocation; the packet stays where it arrived.
 //!
 //! # The modules
 //!
@@ -245,6 +244,7 @@
 //!   reactor/            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!     mailbox.rs          what the control thread says; closing listeners
 //!     serve.rs            serves connections, a slice of time in each turn
+//!   fast_open.rs        TCP Fast Open of listeners: its queue, the key of its cookies
 //!   owned.rs            entries by slot, each for its own slot only
 //!   readiness.rs        sets of sockets, and what an epoll event is about
 //!   relay/              sockets of relay sessions: what is passed on unread
@@ -300,6 +300,7 @@
 //!     absent.rs           functions about what dnslob does not have
 //!     actions.rs          what rules do to queries
 //!     answers.rs          answers of our own: the spoofing actions, SVCB records
+//!     anytime.rs          functions that work at any time
 //!     argument.rs         Lua values to ours, with errors for people
 //!     arguments.rs        the arguments of one call, by their place
 //!     bind.rs             getBind and its object
@@ -328,7 +329,7 @@
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     name_tree.lua       the last answers as a tree of their names
 //!     names.rs            names that functions use and nothing defines
-//!     nearest.rs          numbers out of range, which dnsdist takes: the nearest in range
+//!     nearest.rs          what dnsdist takes: numbers out of range, empty lists and texts
 //!     needs.rs            options that have no effect without another one
 //!     networks.rs         sets of networks, addresses
 //!     notice.rs           what functions are told of
@@ -347,7 +348,7 @@
 //!     sets.rs             sets of names
 //!     setter.rs           commands that only say a setting
 //!     settings.rs         setters, listeners, ACL, includes
-//!     stack.rs            where a function was called, and whether pcall waits for its errors
+//!     stack.rs            where a function was called
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
 //!     traffic.rs          topClients and its like, grepq
 //!     traffic_text.rs     what they print
@@ -533,7 +534,6 @@
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows:
-//!
 //! ```text
 //!  engine ─► shard ─► {rules, balance, compare, stats, model, wire, base}
 //!  control ─► config ─► model          lua ─► {config, rules}          {model, config, engine} ─► tls

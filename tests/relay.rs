@@ -682,6 +682,33 @@ fn connections_of_a_reopened_listener_are_served() {
 }
 
 #[test]
+fn connections_of_a_listener_that_a_reload_changes_are_those_of_its_successor() {
+    for changed in [
+        tcp(", interface=\"lo\""),
+        tcp("").replace("127.0.0.1:2525", "0.0.0.0:2525"),
+        tcp(", interface=\"lo\"").replace("127.0.0.1:2525", "0.0.0.0:2525"),
+    ] {
+        let mut bench = Bench::new(&tcp(""));
+        let old = bench.listener(0);
+        bench.reload(&changed.replace("127.0.1.1", "127.0.1.4"));
+        assert_ne!(bench.listener(0).slot, old.slot, "{changed}");
+        bench.set(4, State::Up);
+        bench.pass(1);
+        let session = bench.connect_by(&old, ONE).expect("taken by the old one");
+        assert_eq!(bench.target(session), 4, "{changed}");
+        assert_eq!(bench.ended(RelayCloseReason::Closing), 0, "{changed}");
+    }
+    // Another port or kind is no successor.
+    for changed in [tcp("").replace("127.0.0.1:2525", "127.0.0.1:2526"), udp("")] {
+        let mut bench = Bench::new(&tcp(""));
+        let old = bench.listener(0);
+        bench.reload(&changed.replace("127.0.1.1", "127.0.1.4"));
+        assert_eq!(bench.connect_by(&old, ONE), None, "{changed}");
+        assert_eq!(bench.ended(RelayCloseReason::Closing), 1, "{changed}");
+    }
+}
+
+#[test]
 fn datagrams_of_a_reopened_listener_are_accepted() {
     let mut bench = Bench::new(&udp(""));
     let old = bench.listener(0);

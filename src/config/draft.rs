@@ -237,12 +237,13 @@ impl Draft {
             let is_tls = listener.service.tls().is_some();
             let place = (listener.address, listener.interface.clone(), is_tls);
             let at = *first.entry(place).or_insert(kept.len());
-            let same = kept.get(at).is_some_and(|one| {
-                one.reuse_port && DraftListener { origin: one.origin.clone(), ..listener.clone() } == *one
-            });
-            if !same {
+            let Some(one) = kept.get_mut(at).filter(|one| one.is_shared_by(&listener)) else {
                 kept.push(listener);
                 continue;
+            };
+            if one.service == Service::DnsUdp {
+                // Of several threads there one may take connections, too.
+                *one = DraftListener { origin: one.origin.clone(), ..listener.clone() };
             }
             let text = format!(
                 "the listener {} is the one at {}: every shard has sockets for it, see --shards",
@@ -345,6 +346,22 @@ pub struct DraftListener {
     pub connection_options: ConnectionOptions,
     /// Where a PROXY header is expected.
     pub proxy: ProxyHeader,
+}
+
+impl DraftListener {
+    /// Returns whether another one of its address is the same, which both may share. What only one of
+    /// them has are connections.
+    fn is_shared_by(&self, other: &Self) -> bool {
+        let mut same = Self { origin: self.origin.clone(), ..other.clone() };
+        if self.service == Service::DnsUdp || other.service == Service::DnsUdp {
+            let is_plain = |one: &Self| matches!(one.service, Service::Dns | Service::DnsUdp);
+            if !is_plain(self) || !is_plain(other) {
+                return false;
+            }
+            (same.service, same.connection_options) = (self.service.clone(), self.connection_options);
+        }
+        self.reuse_port && same == *self
+    }
 }
 
 /// Tells a server from one that later has its index: the command that made it may have been

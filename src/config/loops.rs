@@ -57,14 +57,15 @@ fn refuse_own_servers(
 ) {
     for server in standing {
         let tls = server.connections.tls.is_some();
-        if let Some(expected) = way_back(draft, listeners, machine, server.address, tls) {
+        let datagrams = !server.connections.only;
+        if let Some(expected) = way_back(draft, listeners, machine, server.address, (tls, datagrams)) {
             let fault = Fault::value("address", format!("\"{}\"", server.address), expected);
             errors.push(ConfigError::new(&server.origin, "newServer", fault));
         }
     }
     for (_, rule) in draft.rules.iter() {
         let Some(tee) = rule.action.traits().tee else { continue };
-        if let Some(expected) = way_back(draft, listeners, machine, tee.address, false) {
+        if let Some(expected) = way_back(draft, listeners, machine, tee.address, (false, true)) {
             let fault = Fault::value("the server", format!("\"{}\"", tee.address), expected);
             errors.push(ConfigError::new(&rule.origin, "TeeAction", fault));
         }
@@ -95,18 +96,18 @@ fn refuse_circles(draft: &Draft, machine: &Machine, errors: &mut Errors) {
     }
 }
 
-/// Returns what is expected instead of the address of a server, with or without TLS, by which its
-/// queries come back.
+/// Returns what is expected instead of the address of a server, with or without TLS and datagrams, by
+/// which its queries come back.
 fn way_back(
     draft: &Draft,
     listeners: &[Listener],
     machine: &Machine,
     server: SocketAddr,
-    tls: bool,
+    (tls, datagrams): (bool, bool),
 ) -> Option<String> {
     let mut seen = vec![false; draft.relays.len()];
     // With the relay that it leads through first, and whether connections or datagrams get there.
-    let mut waiting = vec![(server, None, true, !tls)];
+    let mut waiting = vec![(server, None, true, datagrams)];
     while let Some((to, relay, streams, datagrams)) = waiting.pop() {
         let own = listeners.iter().find(|l| {
             let arrives =

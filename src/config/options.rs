@@ -971,7 +971,8 @@ pub static SETTINGS: [Setting; 69] = [
         default: "",
         lua: &[set("setTCPFastOpenKey")],
         doc: "Key of TCP Fast Open cookies, for listeners with `tcpFastOpenQueueSize`. Machines \
-              that share an address need the same key. By default the kernel's.",
+              that share an address need the same key. By default the kernel's; after a reload that takes a key \
+              away, a random one.",
         ..LIVE
     },
     Setting {

@@ -4,6 +4,7 @@ mod arguments;
 mod caches;
 mod caught;
 mod connections;
+mod empty;
 mod names;
 mod relays;
 mod rules;
@@ -157,7 +158,10 @@ const BROKEN: &[(&str, &str)] = &[
         "newServer{address='192.0.2.1', qps='many'}",
         "FILE:1: newServer: qps is \"many\"; expected a whole number",
     ),
-    ("newServer{address='192.0.2.1', order=1.5}", "FILE:1: newServer: order is 1.5; expected a whole number"),
+    (
+        "newServer{address='192.0.2.1', order='x'}",
+        "FILE:1: newServer: order is \"x\"; expected a whole number",
+    ),
     (
         "newServer{address='192.0.2.1', dscp=64}",
         "FILE:1: newServer: dscp is 64; expected a whole number from 0 to 63",
@@ -224,6 +228,23 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: rmPool: \"x\" is not allowed; expected the name of a pool that the server is in",
     ),
     ("rmServer('nobody')", "FILE:1: rmServer: \"nobody\" is not allowed; expected a server"),
+    (
+        "addLocal('127.0.0.1:0')",
+        "FILE:1: addLocal: \"127.0.0.1:0\" is not allowed; expected a port from 1 to 65535 behind the address",
+    ),
+    (
+        "newServer{address='[2001:db8::1]:70000'}",
+        "FILE:1: newServer: address is \"[2001:db8::1]:70000\"; expected a port from 1 to 65535",
+    ),
+    (
+        "webserver('127.0.0.1:0')",
+        "FILE:1: webserver: \"127.0.0.1:0\" is not allowed; expected a port from 1 to 65535",
+    ),
+    (
+        "carbonServer('127.0.0.1:0')",
+        "FILE:1: carbonServer: \"127.0.0.1:0\" is not allowed; expected a port from",
+    ),
+    ("setKey('x')", "FILE:1: setKey: a text that is no key is not allowed; expected 32 bytes in base64"),
     ("addLocal('localhost')", "FILE:1: addLocal: \"localhost\" is not allowed; expected IP[:PORT]"),
     (
         "addLocal('127.0.0.1:53')\n\naddLocal('127.0.0.1')",

@@ -35,8 +35,30 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .or_else(|| bare(text))
         .or_else(|| bracketed().and_then(bare))
         .filter(|a| a.port() != 0)
-        .ok_or(ADDRESS)
+        .ok_or_else(|| port_or(text, ADDRESS))
         .and_then(reachable)
+}
+
+const PORT: &str = "a port from 1 to 65535 behind the address";
+
+/// Returns what was expected: a port in range where only that is wrong, or the whole form.
+fn port_or(text: &str, form: &'static str) -> &'static str {
+    let Some((ip, port)) = text.rsplit_once(':') else { return form };
+    let ip = ip.split_once('%').map_or_else(|| ip.to_owned(), |(ip, _)| format!("{ip}]"));
+    let is_address = format!("{ip}:1").parse::<SocketAddr>().is_ok();
+    let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if is_address && is_number { PORT } else { form }
+}
+
+/// Parses an address with or without a port, which is 0 then and may be 0.
+///
+/// # Errors
+/// What was expected.
+pub fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+    let bracketed = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let bare = bracketed.filter(|t| t.contains(':')).unwrap_or(text).parse::<IpAddr>();
+    let bare = bare.map(|ip| SocketAddr::new(ip, 0)).ok();
+    bare.or_else(|| text.parse().ok()).map_or_else(|| address(text), Ok)
 }
 
 /// Refuses an address that says nothing without a zone.
@@ -83,7 +105,10 @@ fn zoned(front: &str, rest: &str) -> Result<SocketAddr, &'static str> {
         Some(ip) => {
             let (zone, port) = rest.split_once(']').ok_or(ADDRESS)?;
             let port = match port.strip_prefix(':') {
-                Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(ADDRESS)?,
+                Some(port) => {
+                    let port = port.parse().ok().filter(|port| *port != 0);
+                    port.ok_or_else(|| port_or(&format!("{front}%{rest}"), ADDRESS))?
+                }
                 None if port.is_empty() => DNS_PORT,
                 None => return Err(ADDRESS),
             };
@@ -109,7 +134,7 @@ pub fn service_address(text: &str) -> Result<SocketAddr, &'static str> {
         return zoned(front, rest);
     }
     let address = text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0);
-    address.ok_or(SERVICE_ADDRESS).and_then(reachable)
+    address.ok_or_else(|| port_or(text, SERVICE_ADDRESS)).and_then(reachable)
 }
 
 /// The form of a [`span`].
@@ -228,7 +253,7 @@ pub fn cpus_text(cpus: &[u16]) -> String {
 /// # Errors
 /// What was expected.
 pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
-    let mut wire = parsed_name(text)?;
+    let mut wire = name(text)?;
     // The length bytes are below any letter.
     wire.make_ascii_lowercase();
     Ok(wire)
@@ -243,15 +268,18 @@ pub const QNAME: &str = "a domain name of at most 255 bytes with labels of 1 to 
 /// # Errors
 /// What was expected.
 pub fn qname(text: &str) -> Result<String, &'static str> {
-    Ok(crate::wire::name::Text(&parsed_name(text)?).to_string())
+    Ok(crate::wire::name::Text(&name(text)?).to_string())
 }
 
 /// Says of bytes that are no UTF-8, and so no ASCII, what a name has to be.
 pub const ASCII_NAME: &str = "a domain name in ASCII; an international one has a form with \"xn--\" for the DNS \
                               (IDNA), and other bytes are written as \\DDD";
 
-/// Parses a domain name of printable ASCII into wire format.
-fn parsed_name(text: &str) -> Result<Vec<u8>, &'static str> {
+/// Parses a domain name of printable ASCII into wire format, in the letter case that it is written in.
+///
+/// # Errors
+/// What was expected.
+pub fn name(text: &str) -> Result<Vec<u8>, &'static str> {
     // An empty text or spaces are a mistake rather than a name.
     if text.is_empty() {
         return Err(QNAME);
@@ -274,14 +302,16 @@ fn parsed_name(text: &str) -> Result<Vec<u8>, &'static str> {
 }
 
 /// The form of a [`source`].
-pub const SOURCE: &str = "\"ADDRESS\", \"INTERFACE\" or \"ADDRESS@INTERFACE\"";
+pub const SOURCE: &str = "\"ADDRESS\", \"INTERFACE\", \"ADDRESS@INTERFACE\" or \"ADDRESS%INTERFACE\"";
 
 /// Parses the local end towards a backend.
 ///
 /// # Errors
 /// What was expected.
 pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static str> {
-    let (address, interface) = match text.split_once('@') {
+    // An address may have its zone as usual, too.
+    let zoned = text.split_once('%').filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok());
+    let (address, interface) = match zoned.or_else(|| text.split_once('@')) {
         Some((a, i)) => (Some(a), Some(i)),
         None if text.parse::<IpAddr>().is_ok() => (Some(text), None),
         None => (None, Some(text)),
@@ -321,10 +351,29 @@ mod tests {
             assert_eq!(address(text).map(|a| a.to_string()), Ok(want.to_owned()), "{text}");
         }
         for text in
-            ["", "example.com", "192.0.2.1:0", "192.0.2.1:65536", "[192.0.2.1]", "[::1", "::1]:53", "1.2.3"]
+            ["", "example.com", "example.com:0", "[192.0.2.1]", "[::1", "::1]:53", "1.2.3", "1.2.3.4:x"]
         {
             assert_eq!(address(text), Err(ADDRESS), "{text}");
         }
+        for text in ["192.0.2.1:0", "192.0.2.1:65536", "[::1]:0", "[::1]:99999", "[fe80::1%1]:0"] {
+            assert_eq!(address(text), Err(PORT), "{text}");
+            assert_eq!(service_address(text), Err(PORT), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_need_not_have_a_port() {
+        for (text, want) in [
+            ("192.0.2.1", "192.0.2.1:0"),
+            ("192.0.2.1:0", "192.0.2.1:0"),
+            ("192.0.2.1:53", "192.0.2.1:53"),
+            ("2001:db8::1", "[2001:db8::1]:0"),
+            ("[2001:db8::1]", "[2001:db8::1]:0"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+        ] {
+            assert_eq!(endpoint(text).map(|a| a.to_string()), Ok(want.to_owned()), "{text}");
+        }
+        assert_eq!([endpoint("x"), endpoint("[192.0.2.1]"), endpoint("")], [Err(ADDRESS); 3]);
     }
 
     #[test]
@@ -396,7 +445,8 @@ mod tests {
         assert_eq!(source("192.0.2.1"), Ok((Some("192.0.2.1".parse().expect("an address")), None)));
         assert_eq!(source("eth0"), Ok((None, Some("eth0".to_owned()))));
         assert_eq!(source("::1@lo"), Ok((Some("::1".parse().expect("an address")), Some("lo".to_owned()))));
-        for text in ["", "@", "eth0@192.0.2.1", "192.0.2.1@", "an-interface-too-long"] {
+        assert_eq!(source("fe80::1%lo"), source("fe80::1@lo"));
+        for text in ["", "@", "eth0@192.0.2.1", "192.0.2.1@", "fe80::1%", "an-interface-too-long"] {
             assert_eq!(source(text), Err(SOURCE), "{text}");
         }
     }

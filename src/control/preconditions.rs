@@ -3,7 +3,7 @@
 //! the configuration know nothing of the machine.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use crate::config::Draft;
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::ruleset::RuleAction;
+use crate::engine::socket::towards;
 use crate::model::Probe;
 
 /// What a configuration names: the kind, and the name or path.
@@ -71,11 +72,14 @@ pub fn missing_after(before: &Named, draft: &Draft) -> (Vec<ConfigError>, Vec<Co
 #[must_use]
 pub fn doubtful(draft: &Draft) -> Vec<ConfigError> {
     let mut all = Errors::default();
-    let servers = draft.servers.iter().filter(|s| !s.removed).map(|s| (s.source, &s.origin, "newServer"));
-    let relays = draft.relays.iter().map(|r| (r.source, &r.origin, r.function()));
-    for (source, origin, function) in servers.chain(relays) {
+    let servers = draft.servers.iter().filter(|s| !s.removed);
+    let servers =
+        servers.map(|s| (s.source, s.address, s.source_interface.as_deref(), &s.origin, "newServer"));
+    let relays =
+        draft.relays.iter().filter_map(|r| Some((r.source, *r.to.first()?, None, &r.origin, r.function())));
+    for (source, to, interface, origin, function) in servers.chain(relays) {
         let Some(ip) = source else { continue };
-        if let Some(why) = foreign(ip) {
+        if let Some(why) = foreign(ip, to, interface) {
             let expected = "an address that this machine has";
             let fault = Fault::value("source", format!("\"{ip}\" ({why})"), expected);
             all.push_once(ConfigError::new(origin, function, fault));
@@ -89,10 +93,17 @@ pub fn doubtful(draft: &Draft) -> Vec<ConfigError> {
     all.into_list()
 }
 
-/// Returns why nothing can be sent from an address.
-fn foreign(ip: IpAddr) -> Option<std::io::Error> {
+/// Returns why nothing can be sent from an address to another one, on an interface if one is given.
+fn foreign(ip: IpAddr, to: SocketAddr, interface: Option<&str>) -> Option<std::io::Error> {
+    let mut address = towards(ip, to);
+    if let SocketAddr::V6(v6) = &mut address
+        && let Some(index) = interface.and_then(|name| nix::net::if_::if_nametoindex(name).ok())
+    {
+        // A link-local address is none without its zone.
+        v6.set_scope_id(index);
+    }
     // Whether another address will do is a setting of the kernel, too.
-    UdpSocket::bind((ip, 0)).err()
+    UdpSocket::bind(address).err()
 }
 
 /// Returns what a configuration names.
@@ -188,6 +199,17 @@ fn unwritable(path: &str) -> Option<Fault> {
 mod tests {
     use super::*;
     use crate::config::tests::good;
+
+    #[test]
+    fn a_link_local_source_is_looked_for_on_its_interface() {
+        let of = |text: &str, interface| {
+            let to = SocketAddr::from(([127, 0, 0, 1], 53));
+            foreign(text.parse().expect("an address"), to, interface).map(|e| e.kind())
+        };
+        assert_eq!(of("::1", Some("lo")), None);
+        assert_eq!(of("fe80::dead:beef", Some("lo")), Some(std::io::ErrorKind::AddrNotAvailable));
+        assert_eq!(of("192.0.2.77", None), Some(std::io::ErrorKind::AddrNotAvailable));
+    }
 
     #[test]
     fn what_the_machine_lacks_is_an_error_with_its_place() {

@@ -63,8 +63,12 @@ pub fn assume(identity: &Identity) -> Result<(), String> {
         .map_err(|e| format!("keeping capabilities: {e}"))
 }
 
-/// Gives an inherited socket to the current user, so that new ones can share its port.
+/// Gives an inherited socket to the current user, and lets new ones share its port: one for a part of its
+/// address, as a later configuration may have it.
 pub fn own(socket: &impl AsFd) {
+    if let Err(e) = socket2::SockRef::from(socket).set_reuse_port(true) {
+        tracing::debug!(error = %e, "cannot share the port of an inherited socket");
+    }
     if let Err(e) = fchown(socket.as_fd(), Some(geteuid()), None) {
         tracing::debug!(error = %e, "cannot change the owner of an inherited socket");
     }

@@ -353,7 +353,7 @@ fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socke
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     if let Some(source) = backend.source {
-        bind_source(&socket, source)?;
+        bind_source(&socket, source, backend.address)?;
     }
     Ok(socket)
 }

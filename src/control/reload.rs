@@ -243,7 +243,8 @@ fn open(
 fn fault(listener: &Listener, e: &io::Error) -> String {
     let shared = !listener.reuse_port;
     let advice = if shared && e.kind() == io::ErrorKind::AddrInUse {
-        "; another dnslob of this user can share it by reusePort=true"
+        "; another socket has it: of another program, or passed by the service manager for what is no listener; \
+         another dnslob of this user can share it by reusePort=true"
     } else if e.kind() == io::ErrorKind::AddrNotAvailable {
         // As keepalived's, on the machine that does not have it at present.
         "; freebind=true listens on an address that comes later"

@@ -70,6 +70,9 @@ pub struct SocketOpener {
     cpus: Vec<Option<usize>>,
     steer: Steer,
     inherited: Vec<(SocketAddr, Socket)>,
+    /// Those of them that a listener has got, for later ones of their address: the service manager has them
+    /// open in any case, so that a socket of our own beside one would get a part of what comes.
+    kept: Vec<(SocketAddr, Socket)>,
 }
 
 impl SocketOpener {
@@ -77,7 +80,7 @@ impl SocketOpener {
     /// their address.
     #[must_use]
     pub fn new(fixed: &Fixed, inherited: Vec<(SocketAddr, Socket)>) -> Self {
-        Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
+        Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited, kept: Vec::new() }
     }
 
     /// Closes the inherited sockets that fit none of these listeners: nobody would read them.
@@ -101,8 +104,11 @@ impl SocketOpener {
     ) -> io::Result<Option<Socket>> {
         let is_that =
             |one: &(SocketAddr, Socket)| fits(one, listener) && one.1.r#type().is_ok_and(|t| t == kind);
-        let Some(at) = self.inherited.iter().position(is_that) else { return Ok(None) };
-        let (_, socket) = self.inherited.swap_remove(at);
+        if let Some(at) = self.inherited.iter().position(is_that) {
+            self.kept.push(self.inherited.swap_remove(at));
+        }
+        let Some((_, socket)) = self.kept.iter().find(|one| is_that(one)) else { return Ok(None) };
+        let socket = socket.try_clone()?;
         prepare(&socket, listener)?;
         Ok(Some(socket))
     }
@@ -272,6 +278,42 @@ mod tests {
 
     use super::*;
     use crate::control::fixture;
+    use crate::model::Service;
+
+    #[test]
+    fn a_passed_socket_serves_each_listener_of_its_address_and_leaves_room_for_a_part_of_it() {
+        let bound = |ip: [u8; 4], port: u16, kind| {
+            let socket = Socket::new(Domain::IPV4, kind, None).expect("a socket");
+            socket.bind(&SocketAddr::from((ip, port)).into()).expect("bound");
+            crate::control::privileges::own(&socket);
+            let address = socket.local_addr().ok().and_then(|a| a.as_socket()).expect("its address");
+            (address, socket)
+        };
+        let datagrams = bound([0, 0, 0, 0], 0, Type::DGRAM);
+        let all = datagrams.0;
+        let connections = bound([0, 0, 0, 0], all.port(), Type::STREAM);
+        connections.1.listen(5).expect("listening");
+        let mut opener = SocketOpener {
+            cpus: vec![None, None],
+            steer: Steer::default(),
+            inherited: vec![datagrams, connections],
+            kept: Vec::new(),
+        };
+        let plain = &fixture::snapshot(1, &[0], &[]).listeners[0];
+        let listener = |address| Listener { address, service: Service::Dns, ..Listener::clone(plain) };
+        // Taken away by a reload, and back again.
+        for _ in 0..2 {
+            let sockets = opener.create(&listener(all)).expect("the passed ones");
+            assert!(sockets.iter().all(|(_, of)| of.inherited == Inherited { udp: true, tcp: true }));
+            // As the start does, which closes what no listener has got.
+            opener.close_unfit(&[]);
+        }
+        let part = listener(SocketAddr::from(([127, 0, 0, 1], all.port())));
+        let sockets = opener.create(&part).expect("our own");
+        assert!(sockets.iter().all(|(_, of)| of.inherited == Inherited::default()));
+        opener.bind(&part, &sockets, false).expect("beside the passed ones");
+        opener.listen(&part, &sockets).expect("listening");
+    }
 
     #[test]
     fn passed_sockets_that_fit_no_listener_are_closed() {
@@ -285,8 +327,12 @@ mod tests {
             (at, socket(Type::STREAM)),
             (other, socket(Type::STREAM)),
         ];
-        let mut opener =
-            SocketOpener { cpus: vec![None], steer: Steer::default(), inherited: inherited.into() };
+        let mut opener = SocketOpener {
+            cpus: vec![None],
+            steer: Steer::default(),
+            inherited: inherited.into(),
+            kept: Vec::new(),
+        };
         opener.close_unfit(listeners);
         assert!(opener.inherited.iter().all(|(address, _)| *address == at) && opener.inherited.len() == 2);
         opener.close_unfit(&[]);

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod datagram;
+mod fast_open;
 mod owned;
 pub mod reactor;
 pub mod readiness;

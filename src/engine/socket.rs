@@ -11,6 +11,7 @@ use libc::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::base::addr::Endpoint;
+use crate::engine::fast_open::set_fast_open;
 use crate::engine::sys;
 use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
 
@@ -188,11 +189,7 @@ pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
 /// The kernel's.
 pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, inherited: bool) -> io::Result<()> {
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
-    let fast_open = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
-    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
-    if let Some(key) = listener.connection_options.key_in_use() {
-        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
-    }
+    set_fast_open(socket, listener.connection_options)?;
     if inherited { Ok(()) } else { socket.listen(backlog(listener)) }
 }
 
@@ -209,11 +206,7 @@ pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<
         prepare_passing(socket)?;
     }
     if listener.connection_options.fast_open > 0 {
-        let backlog = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
-        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
-    }
-    if let Some(key) = listener.connection_options.key_in_use() {
-        sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &key)?;
+        set_fast_open(socket, listener.connection_options)?;
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
@@ -296,7 +289,7 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
         return Ok(socket);
     }
     if let Some(source) = backend.source {
-        bind_source(&socket, source)?;
+        bind_source(&socket, source, backend.address)?;
     }
     socket.connect(&SockAddr::from(backend.address))?;
     Ok(socket)
@@ -404,7 +397,7 @@ fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
     if let Some(source) = client.or(backend.source) {
         // The port is chosen at connect, so that many connections can share it (ip(7)).
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
-        bind_source(&socket, source)?;
+        bind_source(&socket, source, backend.address)?;
     }
     if fast_open {
         // Without support the connection is made in the ordinary way.
@@ -458,13 +451,25 @@ pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: 
     Ok(socket)
 }
 
+/// Returns a source address with any port; a link-local one is of the zone of the address it is for.
+#[must_use]
+pub fn towards(source: IpAddr, to: SocketAddr) -> SocketAddr {
+    let mut from = SocketAddr::new(source, 0);
+    if let (SocketAddr::V6(from), SocketAddr::V6(to)) = (&mut from, to)
+        && from.ip().is_unicast_link_local()
+    {
+        from.set_scope_id(to.scope_id());
+    }
+    from
+}
+
 /// Binds a socket to a backend's source address, and to any port.
 ///
 /// # Errors
 /// The kernel's. An address that this machine does not have is `HostUnreachable`: the backend
 /// cannot be reached from there.
-pub fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    socket.bind(&SockAddr::from(SocketAddr::new(source, 0))).map_err(|e| {
+pub fn bind_source(socket: &Socket, source: IpAddr, to: SocketAddr) -> io::Result<()> {
+    socket.bind(&SockAddr::from(towards(source, to))).map_err(|e| {
         if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
             return io::Error::new(io::ErrorKind::HostUnreachable, format!("from {source}: {e}"));
         }
@@ -578,6 +583,7 @@ fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
     use crate::base::addr::ListenerSlot;
+    use crate::engine::fast_open::{fast_open_key, own_fast_open_key};
     use crate::model::{ConnectionOptions, ProxyHeader, Service};
     use std::io::{Read, Write};
     use std::net::UdpSocket;
@@ -701,9 +707,14 @@ mod tests {
     #[test]
     fn a_source_address_that_is_gone_makes_a_backend_unreachable() {
         let socket = udp(Ipv4Addr::LOCALHOST.into()).expect("a socket");
-        let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into()).expect_err("not ours");
+        let to = SocketAddr::from(([127, 0, 0, 1], 53));
+        let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into(), to).expect_err("not ours");
         assert_eq!((e.kind(), is_shortage(&e)), (io::ErrorKind::HostUnreachable, false), "{e}");
-        bind_source(&socket, Ipv4Addr::LOCALHOST.into()).expect("ours");
+        bind_source(&socket, Ipv4Addr::LOCALHOST.into(), to).expect("ours");
+        // Of a link-local one, the zone is that of the other end.
+        let to = "[fe80::2%1]:53".parse().expect("an address");
+        let from = |text: &str| towards(text.parse().expect("an address"), to).to_string();
+        assert_eq!([from("fe80::3"), from("2001:db8::3")], ["[fe80::3%1]:0", "[2001:db8::3]:0"]);
     }
 
     #[test]
@@ -860,6 +871,51 @@ mod tests {
         revise_tcp_listener(&socket, &Listener { connection_options, ..listener }, false).expect("set");
         sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
         assert_eq!(found, key);
+    }
+
+    #[test]
+    fn a_key_that_is_removed_gives_way_to_a_fresh_one() {
+        type Step = (u32, Option<[u8; 16]>);
+        let (own, other) = (Some(*b"0123456789abcdef"), Some(*b"fedcba9876543210"));
+        let at = |(fast_open, fast_open_key)| ConnectionOptions {
+            fast_open,
+            fast_open_key,
+            ..ConnectionOptions::default()
+        };
+        let steps: [&[Step]; 7] = [
+            &[(5, None), (5, None)],
+            &[(5, own), (5, None)],
+            &[(5, own), (0, own), (5, None)],
+            &[(5, own), (0, None), (5, None)],
+            &[(5, own), (0, other), (9, None)],
+            &[(0, own), (5, None)],
+            &[(5, own), (5, other), (5, None), (7, None)],
+        ];
+        for steps in steps {
+            let mut listener =
+                Listener { connection_options: at(steps[0]), dscp: 0, ..listener("127.0.0.1:0") };
+            let socket = open(&mut listener, Steer::Flow, 1).remove(0).tcp.expect("a socket");
+            let fresh = own_fast_open_key().expect("randomness");
+            let mut had_key = false;
+            for step in steps {
+                let listener = Listener { connection_options: at(*step), ..listener.clone() };
+                revise_tcp_listener(&socket, &listener, false).expect("set");
+                let found = fast_open_key(&socket).expect("a key");
+                match step {
+                    (0, _) => {}
+                    (_, Some(key)) => assert_eq!(found, key, "{steps:?}"),
+                    (_, None) if had_key => assert_eq!(found, fresh, "{steps:?}"),
+                    (_, None) => assert!(found.is_empty(), "{steps:?}"),
+                }
+                had_key |= matches!(step, (1.., Some(_)));
+            }
+            // One that was inherited.
+            socket.set_nonblocking(true).expect("set");
+            set_fast_open(&socket, at((5, own))).expect("set");
+            prepare_tcp_listener(&socket, &Listener { connection_options: at((5, None)), ..listener })
+                .expect("set");
+            assert_eq!(fast_open_key(&socket).expect("a key"), fresh, "{steps:?}");
+        }
     }
 
     #[test]

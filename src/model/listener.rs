@@ -56,7 +56,6 @@ impl Listener {
         self.address == other.address
             && self.interface == other.interface
             && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
-            && !self.connection_options.leaves_key(&other.connection_options)
     }
 
     /// Returns whether sockets that they share need no other options.
@@ -227,12 +226,6 @@ impl ConnectionOptions {
     #[must_use]
     pub fn key_in_use(&self) -> Option<[u8; 16]> {
         self.fast_open_key.filter(|_| self.fast_open > 0)
-    }
-
-    /// Returns whether cookies are to be by the kernel's own key after one that was set: the kernel's
-    /// cannot be restored on a socket.
-    fn leaves_key(&self, after: &Self) -> bool {
-        self.key_in_use().is_some() && after.fast_open_key.is_none() && after.fast_open > 0
     }
 }
 

@@ -484,7 +484,10 @@ fn a_transfer_with_a_message_dropped_by_a_rule_closes_its_connection() {
 /// if need be to the same server.
 #[test]
 fn a_query_whose_only_server_closes_new_connections_has_its_tries() {
-    for (tries, servfail) in [(1, false), (3, false), (5, true)] {
+    // With and without a message of no length before.
+    for (tries, servfail, sent) in
+        [(1, false, &[][..]), (3, false, &[]), (5, true, &[]), (3, false, &[0, 0]), (5, true, &[0, 3, 1])]
+    {
         let mut config = TestConfig::new(1);
         config.globals.servfail_when_no_server = servfail;
         config.backends[0].as_mut().expect("one").connections.tries = tries;
@@ -494,7 +497,13 @@ fn a_query_whose_only_server_closes_new_connections_has_its_tries() {
         for attempt in 0..tries {
             let (route, _) =
                 harness.received().into_iter().next().unwrap_or_else(|| panic!("no attempt {attempt}"));
-            harness.break_off(route, BackendCloseReason::Closed);
+            if sent.is_empty() {
+                harness.break_off(route, BackendCloseReason::Closed);
+            } else {
+                harness.connections.remove(&route);
+                harness.deliver(route, sent);
+                assert_eq!(harness.sim.closed(route), Some(Closed::Backend(None)));
+            }
         }
         assert!(harness.connections.is_empty(), "no further attempt");
         assert_eq!(retries(&harness), u64::from(tries) - 1);

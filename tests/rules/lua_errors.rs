@@ -25,6 +25,35 @@ const ROWS: &[Row] = &[
          hits query 1 1 1 1 1 1",
     ),
     (
+        "an answer of a function's own content: with our OPT record where the query has one",
+        r#"local function answer(dq)
+             local asked = dq:getContent()
+             dq:setContent(asked:sub(1, 2) .. "\129\128\0\1\0\0\0\0\0\0" .. asked:sub(13, #dq.qname:toDNSString() + 16))
+             return DNSAction.HeaderModify
+           end
+           addAction("a", LuaAction(answer)) addCacheMissAction("b", LuaAction(answer))
+           getPool(""):setCache(newPacketCache(10))"#,
+        "q 1234 RD a/A OPT=4096,DO
+         < 1234 QR RD RA a/A OPT=1232,DO
+         q 1234 RD a/A OPT=512,10:0011223344556677
+         < 1234 QR RD RA a/A OPT=1232
+         q 1234 RD a/A
+         < 1234 QR RD RA a/A
+         q 1234 RD b/A OPT=4096,DO
+         < 1234 QR RD RA b/A OPT=1232,DO",
+    ),
+    (
+        "and without one where answers of our own have none",
+        r#"setAddEDNSToSelfGeneratedResponses(false)
+           addAction("a", LuaAction(function(dq)
+             local asked = dq:getContent()
+             dq:setContent(asked:sub(1, 2) .. "\129\128\0\1\0\0\0\0\0\0" .. asked:sub(13, #dq.qname:toDNSString() + 16))
+             return DNSAction.HeaderModify
+           end))"#,
+        "q 1234 RD a/A OPT=4096,DO
+         < 1234 QR RD RA a/A",
+    ),
+    (
         "DNSAction.SpoofRaw and Spoof without an argument: the answer of dq:spoof, or an error",
         r#"local function spoofs(name, decision, ...)
              local made = {...}

@@ -43,7 +43,12 @@ pub static RELAY_ARGUMENTS: &[Entry] = &[
         "false",
         "Connect, or send, from the client's own address, for which the network must be set up: see the tuning guide.",
     ),
-    entry("check", "\"connect\"", "The kind of check: \"connect\", or \"none\", the default for UDP."),
+    entry(
+        "check",
+        "\"connect\"",
+        "The kind of check: \"connect\", or \"none\", the default for UDP. \"connect\" with `checkSend` and \
+         `checkExpect` sends over a connection where datagrams are relayed.",
+    ),
     entry(
         "checkScript",
         "{\"/path\", \"argument\", ...}",

@@ -94,6 +94,20 @@ fn a_member_that_a_table_of_fixed_members_lacks_is_an_error() {
         ("local f = bit.xor f(1)", "unknown function \"bit.xor\""),
         ("table.nope.x = 1", "unknown function \"table.nope\""),
         ("return os.tim()", "unknown function \"os.tim\""),
+        ("return dq.qtype == DNSQType.AAA or dq.tcp", "unknown constant \"DNSQType.AAA\""),
+        ("return dq.tcp and dq.qtype == DNSQType.AAA", "unknown constant \"DNSQType.AAA\""),
+        ("local t = dq.tcp and DNSQType.AAA or DNSQType.A return t", "unknown constant \"DNSQType.AAA\""),
+        ("return dq.tcp and DNSQType.AAA or DNSQType.A", "unknown constant \"DNSQType.AAA\""),
+        ("return dq.tcp and DNSQType.AAA", "unknown constant \"DNSQType.AAA\""),
+        ("local t = dq.tcp and DNSQType.AAA return dq.qtype == t", "unknown constant \"DNSQType.AAA\""),
+        (
+            "local t = 1 if dq.tcp then t = DNSQType.AAA end return dq.qtype == t",
+            "unknown constant \"DNSQType.AAA\"",
+        ),
+        (
+            "local t for at = 1, 3 do if dq.tcp then t = DNSQType.AAA end end return dq.qtype == t",
+            "unknown constant \"DNSQType.AAA\"",
+        ),
     ];
     for (body, want) in USES {
         let want = format!("FILE:2: {want}");
@@ -154,6 +168,13 @@ fn members_that_a_file_asks_for_or_adds_are_allowed() {
         ("", "return dq.qtype == DNSQType.HTTPS, string.format('%d', bit.band(1, 2)), math.huge, os.time()"),
         ("", "local unpack = table.unpack or unpack return unpack({1})"),
         ("", "return dq.qtype == (DNSQType.NEWTYPE or 65280)"),
+        ("", "if dq.tcp then return dq.qtype == (DNSQType.NEWTYPE or 65280) end"),
+        ("", "if dq.tcp then local t = DNSQType.NEWTYPE or 65280 return dq.qtype == t end return dq.tcp"),
+        ("", "local t = dq.tcp if not t then t = DNSQType.NEWTYPE end if t then return dq.qtype == t end"),
+        ("", "local t = DNSQType.NEWTYPE if dq.tcp then t = t or 5 end return t and dq.qtype == t"),
+        ("", "local t = DNSQType.NEWTYPE while dq.tcp and t do return t end return t == nil"),
+        ("", "local b = require('bit') return b.band(dq.qtype, 1) == 1, require('bit').bxor(1, 2)"),
+        ("local bit = require('bit') local band = bit.band", "return bit.tohex(band(dq.qtype, 1))"),
         ("", "if DNSQType.NEWTYPE and dq.qtype == DNSQType.NEWTYPE then return 1 end"),
         ("", "if string.buffer then string.buffer() end if type(bit.x) == 'function' then bit.x() end"),
         ("", "if DNSQType.NEWTYPE == nil then return 1 end return dq.qtype == DNSQType.NEWTYPE"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::addr::{BackendSlot, mapped};
 use crate::base::time::TickDelta;
 use crate::config::functions::{RELAY_ARGUMENTS, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
-use crate::config::tests::{broken, good, snapshot};
+use crate::config::tests::{broken, good, only, snapshot};
 use crate::config::{compile, diff};
 use crate::model::policy::{HashKey, Kind};
 use crate::model::{
@@ -188,6 +188,21 @@ fn targets_can_learn_the_client_address() {
 }
 
 #[test]
+fn targets_of_datagrams_can_be_asked_over_a_connection() {
+    for (function, check, datagram) in [
+        ("addUDPForward", "checkSend='a', checkExpect='b'", true),
+        ("addUDPForward", "check='connect', checkSend='a', checkExpect='b'", false),
+        ("addUDPForward", "check='connect', checkExpect='b'", false),
+        ("addTCPForward", "check='connect', checkExpect='b'", false),
+    ] {
+        let text = format!("{function}{{listen='192.0.2.55:25', to='192.0.2.1:25', {check}}}");
+        let made = snapshot(&text);
+        let Probe::SendExpect(exchange) = &only(&made).health.probe else { panic!("{text}") };
+        assert_eq!(exchange.datagram, datagram, "{text}");
+    }
+}
+
+#[test]
 fn an_invalid_relay_is_reported_with_its_place() {
     for (arguments, message) in [
         ("", "addTCPForward: listen is missing; expected IP:PORT"),
@@ -207,7 +222,7 @@ fn an_invalid_relay_is_reported_with_its_place() {
         ("check='dns'", "addTCPForward: check is \"dns\"; expected \"connect\" or \"none\""),
         ("checkSend='x'", "addTCPForward: checkExpect is missing; expected what a good answer holds"),
         (
-            "check='connect', checkExpect='x'",
+            "check='none', checkExpect='x'",
             "addTCPForward: more than one check is given; expected one of check, checkScript",
         ),
         ("connectTimeout=0", "addTCPForward: connectTimeout is 0; expected a number of seconds from 0.001"),

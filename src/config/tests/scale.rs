@@ -238,7 +238,10 @@ fn nested_rules_are_shared() {
 fn odd_tables_are_plain_errors() {
     for (text, expected) in [
         // Metatables are ignored: a list is its contents.
-        ("addAction(setmetatable({}, {__index=function() error('no') end}), DropAction())", "an empty list"),
+        (
+            "setStrict(true) addAction(setmetatable({}, {__index=function() error('no') end}), DropAction())",
+            "an empty list",
+        ),
         ("local t = {} t[1] = t addAction(t, DropAction())", "a table"),
         ("setStrict(true) local t = {} t.t = t newServer(t)", "unknown argument \"t\""),
         ("local t = {} t[1] = t AndRule(t)", "expected a rule"),

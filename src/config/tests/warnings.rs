@@ -71,6 +71,16 @@ const WARNED: &[(&str, &str)] = &[
     ),
     ("showServers({nope=1})", "showServers: unknown option \"nope\"; "),
     (
+        "setACL('fe80::1%lo/64')",
+        "setACL: \"fe80::1%lo/64\" is taken as \"fe80::1/64\": a network is that of every zone",
+    ),
+    (
+        "addACL('!fe80::%lo')",
+        "addACL: \"!fe80::%lo\" is taken as \"fe80::\": a network is that of every zone",
+    ),
+    ("newServer{address='192.0.2.1', order=2.7}", "newServer: order is 2.7, which is taken as 2"),
+    ("newServer('192.0.2.1'):setOrder(-2.7)", "setOrder: -2.7 is taken as -2"),
+    (
         "setRandomizedIdsOverUDP(false)",
         "setRandomizedIdsOverUDP: false has no effect: ids and sockets are always random",
     ),
@@ -442,7 +452,18 @@ fn listeners_of_one_address_are_one_where_each_may_share_it() {
                 addLocal('127.0.0.1:5300', true, true)\naddLocal('127.0.0.1:5301')";
     assert_eq!(snapshot(text).listeners.len(), 2);
     for text in [
+        "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300', {reusePort=true, doTCP=false})",
+        "addLocal('127.0.0.1:5300', {reusePort=true, doTCP=false}) addLocal('127.0.0.1:5300', {reusePort=true, doTCP=false}) \
+         addLocal('127.0.0.1:5300', {reusePort=true, maxInFlight=9})",
+    ] {
+        let listeners = snapshot(text).listeners;
+        assert!(listeners.len() == 1 && listeners[0].service == crate::model::Service::Dns, "{text}");
+        assert_eq!(listeners[0].connection_options.in_flight == 9, text.contains("maxInFlight"), "{text}");
+    }
+    for text in [
         "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300')",
+        "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300', {reusePort=true, doTCP=false, dscp=3})",
+        "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300', {doTCP=false})",
         "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300', {reusePort=true, maxInFlight=3})",
     ] {
         assert!(broken(text)[0].contains("is already defined"), "{text}");
@@ -505,6 +526,14 @@ fn a_server_that_is_a_listener_of_the_process_is_refused() {
         ),
         ("addLocal('[::]:5353')\nnewServer('[::1]:5353')", "FILE:2: newServer: address is \"[::1]:5353\""),
         (
+            "addLocal('127.0.0.1:5353')\nnewServer{address='127.0.0.1:5353', tcpOnly=true}",
+            "FILE:2: newServer: address is \"127.0.0.1:5353\"",
+        ),
+        (
+            "addLocal('127.0.0.1:5353', {doTCP=false})\nnewServer('127.0.0.1:5353')",
+            "FILE:2: newServer: address is \"127.0.0.1:5353\"",
+        ),
+        (
             "newServer('127.0.0.1')",
             "FILE:1: newServer: address is \"127.0.0.1:53\"; expected another address",
         ),
@@ -548,6 +577,7 @@ fn a_server_that_is_a_listener_of_the_process_is_refused() {
         "addLocal('127.0.0.1:5353', {doTCP=false}) addTCPForward{listen='127.0.0.1:5354', to='127.0.0.1:5353'} \
          newServer('127.0.0.1:5354')",
         "addLocal('127.0.0.2:5353') newServer('0.0.0.0:5353')",
+        "addLocal('0.0.0.0:5353', {doTCP=false}) newServer{address='127.0.0.9:5353', tcpOnly=true}",
     ] {
         good(text);
     }
@@ -570,6 +600,16 @@ fn exit_codes_of_programs_can_be_those_of_relayd() {
         broken("newServer{address='192.0.2.1', checkScriptExit='nagios'}"),
         ["FILE:1: newServer: checkScriptExit is \"nagios\"; expected \"monitoring\" or \"relayd\""]
     );
+}
+
+#[test]
+fn a_source_with_a_zone_is_its_address_on_that_interface() {
+    for source in ["fe80::3%lo", "fe80::3@lo"] {
+        let made = snapshot(&format!("newServer{{address='2001:db8::1', source='{source}'}}"));
+        let made = only(&made);
+        assert_eq!(made.source, Some("fe80::3".parse().expect("an address")), "{source}");
+        assert_eq!(made.source_interface.as_deref(), Some("lo"), "{source}");
+    }
 }
 
 #[test]

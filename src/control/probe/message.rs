@@ -6,6 +6,7 @@
 
 use crate::config::error::counted;
 use crate::stats::check_failure::Failure;
+use crate::wire::query::Question;
 
 /// Bytes of a DNS header (RFC 1035, 4.1.1).
 pub const HEADER: usize = 12;
@@ -101,12 +102,17 @@ pub fn judge(query: &[u8], response: &[u8], must_resolve: bool) -> Result<(), (F
     // A server that refuses may omit the question.
     let bare = questions == 0 && rcode != NOERROR && rcode != NXDOMAIN;
     if !bare {
+        if questions == 0 {
+            return Err((Failure::Mismatch, "the response has no question".into()));
+        }
         let question = &query[HEADER..];
-        let Some(echo) = response.get(HEADER..HEADER + question.len()) else {
-            return Err((Failure::Parsing, "the response ends within its question".into()));
-        };
-        if questions != 1 || !echo.eq_ignore_ascii_case(question) {
-            return Err((Failure::Mismatch, "the response has another question".into()));
+        let echo = response.get(HEADER..HEADER + question.len());
+        if questions != 1 || echo.is_none_or(|echo| !echo.eq_ignore_ascii_case(question)) {
+            // One whose own question is whole asks for something else.
+            return Err(match Question::parse(response) {
+                None => (Failure::Parsing, "the response ends within its question".into()),
+                Some(_) => (Failure::Mismatch, "the response has another question".into()),
+            });
         }
     }
     match rcode {
@@ -173,6 +179,8 @@ mod tests {
         let mut empty = response(0)[..HEADER].to_vec();
         empty[5] = 0;
         let folded = response(0).to_ascii_lowercase();
+        let shorter = [&response(0)[..HEADER], b"\x05other\x00\x00\x1c\x00\x01"].concat();
+        let other_cut = [&response(0)[..HEADER], b"\x05oth"].concat();
         for (what, bytes, must_resolve, expected) in [
             ("good", response(0), true, None),
             ("folded", folded, true, None),
@@ -188,7 +196,9 @@ mod tests {
             ("other name", other_name, false, Some(Failure::Mismatch)),
             ("echo", asked(), false, Some(Failure::Mismatch)),
             ("bare refusal", bare, false, None),
-            ("empty", empty, false, Some(Failure::Parsing)),
+            ("empty", empty, false, Some(Failure::Mismatch)),
+            ("shorter name", shorter, false, Some(Failure::Mismatch)),
+            ("cut within another name", other_cut, false, Some(Failure::Parsing)),
         ] {
             let outcome = judge(&asked(), &bytes, must_resolve).err().map(|(f, _)| f);
             assert_eq!(outcome, expected, "{what}");

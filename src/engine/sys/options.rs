@@ -42,11 +42,11 @@ pub fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads a socket option whose value is a byte string of that length.
+/// Reads a socket option whose value is a byte string of at most that length; returns its length.
 ///
 /// # Errors
 /// The kernel's.
-pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
+pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize> {
     let mut length = u32::try_from(value.len()).unwrap_or(u32::MAX);
     // SAFETY: the kernel writes at most `length` bytes into a live slice of that length.
     let r = unsafe {
@@ -58,7 +58,7 @@ pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [
             &raw mut length,
         )
     };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if r == 0 { Ok(length as usize) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Installs a classic BPF program that chooses the socket of a REUSEPORT group.

@@ -187,6 +187,8 @@ enum Held<'c> {
     Global(&'c str),
     /// A member that a table with fixed members lacks: nil.
     Lacking(&'c str, &'c str),
+    /// The same on one of the ways that have met, where nothing has asked for it since.
+    Perhaps(&'c str, &'c str),
     /// The type of the value of a global name, as text; of none, that of nil.
     TypeOf(Option<&'c str>),
     /// The function of a constant.
@@ -234,13 +236,15 @@ impl Walk<'_> {
         let mut known: BTreeMap<usize, Registers<'_>> = BTreeMap::from([(0, begins)]);
         let mut waiting = BTreeSet::from([0]);
         let starts = starts(function);
+        let targets = targets(function);
         let (mut within, mut guarded) = (BTreeSet::new(), BTreeSet::new());
         while let Some(start) = waiting.pop_first() {
             let mut registers = known.get(&start).cloned().unwrap_or_default();
             let mut at = start;
             while let Some((i, line)) = function.instructions.get(at) {
                 if noted {
-                    self.note((chunk, *line), function, *i, &registers, when);
+                    let place = (chunk, *line, targets.contains(&(at + 2)));
+                    self.note(place, function, *i, &registers, when);
                 }
                 if let Some(Held::Function(of)) = pcalled(*i, &registers) {
                     guarded.insert(*of);
@@ -261,10 +265,7 @@ impl Walk<'_> {
                     let met = known.get(&to);
                     let joined = match met {
                         None => registers.clone(),
-                        Some(met) => {
-                            let same = met.iter().filter(|(r, held)| registers.get(r) == Some(held));
-                            same.map(|(r, held)| (*r, held.clone())).collect()
-                        }
+                        Some(met) => joined(met, &registers),
                     };
                     if met != Some(&joined) {
                         known.insert(to, joined);
@@ -283,10 +284,11 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes what an instruction does with a name that is not there.
+    /// Notes what an instruction does with a name that is not there. `is_target`: what follows it and a
+    /// jump is where another jump leads.
     fn note(
         &mut self,
-        (chunk, line): (&str, u32),
+        (chunk, line, is_target): (&str, u32, bool),
         function: &Prototype,
         i: Instruction,
         registers: &Registers<'_>,
@@ -297,11 +299,20 @@ impl Walk<'_> {
             self.found.insert(Use { place, name: name.to_owned(), kind, when });
         };
         for (_, held) in registers.iter().filter(|(register, _)| needs(i, **register, registers)) {
-            if let Held::Lacking(table, member) = held
+            if let Held::Lacking(table, member) | Held::Perhaps(table, member) = held
                 && !LIBRARIES.contains(table)
             {
                 add(&format!("{table}.{member}"), Kind::Fixed);
             }
+        }
+        // In `x and DNSQType.A or y` it is no question whether there is one, as in `DNSQType.A or y`.
+        if is_target
+            && matches!(i.op, op::IST | op::ISTC)
+            && let Some(Held::Lacking(table, member)) =
+                u8::try_from(i.d()).ok().and_then(|second| registers.get(&second))
+            && !LIBRARIES.contains(table)
+        {
+            add(&format!("{table}.{member}"), Kind::Fixed);
         }
         let (register, is_call) = match i.op {
             op::CALLM..=op::CALLT => (i.a, true),
@@ -383,7 +394,7 @@ impl Walk<'_> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
             Held::Lacking(..) => Some(Standing::Lacking),
-            Held::TypeOf(_) | Held::Function(_) | Held::Text(_) | Held::Gives(_) => None,
+            Held::Perhaps(..) | Held::TypeOf(_) | Held::Function(_) | Held::Text(_) | Held::Gives(_) => None,
             Held::Object(_) | Held::List(_) | Held::GoesThrough(_) => None,
         };
         let is_nil = |register| match standing(register)? {
@@ -470,6 +481,12 @@ impl Walk<'_> {
             },
             _ => None,
         };
+        if let op::ISTC | op::ISFC | op::IST | op::ISF = i.op
+            && let Ok(second) = u8::try_from(i.d())
+            && matches!(registers.get(&second), Some(Held::Perhaps(..)))
+        {
+            registers.remove(&second);
+        }
         // What a loop gets of a list: its number, and the object.
         let member = match (i.op, registers.get(&i.a.saturating_sub(3))) {
             (op::ITERC | op::ITERN, Some(Held::GoesThrough(shape))) => Some((i.a.saturating_add(1), *shape)),
@@ -558,6 +575,29 @@ fn sets(function: &Prototype) -> BTreeSet<usize> {
         replaced.into_iter().filter_map(move |at| *outer.get(at)?)
     });
     own.chain(within).collect()
+}
+
+/// Returns what is known where two ways meet.
+fn joined<'c>(one: &Registers<'c>, other: &Registers<'c>) -> Registers<'c> {
+    let lacks = |held: Option<&Held<'c>>| match held {
+        Some(Held::Lacking(table, member) | Held::Perhaps(table, member)) => {
+            Some(Held::Perhaps(table, member))
+        }
+        _ => None,
+    };
+    let all: BTreeSet<u8> = one.keys().chain(other.keys()).copied().collect();
+    let known = all.into_iter().filter_map(|register| {
+        let (held, met) = (one.get(&register), other.get(&register));
+        let same = held.filter(|_| held == met).cloned();
+        Some((register, same.or_else(|| lacks(held)).or_else(|| lacks(met))?))
+    });
+    known.collect()
+}
+
+/// Returns where jumps lead.
+fn targets(function: &Prototype) -> BTreeSet<usize> {
+    let code = function.instructions.iter().enumerate();
+    code.filter_map(|(at, (i, _))| (i.op == op::JMP).then(|| target(at, *i)).flatten()).collect()
 }
 
 /// Returns where pieces of code begin: behind and at the end of jumps.

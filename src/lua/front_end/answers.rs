@@ -23,6 +23,8 @@ use crate::rules::action::{Action, Addresses, NegativeSoa, RawRecords};
 use crate::wire::answer::Flags;
 use crate::wire::svc::{SvcParams, SvcRecord};
 
+/// What an action without content does.
+const ANSWERS_NOTHING: &str = "nothing is answered by it, and queries go on to the next rule";
 /// Most bytes of an answer's records: it must fit into a datagram.
 const CONTENTS_BYTES: usize = 3_500;
 /// Longest message, bytes: the most that is sent over UDP.
@@ -80,7 +82,7 @@ static ANSWERS: &[Declared<Action>] = &[
         "{parameters, ...} [, {aa=, ad=, ra=, ttl=60}]",
         "Answers SVCB and HTTPS with records of `newSVCRecordParameters`, their hints as additional records.",
         |call, a| {
-            let records = services(a.at(0))?;
+            let records = services(call, a.at(0))?;
             Ok(Action::SpoofSvc(records.into(), flags(call, a.given(1), &["ttl"], &mut no_more)?))
         },
     ),
@@ -192,7 +194,7 @@ fn spoof(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
         }
     }
     if addresses.v4.is_empty() && addresses.v6.is_empty() {
-        return Err(Fault::value("the address", "an empty list", ADDRESS));
+        call.warn_empty_list("the address", ANSWERS_NOTHING);
     }
     fitting(addresses.v4.len() * 16 + addresses.v6.len() * 28)?;
     Ok(Action::Spoof(Arc::new(addresses), flags(call, options, &["ttl"], &mut no_more)?))
@@ -210,7 +212,8 @@ fn raw(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     let rdata: Vec<Vec<u8>> =
         items(a.at(0))?.map(|item| bytes("the data", &item?)).collect::<Result<_, _>>()?;
     if rdata.is_empty() {
-        return Err(Fault::value("the data", "an empty list", "a string of bytes, or a list of them"));
+        call.warn_empty_list("the data", ANSWERS_NOTHING);
+        return Ok(Action::None);
     }
     fitting(rdata.iter().map(|r| r.len() + 12).sum())?;
     let mut type_for_any = None;
@@ -231,7 +234,7 @@ struct Parameters(SvcRecord);
 
 impl UserData for Parameters {}
 
-fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
+fn services(call: &mut Call<'_>, value: &Value) -> Result<Vec<SvcRecord>, Fault> {
     const RECORDS: &str = "a list of newSVCRecordParameters(...)";
     let mut records = Vec::new();
     for item in items(value).map_err(|_| wrong("the list", value, RECORDS))? {
@@ -244,7 +247,7 @@ fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
         }
     }
     if records.is_empty() && !is_inert(value) && value.as_table().is_none_or(mlua::Table::is_empty) {
-        return Err(Fault::value("the list", "empty", RECORDS));
+        call.warn_empty_list("the list", "SVCB and HTTPS are answered without records");
     }
     let is_alias = |r: &SvcRecord| r.priority == 0;
     if records.iter().any(is_alias) && !records.iter().all(is_alias) {
@@ -287,6 +290,10 @@ fn parameters(call: &mut Call<'_>, a: Arguments<'_>) -> Result<SvcRecord, Fault>
                 call.unknown("option", &name, KEYS.iter().map(|(n, _)| *n));
                 continue;
             };
+            if v.as_table().is_some_and(mlua::Table::is_empty) {
+                call.warn_empty_list(&name, "the record is without this key");
+                continue;
+            }
             parameter(&name, key, &v, &mut params)?;
             if let Some(first) = names.insert(key, name.clone()) {
                 let wrong = format!("{first} and {name} are the same key");
@@ -341,10 +348,6 @@ fn key(name: &str) -> Option<u16> {
 }
 
 fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<(), Fault> {
-    let is_list = matches!(key, 0 | 1);
-    if is_list && v.as_table().is_some_and(mlua::Table::is_empty) {
-        return Err(Fault::value(name, "an empty list", "at least one item (RFC 9460, 7 and 8)"));
-    }
     match key {
         0 => {
             for item in items(v)? {

@@ -42,9 +42,11 @@ impl Calls {
     }
 }
 
-/// The sizes of what calls add to.
+/// The sizes of what calls add to. What they change in place they change once nothing of the call has
+/// failed.
 pub(crate) struct Before {
     errors: usize,
+    warnings: usize,
     listeners: [usize; 2],
     relays: usize,
     servers: usize,
@@ -59,6 +61,7 @@ impl Before {
     pub(crate) fn of(draft: &Draft) -> Self {
         Self {
             errors: draft.errors.len(),
+            warnings: draft.warnings.len(),
             listeners: [draft.listeners.len(), draft.left_out.len()],
             relays: draft.relays.len(),
             servers: draft.servers.len(),
@@ -86,6 +89,7 @@ impl Before {
         draft.name_sets.truncate(self.sets[0]);
         draft.networks.truncate(self.sets[1]);
         draft.states.truncate(self.states);
+        draft.warnings.take_beyond(self.warnings);
         let error = draft.errors.take_beyond(self.errors);
         error.unwrap_or_else(|| ConfigError::new(origin, function, Fault::Script("fails".to_owned())))
     }

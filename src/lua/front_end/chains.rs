@@ -255,7 +255,7 @@ fn found(call: &Call<'_>, context: &Context, key: ChainKey, value: &Value) -> Re
 fn read_rules(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<DraftRule>, Fault> {
     const RULES: &str = "a list of newRuleAction(...)";
     let responses = CHAINS[key as usize].responses;
-    let mut rules = Vec::new();
+    let (mut rules, mut wrong_ones) = (Vec::new(), Vec::new());
     if !value.is_table() && !is_inert(value) {
         return Err(wrong("the list", value, RULES));
     }
@@ -267,13 +267,13 @@ fn read_rules(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<D
             Some(rule) if matches!(rule.action, RuleAction::Response(_)) == responses => rules.push(rule),
             Some(_) => {
                 let expected = if responses { "a response action" } else { "an action on queries" };
-                call.fail(Fault::value(&what, "of the other kind", expected));
+                wrong_ones.push(Fault::value(&what, "of the other kind", expected));
             }
             None if is_inert(&item) => {}
-            None => call.fail(wrong(&what, &item, RULES)),
+            None => wrong_ones.push(wrong(&what, &item, RULES)),
         }
     }
-    Ok(rules)
+    call.unless_wrong(wrong_ones, rules)
 }
 
 /// The options of listing rules.

@@ -46,8 +46,13 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setKey", |call, a| {
         // The message must not show the key.
         let key = text("", a.at(0), value::CONSOLE_KEY)?;
-        let key = value::console_key(&key).map_err(|expected| Fault::value("", "another text", expected))?;
-        call.draft.console.key = Some(key);
+        if key.is_empty() {
+            call.warn_empty_text("", "there is no key, and the console refuses every connection");
+            call.draft.console.key = None;
+        } else {
+            let wrong = |expected| Fault::value("", "a text that is no key", expected);
+            call.draft.console.key = Some(value::console_key(&key).map_err(wrong)?);
+        }
         seen(call);
         Ok(Value::Nil)
     })?;
@@ -60,13 +65,13 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setConsoleACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
-        call.draft.console.acl = Some(networks(call, texts.iter().map(String::as_str)));
+        call.draft.console.acl = Some(networks(call, texts.iter().map(String::as_str))?);
         Ok(Value::Nil)
     })?;
     context.define(lua, "addConsoleACL", |call, a| {
         let written = text("", a.at(0), NETWORK)?;
         let mut acl = call.draft.console.allowed();
-        acl.extend(networks(call, std::iter::once(written.as_str())));
+        acl.extend(networks(call, std::iter::once(written.as_str()))?);
         call.draft.console.acl = Some(acl);
         Ok(Value::Nil)
     })?;

@@ -20,13 +20,13 @@ use crate::lua::code::flow::When;
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::caught::{Before, Calls};
 use crate::lua::front_end::command::Session;
-use crate::lua::front_end::declared::raised;
 use crate::lua::front_end::missing::Inert;
 use crate::lua::front_end::names::Code;
 use crate::lua::front_end::networks::NetworkContent;
 use crate::lua::front_end::sets::NameContent;
-use crate::lua::front_end::stack::{caller, is_caught};
+use crate::lua::front_end::stack::caller;
 use crate::lua::front_end::{networks, printing, sets};
+use crate::lua::limits::is_caught;
 use crate::lua::state::{File, Files};
 use crate::model::LuaFunction;
 use crate::rules::names::Names;
@@ -538,23 +538,6 @@ fn is_reading(function: &str) -> bool {
         "statNodeRespRing",
     ];
     BEGINNINGS.iter().any(|begin| function.starts_with(begin)) || NAMES.contains(&function)
-}
-
-/// Defines a global function of the tables that works at any time. Its errors, surplus arguments
-/// too, are errors that Lua sees.
-pub(crate) fn define_anytime<F>(lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
-where
-    F: Fn(&Lua, Arguments<'_>) -> mlua::Result<Value> + 'static,
-{
-    let entry = entry(name)?;
-    let function = bounded(lua, name, move |lua, values| {
-        let arguments = Arguments::new(entry.signature(), values);
-        match arguments.surplus(entry.arguments) {
-            Some(fault) => Err(raised(lua, name, &fault)),
-            None => body(lua, arguments),
-        }
-    })?;
-    lua.globals().raw_set(name, function)
 }
 
 /// Returns the entry of a function.

@@ -3,13 +3,14 @@
 use mlua::{Lua, Value};
 
 use crate::config::error::Fault;
-use crate::lua::front_end::context::define_anytime;
+use crate::lua::front_end::anytime::define_anytime;
+use crate::lua::front_end::context::Context;
 use crate::lua::front_end::declared::raised;
 use crate::lua::machine::FUNCTIONS;
 
-pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, asks) in FUNCTIONS {
-        define_anytime(lua, name, move |lua, a| {
+        define_anytime(lua, context, name, move |lua, a| {
             let about = match name {
                 "getListOfNetworkInterfaces" => Ok(String::new()),
                 "getResolvers" => a.text(0, "the path of a file as /etc/resolv.conf"),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use mlua::{Lua, Value};
 
 use crate::config::error::Fault;
+use crate::lua::front_end::anytime::define_anytime;
 use crate::lua::front_end::argument::{finite, fraction, named, shown, switch, text, wrong};
 use crate::lua::front_end::arguments::Arguments;
-use crate::lua::front_end::context::{Context, define_anytime};
+use crate::lua::front_end::context::Context;
 use crate::lua::front_end::declared::raised;
 use crate::stats::custom_metrics::{self, BOUNDS_MAX, CustomKind, CustomMetric, Declared, Labels};
 
@@ -27,20 +28,14 @@ type Body = fn(&Context, &Arguments<'_>, &mut Vec<Fault>) -> Result<Value, Fault
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let function = |name: &'static str, body: Body| {
-        let context = context.clone();
-        define_anytime(lua, name, move |lua, a| {
+        let own = context.clone();
+        define_anytime(lua, context, name, move |lua, a| {
             let mut unknown = Vec::new();
-            let done = body(&context, &a, &mut unknown).map_err(|fault| raised(lua, name, &fault))?;
+            let done = body(&own, &a, &mut unknown).map_err(|fault| raised(lua, name, &fault))?;
             if name == "declareMetric" {
                 lua.set_app_data(Declarations(declarations(lua) + 1));
             }
-            if !unknown.is_empty() {
-                // After the evaluation nobody reads warnings.
-                let _ = context.look(lua, name, |call| {
-                    unknown.into_iter().for_each(|fault| call.warn(fault));
-                    Ok(Value::Nil)
-                });
-            }
+            own.warn(lua, name, unknown);
             Ok(done)
         })
     };

@@ -18,6 +18,7 @@
 mod absent;
 mod actions;
 mod answers;
+mod anytime;
 mod argument;
 mod arguments;
 mod bind;
@@ -518,7 +519,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     callbacks::define(lua, context)?;
     metrics::define(lua, context)?;
     lookups::define(lua, context)?;
-    machine::define(lua)?;
+    machine::define(lua, context)?;
     missing::define(lua, context)
 }
 

@@ -1,5 +1,7 @@
 //! Numbers out of range, which dnsdist takes: the nearest in range is taken, with a warning. Those
 //! below 0 are errors: dnsdist takes some of them for very large ones.
+//!
+//! Empty lists and texts, which it takes, too: templates leave them where they have nothing to say.
 
 use mlua::Value;
 
@@ -42,6 +44,17 @@ pub(crate) fn whole(
         warn(call, what, value, taken);
     }
     Ok(taken)
+}
+
+/// Reads a whole number, possibly negative; a fraction is left out.
+pub(crate) fn signed(call: &mut Call<'_>, what: &str, value: &Value) -> Result<i32, Fault> {
+    let written = number(value).filter(|n| n.fract() != 0.0);
+    let taken = written.map_or_else(|| value.clone(), |n| Value::Number(n.trunc()));
+    let number = argument::signed(what, &taken)?;
+    if written.is_some() {
+        warn(call, what, value, number);
+    }
+    Ok(number)
 }
 
 /// Reads a sixteen-bit number from `min` to `max`.
@@ -110,5 +123,24 @@ impl Arguments<'_> {
     /// The same of sixteen bits.
     pub(crate) fn nearest_word(&self, call: &mut Call<'_>, n: usize) -> Result<u16, Fault> {
         word(call, self.what(n), &self.value(n), 0, u16::MAX)
+    }
+}
+
+/// Returns whether a value is an empty text.
+pub(crate) fn is_empty_text(value: &Value) -> bool {
+    value.as_string().is_some_and(|text| text.as_bytes().is_empty())
+}
+
+impl Call<'_> {
+    /// Warns that a list is empty, and of what that means.
+    pub(crate) fn warn_empty_list(&mut self, what: &str, means: &str) {
+        let is = if what.is_empty() { "an empty list" } else { "is an empty list" };
+        self.warn(Fault::Note(format!("{what} {is}: {means}").trim_start().to_owned()));
+    }
+
+    /// The same of a text.
+    pub(crate) fn warn_empty_text(&mut self, what: &str, means: &str) {
+        let is = if what.is_empty() { "an empty text" } else { "is an empty text" };
+        self.warn(Fault::Note(format!("{what} {is}: {means}").trim_start().to_owned()));
     }
 }

@@ -12,9 +12,10 @@ use crate::base::prefix::{Prefix, PrefixSet};
 use crate::config::error::{Fault, counted};
 use crate::config::functions::{ADDRESS_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS};
 use crate::config::value;
+use crate::lua::front_end::anytime::define_anytime;
 use crate::lua::front_end::argument::wrong;
 use crate::lua::front_end::arguments::items;
-use crate::lua::front_end::context::{Call, Context, define_anytime};
+use crate::lua::front_end::context::{Call, Context};
 
 use crate::lua::front_end::declared::{Methods, raised};
 use crate::lua::front_end::selectors::stand_in;
@@ -102,12 +103,7 @@ fn alone(ip: IpAddr) -> Network {
 /// Reads an address: a string, or an object.
 pub(crate) fn address(what: &str, value: &Value, expected: &str) -> Result<SocketAddr, Fault> {
     let object = value.as_userdata().and_then(|u| u.borrow::<Address>().ok().map(|a| a.0));
-    let written = || {
-        let text = value.as_string()?.to_string_lossy();
-        // Port 0, as newCA returns it, is no port.
-        let bare = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 0));
-        bare.or_else(|| value::address(&text).ok())
-    };
+    let written = || value::endpoint(&value.as_string()?.to_string_lossy()).ok();
     object.or_else(written).ok_or_else(|| wrong(what, value, expected))
 }
 
@@ -122,12 +118,11 @@ fn entry(what: &str, value: &Value) -> Result<Entry, Fault> {
     }
 }
 
-/// Reads one network or a list.
+/// Reads one network or a list. An empty list has none.
 pub(crate) fn prefixes(what: &str, value: &Value) -> Result<Vec<Entry>, Fault> {
     const NETWORKS: &str = "networks, as \"192.0.2.0/24\", a list of them, or newNMG()";
     let items = items(value).map_err(|_| wrong(what, value, NETWORKS))?;
-    let entries: Vec<Entry> = items.map(|item| entry(what, &item?)).collect::<Result<_, _>>()?;
-    if entries.is_empty() { Err(Fault::value(what, "an empty list", NETWORKS)) } else { Ok(entries) }
+    items.map(|item| entry(what, &item?)).collect()
 }
 
 /// Formats networks.
@@ -203,22 +198,25 @@ impl NetworkSet {
 type Change = fn(&mut Call<'_>, &NetworkSet, &Value) -> Result<(), Fault>;
 
 const CHANGES: [(&str, Change); 4] = [
-    ("addMask", |_, set, v| {
-        prefixes("", v)?.into_iter().for_each(|e| set.content.borrow_mut().add(e));
+    ("addMask", |call, set, v| {
+        let entries = prefixes("", v)?;
+        if entries.is_empty() {
+            call.warn_empty_list("", "nothing is added");
+        }
+        entries.into_iter().for_each(|e| set.content.borrow_mut().add(e));
         Ok(())
     }),
     ("addMasks", |_, set, v| {
-        let add = |network: &Value| {
-            set.content.borrow_mut().add(entry("", network)?);
-            Ok(())
-        };
         // dnsdist's tables have addresses as keys; a plain list is accepted too.
-        match v {
+        let entries: Vec<Entry> = match v {
             Value::Table(table) if table.raw_len() == 0 => {
-                table.pairs::<Value, Value>().try_for_each(|pair| add(&pair?.0))
+                let pairs = table.pairs::<Value, Value>();
+                pairs.map(|pair| entry("", &pair?.0)).collect::<Result<_, Fault>>()?
             }
-            _ => items(v)?.try_for_each(|item| add(&item?)),
-        }
+            _ => items(v)?.map(|item| entry("", &item?)).collect::<Result<_, _>>()?,
+        };
+        entries.into_iter().for_each(|e| set.content.borrow_mut().add(e));
+        Ok(())
     }),
     ("addNMG", |_, set, v| {
         const SET: &str = "a set of newNMG";
@@ -345,7 +343,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let (networks, content) = call.new_networks();
         stand_in(call, Ok(NetworkSet { context: own.clone(), networks, content }))
     })?;
-    define_anytime(lua, "newNetmask", |lua, a| {
+    define_anytime(lua, context, "newNetmask", |lua, a| {
         let made = match a.given(1) {
             None => network("", a.at(0)),
             Some(_) => address("the address", a.at(0), ADDRESS).and_then(|address| {
@@ -356,7 +354,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let made = made.map(Netmask).map_err(|fault| raised(lua, "newNetmask", &fault))?;
         Ok(Value::UserData(lua.create_userdata(made)?))
     })?;
-    define_anytime(lua, "newCA", |lua, a| {
+    define_anytime(lua, context, "newCA", |lua, a| {
         let made = address("", a.at(0), value::ADDRESS).map(Address);
         let made = made.map_err(|fault| raised(lua, "newCA", &fault))?;
         Ok(Value::UserData(lua.create_userdata(made)?))

@@ -8,9 +8,10 @@ use mlua::{FromLua, Lua, MetaMethod, Table, UserData, UserDataMethods, UserDataR
 use crate::config::error::Fault;
 use crate::config::functions::{HEADER_METHODS, NAME_METHODS};
 use crate::config::value;
+use crate::lua::front_end::anytime::define_anytime;
 use crate::lua::front_end::argument;
-use crate::lua::front_end::context::{Context, define_anytime};
-use crate::lua::front_end::declared::Methods;
+use crate::lua::front_end::context::Context;
+use crate::lua::front_end::declared::{Methods, raised};
 
 /// A domain name (dnsdist's `DNSName`), absolute, in presentation format.
 #[derive(Clone, Debug)]
@@ -75,14 +76,21 @@ pub(crate) fn name(value: &Value) -> Option<String> {
 
 /// Reads a name, in lower-case wire format.
 pub(crate) fn wire(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
-    let wire = match value {
-        Value::String(s) => s.to_str().map_err(|_| value::ASCII_NAME).and_then(|s| value::wire_name(&s)),
-        Value::UserData(u) => {
-            u.borrow::<Name>().map_err(|_| value::QNAME).and_then(|n| value::wire_name(&n.0))
-        }
+    parsed(what, value, value::wire_name)
+}
+
+/// Reads a name, in presentation format.
+fn text(what: &str, value: &Value) -> Result<String, Fault> {
+    parsed(what, value, value::qname)
+}
+
+fn parsed<T>(what: &str, value: &Value, parse: impl Fn(&str) -> Result<T, &'static str>) -> Result<T, Fault> {
+    let parsed = match value {
+        Value::String(s) => s.to_str().map_err(|_| value::ASCII_NAME).and_then(|s| parse(&s)),
+        Value::UserData(u) => u.borrow::<Name>().map_err(|_| value::QNAME).and_then(|n| parse(&n.0)),
         _ => Err(value::QNAME),
     };
-    wire.map_err(|expected| argument::wrong(what, value, expected))
+    parsed.map_err(|expected| argument::wrong(what, value, expected))
 }
 
 /// The header of a probe (dnsdist's `dh`).
@@ -148,13 +156,9 @@ pub(crate) fn describe(lua: &Lua, message: &[u8]) -> mlua::Result<Table> {
 }
 
 /// Defines `newDNSName`, which check functions return; it works at any time.
-pub(crate) fn define(lua: &Lua, _: &Context) -> mlua::Result<()> {
-    define_anytime(lua, "newDNSName", |lua, a| {
-        let wrong = |expected: &str| {
-            mlua::Error::runtime(format!("newDNSName: {}; expected {expected}", argument::shown(a.at(0))))
-        };
-        let text = name(a.at(0)).ok_or_else(|| wrong(value::QNAME))?;
-        let made = value::qname(&text).map(Name).map_err(wrong)?;
-        Ok(Value::UserData(lua.create_userdata(made)?))
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    define_anytime(lua, context, "newDNSName", |lua, a| {
+        let made = text("", a.at(0)).map_err(|fault| raised(lua, "newDNSName", &fault))?;
+        Ok(Value::UserData(lua.create_userdata(Name(made))?))
     })
 }

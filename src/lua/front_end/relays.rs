@@ -152,7 +152,7 @@ fn apply(
         "v6" => parts.v6 = Some(small(128)?),
         "acl" => {
             let list = texts(name, v, NETWORK)?;
-            made.acl = Some(networks(call, list.iter().map(String::as_str)));
+            made.acl = Some(networks(call, list.iter().map(String::as_str))?);
         }
         "log" => made.log = switch(name, v)?,
         "reusePort" => made.reuse_port = switch(name, v)?,
@@ -292,11 +292,16 @@ fn without_effect(names: &[&str], parts: &Parts, made: &DraftRelay) -> Vec<Fault
 
 fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
     let talks = parts.send.is_some() || parts.expect.is_some();
-    let given = [parts.check.is_some(), parts.script.is_some(), talks];
+    // By a connection, also where datagrams are relayed.
+    let by_connection = made.tcp || parts.check == Some(true);
+    let given =
+        [parts.check == Some(false) || parts.check.is_some() && !talks, parts.script.is_some(), talks];
     if given.iter().filter(|g| **g).count() > 1 {
         return Err(Fault::Conflict {
             wrong: "more than one check is given".to_owned(),
-            expected: "one of check, checkScript, and checkSend with checkExpect".to_owned(),
+            expected: "one of check, checkScript, and checkSend with checkExpect; check=\"connect\" may \
+                       stand with the latter"
+                .to_owned(),
         });
     }
     let health = &mut made.health;
@@ -305,7 +310,7 @@ fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
     } else if talks {
         let (send, expect) =
             (parts.send.clone().unwrap_or_default(), parts.expect.clone().unwrap_or_default());
-        if expect.is_empty() || (!made.tcp && send.is_empty()) {
+        if expect.is_empty() || (!by_connection && send.is_empty()) {
             let (what, expected) = if expect.is_empty() {
                 ("checkExpect", "what a good answer holds")
             } else {
@@ -313,7 +318,7 @@ fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
             };
             return Err(Fault::value(what, "missing", expected));
         }
-        health.probe = Probe::SendExpect(SendExpect { datagram: !made.tcp, send, expect });
+        health.probe = Probe::SendExpect(SendExpect { datagram: !by_connection, send, expect });
     } else if parts.check.unwrap_or(made.tcp) {
         health.probe = Probe::Connect;
     } else {

@@ -74,10 +74,10 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         "ClearRecordTypesResponseAction",
         "type | {type, ...}",
         "Removes records of these types.",
-        |_, a| {
+        |call, a| {
             let types = types(a.what(0), a.at(0))?;
             if types.is_empty() {
-                return Err(Fault::value("", "an empty list", "a type, as DNSQType.AAAA, or a list of them"));
+                call.warn_empty_list("", "nothing is removed");
             }
             Ok(ResponseAction::ClearRecordTypes(types.into()))
         },

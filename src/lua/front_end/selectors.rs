@@ -27,6 +27,8 @@ use crate::rules::text::{COMPARISONS, PROTOCOLS};
 pub(crate) const DEPTH_MAX: u8 = 64;
 /// What is accepted as a rule.
 const RULE: &str = "a rule, a name or a network, or a list of names or networks";
+/// What a rule with an empty list does.
+const MATCHES_NOTHING: &str = "it matches nothing";
 
 /// The selectors.
 static SELECTORS: &[Declared<Matcher>] = &[
@@ -171,7 +173,13 @@ static SELECTORS: &[Declared<Matcher>] = &[
             let quiet = a.switch(2)?;
             let networks = match NetworkSet::of(a.at(0), quiet) {
                 Some(networks) => networks,
-                None => call.literal_networks(prefixes(a.what(0), a.at(0))?, quiet),
+                None => {
+                    let list = prefixes(a.what(0), a.at(0))?;
+                    if list.is_empty() {
+                        call.warn_empty_list(a.what(0), MATCHES_NOTHING);
+                    }
+                    call.literal_networks(list, quiet)
+                }
             };
             if quiet {
                 networks.hide();
@@ -409,9 +417,9 @@ pub(crate) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Mat
         }
     }
     if all == 0 {
-        return Err(Fault::value(what, "an empty list", RULE));
+        call.warn_empty_list(what, MATCHES_NOTHING);
     }
-    if count == all {
+    if count == all && all > 0 {
         let networks = call.literal_networks(prefixes(what, value)?, false);
         return Ok(Matcher::Netmask { networks, source: true });
     }
@@ -460,6 +468,9 @@ fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
         Some(set) => set,
         None => {
             let list = names(a.what(0), a.at(0))?;
+            if list.is_empty() {
+                call.warn_empty_list(a.what(0), MATCHES_NOTHING);
+            }
             call.literal_names(list, quiet)
         }
     };

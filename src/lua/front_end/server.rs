@@ -12,7 +12,7 @@ use crate::config::functions::needs::{Need, SERVER_NEEDS};
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
 use crate::config::value;
 use crate::lua::front_end::argument::{
-    function, named, number, parsed, parsed_or_none, shown, signed, span, switch, text, texts, whole, wrong,
+    function, named, number, parsed, parsed_or_none, shown, span, switch, text, texts, whole, wrong,
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server_object::{Server, object};
@@ -260,7 +260,7 @@ fn apply(
         "pool" => {
             server.pools = texts(name, v, "the name of a pool, or a list of them")?.into_iter().collect();
         }
-        "order" => server.order = signed(name, v)?,
+        "order" => server.order = nearest::signed(call, name, v)?,
         // As in dnsdist, which says so and makes no server.
         "weight" if number(v).is_some_and(|n| n < 1.0) => {
             call.warn(Fault::Note(format!("weight is {}: the server is left out", shown(v))));
@@ -283,6 +283,10 @@ fn apply(
             server.outstanding_soft_max = nearest::whole(call, name, v, 0, WEIGHT_MAX)?;
         }
         "maxOutstanding" => server.outstanding_max = Some(whole(name, v, 1, 65535)?),
+        "healthCheckMode" if nearest::is_empty_text(v) => {
+            call.warn_empty_text(name, "it is taken as \"auto\"");
+            health.mode = HealthMode::Auto;
+        }
         "healthCheckMode" => health.mode = mode(name, v)?,
         "check" => {
             health.probe = match text(name, v, CHECKS)?.as_str() {
@@ -299,6 +303,10 @@ fn apply(
             if parts.check_tcp == Some(true) && health.probe == Probe::Udp {
                 health.probe = Probe::Tcp;
             }
+        }
+        "checkName" if nearest::is_empty_text(v) => {
+            call.warn_empty_text(name, "the root (\".\") is asked for");
+            ".".clone_into(&mut health.qname);
         }
         "checkName" => health.qname = parsed(name, v, value::QNAME, value::qname)?,
         "checkType" => health.qtype = code(name, v, "a type, as \"AAAA\" or 28", enumerations::qtype)?,

@@ -6,7 +6,7 @@ use crate::config::compile::DEFAULT_POOL;
 use crate::config::draft::{Draft, DraftServer, Handle};
 use crate::config::error::Fault;
 use crate::config::functions::SERVER_METHODS;
-use crate::lua::front_end::argument::{number, shown, signed, text, wrong};
+use crate::lua::front_end::argument::{number, shown, text, wrong};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::server::WEIGHT_MAX;
@@ -114,7 +114,7 @@ const ACTIONS: [(&str, Method); 11] = [
         call.draft.servers[at].qps = qps;
         Ok(())
     }),
-    ("setOrder", |call, at, v| signed("", v).map(|n| call.draft.set_order(at, n))),
+    ("setOrder", |call, at, v| nearest::signed(call, "", v).map(|n| call.draft.set_order(at, n))),
     ("setWeight", |call, at, v| {
         let kept = call.draft.servers[at].weight;
         if number(v).is_some_and(|n| n < 1.0) {

@@ -84,7 +84,7 @@ pub(crate) fn shown(mut names: Vec<&[u8]>) -> String {
     texts.join(", ")
 }
 
-/// Reads one name or a list, in wire format.
+/// Reads one name or a list, in wire format. An empty list has none.
 pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
     const NAMES: &str = "a domain name, or a list of them";
     if let Some(set) = value.as_userdata().and_then(|u| u.borrow::<NameSet>().ok()) {
@@ -96,8 +96,7 @@ pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
         return Err(Fault::value(what, made, format!("its rule, {rule}, or {NAMES}")));
     }
     let items = items(value).map_err(|_| wrong(what, value, NAMES))?;
-    let names: Vec<Vec<u8>> = items.map(|item| packet::wire(what, &item?)).collect::<Result<_, _>>()?;
-    if names.is_empty() { Err(Fault::value(what, "an empty list", NAMES)) } else { Ok(names) }
+    items.map(|item| packet::wire(what, &item?)).collect()
 }
 
 /// A set of names as a Lua object.
@@ -167,9 +166,13 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 type Change = fn(&mut Call<'_>, &NameSet, &Value) -> Result<Value, Fault>;
 
 const CHANGES: [(&str, Change); 5] = [
-    ("add", |_, set, v| {
+    ("add", |call, set, v| {
+        let names = names("", v)?;
+        if names.is_empty() {
+            call.warn_empty_list("", "nothing is added");
+        }
         let mut content = set.content.borrow_mut();
-        names("", v)?.into_iter().for_each(|name| content.add(name));
+        names.into_iter().for_each(|name| content.add(name));
         Ok(Value::Nil)
     }),
     ("remove", remove),
@@ -200,8 +203,7 @@ pub(crate) fn in_force() -> Fault {
 fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     let path = text("", v, "the path of a file")?;
     let bytes = read_list(&path)?;
-    let mut content = set.content.borrow_mut();
-    let mut wrong_lines = 0;
+    let (mut names, mut wrong_lines) = (Vec::new(), 0);
     for (at, line) in bytes.split(|o| *o == b'\n').enumerate() {
         let line = line.split(|o| *o == b'#').next().unwrap_or_default().trim_ascii();
         if line.is_empty() {
@@ -209,7 +211,7 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
         }
         let name = std::str::from_utf8(line).map_err(|_| value::ASCII_NAME).and_then(value::wire_name);
         match name {
-            Ok(name) => content.add(name),
+            Ok(name) => names.push(name),
             Err(expected) => {
                 wrong_lines += 1;
                 if wrong_lines <= WRONG_LINES_SHOWN {
@@ -225,6 +227,10 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
         let more = counted(wrong_lines - WRONG_LINES_SHOWN, "further invalid line");
         let wrong = format!("{path} has {more}");
         return Err(Fault::Conflict { wrong, expected: "a domain name per line".to_owned() });
+    }
+    if wrong_lines == 0 {
+        let mut content = set.content.borrow_mut();
+        names.into_iter().for_each(|name| content.add(name));
     }
     Ok(Value::Nil)
 }

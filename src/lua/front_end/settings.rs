@@ -15,9 +15,10 @@ use crate::config::functions::signature::Signature;
 use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting, Settings};
 use crate::config::{options, value};
 use crate::lua::code::flow::When;
+use crate::lua::front_end::anytime::define_anytime;
 use crate::lua::front_end::argument::{parsed, parsed_or_none, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
-use crate::lua::front_end::context::{Call, Context, define_anytime};
+use crate::lua::front_end::context::{Call, Context, bounded, entry};
 use crate::lua::front_end::{Role, argument, caller, nearest, needs, read_list, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
@@ -43,9 +44,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         }
     }
     context.define(lua, "setUDPSocketBufferSizes", |call, a| {
+        let mut read = Vec::new();
         for (at, key) in [(0, Key::ReceiveBuffer), (1, Key::SendBuffer)] {
             let Kind::Number { min, max, .. } = options::setting(key).kind else { continue };
-            let bytes = nearest::whole(call, a.what(at), a.at(at), min, max)?;
+            read.push((key, nearest::whole(call, a.what(at), a.at(at), min, max)?));
+        }
+        for (key, bytes) in read {
             let value = Sited { value: options::Value::Number(bytes), origin: call.origin.clone() };
             call.draft.settings.set(key, value);
         }
@@ -57,9 +61,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     context.define(lua, "setLocal", |call, a| {
+        let errors = call.draft.errors.len();
         let listener = listener(call, a)?;
-        // Of plain DNS; listeners with TLS have a function of their own.
-        call.draft.listeners.retain(|l| l.service.tls().is_some());
+        if call.draft.errors.len() == errors {
+            // Of plain DNS; listeners with TLS have a function of their own.
+            call.draft.listeners.retain(|l| l.service.tls().is_some());
+        }
         call.draft.listeners.push(listener);
         Ok(Value::Nil)
     })?;
@@ -250,6 +257,14 @@ pub(crate) fn network(call: &mut Call<'_>, written: &str) -> Result<(Prefix, boo
     if let Ok(net) = text.parse() {
         return Ok((net, is_in));
     }
+    if let Some((ip, rest)) = text.split_once('%') {
+        let bare = rest.split_once('/').map_or_else(|| ip.to_owned(), |(_, length)| format!("{ip}/{length}"));
+        let net = bare.parse().ok().filter(|net: &Prefix| !net.is_ipv4()).ok_or_else(wrong)?;
+        call.warn(Fault::Note(format!(
+            "\"{written}\" is taken as \"{bare}\": a network is that of every zone"
+        )));
+        return Ok((net, is_in));
+    }
     let bare = text.replacen('[', "", 1).replacen(']', "", 1);
     let net = text.starts_with('[').then(|| bare.parse().ok()).flatten().ok_or_else(wrong)?;
     call.warn(Fault::Note(format!("\"{written}\" is taken as \"{bare}\": a network has no brackets")));
@@ -264,13 +279,13 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
-        let acl = networks(call, texts.iter().map(String::as_str));
+        let acl = networks(call, texts.iter().map(String::as_str))?;
         call.draft.set_acl(acl);
         Ok(Value::Nil)
     })?;
     context.define(lua, "setProxyProtocolACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
-        call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str));
+        call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str))?;
         Ok(Value::Nil)
     })?;
     context.define(lua, "setACLFromFile", |call, a| {
@@ -279,22 +294,37 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let content =
             String::from_utf8(read_list(&path)?).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-        let acl = networks(call, lines.filter(|l| !l.is_empty()));
+        let acl = networks(call, lines.filter(|l| !l.is_empty()))?;
         call.draft.set_acl(acl);
         Ok(Value::Nil)
     })
 }
 
+impl Call<'_> {
+    /// Returns what was made of a list, unless some of it is wrong: all of that is recorded.
+    ///
+    /// # Errors
+    /// The last of them.
+    pub(crate) fn unless_wrong<T>(&mut self, mut wrong: Vec<Fault>, made: T) -> Result<T, Fault> {
+        let last = wrong.pop();
+        wrong.into_iter().for_each(|fault| self.fail(fault));
+        last.map_or(Ok(made), Err)
+    }
+}
+
 /// Reads the networks of a list; each invalid one is an error.
-pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Listed {
-    let mut list = Vec::new();
+pub(crate) fn networks<'t>(
+    call: &mut Call<'_>,
+    texts: impl Iterator<Item = &'t str>,
+) -> Result<Listed, Fault> {
+    let (mut list, mut wrong) = (Vec::new(), Vec::new());
     for text in texts {
         match network(call, text) {
             Ok(net) => list.push(net),
-            Err(fault) => call.fail(fault),
+            Err(fault) => wrong.push(fault),
         }
     }
-    list
+    call.unless_wrong(wrong, list)
 }
 
 /// Defines the functions that are accepted without effect.
@@ -379,7 +409,7 @@ fn log_changes(call: &Call<'_>) {
 /// The log functions work at any time.
 fn define_logging(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let define = |name: &'static str, write: fn(&str, &str)| {
-        define_anytime(lua, name, move |lua, a| {
+        define_anytime(lua, context, name, move |lua, a| {
             let text = a.at(0).as_string().map_or_else(|| shown(a.at(0)), |s| s.to_string_lossy());
             write(&caller(lua).to_string(), &text);
             Ok(Value::Nil)
@@ -405,7 +435,9 @@ fn define_logging(lua: &Lua, context: &Context) -> mlua::Result<()> {
 fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let included = context.clone();
     let depth = Cell::new(0_usize);
-    define_anytime(lua, "includeDirectory", move |lua, a| {
+    let entry = entry("includeDirectory")?;
+    let include = bounded(lua, entry.name, move |lua, values| {
+        let a = Arguments::new(entry.signature(), values);
         if depth.get() == INCLUDES_MAX {
             let wrong = format!("more than {INCLUDES_MAX} directories include each other");
             let fault = Fault::Conflict { wrong, expected: "no such loop".to_owned() };
@@ -414,6 +446,9 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
         }
         let (mut files, mut directory) = (Vec::new(), String::new());
         included.call(lua, "includeDirectory", |call| {
+            if let Some(fault) = a.surplus(entry.arguments) {
+                return Err(fault);
+            }
             directory = a.text(0, "the path of a directory")?;
             files = conf_files(call, Path::new(&directory))?;
             Ok(Value::Nil)
@@ -422,7 +457,8 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let ended = files.iter().try_for_each(|file| run(lua, &included, Role::Included(&directory), file));
         depth.set(depth.get() - 1);
         ended.map(|()| Value::Nil)
-    })
+    })?;
+    lua.globals().raw_set(entry.name, include)
 }
 
 /// Returns the configuration files of a directory. What is no regular file is skipped, as in dnsdist.

@@ -1,10 +1,8 @@
-//! The stack of Lua: where the running function of the configuration was called, and whether `pcall`
-//! waits for its errors.
+//! The stack of Lua: where the running function of the configuration was called.
 
 use mlua::Lua;
 
 use crate::config::error::Origin;
-use crate::lua::limits;
 
 /// Returns the origin of the nearest Lua code on the stack: where the running function was called.
 pub(crate) fn caller(lua: &Lua) -> Origin {
@@ -27,12 +25,4 @@ fn place(debug: &mlua::Debug<'_>) -> Option<Origin> {
     let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
     let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();
     Some(Origin::line(source.strip_prefix('@').unwrap_or("(a string)"), line))
-}
-
-/// Returns whether `pcall` or `xpcall` gets an error of the running function.
-pub(crate) fn is_caught(lua: &Lua) -> bool {
-    /// Below these nobody looks for it: the configuration is refused, as without `pcall`.
-    const LEVELS: usize = 200;
-    let is_pcall = |debug: &mlua::Debug<'_>| debug.source().source.as_deref() == Some(limits::PCALL);
-    (1..LEVELS).map_while(|level| lua.inspect_stack(level, is_pcall)).any(|found| found)
 }

@@ -8,15 +8,18 @@ use std::sync::Arc;
 
 use mlua::{Lua, Value};
 
+use crate::config::draft::Draft;
 use crate::config::error::Fault;
 use crate::config::functions::WEB_OPTIONS;
 use crate::config::password::{Credential, Hashed, SALT};
 use crate::config::value;
 use crate::config::web::WebSettings;
+use crate::lua::front_end::anytime::define_anytime;
 use crate::lua::front_end::argument::{self, function, parsed, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
-use crate::lua::front_end::context::{Call, Context, define_anytime};
+use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::raised;
+use crate::lua::front_end::nearest;
 use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::ListenerTls;
 use crate::tls::{CertificateFiles, ServerSpec, ServerTls};
@@ -35,32 +38,22 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     carbon::define(lua, context)?;
     context.define(lua, "webserver", |call, a| {
         let address = parsed("", a.at(0), value::SERVICE_ADDRESS, value::service_address)?;
+        call.at_once(
+            |draft| &mut draft.web,
+            |call| {
+                let former = call.draft.web.address.replace(address);
+                if let Some(former) = former.filter(|former| *former != address) {
+                    call.warn(Fault::Note(format!("replaces {former}: there is one web server")));
+                }
+                older_arguments(call, &a)
+            },
+        )?;
         call.draft.web_origin = Some(call.origin.clone());
-        if let Some(former) = call.draft.web.address.replace(address).filter(|former| *former != address) {
-            call.warn(Fault::Note(format!("replaces {former}: there is one web server")));
-        }
-        older_arguments(call, &a)
+        Ok(Value::Nil)
     })?;
     context.define(lua, "setWebserverConfig", |call, a| {
         let named = argument::named(a.what(0), a.at(0))?;
-        let mut hashes = false;
-        let mut files = (None, None);
-        for (name, v) in named {
-            if let Err(fault) = option(call, &name, &v, &mut hashes, &mut files) {
-                call.fail(fault);
-            }
-        }
-        if let Some(tls) = tls(files)? {
-            call.draft.web.tls = Some(tls);
-        }
-        if hashes {
-            let WebSettings { password, api_key, .. } = &mut call.draft.web;
-            for credential in [password, api_key] {
-                if let Some(plain) = credential.take() {
-                    *credential = Some(plain.hashed(salt()?));
-                }
-            }
-        }
+        call.at_once(|draft| &mut draft.web, |call| configure(call, named))?;
         Ok(Value::Nil)
     })?;
     context.define(lua, "setWebserverBindFatal", |call, a| {
@@ -115,7 +108,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let show = crate::config::functions::functions().find(|e| e.name == "showWebserverConfig");
     let show = show.ok_or_else(|| mlua::Error::runtime("no entry of showWebserverConfig"))?;
     context.define_printing(lua, show, |call, _| Ok(call.draft.web.text()))?;
-    define_anytime(lua, "hashPassword", |lua, a| {
+    define_anytime(lua, context, "hashPassword", |lua, a| {
         let hashed = credential("", a.at(0))
             .and_then(|password| Ok(Hashed::with_work(password.as_bytes(), salt()?, work(a)?).to_string()));
         let hashed = hashed.map_err(|fault| raised(lua, "hashPassword", &fault))?;
@@ -123,8 +116,47 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
+impl Call<'_> {
+    /// Runs what changes a part of the draft in several steps, and undoes them where one fails.
+    pub(crate) fn at_once<T: Clone>(
+        &mut self,
+        part: fn(&mut Draft) -> &mut T,
+        steps: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let (kept, errors) = (part(self.draft).clone(), self.draft.errors.len());
+        let done = steps(self);
+        if done.is_err() || self.draft.errors.len() > errors {
+            *part(self.draft) = kept;
+        }
+        done
+    }
+}
+
+/// Applies the options of `setWebserverConfig`; each invalid one is an error.
+fn configure(call: &mut Call<'_>, named: Vec<(String, Value)>) -> Result<(), Fault> {
+    let mut hashes = false;
+    let mut files = (None, None);
+    for (name, v) in named {
+        if let Err(fault) = option(call, &name, &v, &mut hashes, &mut files) {
+            call.fail(fault);
+        }
+    }
+    if let Some(tls) = tls(files)? {
+        call.draft.web.tls = Some(tls);
+    }
+    if hashes {
+        let WebSettings { password, api_key, .. } = &mut call.draft.web;
+        for credential in [password, api_key] {
+            if let Some(plain) = credential.take() {
+                *credential = Some(plain.hashed(salt()?));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads what older versions of dnsdist take behind the address.
-fn older_arguments(call: &mut Call<'_>, a: &Arguments<'_>) -> Result<Value, Fault> {
+fn older_arguments(call: &mut Call<'_>, a: &Arguments<'_>) -> Result<(), Fault> {
     let names = ["password", "apiKey", "customHeaders", "acl"];
     let is_empty = |v: &Value| v.as_string().is_some_and(|text| text.as_bytes().is_empty());
     let given = names.into_iter().zip(1..).filter_map(|(name, at)| Some((name, a.given(at)?)));
@@ -137,7 +169,7 @@ fn older_arguments(call: &mut Call<'_>, a: &Arguments<'_>) -> Result<Value, Faul
     for (name, v) in given {
         option(call, name, v, &mut false, &mut (None, None))?;
     }
-    Ok(Value::Nil)
+    Ok(())
 }
 
 /// Files of certificate and key.
@@ -169,6 +201,12 @@ fn option(
     files: &mut TlsFiles,
 ) -> Result<(), Fault> {
     match name {
+        "password" | "apiKey" if nearest::is_empty_text(v) => {
+            call.warn_empty_text(name, "there is none, and nobody can use what needs it");
+            let web = &mut call.draft.web;
+            let place = if name == "password" { &mut web.password } else { &mut web.api_key };
+            *place = None;
+        }
         "password" | "apiKey" => {
             let written = credential(name, v)?;
             // Without a word of what was written.
@@ -184,7 +222,7 @@ fn option(
             let written = texts(name, v, NETWORK)?;
             let split = written.iter().flat_map(|t| t.split(',')).map(str::trim).filter(|t| !t.is_empty());
             let written: Vec<String> = split.map(str::to_owned).collect();
-            let acl = networks(call, written.iter().map(String::as_str));
+            let acl = networks(call, written.iter().map(String::as_str))?;
             if !acl.iter().any(|(_, is_in)| *is_in) {
                 call.warn(Fault::Note("acl lets nobody use the web server".to_owned()));
             }

@@ -1,8 +1,9 @@
 -- What scripts see of Lua's standard library where it could run without end: C code that no hook
 -- reaches, finalisers and handlers in which hooks are off, nested C frames.
 --
--- core: the functions of `library.rs`; own_pcall, told: those of `pcall.lua`.
-local core, own_pcall, told = ...
+-- core: the functions of `library.rs`; own_pcall, told: those of `pcall.lua`, whose chunk is called
+-- pcall_chunk; main: the thread that is no coroutine.
+local core, own_pcall, told, pcall_chunk, main = ...
 
 local byte, sub, concat = string.byte, string.sub, table.concat
 local error, next, pcall, rawget, select, setmetatable, tonumber, type =
@@ -241,10 +242,13 @@ end
 -- Nested coroutines are nested C frames: a coroutine is created only while there is stack for
 -- everything it may use.
 
-local create, resume = coroutine.create, coroutine.resume
+local create, resume, running = coroutine.create, coroutine.resume, coroutine.running
 local NO_STACK = "too many nested coroutines"
+-- By coroutine: which one resumed it last, and whether that one gets its errors as values.
+local resumed_by, catches = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 function coroutine.resume(co, ...)
   if not has_stack() then return false, NO_STACK end
+  if type(co) == "thread" then resumed_by[co], catches[co] = running() or main, true end
   return told(resume(co, ...))
 end
 -- Without adding a position: nested coroutines would build a message of megabytes.
@@ -256,8 +260,28 @@ function coroutine.wrap(f)
   local co = create(f)
   return function(...)
     if not has_stack() then error(NO_STACK, 2) end
+    resumed_by[co], catches[co] = running() or main, false
     return unwrapped(resume(co, ...))
   end
+end
+
+-- Whether the script gets an error that is raised here: by pcall or xpcall, or from coroutine.resume.
+-- Below so many levels nobody looks for it: the configuration is refused, as without them.
+local LEVELS_MAX = 200
+local function is_caught()
+  local thread, levels = running() or main, LEVELS_MAX
+  while thread do
+    local level = 0
+    local at = getinfo(thread, level, "S")
+    while at and levels > 0 do
+      if at.source == pcall_chunk then return true end
+      level, levels = level + 1, levels - 1
+      at = getinfo(thread, level, "S")
+    end
+    if catches[thread] then return true end
+    thread = resumed_by[thread]
+  end
+  return false
 end
 
 -- What could lift the limits. --------------------------------------------------------------------
@@ -321,4 +345,4 @@ return function(compiled)
   about.opt.start("maxtrace=8000", "maxmcode=8192")
   about.on()
   compiling = true
-end
+end, is_caught

@@ -28,11 +28,23 @@ fn install(lua: &Lua, core: Table) -> mlua::Result<Function> {
     })?;
     let (pcall, told): (Function, Function) =
         lua.load(include_str!("pcall.lua")).set_name(PCALL).call(text)?;
-    lua.load(include_str!("library.lua")).set_name("=library").call((core, pcall, told))
+    let library = lua.load(include_str!("library.lua")).set_name("=library");
+    let (serves, caught): (Function, Function) =
+        library.call((core, pcall, told, PCALL, lua.current_thread()))?;
+    lua.set_named_registry_value(CAUGHT, caught)?;
+    Ok(serves)
 }
 
 /// The name of the chunk of `pcall`.
-pub(crate) const PCALL: &str = "=pcall";
+const PCALL: &str = "=pcall";
+/// The registry's name for what tells whether an error is caught.
+const CAUGHT: &str = "dnslob.caught";
+
+/// Returns whether the script gets an error that the running function raises.
+pub(crate) fn is_caught(lua: &Lua) -> bool {
+    let caught = lua.named_registry_value::<Function>(CAUGHT);
+    caught.and_then(|caught| caught.call(())).unwrap_or(false)
+}
 
 /// Returns what a script sees of an error that Rust has raised: its text, without what the Lua library
 /// adds.

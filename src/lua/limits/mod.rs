@@ -31,7 +31,7 @@ use mlua::{Function, Lua};
 use crate::base::panics;
 pub use crate::lua::ffi::watch::Interrupt;
 use crate::lua::ffi::watch::{Ended, TICK, Watch, Why, prove_compiler};
-pub(crate) use crate::lua::limits::library::PCALL;
+pub(crate) use crate::lua::limits::library::is_caught;
 
 /// Limit of one call per packet, ticks: 10 to 20 ms of CPU time. A shard does nothing else
 /// meanwhile, and the slowest useful functions take a hundredth of that.

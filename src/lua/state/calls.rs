@@ -231,6 +231,7 @@ impl State {
             lua.load(part).set_name("=prelude").call::<()>(&prelude)?;
         }
         older::define(lua, None)?;
+        prelude.raw_get::<Function>("own")?.call::<()>(())?;
         let mut taken = 0;
         let enter: Function = prelude.raw_get("enter")?;
         for file in shared.files.main.iter().chain(&shared.files.commands) {

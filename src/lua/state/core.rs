@@ -4,7 +4,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the time of day in Lua")]
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -253,19 +253,16 @@ fn choices(f: &Functions<'_>) -> mlua::Result<()> {
 
 fn values(f: &Functions<'_>) -> mlua::Result<()> {
     f.plain("wire", |_, text: BString| {
-        Ok(std::str::from_utf8(&text)
-            .ok()
-            .filter(|t| t.is_ascii())
-            .and_then(|t| name::from_text(t).ok())
-            .map(BString::from))
+        // In the words of the configuration: the same mistake may be made there.
+        let wire = std::str::from_utf8(&text).map_err(|_| value::ASCII_NAME).and_then(value::name);
+        Ok(wire.map_or_else(|expected| (None, Some(expected)), |wire| (Some(BString::from(wire)), None)))
     })?;
     f.plain("is_wire", |_, bytes: BString| Ok(is_wire(&bytes)))?;
     f.plain("address", |_, text: String| {
-        let parsed = text.parse::<SocketAddr>().map(|a| (a.ip(), a.port()));
-        let parsed = parsed.or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, 0)));
-        let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
-        let parsed = parsed.ok().or_else(|| bracketed().map(|ip| (ip, 0)));
-        Ok(parsed.map_or((None, 0), |(ip, port)| (Some(BString::from(mapped(ip))), port)))
+        Ok(match value::endpoint(&text) {
+            Ok(address) => (Some(BString::from(mapped(address.ip()))), address.port()),
+            Err(_) => (None, 0),
+        })
     })?;
     f.plain("network", |_, text: String| {
         let prefix = text.parse::<Prefix>().ok();

@@ -146,6 +146,12 @@ fn query_rules(
         // A function turned the query into an answer. One that cannot be parsed is left to it.
         signature::remove(context.packet);
         let _ = answer::own_opt(context.packet, effects.edns);
+        if let Some(dnssec_ok) = effects.opt_to_add
+            && edns::locate(context.packet.bytes()).is_none()
+        {
+            // To a client with EDNS an answer has it (RFC 6891, 7), also one of the function's own content.
+            let _ = edns::add(context.packet, effects.edns.payload, dnssec_ok);
+        }
         outcome = Decision::Answered;
     }
     if outcome != Decision::Answered {

@@ -220,7 +220,10 @@ impl Shard {
             past.responses > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
         let how = if had_served || matches!(why, BackendCloseReason::Done | BackendCloseReason::Idle) {
             AttemptEnd::Closed
-        } else if matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken) {
+        } else if matches!(
+            why,
+            BackendCloseReason::Closed | BackendCloseReason::Broken | BackendCloseReason::BadFrame
+        ) {
             AttemptEnd::Unanswered
         } else if why == BackendCloseReason::Silent {
             AttemptEnd::Silent

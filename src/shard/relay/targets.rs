@@ -301,20 +301,21 @@ fn settings_of<'s>(snapshot: &'s Snapshot, listener: &'s Arc<Listener>) -> Optio
 /// Returns a relay in the current configuration, with its listener; none when that has no such
 /// listener, and no targets for it.
 ///
-/// A listener whose sockets must be opened anew has another slot: what still arrives on the old one
-/// belongs to the new one.
+/// A listener whose sockets must be opened anew has another slot, and may have another interface or
+/// be part of another address: what still arrives on the old one belongs to the new one.
 fn relay_in<'s>(
     snapshot: &'s Snapshot,
     listener: &'s Arc<Listener>,
 ) -> Option<(&'s Arc<Listener>, &'s Arc<RelaySettings>)> {
-    let is_same = |l: &&Arc<Listener>| {
-        l.address == listener.address
-            && l.interface == listener.interface
-            && std::mem::discriminant(&l.service) == std::mem::discriminant(&listener.service)
-    };
+    let is_kind =
+        |l: &Listener| std::mem::discriminant(&l.service) == std::mem::discriminant(&listener.service);
+    let is_same =
+        |l: &&Arc<Listener>| l.address == listener.address && l.interface == listener.interface && is_kind(l);
+    let is_instead =
+        |l: &&Arc<Listener>| (l.address == listener.address || l.overlaps(listener)) && is_kind(l);
     let mut places = snapshot.listeners.iter().filter(is_same);
     let found = places.clone().find(|l| l.slot == listener.slot).or_else(|| places.next());
-    if let Some(found) = found {
+    if let Some(found) = found.or_else(|| snapshot.listeners.iter().find(is_instead)) {
         return found.service.relay().map(|relay_settings| (found, relay_settings));
     }
     let own = listener.service.relay()?;

@@ -130,7 +130,7 @@ impl Live {
         let read =
             sys::bytes_of(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut statistics);
         let [.., a, b, c, d] = statistics;
-        read.map_or(0, |()| u32::from_ne_bytes([a, b, c, d]).into())
+        read.map_or(0, |_| u32::from_ne_bytes([a, b, c, d]).into())
     }
 }
 

@@ -58,14 +58,14 @@ local function netmask_of(text, what, level)
   if is_address(text) then return setmetatable({ o = text.o, b = 128 }, NETMASK) end
   local bytes, bits
   if type(text) == "string" then bytes, bits = core.network(text) end
-  if not bytes then wrong(what, text, "ADDRESS or ADDRESS/LENGTH", (level or 2) + 1) end
+  if not bytes then wrong(what, text, "a network, as \"192.0.2.0/24\"", (level or 2) + 1) end
   return setmetatable({ o = bytes, b = bits }, NETMASK)
 end
 
 local function address_in(v, what, level)
   if is_address(v) then return v.o end
   local bytes = type(v) == "string" and core.address(v)
-  if not bytes then wrong(what, v, "an address", (level or 2) + 1) end
+  if not bytes then wrong(what, v, "an address, as \"192.0.2.1\" or newCA(\"192.0.2.1\")", (level or 2) + 1) end
   return bytes
 end
 
@@ -92,7 +92,7 @@ function newCA(v)
   if is_address(v) then return v end
   local bytes, port
   if type(v) == "string" then bytes, port = core.address(v) end
-  if not bytes then wrong("newCA", v, "an address, as \"192.0.2.1\" or \"[2001:db8::1]:53\"") end
+  if not bytes then wrong("newCA", v, "IP[:PORT], as \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"") end
   return address_of(bytes, port)
 end
 ComboAddress = newCA

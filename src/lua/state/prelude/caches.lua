@@ -20,7 +20,6 @@ local function only_configure(methods, what, names)
       if not P.recording then
         error(name .. " of " .. what .. " works only while the configuration is evaluated, and on the console", 2)
       end
-      P.called(name)
     end
   end
 end
@@ -36,18 +35,19 @@ function P.new_cache(most)
   return cache(number, tonumber(most) or 0)
 end
 
+-- While the file is evaluated no cache runs, and nothing is looked at.
 function caches:expunge(most)
-  most = whole("expunge", most, MOST)
-  return P.recording and 0 or core.cache_expunge(self.which, most)
+  if P.recording then return 0 end
+  return core.cache_expunge(self.which, whole("expunge", most, MOST))
 end
 function caches:purgeExpired(most)
-  most = whole("purgeExpired", most, MOST)
-  return P.recording and 0 or core.cache_purge(self.which, most)
+  if P.recording then return 0 end
+  return core.cache_purge(self.which, whole("purgeExpired", most, MOST))
 end
 function caches:expungeByName(name, qtype, suffix)
+  if P.recording then return 0 end
   local wire = wire_of(name, "expungeByName")
   qtype = whole("expungeByName", qtype == nil and 255 or qtype, 65535)
-  if P.recording then return 0 end
   return core.cache_expunge_by_name(self.which, wire, qtype ~= 255 and qtype or nil, suffix == true)
 end
 function caches:isFull() return not P.recording and core.cache_is_full(self.which) end
@@ -69,14 +69,14 @@ function caches:printStats()
   print(concat(lines, "\n"))
 end
 function caches:getAddressListByDomain(name)
+  if P.recording then return {} end
   local wire, list = wire_of(name, "getAddressListByDomain"), {}
-  if P.recording then return list end
   for at, bytes in ipairs(core.cache_addresses(self.which, wire)) do list[at] = address_of(bytes) end
   return list
 end
 function caches:getDomainListByAddress(address)
+  if P.recording then return {} end
   local bytes, list = address_in(address, "getDomainListByAddress"), {}
-  if P.recording then return list end
   for at, wire in ipairs(core.cache_domains(self.which, bytes)) do list[at] = name_of(wire) end
   return list
 end
@@ -111,7 +111,6 @@ function pools:setCache(given)
   if not P.recording then
     error("setCache of a pool works only while the configuration is evaluated, and on the console", 2)
   end
-  P.called("setCache")
   held[self.name] = getmetatable(given) == CACHE and given or nil
 end
 local forget = pools.unsetCache
@@ -119,4 +118,5 @@ function pools:unsetCache()
   forget(self)
   held[self.name] = nil
 end
+P.owners[#P.owners + 1], P.owners[#P.owners + 2] = caches, pools
 function P.remove_pool(name) if name ~= nil then held[tostring(name)] = nil end end

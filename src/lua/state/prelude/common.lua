@@ -13,7 +13,8 @@
 -- P: what the parts share.
 local P = ...
 
-local sub, error, tonumber, tostring, type = string.sub, error, tonumber, tostring, type
+local sub, error, ipairs, pairs, rawget, tonumber, tostring, type =
+  string.sub, error, ipairs, pairs, rawget, tonumber, tostring, type
 local floor = math.floor
 local ffi = require("ffi")
 local live, bytes = P.c.live, ffi.string
@@ -23,14 +24,46 @@ P.recording = true
 -- The errors that the control thread's evaluation of the running file has given to pcall: by function,
 -- the text by the number of the call. The same calls raise them here.
 local raised, calls = {}, {}
-function P.enter(errors) raised, calls = errors, {} end
 function P.raises(name) return raised[name] ~= nil end
-function P.called(name)
+local function called(name)
   local errors = raised[name]
   if not errors then return end
   local number = (calls[name] or 0) + 1
   calls[name] = number
   if errors[number] then error(errors[number], 0) end
+end
+P.called = called
+
+-- Tables whose functions are ours; and those of them that ask `called` themselves.
+P.owners, P.counting = { _G }, {}
+local own, counted = {}, {}
+-- The prelude is complete.
+function P.own()
+  for _, owner in ipairs(P.owners) do
+    for _, f in pairs(owner) do
+      if type(f) == "function" and not P.counting[f] then own[f] = true end
+    end
+  end
+end
+-- Begins with the calls of a file. Only functions that have raised errors in it are asked for them.
+function P.enter(errors)
+  for _, it in ipairs(counted) do
+    if rawget(it.owner, it.name) == it.counts then it.owner[it.name] = it.f end
+  end
+  raised, calls, counted = errors, {}, {}
+  for name in pairs(errors) do
+    for _, owner in ipairs(P.owners) do
+      local f = rawget(owner, name)
+      if own[f] then
+        local function counts(...)
+          called(name)
+          return f(...)
+        end
+        owner[name] = counts
+        counted[#counted + 1] = { owner = owner, name = name, f = f, counts = counts }
+      end
+    end
+  end
 end
 
 local function shown(v)

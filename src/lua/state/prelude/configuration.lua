@@ -26,7 +26,8 @@ function INERT.__index(_, name) over() return P.member(name) end
 function INERT.__newindex(_, name) over() called(name) end
 function INERT.__call(it)
   over()
-  local name = rawget(it, 1)
+  -- A policy has it as its member.
+  local name = rawget(it, 1) or rawget(it, "name")
   if name ~= nil then called(name) end
   return inert
 end
@@ -49,7 +50,7 @@ local function configures(name, body)
     called(name)
     return body(...)
   end
-  _G[name], P.configuring[name] = configuring, configuring
+  _G[name], P.configuring[name], P.counting[configuring] = configuring, configuring, true
 end
 
 -- Functions that are missing: the control thread has refused the file that calls one.
@@ -62,7 +63,7 @@ for name, meanwhile in pairs(P.missing) do
       called(name)
       return inert
     end
-    _G[name], absent[name] = missing, missing
+    _G[name], absent[name], P.counting[missing] = missing, missing, true
   end
 end
 -- From when functions run, so that they can ask whether one is there.

@@ -17,8 +17,11 @@ local function is_name(v) return getmetatable(v) == NAME end
 -- The wire format of a name or of text.
 local function wire_of(v, what, level)
   if is_name(v) then return v[1] end
-  local wire = type(v) == "string" and core.wire(v)
-  if not wire then wrong(what, v, "a domain name in ASCII of at most 255 bytes with labels of 1 to 63", (level or 2) + 1) end
+  local wire, expected
+  if type(v) == "string" then wire, expected = core.wire(v) end
+  if not wire then
+    wrong(what, v, expected or "a domain name of at most 255 bytes with labels of 1 to 63", (level or 2) + 1)
+  end
   return wire
 end
 

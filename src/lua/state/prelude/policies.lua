@@ -123,6 +123,7 @@ end
 function P.define_policies(meta)
   for name, choose in pairs(POLICIES) do
     local function policy(servers, dq)
+      if P.recording then error(name .. ".policy can be called only by functions that are run per query", 0) end
       if type(servers) ~= "table" then wrong(name .. ".policy", servers, "a list of servers") end
       return (choose(available(servers), dq))
     end

@@ -32,7 +32,6 @@ local function name_set(class, methods)
   end
 
   function methods:add(v)
-    if P.recording then P.called("add") end
     if P.recording and self.at then return self end
     strings(v, "add", function(one)
       local wire = lower(wire_of(one, "add", 4))
@@ -42,7 +41,6 @@ local function name_set(class, methods)
   end
 
   function methods:remove(v)
-    if P.recording then P.called("remove") end
     local removed = 0
     strings(v, "remove", function(one)
       local wire = lower(wire_of(one, "remove", 4))
@@ -58,7 +56,6 @@ local function name_set(class, methods)
   methods.delete = methods.remove
 
   function methods:addFile()
-    if P.recording then P.called("addFile") end
     if P.recording and self.at then return self end
     error("addFile can be called only while the configuration is evaluated", 2)
   end
@@ -148,7 +145,6 @@ local function put_written(group, one, what)
 end
 
 function networks:addMask(v)
-  if P.recording then P.called("addMask") end
   if P.recording and self.at then return self end
   strings(v, "addMask", function(one) put_written(self, one, "addMask") end)
   return self
@@ -156,7 +152,6 @@ end
 
 -- A list, or a table with addresses as keys.
 function networks:addMasks(v)
-  if P.recording then P.called("addMasks") end
   if P.recording and self.at then return self end
   if type(v) == "table" and getmetatable(v) == nil and #v == 0 then
     for key in pairs(v) do put_written(self, key, "addMasks") end
@@ -178,7 +173,6 @@ local function entries_of(group)
 end
 
 function networks:addNMG(other)
-  if P.recording then P.called("addNMG") end
   if getmetatable(other) ~= NETWORKS then wrong("addNMG", other, "a set of newNMG") end
   if P.recording and self.at then return self end
   for _, entry in ipairs(entries_of(other)) do put_network(self, entry.mask, entry.inside) end
@@ -232,7 +226,6 @@ local TIMED, timed = {}, {}
 TIMED.__index = timed
 
 local function change_timed(set, what, ...)
-  -- While the file is evaluated there is nothing to add to yet.
   if P.recording then return end
   if not core.timed(set.state, ...) then
     error(what .. ": a timed set can be changed only by functions of rules and actions, not by policies or "
@@ -241,6 +234,8 @@ local function change_timed(set, what, ...)
 end
 
 function timed:add(address, seconds)
+  -- While the file is evaluated there is nothing to add to yet.
+  if P.recording then return end
   local bytes = address_in(address, "add")
   local span = tonumber(seconds)
   if not span or span < 0 then wrong("add", seconds, "a number of seconds, not below 0") end
@@ -251,6 +246,7 @@ function timed:clear() change_timed(self, "clear") end
 function timed:cleanup() end
 
 P.TIMED, P.timed, P.limiter = TIMED, timed, limiter
+for _, methods in ipairs({ suffixes, namesets, networks, timed }) do P.owners[#P.owners + 1] = methods end
 
 -- What works at any time, for the check of a file.
 P.name_set_methods, P.network_set_methods = {}, networks
@@ -265,7 +261,6 @@ end
 function newSuffixMatchNode() return new_names(SUFFIXES) end
 function newDNSNameSet() return new_names(NAMESET) end
 function newNMG(v)
-  if P.recording then P.called("newNMG") end
   local at
   if P.recording then at = networks_made; networks_made = at + 1 end
   local group = setmetatable({ at = at, own = {}, places = {} }, NETWORKS)
