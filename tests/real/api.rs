@@ -226,6 +226,7 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         |selector: &str| format!("{{\"selector\": {selector}, \"action\": {{\"name\": \"DropAction\"}}}}");
     let deep = rule(&format!("{{\"name\": \"AndRule\", \"args\": {}{}}}", "[".repeat(100), "]".repeat(100)));
     let deeper = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let mut changes = 0;
     for (status, method, path, condition, body) in [
         (428, "PATCH", "/api/v2/servers/one", "X: y", r#"{"weight": 5}"#),
         (412, "PATCH", "/api/v2/servers/one", "If-Match: \"1\"", r#"{"weight": 5}"#),
@@ -291,10 +292,15 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         let is_problem =
             text.contains("application/problem+json") && text.contains(&format!("\"status\":{status}"));
         assert!(is_problem && text.contains("\"detail\":\""), "{method} {path} {shown}: {text}");
+        let is_change = method != "GET" && !path.starts_with("/api/v1/cache") && path != "/api/v2/nothing";
+        changes += u64::from(is_change && status != 405);
     }
     let patch = r#"{"weight": 5}"#;
     let form = ["-X", "PATCH", "-H", KEY, "-H", ANY, "-d", patch];
     assert_eq!(fetch_with(web, "/api/v2/servers/one", &form).0, 415);
+    assert_eq!(instance.counted("changes-refused"), changes + 1, "each is counted");
+    let why = "(PATCH /api/v2/servers/one by 127.0.0.1";
+    assert!(instance.program.lines_with(0, why).iter().any(|line| line.contains("is at generation")));
     let nobody = ["-X", "PATCH", "-H", ANY, "-H", "Content-Type: application/json", "-d", patch];
     let (status, text) = fetch_with(web, "/api/v2/servers/one", &nobody);
     assert!(status == 401 && text.contains("application/problem+json"), "{text}");

@@ -81,6 +81,13 @@ impl<'f> Summary<'f> {
         self.figures.total.latency()
     }
 
+    /// The answers with a latency, and its sum, milliseconds, by dnsdist's names.
+    pub(in crate::control) fn latency_sums(&self) -> [(&'static str, f64); 2] {
+        let latency = self.latency();
+        let sum_ms = latency.sum_ns() / 1_000_000;
+        [("latency-count", latency.count() as f64), ("latency-sum", sum_ms as f64)]
+    }
+
     /// Answers between two bounds of dnsdist's bands, by the number of the band.
     fn band(&self, band: usize) -> f64 {
         let counts = self.latency().at_most(BANDS);

@@ -83,7 +83,14 @@ pub(crate) fn servers(f: &Figures) -> String {
     (all[0], all[4], all[8], all[9]) =
         ("All".to_owned(), format!("{rate:.1}"), queries.to_string(), lost.to_string());
     rows.push(row(all));
-    aligned(&rows)
+    // Who splits dnsdist's lines at blanks finds a last field in each, were it empty.
+    let lines = aligned(&rows).lines().zip(&rows).fold(String::new(), |mut out, (line, row)| {
+        let blank = if row.last().is_some_and(String::is_empty) { " " } else { "" };
+        // Writing into a string does not fail.
+        let _ = writeln!(out, "{line}{blank}");
+        out
+    });
+    lines
 }
 
 /// The pools, with their policies and their servers.
@@ -347,6 +354,7 @@ pub(crate) fn counters(f: &Figures) -> Vec<(String, f64)> {
             None => out.push((statistic.name.to_owned(), value)),
         }
     }
+    out.extend(summary.latency_sums().map(|(name, value)| (name.to_owned(), value)));
     for (name, value) in custom_metrics::all().plain() {
         if out.iter().all(|(of, _)| *of != name) {
             out.push((name, value));
@@ -479,6 +487,9 @@ mod tests {
         assert_eq!(cells(&text, 0).join(" "), titles);
         assert_eq!(cells(&text, 1).join(" "), "0 ns0 192.0.2.0:53 down 0.0 0 1 1 0 0 0.0 - - 0");
         assert_eq!(text.lines().last().map(|all| all.starts_with("All ")), Some(true));
+        // A server of the default pool, whose name is empty.
+        let fields = |line: usize| text.lines().nth(line).map(|line| line.split(' ').next_back());
+        assert_eq!((fields(0), fields(1)), (Some(Some("Pools")), Some(Some(""))));
         let text = listeners(&figures);
         assert_eq!(cells(&text, 0)[..4].join(" "), "# Address Protocol Queries");
         assert_eq!(cells(&text, 1), ["0", "127.0.0.1:5300", "UDP", "0", "-", "-"]);

@@ -35,9 +35,7 @@ pub(super) fn statistics(figures: &Figures) -> Value {
     let summary = Summary::new(figures);
     let mut all: Map<String, Value> =
         STATISTICS.iter().filter_map(|s| Some((s.name.to_owned(), number(s.value(&summary)?)))).collect();
-    let latency = summary.latency();
-    all.insert("latency-count".to_owned(), json!(latency.count()));
-    all.insert("latency-sum".to_owned(), json!((latency.sum_ns() / 1_000_000) as u64));
+    all.extend(summary.latency_sums().map(|(name, value)| (name.to_owned(), number(value))));
     all.insert("server-policy".to_owned(), json!(policy(&figures.snapshot)));
     for (name, value) in custom_metrics::all().plain() {
         all.entry(name).or_insert_with(|| number(value));

@@ -40,9 +40,7 @@ pub(super) fn text(figures: &Figures, server: &CarbonServer) -> String {
             report.line(statistic.name, value);
         }
     }
-    let latency = summary.latency();
-    report.line("latency-count", latency.count() as f64);
-    report.line("latency-sum", (latency.sum_ns() / 1_000_000) as f64);
+    summary.latency_sums().into_iter().for_each(|(name, value)| report.line(name, value));
     let is_new = |name: &str| STATISTICS.iter().all(|of| of.name != name) && !name.starts_with("latency-");
     for (name, value) in custom_metrics::all().plain().iter().filter(|(name, _)| is_new(name)) {
         report.line(name, *value);

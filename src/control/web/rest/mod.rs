@@ -20,6 +20,7 @@ mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -116,10 +117,16 @@ enum Meant {
 
 impl Call {
     async fn answer(self) -> Result<Response, Problem> {
-        self.knows_its_arguments()?;
         if self.operation.changes() {
-            return self.change().await;
+            let (monitor, author) = (Arc::clone(&self.site.monitor), self.author());
+            let is_dry_run = self.is_dry_run().unwrap_or(false);
+            return self.change().await.inspect_err(|problem| {
+                if !is_dry_run && problem.is_to_be_told() {
+                    monitor.refused(&author, "", &[problem.text()]);
+                }
+            });
         }
+        self.knows_its_arguments()?;
         let monitor = &self.site.monitor;
         let snapshot = monitor.snapshot();
         if openapi::is_asked(self.operation) {
@@ -214,6 +221,7 @@ impl Call {
     }
 
     async fn change(self) -> Result<Response, Problem> {
+        self.knows_its_arguments()?;
         let settings = &self.site.settings;
         if !settings.writable {
             return Err(Problem::new(
@@ -254,11 +262,7 @@ impl Call {
             {
                 break;
             }
-            let change = change::of(self, &snapshot, body).inspect_err(|problem| {
-                if !dry_run && problem.is_of_the_request() {
-                    monitor.refused(&self.author(), "", &[problem.text()]);
-                }
-            })?;
+            let change = change::of(self, &snapshot, body)?;
             let terms = terms(&snapshot, dry_run, directory.clone(), &change).await?;
             let reply = api.ask(change.lua.clone(), self.author(), terms).await?;
             match reply.result {

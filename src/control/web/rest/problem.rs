@@ -14,11 +14,12 @@ pub(in crate::control::web) struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<String>,
+    is_told: bool,
 }
 
 impl Problem {
     pub(in crate::control::web) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new() }
+        Self { status, detail: detail.into(), errors: Vec::new(), is_told: false }
     }
 
     /// The request is not what the operation takes.
@@ -46,11 +47,11 @@ impl Problem {
         Self { errors: by, ..Self::new(StatusCode::CONFLICT, detail) }
     }
 
-    /// The configuration with the change has these errors.
+    /// The configuration with the change has these errors, which the control thread has counted and told.
     pub(super) fn refused(id: Id, errors: Vec<String>) -> Self {
         // As dnsdist answers.
         let status = if id.is_v2() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
-        Self { errors, ..Self::new(status, "the configuration does not allow it") }
+        Self { errors, is_told: true, ..Self::new(status, "the configuration does not allow it") }
     }
 
     /// The change cannot be written to the directory.
@@ -64,12 +65,9 @@ impl Problem {
         Self::new(status, format!("the change cannot be kept in the directory of setAPIWritable: {error}"))
     }
 
-    /// Whether the request asks for something that cannot be: a change that is refused.
-    pub(super) fn is_of_the_request(&self) -> bool {
-        matches!(
-            self.status,
-            StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY
-        )
+    /// Whether it is to be counted and told as a change that was refused. One that takes long may yet come.
+    pub(super) fn is_to_be_told(&self) -> bool {
+        !self.is_told && self.status != StatusCode::GATEWAY_TIMEOUT
     }
 
     /// What is wrong, for the log.
