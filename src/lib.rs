@@ -282,6 +282,7 @@
 //!     flow.rs             which global names and members a function uses where
 //!     globals.rs          which global names code reads and sets
 //!     op.rs               numbers of LuaJIT's operations
+//!     shape.rs            kinds of objects that functions get
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     caches.rs           those that search packet caches
 //!     call.rs             calls of Lua functions without a detour
@@ -546,7 +547,6 @@
 //!
 //! | word | is |
 //! |---|---|
-//! | client | who sends us queries |
 //! | backend, server | a name server that we query; *server* towards operators |
 //! | listener | an address on which we take queries or connections |
 //! | client connection, backend connection | a TCP or TLS connection that a client made, or we to a backend |
@@ -555,7 +555,7 @@
 //! | chain, rule | what moves, drops or answers a query before a policy sees it |
 //! | selector, action | what a rule matches, and what it does |
 //! | policy | chooses a backend of a pool for a query |
-//! | query | what a client asks, and what we ask a backend for it |
+//! | client, query | who asks us; what it asks, and what we ask a backend for it |
 //! | response | a message that a backend sent; its *response rules*, its counters |
 //! | answer | a message that a client gets: an edited response, or one of our own (*self-answered*) |
 //! | query state | what is known of a query besides its bytes; the *query table* keeps it |
@@ -571,11 +571,11 @@
 //! | live state | what changes while a snapshot stands: health, latency, counters |
 //! | verdict | what becomes of a packet |
 //!
-//! Verbs have one meaning: *parse* (bytes to a view), *evaluate* (a chain), *apply* (an action),
-//! *select* (a backend), *claim* (a slot for a query), *settle* (by its response), *expire* (by its
-//! time-out), *finish* (a query, whatever its outcome), *compile* (draft to snapshot), *publish*
-//! (snapshot to shards), *drain* (no new queries, finish the old); `on_…`: an event enters the
-//! shard. Never *upstream* or *downstream*: every program means something else by them.
+//! Verbs have one meaning: *parse* (bytes to a view), *evaluate* (a chain), *apply* (an action), *select* (a
+//! backend), *claim* (a slot for a query), *settle* (by its response), *expire* (by its time-out), *finish* (a
+//! query, whatever its outcome), *compile* (draft to snapshot), *publish* (snapshot to shards), *drain* (no new
+//! queries, finish the old); `on_…`: an event enters the shard. Never *upstream* or *downstream*: every program
+//! means something else by them.
 
 // What scripts/lint/clippy.toml forbids; tests may.
 #![cfg_attr(

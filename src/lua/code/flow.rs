@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lua::code::dump::{Chunk, Instruction, Prototype};
 use crate::lua::code::op;
+use crate::lua::code::shape::Shape;
 
 /// Returns the lines in which a function ends by the call of another one.
 pub(crate) fn tail_calls(function: &Prototype) -> impl Iterator<Item = u32> {
@@ -83,52 +84,6 @@ pub(crate) enum Kind {
     Metric,
     /// It is a metric that a function declares; empty for one whose name is not known.
     Declared,
-}
-
-/// A kind of object that functions get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Shape {
-    /// `dq`.
-    Query,
-    /// `dr`.
-    Response,
-    /// `dq.dh`.
-    Header,
-    /// `dq.qname`.
-    Name,
-    /// `dq.remoteaddr`.
-    Address,
-    /// What `getServer` returns.
-    Server,
-    /// What `getPool` returns.
-    Pool,
-    /// What `newPacketCache` returns.
-    Cache,
-    /// What `newSuffixMatchNode` and `newDNSNameSet` return.
-    Names,
-    /// What `newNMG` returns.
-    Networks,
-    /// Another object of the configuration, which functions that run later cannot use.
-    Other,
-    /// The table of a global name whose members are fixed, under another name.
-    Table(&'static str),
-}
-
-impl Shape {
-    /// Returns what a member is.
-    fn member(self, name: &str) -> Option<Self> {
-        match (self, name) {
-            (Self::Query | Self::Response, "qname") => Some(Self::Name),
-            (Self::Query | Self::Response, "remoteaddr" | "localaddr") => Some(Self::Address),
-            (Self::Query | Self::Response, "dh") => Some(Self::Header),
-            _ => None,
-        }
-    }
-
-    /// Returns what a method of it returns.
-    fn returned(self, method: &str) -> Option<Self> {
-        (self == Self::Pool && method == "getCache").then_some(Self::Cache)
-    }
 }
 
 /// The tables of decisions.

@@ -5,3 +5,4 @@ pub(crate) mod dump;
 pub(crate) mod flow;
 pub(crate) mod globals;
 mod op;
+pub(crate) mod shape;

@@ -7,7 +7,8 @@ use mlua::{Function, Lua, RegistryKey, Table, Value};
 
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::lua::code::dump::{Chunk, Prototype};
-use crate::lua::code::flow::{LIBRARIES, Shape, Shares};
+use crate::lua::code::flow::{LIBRARIES, Shares};
+use crate::lua::code::shape::Shape;
 use crate::lua::front_end::actions::ActionObject;
 use crate::lua::front_end::cache::Cache;
 use crate::lua::front_end::chains::RuleObject;

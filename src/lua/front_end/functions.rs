@@ -5,7 +5,8 @@ use mlua::{ChunkMode, Value};
 
 use crate::config::error::Fault;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
-use crate::lua::code::flow::{Shape, When};
+use crate::lua::code::flow::When;
+use crate::lua::code::shape::Shape;
 use crate::lua::front_end::argument::{text, wrong};
 use crate::lua::front_end::context::Call;
 use crate::rules::script::FunctionId;

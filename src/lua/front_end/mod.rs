@@ -1,16 +1,15 @@
-//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state for
-//! the functions of health checks.
+//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state for the functions of
+//! health checks.
 //!
-//! Functions, names and units are those of the tables in [`functions`](crate::config::functions)
-//! and [`options`](crate::config::options), and the selectors and actions that are declared here. An invalid argument is *recorded*, with file and line
-//! of the call, and evaluation continues, so that one run shows every error; only an error of Lua
-//! itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read the
-//! files of the configuration.
+//! Functions, names and units are those of the tables in [`functions`](crate::config::functions) and
+//! [`options`](crate::config::options), and the selectors and actions that are declared here. An invalid argument is
+//! *recorded*, with file and line of the call, and evaluation continues, so that one run shows every error; only an
+//! error of Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read the files of
+//! the configuration.
 //!
 //! The standard library is complete except for what [`limits`](crate::lua::limits) removes from every state. Each
-//! evaluation runs on a thread of its own, with a stack for Lua: the caller waits no longer than
-//! the time limit, even for a file that hangs in a C function. The thread stays for the functions
-//! of health checks, if there are any.
+//! evaluation runs on a thread of its own, with a stack for Lua: the caller waits no longer than the time limit, even
+//! for a file that hangs in a C function. The thread stays for the functions of health checks, if there are any.
 
 // The Lua library's kinds of values and errors may grow; a new one is as invalid as the rest.
 #![allow(clippy::wildcard_enum_match_arm)]

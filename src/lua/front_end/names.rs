@@ -16,9 +16,10 @@ use crate::config::functions::{
 use crate::lua::code::dump;
 use crate::lua::code::dump::{Chunk, Prototype};
 use crate::lua::code::flow::{
-    DECISIONS, DECLARES, FFI, Kind, LIBRARIES, METRICS, Shape, Standing, Use, Walk, When, tail_calls,
+    DECISIONS, DECLARES, FFI, Kind, LIBRARIES, METRICS, Standing, Use, Walk, When, tail_calls,
 };
 use crate::lua::code::globals::Names;
+use crate::lua::code::shape::Shape;
 use crate::lua::ffi;
 use crate::lua::front_end::captured;
 use crate::lua::front_end::captured::Captured;
