@@ -84,13 +84,12 @@ pub(crate) fn servers(f: &Figures) -> String {
         ("All".to_owned(), format!("{rate:.1}"), queries.to_string(), lost.to_string());
     rows.push(row(all));
     // Who splits dnsdist's lines at blanks finds a last field in each, were it empty.
-    let lines = aligned(&rows).lines().zip(&rows).fold(String::new(), |mut out, (line, row)| {
+    aligned(&rows).lines().zip(&rows).fold(String::new(), |mut out, (line, row)| {
         let blank = if row.last().is_some_and(String::is_empty) { " " } else { "" };
         // Writing into a string does not fail.
         let _ = writeln!(out, "{line}{blank}");
         out
-    });
-    lines
+    })
 }
 
 /// The pools, with their policies and their servers.
