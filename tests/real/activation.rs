@@ -128,6 +128,75 @@ fn a_missing_kind_is_opened_and_a_stray_socket_closed() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Passes a listening socket, takes its listener away by a reload, and brings it back: who has connected
+/// meanwhile waits, no shard is woken for that, and then is answered.
+const REMOVED: &str = r#"
+import os, signal, socket, subprocess, sys, time
+
+program, config = sys.argv[1:]
+passed = socket.create_server(("127.0.0.1", 0))
+at = "127.0.0.1:%d" % passed.getsockname()[1]
+START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+rules = "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n"
+there = 'addLocal("%s")\n' % at + rules
+away = 'addLocal("127.0.0.2:%d")\n' % passed.getsockname()[1] + rules
+open(config, "w").write(there)
+command = [sys.executable, "-c", START, str(passed.fileno()), program, "--shards", "2", "-C", config]
+dnslob = subprocess.Popen(command, pass_fds=[passed.fileno()], stderr=subprocess.PIPE, text=True)
+said = ""
+
+def serving():
+    global said
+    line = ""
+    while "serving" not in line:
+        line = dnslob.stderr.readline()
+        assert line, said
+        said += line
+
+def reload(text):
+    open(config, "w").write(text)
+    dnslob.send_signal(signal.SIGHUP)
+    serving()
+
+def busy():
+    fields = open("/proc/%d/stat" % dnslob.pid).read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+query = bytes([1, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 97, 0, 0, 1, 0, 1])
+try:
+    serving()
+    for _ in range(3):
+        reload(away)
+        with socket.create_connection(passed.getsockname(), 10) as connection:
+            connection.sendall(bytes([0, len(query)]) + query)
+            before = busy()
+            time.sleep(0.5)
+            assert busy() - before < 0.2, "shards turn: %.2f s in half a second" % (busy() - before)
+            reload(there)
+            assert connection.recv(512)[5] & 15 == 5, "REFUSED"
+    assert "cannot watch" not in said, said
+finally:
+    dnslob.terminate()
+assert dnslob.wait(10) == 0, "an orderly end"
+"#;
+
+#[test]
+fn a_passed_socket_whose_listener_is_removed_wakes_nobody_and_serves_the_next_one() {
+    let directory = Directory::new();
+    let config = directory.write("dnslob.lua", "");
+    let done = Command::new("python3")
+        .args(["-c", REMOVED, env!("CARGO_BIN_EXE_dnslob")])
+        .arg(config)
+        .output()
+        .expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// Opens the sockets of a unit as the service manager does, on loopback and another port, sends a query by
 /// each of them before the start, and passes them in the unit's order.
 const UNIT: &str = r#"

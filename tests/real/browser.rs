@@ -297,6 +297,11 @@ fn the_dashboard_lives_in_a_browser() {
     assert_no_faults(&browser, "narrow");
     browser.picture("dashboard-narrow");
     for (what, script) in [
+        (
+            "what is hidden is not seen",
+            "const e = $('servers-down'), was = e.hidden; e.hidden = true; \
+             const seen = getComputedStyle(e).display; e.hidden = was; return seen === 'none'",
+        ),
         ("the header says who is down", "return /^1 of 3 servers down$/.test($('servers-down').textContent)"),
         ("and the title", "return /^1 of 3 servers down/.test(document.title)"),
         (

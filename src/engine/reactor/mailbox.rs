@@ -73,7 +73,7 @@ impl Engine {
     /// Stops accepting at a listener. It is closed when pending handshakes have completed; its
     /// connections end when their outstanding queries are answered. What has arrived is read.
     fn close_tcp_listener(&mut self, slot: ListenerSlot) {
-        self.connections.withdraw_tcp_listener(slot, clock::now());
+        self.connections.withdraw_tcp_listener(self.connected.epoll(), slot, clock::now());
         for connection in self.shard.clients_of(slot) {
             self.round.add(Task::ReadLast(connection));
         }

@@ -70,10 +70,12 @@ impl Connections {
     /// Stops accepting new connections at a listener; it is [due to be
     /// closed](Connections::due_to_close) when pending handshakes have completed. Connections on a
     /// socket that another process passed are left to the next process.
-    pub(crate) fn withdraw_tcp_listener(&mut self, slot: ListenerSlot, now: Tick) {
+    pub(crate) fn withdraw_tcp_listener(&mut self, epoll: &Epoll, slot: ListenerSlot, now: Tick) {
         let Some(entry) = self.tcp_listeners.get_mut(slot.index()) else { return };
         let Some(tcp_listener) = entry.as_mut().filter(|g| g.closes_at.is_none()) else { return };
         if tcp_listener.inherited {
+            // Others have it open, so it would be watched further when it is closed here.
+            let _ = epoll.delete(&tcp_listener.socket);
             *entry = None;
             return;
         }
