@@ -83,6 +83,9 @@ fn what_is_empty_does_as_the_warning_says() {
             .password
             .is_none()
     );
+    // It would match everything.
+    let not = broken("addAction(NotRule({}), DropAction())");
+    assert!(not.iter().any(|error| error.contains("NotRule: an empty list")), "{not:?}");
     // Names that are no lists stay errors: each name would be below that of an empty line.
     for text in
         ["addAction('', DropAction())", "addAction({''}, DropAction())", "newSuffixMatchNode():add('')"]

@@ -173,6 +173,18 @@ fn members_that_a_file_asks_for_or_adds_are_allowed() {
         ("", "local t = dq.tcp if not t then t = DNSQType.NEWTYPE end if t then return dq.qtype == t end"),
         ("", "local t = DNSQType.NEWTYPE if dq.tcp then t = t or 5 end return t and dq.qtype == t"),
         ("", "local t = DNSQType.NEWTYPE while dq.tcp and t do return t end return t == nil"),
+        (
+            "",
+            "local y if dq.tcp then y = DNSQType.NEWTYPE else y = 1 end if y == nil then y = 2 end return y == 2",
+        ),
+        (
+            "",
+            "local y = 1 if dq.tcp then y = DNSQType.NEWTYPE end if y ~= nil and dq.qtype == y then return y end",
+        ),
+        (
+            "",
+            "local y = 65 if dq.tcp then y = DNSQType.NEWTYPE end return type(y) == 'number' and dq.qtype == y",
+        ),
         ("", "local b = require('bit') return b.band(dq.qtype, 1) == 1, require('bit').bxor(1, 2)"),
         ("local bit = require('bit') local band = bit.band", "return bit.tohex(band(dq.qtype, 1))"),
         ("", "if DNSQType.NEWTYPE and dq.qtype == DNSQType.NEWTYPE then return 1 end"),

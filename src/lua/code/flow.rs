@@ -436,11 +436,17 @@ impl Walk<'_> {
             },
             _ => None,
         };
-        if let op::ISTC | op::ISFC | op::IST | op::ISF = i.op
-            && let Ok(second) = u8::try_from(i.d())
-            && matches!(registers.get(&second), Some(Held::Perhaps(..)))
+        // Who asks for it, or for its type, knows that it may be nil, in whichever register it is.
+        let asked = match i.op {
+            op::ISTC | op::ISFC | op::IST | op::ISF => u8::try_from(i.d()).ok(),
+            op::ISEQP | op::ISNEP => Some(i.a),
+            op::CALL if matches!(registers.get(&i.a), Some(Held::Global("type"))) => i.a.checked_add(2),
+            _ => None,
+        };
+        if let Some(perhaps @ Held::Perhaps(..)) =
+            asked.and_then(|register| registers.get(&register).cloned())
         {
-            registers.remove(&second);
+            registers.retain(|_, held| *held != perhaps);
         }
         // What a loop gets of a list: its number, and the object.
         let member = match (i.op, registers.get(&i.a.saturating_sub(3))) {

@@ -52,6 +52,10 @@ static SELECTORS: &[Declared<Matcher>] = &[
         },
     ),
     declared("NotRule", "rule", "This one does not match.", |call, a| {
+        // What matches nothing would turn into what matches everything.
+        if a.at(0).is_table() && items(a.at(0))?.next().is_none() {
+            return Err(Fault::value("", "an empty list", RULE));
+        }
         let rule = rule(call, "", a.at(0))?;
         around(call).map(|()| Matcher::Not(Arc::new(rule)))
     }),
