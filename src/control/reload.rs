@@ -220,6 +220,14 @@ fn open(
     let mut errors = Vec::new();
     let mut made: Opened = Vec::new();
     for listener in new {
+        if let Some(passed) = edge.unread(listener, &snapshot.listeners) {
+            errors.push(format!(
+                "cannot listen on {}: the service manager has passed a socket of {passed}, which takes what comes \
+                 for that address; it needs a listener too, or a restart without it",
+                listener.address
+            ));
+            continue;
+        }
         match edge.create(listener) {
             Ok(sockets) => made.push((Arc::clone(listener), sockets)),
             Err(e) => errors.push(fault(listener, &e)),

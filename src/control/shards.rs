@@ -26,6 +26,12 @@ pub trait Open {
     /// The kernel's; none is left open then.
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>>;
 
+    /// Returns the address of a passed socket within that of a listener which none of these listeners reads:
+    /// it takes what comes for its address, and nobody would answer.
+    fn unread(&self, _listener: &Listener, _all: &[Arc<Listener>]) -> Option<SocketAddr> {
+        None
+    }
+
     /// Binds them; `alone` fails where any other socket has the address. Without it they may take
     /// traffic from others at once.
     ///
@@ -126,6 +132,15 @@ fn fits((address, socket): &(SocketAddr, Socket), listener: &Listener) -> bool {
 }
 
 impl Open for SocketOpener {
+    fn unread(&self, listener: &Listener, all: &[Arc<Listener>]) -> Option<SocketAddr> {
+        let is_within = |one: &(SocketAddr, Socket)| {
+            let its = Listener { address: one.0, ..listener.clone() };
+            fits(one, &its) && its.address != listener.address && its.overlaps(listener)
+        };
+        let is_read = |one: &(SocketAddr, Socket)| all.iter().any(|other| fits(one, other));
+        self.kept.iter().find(|one| is_within(one) && !is_read(one)).map(|(address, _)| *address)
+    }
+
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         let shards = self.cpus.len();
         let udp = if listener.service.takes_datagrams() {
@@ -236,6 +251,10 @@ impl Shards {
 }
 
 impl Open for Shards {
+    fn unread(&self, listener: &Listener, all: &[Arc<Listener>]) -> Option<SocketAddr> {
+        self.listener_sockets.unread(listener, all)
+    }
+
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         self.listener_sockets.create(listener)
     }
@@ -313,6 +332,13 @@ mod tests {
         assert!(sockets.iter().all(|(_, of)| of.inherited == Inherited::default()));
         opener.bind(&part, &sockets, false).expect("beside the passed ones");
         opener.listen(&part, &sockets).expect("listening");
+        assert_eq!(opener.unread(&part, &[]), None);
+        // A larger address leaves one for a part of it to nobody, unless that has a listener too.
+        let of_part = bound([127, 0, 0, 1], 0, Type::DGRAM);
+        let (passed, all) = (of_part.0, listener(SocketAddr::from(([0, 0, 0, 0], of_part.0.port()))));
+        opener.kept.push(of_part);
+        assert_eq!(opener.unread(&all, &[]), Some(passed));
+        assert_eq!(opener.unread(&all, &[Arc::new(listener(passed))]), None);
     }
 
     #[test]
