@@ -133,9 +133,11 @@ fn fits((address, socket): &(SocketAddr, Socket), listener: &Listener) -> bool {
 
 impl Open for SocketOpener {
     fn unread(&self, listener: &Listener, all: &[Arc<Listener>]) -> Option<SocketAddr> {
+        // Within that of a listener are others only if it is the wildcard.
+        let is_wide = listener.address.ip().is_unspecified();
         let is_within = |one: &(SocketAddr, Socket)| {
             let its = Listener { address: one.0, ..listener.clone() };
-            fits(one, &its) && its.address != listener.address && its.overlaps(listener)
+            is_wide && fits(one, &its) && its.address != listener.address && its.overlaps(listener)
         };
         let is_read = |one: &(SocketAddr, Socket)| all.iter().any(|other| fits(one, other));
         self.kept.iter().find(|one| is_within(one) && !is_read(one)).map(|(address, _)| *address)
