@@ -219,6 +219,7 @@ fn what_is_odd_is_a_warning() {
         ),
         ("5, {maximumEntrySize=70000}", "maximumEntrySize is 70000, which is taken as 65535"),
         ("5, {maxTll=5}", "unknown option \"maxTll\"; did you mean \"maxTTL\"?"),
+        ("5, {temporaryTTL=5}", "unknown option \"temporaryTTL\"; did you mean \"temporaryFailureTTL\"?"),
         ("5, {keepStaleData=true}", "keepStaleData has no effect without setStaleCacheEntriesTTL"),
         ("5, {staleTTL=3600}", "staleTTL has no effect without setStaleCacheEntriesTTL"),
         ("5, {staleOnFailure=false}", "staleOnFailure has no effect without setStaleCacheEntriesTTL"),

@@ -164,7 +164,11 @@ fn option(call: &mut Call<'_>, cache: &mut CacheOptions, name: &str, v: &Value) 
             switch(name, v)?;
         }
         // As several public configurations have it.
-        "temporaryTTL" => call.unknown("option", name, std::iter::once("temporaryFailureTTL")),
+        "temporaryTTL" => call.warn(Fault::Unknown {
+            what: "option",
+            name: name.to_owned(),
+            hint: "did you mean \"temporaryFailureTTL\"?".to_owned(),
+        }),
         _ => call.unknown("option", name, CACHE_OPTIONS.iter().map(|e| e.name)),
     }
     Ok(())
