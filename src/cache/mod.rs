@@ -249,29 +249,6 @@ impl PacketCache {
         Some(u64::from(meta.stored) * 1_000 + u64::from(meta.extra))
     }
 
-    /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
-    /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
-    /// overwritten. Returns whether it is a new entry. An answer that is not stored removes the one of
-    /// before, which is superseded.
-    ///
-    /// # Errors
-    /// Why it is not stored.
-    pub fn store(
-        &self,
-        key: &Key,
-        response: &[u8],
-        failure_ttl: Option<u32>,
-        stale_seconds: u32,
-        now: Tick,
-        buffer: &mut Vec<u8>,
-    ) -> Result<bool, NotCached> {
-        let stored = self.renew(key, response, failure_ttl, stale_seconds, now, buffer);
-        if let Err(reason) = stored {
-            self.give_way(key, response, reason, stale_seconds, now, buffer);
-        }
-        stored
-    }
-
     /// Removes what is there under a key because of a newer response that is not stored for a reason, or
     /// keeps that for when no server answers.
     pub(crate) fn give_way(
@@ -328,12 +305,14 @@ impl PacketCache {
         }
     }
 
-    /// Stores a response as [`Self::store`] does, but one that is not stored removes nothing: nobody has got
-    /// it, and what is there is good until its own end.
+    /// Stores a response under the key of its query. `failure_ttl`: in place of the cache's own
+    /// temporaryFailureTTL. `stale_seconds`: how long it is kept after it has expired. `buffer` is
+    /// overwritten. Returns whether it is a new entry. For one that is not stored, what is there stays until
+    /// its own end, or gives way (`give_way`).
     ///
     /// # Errors
     /// Why it is not stored.
-    pub fn renew(
+    pub fn store(
         &self,
         key: &Key,
         response: &[u8],
@@ -347,7 +326,7 @@ impl PacketCache {
         self.insert(key, response, (lifetime, stale_seconds), now, buffer)
     }
 
-    /// Stores a response as [`Self::renew`] does, but for [`BRIEF`] at most, and for no time as a stale answer.
+    /// Stores a response as [`Self::store`] does, but for [`BRIEF`] at most, and for no time as a stale answer.
     ///
     /// # Errors
     /// Why it is not stored.

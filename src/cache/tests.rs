@@ -162,7 +162,8 @@ fn what_is_not_stored_removes_what_was_there_if_it_says_anything_of_the_name() {
         let key = key_of(&cache, &asked, About::default()).expect("a key");
         let at = |second| Tick(second * SECOND);
         assert!(cache.store(&key, &response(&asked, 30, 7), None, 3_600, at(0), &mut Vec::new()).is_ok());
-        assert!(cache.store(&key, &later, None, 3_600, at(40), &mut Vec::new()).is_err());
+        let reason = cache.store(&key, &later, None, 3_600, at(40), &mut Vec::new()).expect_err("not kept");
+        cache.give_way(&key, &later, reason, 3_600, at(40), &mut Vec::new());
         let found = look_up(&cache, &asked, Wanted::Stale(3_600), 50);
         assert_eq!((found, cache.len()), (is_left.then_some((7, 60)), usize::from(is_left)), "{later:?}");
     }

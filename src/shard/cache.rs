@@ -244,7 +244,7 @@ impl CacheBuffers {
     ) -> Result<bool, NotCached> {
         let is_for_every_subnet = self.reads_every_subnet(cache);
         let key = if is_for_every_subnet { &self.every_subnet } else { &self.key };
-        let stored = cache.renew(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
+        let stored = cache.store(key, response, failure_ttl, stale_seconds, now, &mut self.packed);
         let Err(reason) = stored else { return stored };
         // Others may have what is fresh until its end. One that has expired is renewed for who waits for it.
         if (renews || reason == NotCached::Cookie) && self.has_fresh_for_any(cache, now) {
