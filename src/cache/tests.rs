@@ -317,10 +317,12 @@ proptest! {
             if stores {
                 let stored = store(&cache, &asked, ttl, value, now);
                 prop_assert_eq!(stored.is_ok(), ttl >= 2);
-                // What is not stored supersedes what is there.
-                model.remove(&name);
-                if ttl >= 2 {
-                    model.insert(name, (value, ttl, now));
+                model.insert(name, (value, ttl, now));
+                if let Err(reason) = stored {
+                    let key = key_of(&cache, &asked, About::default()).expect("a key");
+                    let (later, at) = (response(&asked, ttl, value), Tick(now * SECOND));
+                    cache.give_way(&key, &later, reason, 0, at, &mut Vec::new());
+                    model.remove(&name);
                 }
             } else {
                 let wanted = model.get(&name).filter(|(_, ttl, at)| now < at + u64::from(*ttl.min(&25)));
