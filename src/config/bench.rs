@@ -262,7 +262,7 @@ pub fn report_arguments(tool: Tool) -> [Arg; 4] {
         option(
             "report",
             "FILE.html",
-            "Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone",
+            "Write the report as a page with plots, of one file; FILE.svg or FILE.png is the plot of latencies alone",
             file(),
         ),
         option("hdr", "FILE", "Write a log of HdrHistograms, one a second, in nanoseconds", file()),

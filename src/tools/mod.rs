@@ -81,6 +81,7 @@
 //!   machine.rs          machine, command line, version
 //!   page.rs             as a page
 //!   plot.rs             its plots
+//!   raster.rs           the same in points
 //!   replay.rs           what a replayed capture has besides
 //!   text.rs             as text
 //! scope/              `dnslob scope`: what a capture or an interface shows

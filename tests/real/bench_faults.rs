@@ -201,6 +201,16 @@ fn reports_are_checked_before_the_run_and_written_behind_it() {
     assert!(output.status.success(), "{}", stderr(&output));
     let picture = fs::read_to_string(&svg).expect("a picture");
     assert!(picture.starts_with("<svg xmlns=") && picture.contains("90 %"), "{picture}");
+    let png = path("plot.png");
+    let output = bench(&reflect.address, &["--duration", "200ms", "--rate", "100", "--report", &png]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let picture = fs::read(&png).expect("a picture");
+    // Signature, header, width and height: twice the units of the SVG (PNG, 5.2 and 11.2.2).
+    assert_eq!(picture.get(..24), Some(&b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x06\xb8\0\0\x03\0"[..]));
+    let mut without = command(&["bench", &reflect.address, "--duration", "1h", "--report", &png]);
+    let output = without.env("PATH", directory.path()).output().expect("dnslob bench starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("librsvg2-bin"), "{}", stderr(&output));
 }
 
 #[test]

@@ -1,16 +1,14 @@
 //! What was found in traffic of others: the report of `dnslob scope`, as text, JSON and page.
 
 use std::fmt::Write as _;
-use std::fs;
 
-use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use crate::config::bench::ReportOptions;
 use crate::tools::load::spans::Spans;
 use crate::tools::load::totals::Row;
 use crate::tools::report::machine::Machine;
-use crate::tools::report::{is_picture, json as json_report, page, plot, print, text};
+use crate::tools::report::{json as json_report, page, plot, print, text, write};
 
 /// The format of the JSON document. Its members are never renamed or removed; new ones may come.
 const FORMAT: u32 = 1;
@@ -88,16 +86,13 @@ pub(crate) fn publish(findings: &Findings, options: &ReportOptions) -> anyhow::R
     let printed = if options.json { as_json(findings, &machine) } else { as_text(findings, &machine) };
     // What cannot be written takes nothing of the rest away.
     let shown = print(&printed);
-    if let Some(path) = &options.page {
-        let drawn = if is_picture(path) {
-            let title = format!("{} {}", findings.tool, findings.target);
-            plot::picture(&title, &[("from query to answer", "a", &findings.latency)])
-        } else {
-            as_page(findings, &machine)
-        };
-        fs::write(path, drawn).with_context(|| path.display().to_string())?;
-    }
+    write(options, || as_page(findings, &machine), || as_picture(findings))?;
     shown
+}
+
+fn as_picture(findings: &Findings) -> String {
+    let title = format!("{} {}", findings.tool, findings.target);
+    plot::picture(&title, &[("from query to answer", "a", &findings.latency)])
 }
 
 /// Returns what is told of the run itself, by name.

@@ -9,13 +9,14 @@ mod json;
 mod machine;
 mod page;
 mod plot;
+mod raster;
 mod replay;
 pub(crate) mod text;
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 
@@ -135,14 +136,18 @@ pub(crate) fn check(options: &ReportOptions, inputs: &[(&str, &Path)]) -> anyhow
     if let (Some(page), Some(hdr)) = (&options.page, &options.hdr) {
         ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
     }
-    let is_other = |path: &&PathBuf| {
-        path.extension().is_some_and(|end| !ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)))
-    };
-    if let Some(path) = options.page.as_ref().filter(is_other) {
-        bail!(
-            "--report {}: a report is a page, whose name ends with .html, or a plot, whose name ends with .svg",
-            Printable(path.display())
-        );
+    if let Some(path) = &options.page {
+        let form = Form::of(path);
+        let Some(form) = form else {
+            bail!(
+                "--report {}: a report is a page, whose name ends with .html, or a plot, whose name ends with \
+                 .svg or .png",
+                Printable(path.display())
+            );
+        };
+        if form == Form::Png {
+            raster::check().with_context(|| format!("--report {}", Printable(path.display())))?;
+        }
     }
     for (option, path) in [("--report", &options.page), ("--hdr", &options.hdr)] {
         if let Some(path) = path {
@@ -205,21 +210,48 @@ pub(crate) fn publish(report: &Report, options: &ReportOptions) -> anyhow::Resul
     let printed = if options.json { as_json(report, &machine) } else { as_text(report, &machine) };
     // What cannot be written takes nothing of the rest away.
     let shown = print(&printed);
-    if let Some(path) = &options.page {
-        let drawn = if is_picture(path) { as_picture(report) } else { as_page(report, &machine) };
-        fs::write(path, drawn).with_context(|| path.display().to_string())?;
-    }
+    write(options, || as_page(report, &machine), || as_picture(report))?;
     shown
 }
 
-/// What names of reports end with, unless they have no end. Another one tells of a form that there is not.
-const ENDS: [&str; 3] = ["html", "htm", "svg"];
+/// Writes the file of `--report`, if there is to be one, in the form that its name tells.
+fn write(
+    options: &ReportOptions,
+    page: impl FnOnce() -> String,
+    picture: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    let Some(path) = &options.page else { return Ok(()) };
+    let drawn = match Form::of(path).unwrap_or(Form::Page) {
+        Form::Page => Ok(page().into_bytes()),
+        Form::Svg => Ok(picture().into_bytes()),
+        Form::Png => raster::png(&picture()),
+    };
+    let written = drawn.and_then(|drawn| Ok(fs::write(path, drawn)?));
+    written.with_context(|| path.display().to_string())
+}
+
 /// What is read where a path is `-`.
 const STDIN: &str = "/dev/stdin";
 
-/// Returns whether a report is to be one plot rather than a page.
-fn is_picture(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg"))
+/// What a report is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Page,
+    /// The plot of latencies alone.
+    Svg,
+    /// The same in points.
+    Png,
+}
+
+impl Form {
+    /// Returns the form that a file's name tells; a page where it has no end, nothing if its end is of
+    /// another kind.
+    fn of(path: &Path) -> Option<Self> {
+        let Some(end) = path.extension() else { return Some(Self::Page) };
+        [("html", Self::Page), ("htm", Self::Page), ("svg", Self::Svg), ("png", Self::Png)]
+            .into_iter()
+            .find_map(|(known, form)| end.eq_ignore_ascii_case(known).then_some(form))
+    }
 }
 
 fn as_picture(report: &Report) -> String {
@@ -297,6 +329,8 @@ pub(crate) fn example() -> (Report, Machine) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -322,9 +356,9 @@ mod tests {
             }
         }
         assert!(check(Some(path("a")), Some(path("a"))).is_err(), "one file for both");
-        for other in ["a.png", "a.PDF", "a.json", "a.html.gz"] {
+        for other in ["a.jpg", "a.PDF", "a.json", "a.html.gz"] {
             let error = check(Some(path(other)), None).expect_err("no form of this kind");
-            assert!(error.ends_with(".html, or a plot, whose name ends with .svg"), "{error}");
+            assert!(error.ends_with(".html, or a plot, whose name ends with .svg or .png"), "{error}");
         }
         assert_eq!(check(Some(path("A.HTM")), None), Ok(()));
         let error = check(Some(capture.clone()), None).expect_err("it is read");
