@@ -1,7 +1,6 @@
 //! dnslob, the DNS delivery controller: it sends queries to as few name servers as serve them well.
 //!
-//! The program is thin; everything is in this library, which tests, fuzz targets and benches use as it
-//! does. This page is the map of the source and its lexicon.
+//! The program is thin: tests, fuzz targets and benches use this library as it does. This page is its map.
 //!
 //! # The path of a query
 //!
@@ -152,6 +151,7 @@
 //!   prefix_map.rs       a value for each network, the longest one decides
 //!   query_state.rs      what is known of a query besides its bytes
 //!   script.rs           what rules and functions exchange, without Lua
+//!   shared_set.rs       sets that rules share
 //!   text.rs             rules as people read them
 //!
 //! model/                Snapshot: listeners, backends, pools; immutable, by index

@@ -36,6 +36,7 @@ mod prefetch;
 mod prefix_map;
 pub mod query_state;
 pub mod script;
+pub mod shared_set;
 pub mod text;
 
 use std::collections::BTreeMap;

@@ -3,51 +3,13 @@
 //! A million names take their bytes in wire format plus 18 each for the table over them. Names are
 //! compared ignoring letter case (RFC 4343) and returned in lower case.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-
 use crate::rules::name_table::{Builder, NameTable};
+use crate::rules::shared_set::SharedSet;
 
-/// A set that rules share, and that is filled before they are compiled.
-#[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    set: OnceLock<NameSet>,
-    /// It is not shown.
-    hidden: AtomicBool,
-}
+/// Names that rules share.
+pub type Names = SharedSet<NameSet>;
 
 impl Names {
-    /// Fills it, once.
-    pub fn fill(&self, set: NameSet) {
-        let _ = self.0.set.set(set);
-    }
-
-    /// Returns its content; none before it is filled.
-    #[must_use]
-    pub fn set(&self) -> Option<&NameSet> {
-        self.0.set.get()
-    }
-
-    /// Lets lists of rules show the number of its names alone.
-    pub fn hide(&self) {
-        self.0.hidden.store(true, Relaxed);
-    }
-
-    /// Returns whether it is hidden.
-    #[must_use]
-    pub fn is_hidden(&self) -> bool {
-        self.0.hidden.load(Relaxed)
-    }
-
-    /// Returns a key that no other living set has.
-    #[must_use]
-    pub fn key(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
-    }
-
     /// Returns the number of names; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -64,12 +26,6 @@ impl Names {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.set().map_or(0, NameSet::bytes)
-    }
-}
-
-impl From<NameSet> for Names {
-    fn from(set: NameSet) -> Self {
-        Self(Arc::new(Shared { set: OnceLock::from(set), hidden: AtomicBool::new(false) }))
     }
 }
 

@@ -4,52 +4,14 @@
 //! decides, in whatever order they were given. IPv4 and IPv6 networks are separate: `::/0` contains
 //! no IPv4 address.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-
 use crate::base::prefix::Prefix;
 use crate::rules::prefix_map::PrefixMap;
+use crate::rules::shared_set::SharedSet;
 
-/// A set that rules share, and that is filled before they are compiled.
-#[derive(Clone, Debug, Default)]
-pub struct Networks(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    set: OnceLock<NetworkSet>,
-    /// It is not shown.
-    hidden: AtomicBool,
-}
+/// Networks that rules share.
+pub type Networks = SharedSet<NetworkSet>;
 
 impl Networks {
-    /// Fills it, once.
-    pub fn fill(&self, set: NetworkSet) {
-        let _ = self.0.set.set(set);
-    }
-
-    /// Returns its content; none before it is filled.
-    #[must_use]
-    pub fn set(&self) -> Option<&NetworkSet> {
-        self.0.set.get()
-    }
-
-    /// Lets lists of rules show the number of its networks alone.
-    pub fn hide(&self) {
-        self.0.hidden.store(true, Relaxed);
-    }
-
-    /// Returns whether it is hidden.
-    #[must_use]
-    pub fn is_hidden(&self) -> bool {
-        self.0.hidden.load(Relaxed)
-    }
-
-    /// Returns a key that no other living set has.
-    #[must_use]
-    pub fn key(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
-    }
-
     /// Returns the number of networks, exceptions included; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -60,12 +22,6 @@ impl Networks {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl From<NetworkSet> for Networks {
-    fn from(set: NetworkSet) -> Self {
-        Self(Arc::new(Shared { set: OnceLock::from(set), hidden: AtomicBool::new(false) }))
     }
 }
 
