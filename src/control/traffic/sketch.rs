@@ -74,14 +74,26 @@ impl<K: Copy + Default> Sketch<K> {
         self.count * (size_of::<Set>() + WAYS * size_of::<K>())
     }
 
-    /// Adds a weight to a key, which is made if it gets a place.
-    pub(crate) fn add(&mut self, hash: u64, weight: u64, key: impl FnOnce() -> K) {
-        let hash = hash.max(FREE + 1);
-        self.total += weight;
+    /// Makes it empty. It keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        if self.total > 0 {
+            self.sets.fill(EMPTY);
+            self.total = 0;
+        }
+    }
+
+    fn allocate(&mut self) {
         if self.sets.is_empty() {
             self.sets = vec![EMPTY; self.count].into();
             self.keys = vec![K::default(); self.count * WAYS].into();
         }
+    }
+
+    /// Adds a weight to a key, which is made if it gets a place.
+    pub(crate) fn add(&mut self, hash: u64, weight: u64, key: impl FnOnce() -> K) {
+        let hash = hash.max(FREE + 1);
+        self.total += weight;
+        self.allocate();
         let at = place(hash, self.count);
         let set = &mut self.sets[at];
         if let Some(way) = set.hashes.iter().position(|h| *h == hash) {
@@ -156,27 +168,25 @@ impl<K: Copy + Default> Sketch<K> {
         floors
     }
 
-    /// Makes one sketch of several: in each set the keys with the highest lower bounds stay.
-    pub(crate) fn condense<'s>(sketches: impl Iterator<Item = &'s Self> + Clone, places: usize) -> Self
+    /// Fills an empty one with what several have: in each set the keys with the highest lower bounds stay.
+    pub(crate) fn condense<'s>(&mut self, sketches: impl Iterator<Item = &'s Self> + Clone)
     where
         K: 's,
     {
-        let mut condensed = Self::new(places);
-        condensed.total = sketches.clone().map(|s| s.total).sum();
-        if condensed.total == 0 {
-            return condensed;
+        self.total = sketches.clone().map(|s| s.total).sum();
+        if self.total == 0 {
+            return;
         }
-        condensed.sets = vec![EMPTY; condensed.count].into();
-        condensed.keys = vec![K::default(); condensed.count * WAYS].into();
+        self.allocate();
         let mut items = Vec::new();
-        for (at, set) in condensed.sets.iter_mut().enumerate() {
+        for (at, set) in self.sets.iter_mut().enumerate() {
             items.clear();
             set.floor = Self::merge_set(sketches.clone(), at, &mut items);
             items.sort_by_key(|item| std::cmp::Reverse((item.count - item.error, item.count)));
             for (way, item) in items.iter().enumerate() {
                 if way < WAYS {
                     (set.hashes[way], set.counts[way], set.errors[way]) = (item.hash, item.count, item.error);
-                    condensed.keys[at * WAYS + way] = item.key;
+                    self.keys[at * WAYS + way] = item.key;
                 } else {
                     set.floor = set.floor.max(item.count);
                 }
@@ -189,7 +199,6 @@ impl<K: Copy + Default> Sketch<K> {
                 }
             }
         }
-        condensed
     }
 }
 
@@ -200,6 +209,15 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Condenses sketches into one that was in use before.
+    fn condensed<'s>(sketches: impl Iterator<Item = &'s Sketch<u64>> + Clone, places: usize) -> Sketch<u64> {
+        let mut condensed = Sketch::new(places);
+        (0..100).for_each(|key| condensed.add(key, 1_000, || key));
+        condensed.clear();
+        condensed.condense(sketches);
+        condensed
+    }
 
     /// Spreads small numbers.
     pub(crate) fn hash(key: u64) -> u64 {
@@ -243,9 +261,9 @@ pub(crate) mod tests {
                 sketches.push(sketch);
             }
             check(&exact, &Sketch::merge(sketches.iter()));
-            let condensed = Sketch::condense(sketches.iter(), places);
+            let condensed = condensed(sketches.iter(), places);
             check(&exact, &Sketch::merge([&condensed].into_iter()));
-            let more = Sketch::condense([&condensed, &sketches[0]].into_iter(), places);
+            let more = self::condensed([&condensed, &sketches[0]].into_iter(), places);
             for (key, weight) in &parts[0] {
                 *exact.entry(*key).or_default() += weight;
             }
@@ -279,7 +297,7 @@ pub(crate) mod tests {
             sketches.push(sketch);
         }
         assert!(sketches.iter().map(Sketch::bytes).sum::<usize>() <= 20_000 * seconds as usize);
-        let condensed = Sketch::condense(sketches.iter(), 512);
+        let condensed = condensed(sketches.iter(), 512);
         for merged in [Sketch::merge(sketches.iter()), Sketch::merge([&condensed].into_iter())] {
             check(&exact, &merged);
             let mut most: Vec<_> = exact.iter().map(|(key, count)| (*count, *key)).collect();

@@ -97,22 +97,26 @@ impl Span {
         }
     }
 
-    /// Makes one span of several.
-    fn condense(second: u64, spans: &[&Self]) -> Self {
+    /// Makes it the empty span of another second. It keeps its memory.
+    fn begin(&mut self, second: u64) {
+        (self.second, self.read, self.missed, self.unknown) = (second, 0, 0, 0);
+        self.addresses.iter_mut().for_each(Sketch::clear);
+        self.names.iter_mut().for_each(Sketch::clear);
+        self.numbers.iter_mut().for_each(Sketch::clear);
+    }
+
+    /// Fills an empty span with what several have.
+    fn condense(&mut self, spans: &[&Self]) {
         let sum = |of: fn(&Self) -> u64| spans.iter().map(|s| of(s)).sum();
-        let addresses =
-            |at: usize| Sketch::condense(spans.iter().map(move |s| &s.addresses[at]), ADDRESS_PLACES[at]);
-        let names = |at: usize| Sketch::condense(spans.iter().map(move |s| &s.names[at]), NAME_PLACES[at]);
-        let numbers =
-            |at: usize| Sketch::condense(spans.iter().map(move |s| &s.numbers[at]), NUMBER_PLACES[at]);
-        Self {
-            second,
-            read: sum(|s| s.read),
-            missed: sum(|s| s.missed),
-            unknown: sum(|s| s.unknown),
-            addresses: std::array::from_fn(addresses),
-            names: std::array::from_fn(names),
-            numbers: std::array::from_fn(numbers),
+        (self.read, self.missed, self.unknown) = (sum(|s| s.read), sum(|s| s.missed), sum(|s| s.unknown));
+        for (at, sketch) in self.addresses.iter_mut().enumerate() {
+            sketch.condense(spans.iter().map(move |s| &s.addresses[at]));
+        }
+        for (at, sketch) in self.names.iter_mut().enumerate() {
+            sketch.condense(spans.iter().map(move |s| &s.names[at]));
+        }
+        for (at, sketch) in self.numbers.iter_mut().enumerate() {
+            sketch.condense(spans.iter().map(move |s| &s.numbers[at]));
         }
     }
 
@@ -220,12 +224,16 @@ pub(super) struct Windows {
     coarse: VecDeque<Span>,
     seconds: VecDeque<Span>,
     present: Span,
+    /// Spans that have passed, for those to come: new ones each second, of many sizes and ages, would leave
+    /// gaps in the memory that nothing else fits into.
+    spare: Vec<Span>,
 }
 
 impl Windows {
     /// Creates those of a process that starts in a second.
     pub(super) fn new(hasher: RandomState, second: u64) -> Self {
-        Self { hasher, coarse: VecDeque::new(), seconds: VecDeque::new(), present: Span::new(second) }
+        let present = Span::new(second);
+        Self { hasher, coarse: VecDeque::new(), seconds: VecDeque::new(), present, spare: Vec::new() }
     }
 
     /// Ends seconds that have passed; returns whether there were any.
@@ -236,19 +244,21 @@ impl Windows {
         }
         while self.present.second < second {
             let next = self.present.second + 1;
-            let ended = std::mem::replace(&mut self.present, Span::new(next));
-            self.seconds.push_back(ended);
+            let begun = self.begin(next);
+            self.seconds.push_back(std::mem::replace(&mut self.present, begun));
             if next.is_multiple_of(COARSE) {
+                let mut condensed = self.begin(next - COARSE);
                 let spans: Vec<&Span> = self.seconds.iter().filter(|s| s.second + COARSE >= next).collect();
-                self.coarse.push_back(Span::condense(next - COARSE, &spans));
+                condensed.condense(&spans);
+                self.coarse.push_back(condensed);
             }
             while self.seconds.len() >= SECONDS {
-                self.seconds.pop_front();
+                self.spare.extend(self.seconds.pop_front());
             }
             while self.coarse.front().is_some_and(|s| s.second + COARSE + u64::from(WINDOW_MAX) <= next)
                 || self.coarse.len() > COARSE_COUNT
             {
-                self.coarse.pop_front();
+                self.spare.extend(self.coarse.pop_front());
             }
         }
         is_next
@@ -275,6 +285,13 @@ impl Windows {
     /// Counts records that were overwritten.
     pub(super) const fn miss(&mut self, count: u64) {
         self.present.missed += count;
+    }
+
+    /// Returns an empty span.
+    fn begin(&mut self, second: u64) -> Span {
+        let mut span = self.spare.pop().unwrap_or_else(|| Span::new(second));
+        span.begin(second);
+        span
     }
 
     /// Returns the spans of the last seconds; more than these where coarse spans begin earlier.
@@ -456,7 +473,14 @@ mod tests {
         let bytes = span.addresses.iter().map(Sketch::bytes).sum::<usize>()
             + span.names.iter().map(Sketch::bytes).sum::<usize>()
             + span.numbers.iter().map(Sketch::bytes).sum::<usize>();
-        let spans = SECONDS + COARSE_COUNT + 1;
+        // The present one, and one that is made before another has passed.
+        let spans = SECONDS + COARSE_COUNT + 2;
         assert!(bytes * spans <= 20 << 20, "{bytes} bytes a span");
+        let mut windows = Windows::new(RandomState::with_seed(1), 0);
+        for second in 0..3 * u64::from(WINDOW_MAX) {
+            windows.advance(second);
+            let made = 1 + windows.seconds.len() + windows.coarse.len() + windows.spare.len();
+            assert!(made <= spans, "{made} spans after {second} s");
+        }
     }
 }
