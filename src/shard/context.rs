@@ -29,6 +29,8 @@ use crate::wire::query::Question;
 pub(crate) struct Context {
     index: usize,
     live_state: Arc<LiveState>,
+    /// The shard's own part of it.
+    stats: Arc<ShardStats>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) needs: Needs,
     /// The time of everything in this batch.
@@ -139,8 +141,19 @@ impl Context {
     ) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
         let needs = Needs::of(&snapshot);
-        let local_addresses = Vec::new();
-        Self { index, live_state, snapshot, needs, now: Tick(0), batch: 0, rng, hasher, local_addresses }
+        let (stats, local_addresses) = (Arc::clone(&live_state.shards()[index]), Vec::new());
+        Self {
+            index,
+            live_state,
+            stats,
+            snapshot,
+            needs,
+            now: Tick(0),
+            batch: 0,
+            rng,
+            hasher,
+            local_addresses,
+        }
     }
 
     /// Returns the shard's number.
@@ -171,13 +184,13 @@ impl Context {
     /// Returns the shard's own counters.
     #[inline]
     pub(crate) fn stats(&self) -> &ShardStats {
-        &self.live_state.shards()[self.index]
+        &self.stats
     }
 
     /// Borrows counters, configuration and randomness separately.
     #[inline]
     pub(crate) fn parts(&mut self) -> (&ShardStats, &Snapshot, &mut ShardRng) {
-        (&self.live_state.shards()[self.index], &self.snapshot, &mut self.rng)
+        (&self.stats, &self.snapshot, &mut self.rng)
     }
 
     /// Counts a packet that is dropped.

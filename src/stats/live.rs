@@ -67,7 +67,7 @@ pub enum State {
 /// The live state of the whole process.
 #[derive(Debug)]
 pub struct LiveState {
-    shards: Box<[ShardStats]>,
+    shards: Box<[Arc<ShardStats>]>,
     backends: Box<[BackendLive]>,
     epoch: AtomicU64,
     connection_limits: Arc<ConnectionLimits>,
@@ -83,7 +83,7 @@ impl LiveState {
     #[must_use]
     pub fn new(shards: usize, backends_max: usize) -> Self {
         Self {
-            shards: (0..shards).map(|_| ShardStats::new(backends_max)).collect(),
+            shards: (0..shards).map(|_| Arc::new(ShardStats::new(backends_max))).collect(),
             backends: (0..backends_max).map(|_| BackendLive::default()).collect(),
             epoch: AtomicU64::new(1),
             connection_limits: Arc::default(),
@@ -132,7 +132,7 @@ impl LiveState {
     /// Returns the shards' statistics.
     #[must_use]
     #[inline]
-    pub fn shards(&self) -> &[ShardStats] {
+    pub fn shards(&self) -> &[Arc<ShardStats>] {
         &self.shards
     }
 

@@ -2,6 +2,8 @@
 //!
 //! What dnslob does not count is not here; none of these is a constant.
 
+use std::sync::Arc;
+
 use crate::base::addr::BackendSlot;
 use crate::control::stats::figures::Figures;
 use crate::control::stats::text::Standing;
@@ -314,7 +316,7 @@ impl<'f> Server<'f> {
 
 /// The smoothed latency of a server, over the shards that have asked it.
 fn latency_ms(live_state: &LiveState, slot: BackendSlot) -> f64 {
-    let of = |shard: &ShardStats| {
+    let of = |shard: &Arc<ShardStats>| {
         shard.latency_us.get(slot.index()).map_or(0, |us| us.load(std::sync::atomic::Ordering::Relaxed))
     };
     let known: Vec<u32> = live_state.shards().iter().map(of).filter(|us| *us > 0).collect();

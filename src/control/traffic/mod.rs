@@ -182,7 +182,7 @@ pub(super) struct State {
 }
 
 impl State {
-    fn new(records: usize, rng: &mut ShardRng, shards: &[ShardStats], now: Tick) -> Self {
+    fn new(records: usize, rng: &mut ShardRng, shards: &[Arc<ShardStats>], now: Tick) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
         Self {
             windows: Windows::new(hasher, now.0 / SECOND),

@@ -160,7 +160,7 @@ impl ConfigurationView {
     }
 
     /// Returns the pages of all shards.
-    pub(crate) fn shards(&self) -> &[ShardStats] {
+    pub(crate) fn shards(&self) -> &[Arc<ShardStats>] {
         self.live_state.as_deref().map_or(&[], LiveState::shards)
     }
 

@@ -7,6 +7,7 @@ use crate::shard::backend::Need;
 use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::{Key, PendingQuery, Queue, Terms};
 use crate::shard::dispatch::{Attached, Dispatcher};
+use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::PPM;
 use crate::wire::edit;
@@ -18,6 +19,16 @@ pub(crate) enum Sent {
     Datagram(Route),
     /// It is in the output of a connection.
     Connection,
+}
+
+impl Sent {
+    /// What the engine does with the packet.
+    pub(crate) const fn verdict(self) -> Verdict {
+        match self {
+            Self::Datagram(route) => Verdict::Forward(route),
+            Self::Connection => Verdict::Hold,
+        }
+    }
 }
 
 /// Why a query is sent to a server.

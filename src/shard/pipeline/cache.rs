@@ -360,6 +360,7 @@ impl Shard {
 
     /// Gives a response that is not stored to the queries that wait for it, as when a reload has
     /// replaced the cache, or a rule has restarted the query in another pool.
+    #[inline]
     pub(super) fn share_unstored(&mut self, entry: Option<EntryId>, response: &[u8]) {
         let queries = &self.dispatcher.queries;
         if queries.ticket(entry).is_some_and(|ticket| ticket.next.is_some() && ticket.own.is_none()) {

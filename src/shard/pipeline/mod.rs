@@ -146,6 +146,10 @@ impl Shard {
             Decision::Answered => Outcome::Answered,
             Decision::Drop(reason) => Outcome::Dropped(reason),
         };
+        if let Outcome::Sent(sent) = outcome {
+            // Nothing ends yet, and its state is with its entry.
+            return sent.verdict();
+        }
         let ending = Ending { state: query.state.take(), ..Ending::of_pending(&query.pending) };
         self.finish(ending, outcome, packet)
     }
@@ -340,61 +344,66 @@ impl Shard {
     /// Finishes a query, or its forwarding to a server: counts it, adapts the answer to the client,
     /// closes its entry. An answer for a client connection is written to it; any other one leaves
     /// by the verdict, at once or delayed.
-    fn finish(&mut self, ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
-        let Ending { client, entry, state, limit, block, asked, is_late } = ending;
-        let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
-        let proxied = state.as_ref().and_then(|s| s.proxied).map(|p| p.source);
-        if self.cx.needs.shadows && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
-            self.end_live_side(entry, state.as_ref().map_or(Shadow::No, |state| state.shadow));
-        }
-        if let Some(state) = state {
+    fn finish(&mut self, mut ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
+        let (mut delay, mut proxied) = (TickDelta(0), None);
+        let mut shadow = Shadow::No;
+        if let Some(state) = ending.state.take() {
+            (delay, proxied, shadow) = (state.delay, state.proxied.map(|p| p.source), state.shadow);
             self.dispatcher.queries.recycle(state);
         }
+        let mut end = match outcome {
+            Outcome::Sent(sent) => return sent.verdict(),
+            Outcome::Waits => return Verdict::Hold,
+            Outcome::Dropped(reason) => End::Dropped(reason),
+            Outcome::Responded => End::Response,
+            Outcome::Answered => End::OwnAnswer,
+            Outcome::Cached => End::Cached,
+        };
+        // It is not taken apart as a whole, which would copy it for each query.
+        let (client, entry) = (ending.client, ending.entry);
+        if self.cx.needs.shadows {
+            self.end_live_side(entry, shadow);
+        }
         // The caches may have gone by a reload while queries wait.
-        if !self.coalescing.is_idle() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+        if !self.coalescing.is_idle() {
             let is_own = self.is_refresh(entry);
-            let (told, fate) = match outcome {
-                Outcome::Dropped(
+            let (told, fate) = match end {
+                End::Dropped(
                     reason @ (DropReason::Timeout
                     | DropReason::BackendConnectionFailed
                     | DropReason::NoServer
                     | DropReason::OutstandingFull
                     | DropReason::Descriptors
                     | DropReason::QuerySendError),
-                ) => (claims::Outcome::Failed, Fate::Dropped(reason, asked.server())),
-                Outcome::Cached => (claims::Outcome::Stale, Fate::Stale),
-                Outcome::Dropped(DropReason::ClientGone) => (claims::Outcome::Stored, Fate::Again),
-                Outcome::Responded if is_own => (claims::Outcome::Stored, Fate::Again),
+                ) => (claims::Outcome::Failed, Fate::Dropped(reason, ending.asked.server())),
+                End::Cached => (claims::Outcome::Stale, Fate::Stale),
+                End::Dropped(DropReason::ClientGone) => (claims::Outcome::Stored, Fate::Again),
+                End::Response if is_own => (claims::Outcome::Stored, Fate::Again),
                 // One after the other they would wait too long.
-                Outcome::Dropped(_)
-                | Outcome::Answered
-                | Outcome::Responded
-                | Outcome::Sent(_)
-                | Outcome::Waits => (claims::Outcome::Separate, Fate::Separate),
+                End::Dropped(_) | End::OwnAnswer | End::Response => {
+                    (claims::Outcome::Separate, Fate::Separate)
+                }
             };
             self.release_waiting(entry, told, || fate);
         }
-        if entry.is_some() && !matches!(outcome, Outcome::Sent(_) | Outcome::Waits) {
+        if entry.is_some() {
             self.count_end(entry);
         }
-        let (verdict, counter, end) = match outcome {
-            Outcome::Sent(Sent::Datagram(route)) => return Verdict::Forward(route),
-            Outcome::Sent(Sent::Connection) | Outcome::Waits => return Verdict::Hold,
-            _ if self.is_refresh(entry) => return self.finish_refresh(entry, asked.pool),
-            Outcome::Dropped(reason) => {
-                self.record(client, proxied, entry, asked, End::Dropped(reason), packet);
-                return self.finish_dropped(client, entry, reason);
-            }
-            Outcome::Responded if (limit.is_some() || block.is_some()) && !fit(packet, limit, block) => {
-                let end = End::Dropped(DropReason::AnswerTooLong);
-                self.record(client, proxied, entry, asked, end, packet);
-                return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
-            }
-            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses, End::Response),
-            Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered, End::OwnAnswer),
-            Outcome::Cached => (Verdict::Answer(client), &self.cx.stats().cache_hits, End::Cached),
+        if self.is_refresh(entry) {
+            return self.finish_refresh(entry, ending.asked.pool);
+        }
+        let (limit, block) = (ending.limit, ending.block);
+        if end == End::Response && (limit.is_some() || block.is_some()) && !fit(packet, limit, block) {
+            end = End::Dropped(DropReason::AnswerTooLong);
+        }
+        self.record(&ending, proxied, end, packet);
+        let (verdict, counter) = match end {
+            End::Dropped(reason) => return self.finish_dropped(client, entry, reason),
+            End::Response => (Verdict::Deliver(client), &self.cx.stats().responses),
+            End::OwnAnswer => (Verdict::Answer(client), &self.cx.stats().self_answered),
+            End::Cached => (Verdict::Answer(client), &self.cx.stats().cache_hits),
         };
-        self.record(client, proxied, entry, asked, end, packet);
+        let (asked, is_late) = (&ending.asked, ending.is_late);
         let latency = self.cx.now.since(asked.arrived(&self.cx, &self.dispatcher.queries, entry));
         let is_transfer = entry.is_some() && self.dispatcher.queries.transfer(entry).is_some();
         self.dispatcher.queries.close(entry);

@@ -1,6 +1,6 @@
 //! Records of finished queries, for whoever watches the traffic.
 
-use crate::base::addr::{BackendSlot, Client, Endpoint, PoolSlot};
+use crate::base::addr::{BackendSlot, Endpoint, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::packet::Packet;
 use crate::base::time::Tick;
@@ -9,7 +9,7 @@ use crate::shard::Shard;
 use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::shard::dispatch::query_table::{EntryId, QueryTable};
-use crate::shard::pipeline::Query;
+use crate::shard::pipeline::{Ending, Query};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::traffic_ring::{End, Finished};
 use crate::wire::header::Header;
@@ -73,30 +73,16 @@ impl Shard {
     /// Records the end of a query, before its entry is closed. `packet` is the answer, or without
     /// one whatever is left of the query.
     #[inline]
-    pub(super) fn record(
-        &self,
-        client: Client,
-        proxied: Option<Endpoint>,
-        entry: Option<EntryId>,
-        asked: Asked,
-        end: End,
-        packet: &Packet<'_>,
-    ) {
+    pub(super) fn record(&self, ending: &Ending, proxied: Option<Endpoint>, end: End, packet: &Packet<'_>) {
         if self.cx.stats().traffic.is_open() {
-            self.write_record(client, proxied, entry, asked, end, packet);
+            self.write_record(ending, proxied, end, packet);
         }
     }
 
-    fn write_record(
-        &self,
-        client: Client,
-        proxied: Option<Endpoint>,
-        entry: Option<EntryId>,
-        asked: Asked,
-        end: End,
-        packet: &Packet<'_>,
-    ) {
+    #[inline(never)]
+    fn write_record(&self, ending: &Ending, proxied: Option<Endpoint>, end: End, packet: &Packet<'_>) {
         let (cx, queries, message) = (&self.cx, &self.dispatcher.queries, packet.bytes());
+        let Ending { client, entry, ref asked, .. } = *ending;
         let has_answer = !matches!(end, End::Dropped(_));
         let mut peer = client.peer;
         if cx.needs.proxy_headers
