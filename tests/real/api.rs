@@ -347,6 +347,28 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
 }
 
 #[test]
+fn what_a_new_server_lacks_is_told_from_what_is_wrong_with_it() {
+    let (at, web) = (local(), local());
+    let lua = listen(at) + &backend(local(), ", id='one'") + &writable(web, None);
+    let mut instance = Instance::start(&lua);
+    for (body, why) in [
+        ("{}", "address is missing; expected IP[:PORT]"),
+        (r#"{"address": null}"#, "address is missing; expected"),
+        (r#"{"address": 5}"#, "address is 5; expected"),
+        (r#"{"address": ["127.0.0.1"]}"#, "address is a list; expected"),
+        (r#"{"address": {"a": 1}}"#, "address is an object; expected"),
+        (r#"{"address": true}"#, "address is true; expected"),
+        (r#"{"address": ""}"#, r#"address is \"\"; expected"#),
+        (r#"{"address": "127.0.0.1", "id": 7}"#, "id is 7; expected a text"),
+        (r#"{"address": "127.0.0.1", "name": []}"#, "name is a list; expected a text"),
+    ] {
+        let (status, text) = send(web, "POST", "/api/v2/servers", ANY, Some(body));
+        assert!(status == 422 && text.contains(why), "{body}: {text}");
+    }
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
 fn no_name_becomes_lua() {
     let (at, web, directory) = (local(), local(), Directory::new());
     let lua = listen(at) + &backend(local(), "") + &writable(web, Some(directory.path()));

@@ -3,12 +3,12 @@
 //!
 //! A line that is about something that the file no longer has says so in the log, and does nothing.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::base::prefix::Prefix;
 use crate::config::functions::{CHAINS as FUNCTIONS, POLICIES};
 use crate::config::ruleset::{ChainKey, parse_uuid, uuid_text};
-use crate::config::value::address;
+use crate::config::value::{ADDRESS, address};
 use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::control::web::rest::lua::{Callee, call, quoted, server, value};
 use crate::control::web::rest::operations::Id;
@@ -176,19 +176,19 @@ fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
     }
     let members = &members;
     let table = server(members).map_err(Problem::unprocessable)?;
-    let text = |name: &str| members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let written = text("address").ok_or_else(|| Problem::unprocessable("address is missing"))?;
-    let id = match text("id") {
-        Some(id) => id.to_owned(),
-        None => {
-            let address = address(written).map_err(|expected| {
-                Problem::unprocessable(format!("address is {written:?}; expected {expected}"))
-            })?;
-            address.to_string()
-        }
+    let text = |name: &str, expected: &str| match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(other) => Err(wrong(name, other, expected)),
     };
+    let written = text("address", ADDRESS)?
+        .ok_or_else(|| Problem::unprocessable(format!("address is missing; expected {ADDRESS}")))?;
+    let address = address(written).map_err(|expected| wrong("address", &json!(written), expected))?;
+    let (id, name) = (text("id", "a text")?, text("name", "a text")?);
+    let id = id.filter(|id| !id.is_empty()).map_or_else(|| address.to_string(), str::to_owned);
+    let name = name.filter(|name| !name.is_empty());
     let taken = |text: &str| servers(snapshot).any(|b| b.id == text || b.name == text);
-    if let Some(taken) = [Some(id.as_str()), text("name")].into_iter().flatten().find(|text| taken(text)) {
+    if let Some(taken) = [Some(id.as_str()), name].into_iter().flatten().find(|text| taken(text)) {
         return Err(Problem::conflict(format!("there is a server {taken:?}")));
     }
     // After a restart the file may have it.
@@ -201,6 +201,21 @@ fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
         _ => Vec::new(),
     };
     Ok(change(lua, Act::Create, server_key(&id), server_path(&id)).and(uses(&pools)))
+}
+
+/// The problem of a value that is not what is expected. What a client sent is cut.
+fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
+    const SHOWN_MAX: usize = 80;
+    let written = match value {
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+    };
+    let mut shown: String = written.chars().take(SHOWN_MAX).collect();
+    if shown.len() < written.len() {
+        shown += "...";
+    }
+    Problem::unprocessable(format!("{name} is {shown}; expected {expected}"))
 }
 
 /// Puts the name of the default pool in the place of what it is called in paths and in lists.
@@ -226,9 +241,7 @@ fn set_server(snapshot: &Snapshot, text: &str, body: &Value) -> Result<Change, P
     for (name, given) in members {
         steps.push(match name.as_str() {
             "order" | "weight" | "qps" => {
-                let written = given
-                    .as_i64()
-                    .ok_or_else(|| Problem::unprocessable(format!("{name} is no whole number")))?;
+                let written = whole(given).ok_or_else(|| wrong(name, given, "a whole number"))?;
                 let method = match name.as_str() {
                     "order" => "setOrder",
                     "weight" => "setWeight",
@@ -552,6 +565,15 @@ fn network(text: &str) -> Result<String, Problem> {
 
 fn object(body: &Value) -> Result<&Map<String, Value>, Problem> {
     body.as_object().ok_or_else(|| Problem::unprocessable("the body is no object"))
+}
+
+/// Reads a whole number; JSON knows no difference between 5 and 5.0.
+fn whole(value: &Value) -> Option<i64> {
+    let range = -9_007_199_254_740_991.0..=9_007_199_254_740_991.0;
+    let float = value.as_f64().filter(|n| n.fract() == 0.0 && range.contains(n));
+    // The range bounds the cast.
+    #[allow(clippy::cast_possible_truncation)]
+    value.as_i64().or_else(|| float.map(|n| n as i64))
 }
 
 /// Reads a list of texts.
