@@ -26,6 +26,7 @@ mod witness;
 mod activation;
 mod addresses;
 mod api;
+mod api_document;
 mod bench;
 mod bench_faults;
 mod browser;

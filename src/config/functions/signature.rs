@@ -44,6 +44,25 @@ impl Signature {
         self.0.split(" or ").map(|form| arguments(form).count()).max().unwrap_or(0)
     }
 
+    /// Returns the least arguments that there must be: what stands before the first bracket.
+    #[must_use]
+    pub fn least(self) -> usize {
+        let required = |form: &'static str| {
+            let (mut depth, mut quoted) = (0_usize, false);
+            let end = form.find(|c: char| {
+                match c {
+                    '"' => quoted = !quoted,
+                    '{' | '(' if !quoted => depth += 1,
+                    '}' | ')' if !quoted => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                c == '[' && depth == 0 && !quoted
+            });
+            arguments(&form[..end.unwrap_or(form.len())]).count()
+        };
+        self.0.split(" or ").map(required).min().unwrap_or(0)
+    }
+
     /// Returns what messages call an argument: its name, if it has one; nothing, if it is the only
     /// one, since the message names the function.
     #[must_use]
@@ -115,6 +134,16 @@ mod tests {
             ("network | address, length", 2),
         ] {
             assert_eq!(Signature::new(text).most(), most, "{text}");
+        }
+        for (text, least) in [
+            ("", 0),
+            ("rule", 1),
+            ("\"IP[:PORT]\" [, addECS=false [, source]]", 1),
+            ("name, function(servers, dq), pool", 3),
+            ("[{showUUIDs=false, truncateRuleWidth=-1}]", 0),
+            ("a, b or c [, d]", 1),
+        ] {
+            assert_eq!(Signature::new(text).least(), least, "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! JSON of clients as Lua of ours: values, quoted, and calls of the functions in our tables. No text
 //! of a client becomes Lua by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::LazyLock;
 
@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
 use crate::config::functions::enumerations::ENUMERATIONS;
-use crate::config::functions::{Entry, POLICIES, SERVER_ARGUMENTS, SERVER_TLS_ARGUMENTS};
+use crate::config::functions::signature::Signature;
+use crate::config::functions::{Entry, FUNCTIONS, POLICIES, SERVER_ARGUMENTS, SERVER_TLS_ARGUMENTS};
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
 
 /// Deepest nesting of what becomes one expression; Lua's own limit is 200.
@@ -65,7 +66,9 @@ fn allowed(entries: impl Iterator<Item = &'static Entry>) -> BTreeSet<&'static s
     entries.map(|entry| entry.name).filter(|name| !is_forbidden(name)).collect()
 }
 
-static SELECTORS: Names = LazyLock::new(|| allowed(selectors()));
+/// Those that make a set, of which only a function of Lua takes the selector.
+const SETS: [&str; 2] = ["TimedIPSetRule", "newTimedIPSetRule"];
+static SELECTORS: Names = LazyLock::new(|| allowed(selectors().filter(|entry| !SETS.contains(&entry.name))));
 static ACTIONS: Names = LazyLock::new(|| allowed(query_actions().chain(answers())));
 static RESPONSE_ACTIONS: Names = LazyLock::new(|| allowed(response_actions()));
 /// What policies are made with.
@@ -74,14 +77,21 @@ const COMBINATORS: [&str; 4] = ["bounded", "concentrate", "hashBy", "ordered"];
 const OBJECTS: [&str; 4] = ["newCA", "newDNSName", "newNetmask", "newSVCRecordParameters"];
 
 impl Callee {
-    /// The names that may be called there, in their order.
-    pub(super) fn names(self) -> Vec<&'static str> {
-        match self {
-            Self::Selector => SELECTORS.iter().copied().collect(),
-            Self::Action => ACTIONS.iter().copied().collect(),
-            Self::ResponseAction => RESPONSE_ACTIONS.iter().copied().collect(),
-            Self::Policy => COMBINATORS.to_vec(),
-        }
+    /// What may be called there, in the order of the names, with the arguments.
+    pub(super) fn signatures(self) -> BTreeMap<&'static str, Signature> {
+        let all: Vec<&Entry> = match self {
+            Self::Selector => selectors().collect(),
+            Self::Action => query_actions().chain(answers()).collect(),
+            Self::ResponseAction => response_actions().collect(),
+            Self::Policy => FUNCTIONS.iter().collect(),
+        };
+        // It is a policy and a function.
+        let concentrate = Some(("concentrate", Signature::new("{...}"))).filter(|_| self == Self::Policy);
+        all.into_iter()
+            .filter(|entry| self.takes(entry.name))
+            .map(|entry| (entry.name, entry.signature()))
+            .chain(concentrate)
+            .collect()
     }
 
     fn takes(self, name: &str) -> bool {

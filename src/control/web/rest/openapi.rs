@@ -1,14 +1,28 @@
 //! The OpenAPI document, made of the table of operations and of the functions that rules may name.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::functions::{POLICIES, SERVER_ARGUMENTS, SERVER_TLS_ARGUMENTS};
+use crate::config::functions::enumerations::ENUMERATIONS;
+use crate::config::functions::needs::{Need, SERVER_NEEDS};
+use crate::config::functions::{Entry, POLICIES, SERVER_ARGUMENTS, SERVER_TLS_ARGUMENTS};
 use crate::control::web::rest::lua::{Callee, SERVER_FORBIDDEN};
 use crate::control::web::rest::operations::{Id, Method, OPERATIONS, Operation, Parameter, RULES_MAX};
 use crate::control::web::rest::read::CHAINS;
 use crate::stats::top::{LISTS, ROWS_MAX, WINDOW_MAX};
+
+/// Largest order, weight and the like.
+const WEIGHT_MAX: u32 = i32::MAX as u32;
+/// A text that stays within its line.
+const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// A name in presentation format: at least its characters.
+const NAME: &str = "^[!-~]+$";
+/// A network, which may be an exception: at least its characters.
+const NETWORK: &str = "^!?[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*(/[0-9]{1,3})?$";
+/// The two ways to write a UUID.
+const UUID: &str = "^([0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$";
 
 /// The document.
 pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
@@ -142,6 +156,12 @@ fn problems(operation: &Operation) -> Vec<(&'static str, &'static str)> {
         ("503", "The process ends, or there are too many streams."),
         ("408", "The request was not complete in time."),
     ];
+    if operation.id == Id::Server {
+        all.push(("409", "There are several."));
+    }
+    if operation.method != Method::Get {
+        all.push(("413", "The body is longer than 256 kB."));
+    }
     if operation.id == Id::Top {
         all.push(("503", "Nothing is counted: see setRingBuffersSize."));
     }
@@ -149,7 +169,6 @@ fn problems(operation: &Operation) -> Vec<(&'static str, &'static str)> {
         all.extend([
             ("403", "The API may change nothing: see setAPIWritable."),
             ("409", "It is there, there are several, or something needs it."),
-            ("413", "The body is longer than 256 kB."),
             ("422", "The configuration does not allow it."),
             ("500", "The directory of setAPIWritable cannot be written."),
             ("504", "The change takes long, and may yet come into force."),
@@ -208,34 +227,187 @@ fn some(members: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": members, "required": required, "additionalProperties": false})
 }
 
-/// A call of one of these functions.
+/// A call of one of these functions, with as many arguments as it takes. Of what kind they are, each function says
+/// itself.
 fn called(callee: Callee) -> Value {
-    some(json!({"name": {"enum": callee.names()}, "args": {"type": "array", "items": true}}), &["name"])
+    let mut by_count: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
+    for (name, signature) in callee.signatures() {
+        by_count.entry((signature.least(), signature.most())).or_default().push(name);
+    }
+    let forms = by_count.into_iter().map(|((least, most), names)| {
+        let args = json!({"type": "array", "minItems": least, "maxItems": most});
+        some(
+            json!({"name": {"enum": names}, "args": args}),
+            if least > 0 { &["name", "args"] } else { &["name"] },
+        )
+    });
+    json!({"anyOf": forms.collect::<Vec<_>>()})
 }
 
 fn list(name: &str, item: &str) -> Value {
     whole(json!({name: {"type": "array", "items": reference(item)}}))
 }
 
-fn schemas() -> Value {
-    let text = || json!({"type": "string"});
-    let switch = || json!({"type": "boolean"});
-    let selector = json!({"anyOf": [text(), texts(), reference("Selector")]});
-    let action = json!({"anyOf": [reference("Action"), reference("ResponseAction")]});
-    let policy = json!({"anyOf": [{"enum": POLICIES}, reference("Policy")]});
+/// A whole number within bounds.
+fn whole_number(min: i64, max: i64) -> Value {
+    json!({"type": "integer", "minimum": min, "maximum": max})
+}
+
+/// A span in a unit, within bounds.
+fn span(min: f64, max: f64) -> Value {
+    json!({"type": "number", "minimum": min, "maximum": max})
+}
+
+fn pattern(pattern: &str) -> Value {
+    json!({"type": "string", "pattern": pattern})
+}
+
+/// A text, or a list of such.
+fn one_or_list(text: &Value) -> Value {
+    json!({"anyOf": [text, {"type": "array", "items": text}]})
+}
+
+/// The members of an enumeration, or a number.
+fn code(enumeration: &str) -> Value {
+    let members = ENUMERATIONS.iter().find(|(name, _)| *name == enumeration).map(|(_, members)| *members);
+    let names: Vec<&str> = members.unwrap_or_default().iter().map(|(name, _)| *name).collect();
+    json!({"anyOf": [{"enum": names}, whole_number(1, 65_535)]})
+}
+
+/// What an argument of `newServer` is.
+fn server_argument(entry: &Entry) -> Value {
+    const DAY_S: f64 = 86_400.0;
+    const ADDRESS: &str = "^\\[?[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*(%[!-~]+)?\\]?(:[0-9]{1,5})?$";
+    let weight = || whole_number(0, WEIGHT_MAX.into());
+    let mut schema = match entry.name {
+        "address" => pattern(ADDRESS),
+        "id" | "name" => pattern(PRINTABLE),
+        "pool" => one_or_list(&pattern(PRINTABLE)),
+        "order" => whole_number(i32::MIN.into(), i32::MAX.into()),
+        "weight" => whole_number(1, WEIGHT_MAX.into()),
+        "qps" | "maxOutstandingQueries" | "retries" | "maxConcurrentTCPConnections" => weight(),
+        "udpTimeout" | "tcpConnectTimeout" | "tcpSendTimeout" | "tcpRecvTimeout" => span(0.001, 300.0),
+        "udpTimeoutMs" | "tcpConnectTimeoutMs" | "tcpSendTimeoutMs" | "tcpRecvTimeoutMs" | "checkTimeout" => {
+            span(1.0, 300_000.0)
+        }
+        "checkInterval" | "lazyHealthCheckFailedInterval" | "lazyHealthCheckMaxBackOff" => span(0.01, DAY_S),
+        "checkIntervalMs" => span(10.0, DAY_S * 1_000.0),
+        "slowStart" => span(0.0, DAY_S),
+        "sockets" | "rise" | "maxCheckFailures" => whole_number(1, 255),
+        "source" | "interface" => pattern("^[!-~]*$"),
+        "dscp" => whole_number(0, 63),
+        "maxOutstanding" | "lazyHealthCheckSampleSize" | "lazyHealthCheckMinSampleCount" => {
+            whole_number(1, 65_535)
+        }
+        "maxInFlight" => whole_number(0, 65_535),
+        "lazyHealthCheckThreshold" => whole_number(1, 100),
+        "healthCheckMode" => json!({"enum": ["auto", "up", "down", "lazy"]}),
+        "check" => json!({"enum": ["dns", "connect"]}),
+        "checkName" => pattern(NAME),
+        "checkType" => code("DNSQType"),
+        "checkClass" => code("DNSClass"),
+        "lazyHealthCheckMode" => json!({"enum": ["TimeoutOrServFail", "TimeoutOnly"]}),
+        "useProxyProtocol" => json!({"enum": [true, false, "v1", "v2"]}),
+        "tls" => json!({"enum": [true, false, "openssl", "gnutls", "rustls", ""]}),
+        "minTLSVersion" => json!({"enum": ["tls1.2", "tls1.3"]}),
+        "subjectAddr" => pattern("^[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*$"),
+        "enableRenegotiation" | "ktls" => json!({"const": false}),
+        _ if ["true", "false"].contains(&entry.arguments) => json!({"type": "boolean"}),
+        _ => json!({"type": "string"}),
+    };
+    schema["description"] = json!(entry.doc);
+    schema
+}
+
+/// What holds if one of these members is there and not false.
+fn beside(name: &str, then: &Value) -> Value {
+    let is_on = json!({"required": [name], "properties": {name: {"not": {"const": false}}}});
+    json!({"if": is_on, "then": then})
+}
+
+/// What an option needs beside it.
+fn needed(need: &Need) -> Vec<Value> {
+    let value = |text: &str| match text {
+        "true" | "false" => json!(text == "true"),
+        text => json!(text),
+    };
+    let given = match need.value {
+        Some(text) => json!({"const": value(text)}),
+        None => json!({"not": {"enum": [false, ""]}}),
+    };
+    let then = if need.wanted {
+        json!({"required": [need.other], "properties": {need.other: given}})
+    } else {
+        json!({"properties": {need.other: {"not": given}}})
+    };
+    let names = need.names.iter().filter(|name| !SERVER_FORBIDDEN.contains(name));
+    names.map(|name| beside(name, &then)).collect()
+}
+
+/// A new server: the arguments of `newServer`, and which of them go together.
+fn new_server() -> Value {
     let arguments = SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS);
     let arguments: Map<String, Value> = arguments
         .filter(|entry| !SERVER_FORBIDDEN.contains(&entry.name))
-        .map(|entry| (entry.name.to_owned(), json!({"description": entry.doc})))
+        .map(|entry| (entry.name.to_owned(), server_argument(entry)))
         .collect();
+    let mut together: Vec<Value> =
+        SERVER_NEEDS.iter().filter(|need| !SERVER_FORBIDDEN.contains(&need.other)).flat_map(needed).collect();
+    let both = [
+        ("udpTimeout", "udpTimeoutMs"),
+        ("checkInterval", "checkIntervalMs"),
+        ("tcpConnectTimeout", "tcpConnectTimeoutMs"),
+        ("tcpSendTimeout", "tcpSendTimeoutMs"),
+        ("tcpRecvTimeout", "tcpRecvTimeoutMs"),
+        ("subjectName", "subjectAddr"),
+    ];
+    together.extend(both.map(|(one, other)| json!({"not": {"required": [one, other]}})));
+    let off = |name: &str| json!({"properties": {name: {"enum": [false, ""]}}});
+    together.push(beside("transparent", &off("useProxyProtocol")));
+    together.push(beside("transparent", &off("source")));
+    let unchecked = json!({"required": ["validateCertificates"],
+        "properties": {"validateCertificates": {"const": false}}});
+    together.push(json!({"if": unchecked, "then": {"not": {"required": ["caStore"]}}}));
+    let encrypted = json!({"required": ["tls"], "properties": {"tls": {"not": {"enum": [false, ""]}}}});
+    let needless = ["tls", "releaseBuffers", "enableRenegotiation", "ktls"];
+    for entry in SERVER_TLS_ARGUMENTS.iter().filter(|entry| arguments.contains_key(entry.name)) {
+        if !needless.contains(&entry.name) {
+            together.push(json!({"if": {"required": [entry.name]}, "then": encrypted}));
+        }
+    }
+    let mut schema = some(Value::Object(arguments), &["address"]);
+    schema["allOf"] = Value::Array(together);
+    schema
+}
+
+fn schemas() -> Value {
+    let text = || json!({"type": "string"});
+    let switch = || json!({"type": "boolean"});
+    let listed = json!({"type": "array", "items": pattern(NAME), "minItems": 1});
+    let selector = json!({"anyOf": [pattern(NAME), listed, reference("Selector")]});
+    let action = json!({"anyOf": [reference("Action"), reference("ResponseAction")]});
+    let policy = json!({"anyOf": [{"enum": POLICIES}, reference("Policy")]});
     let rule = json!({"selector": selector, "action": action, "name": text(), "group": text()});
     let mut new_rule = rule.clone();
-    new_rule["uuid"] = json!({"type": "string", "format": "uuid"});
+    new_rule["uuid"] = pattern(UUID);
     new_rule["top"] = json!({"type": "boolean", "description": "In front of all other rules."});
     let mut grouped = new_rule.clone();
     if let Some(members) = grouped.as_object_mut() {
         members.retain(|name, _| !["group", "top"].contains(&name.as_str()));
     }
+    // With exceptions alone nobody may query.
+    let networks = json!({"type": "array", "items": pattern(NETWORK), "contains": pattern("^[^!]")});
+    let mut server_change = some(
+        json!({
+            "order": whole_number(i32::MIN.into(), i32::MAX.into()),
+            "weight": whole_number(1, WEIGHT_MAX.into()),
+            "qps": whole_number(0, WEIGHT_MAX.into()),
+            "mode": {"enum": ["auto", "up", "down", "drain", "lazy"]},
+            "pools": {"type": "array", "items": pattern(PRINTABLE)},
+        }),
+        &[],
+    );
+    server_change["minProperties"] = json!(1);
     let mut schemas = json!({
         "Problem": {
             "type": "object",
@@ -275,13 +447,8 @@ fn schemas() -> Value {
             "maxOutstandingQueries": count(), "udpTimeoutMs": count(), "useClientSubnet": switch(),
             "outstanding": count(),
         })),
-        "NewServer": {
-            "type": "object", "properties": arguments, "required": ["address"], "additionalProperties": false,
-        },
-        "ServerChange": some(json!({
-            "order": {"type": "integer"}, "weight": {"type": "integer"}, "qps": {"type": "integer"},
-            "mode": {"enum": ["auto", "up", "down", "drain", "lazy"]}, "pools": texts(),
-        }), &[]),
+        "NewServer": new_server(),
+        "ServerChange": server_change,
         "Pools": list("pools", "Pool"),
         "Pool": whole(json!({
             "name": text(), "policy": text(), "servers": texts(), "up": count(), "tcpToUdp": switch(),
@@ -327,11 +494,11 @@ fn schemas() -> Value {
         "Action": called(Callee::Action),
         "ResponseAction": called(Callee::ResponseAction),
         "Acl": whole(json!({"networks": texts()})),
-        "AclChange": whole(json!({"networks": texts()})),
+        "AclChange": whole(json!({"networks": networks})),
         "Settings": whole(json!({"settings": {"type": "array", "items": {"type": "object"}}})),
         "AllowFrom": {
             "type": "object",
-            "properties": {"name": {"const": "allow-from"}, "type": text(), "value": texts()},
+            "properties": {"name": {"const": "allow-from"}, "type": text(), "value": networks},
             "required": ["value"],
         },
     });
