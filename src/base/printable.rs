@@ -4,7 +4,12 @@
 //! ends and the escape sequences of terminals. Written as they are, they could add lines to a log or
 //! a table, or change what a terminal shows. Whatever writes such lines wraps them.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
+
+/// Most characters of a line that quotes others: of an error with a hint, of a change with its values. Who sends a
+/// request of megabytes must not fill the log with it.
+pub const LINE_CHARS: usize = 2_000;
 
 /// Formats a value with its control characters escaped as in Rust: `\n`, `\u{1b}`.
 ///
@@ -17,6 +22,21 @@ impl<T: Display> Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping(f), "{}", self.0)
     }
+}
+
+/// Returns a text, or its beginning and `...`.
+#[must_use]
+pub fn cut(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}...", &text[..at]).into(),
+        None => text.into(),
+    }
+}
+
+/// Returns a line, or its beginning, if it is longer than [`LINE_CHARS`].
+#[must_use]
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    cut(text, LINE_CHARS)
 }
 
 /// Writes text on, escaped.
@@ -47,6 +67,16 @@ fn breaks_lines(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        for (text, expected) in
+            [("", ""), ("abc", "abc"), ("abcd", "abc..."), ("é世界", "é世界"), ("é世界x", "é世界...")]
+        {
+            assert_eq!(cut(text, 3), expected);
+        }
+        assert_eq!(shortened(&"x".repeat(200_000)).len(), LINE_CHARS + 3);
+    }
 
     #[test]
     fn control_characters_are_escaped_and_all_others_stay() {

@@ -2,11 +2,10 @@
 //!
 //! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::printable::Printable;
+use crate::base::printable::{Printable, cut, shortened};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,21 +249,12 @@ impl fmt::Display for ConfigError {
             write!(f, "{}: ", self.function)?;
         }
         // It quotes what the file contains.
-        Printable(cut(&self.fault.to_string(), FAULT_CHARS)).fmt(f)
+        Printable(shortened(&self.fault.to_string())).fmt(f)
     }
 }
 
-/// Characters shown of an unknown name, and of a whole message.
+/// Characters shown of an unknown name.
 const NAME_CHARS: usize = 80;
-const FAULT_CHARS: usize = 2_000;
-
-/// Returns the text, or its beginning.
-fn cut(text: &str, chars: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(chars) {
-        Some((at, _)) => format!("{}...", &text[..at]).into(),
-        None => text.into(),
-    }
-}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

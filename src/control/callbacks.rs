@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::printable::shortened;
 use crate::control::Control;
 use crate::control::monitor::Monitor;
 use crate::control::plan::Source;
@@ -91,7 +92,7 @@ async fn in_turn<C: Future<Output = Result<(), String>>>(
 
 fn complain(told: Result<(), String>) {
     if let Err(why) = told {
-        tracing::warn!("a callback of the configuration: {why}");
+        tracing::warn!("a callback of the configuration: {}", shortened(&why));
     }
 }
 

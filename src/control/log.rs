@@ -25,7 +25,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, format};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::base::printable::Printable;
+use crate::base::printable::{Printable, shortened};
 use crate::config::log_style::{ClientAddresses, LogFormat, LogStyle};
 use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
@@ -216,10 +216,13 @@ where
 /// Writes one field of an event in the text format, which does not leave its line. JSON escapes by
 /// itself.
 fn field(to: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    let value = Printable(format_args!("{value:?}"));
+    let value = format!("{value:?}");
+    let value = match field.name() {
+        // It comes first. A text that a function of the configuration prints is as long as it wants.
+        "message" => return write!(to, "{}", Printable(value)),
+        _ => Printable(shortened(&value)),
+    };
     match field.name() {
-        // It comes first.
-        "message" => write!(to, "{value}"),
         // Where a library's record comes from, which the line says already.
         name if name.starts_with("log.") => Ok(()),
         name if to.has_ansi_escapes() => write!(to, " {ITALIC}{name}{PLAIN}{DIM}={PLAIN}{value}"),

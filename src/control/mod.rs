@@ -501,7 +501,7 @@ impl<S: Source> Control<S> {
         match committed {
             Ok((plan, done)) => {
                 for change in &plan.changes {
-                    tracing::info!("{change}");
+                    tracing::info!("{}", crate::base::printable::shortened(change));
                 }
                 let (generation, servers) =
                     (plan.snapshot.generation, plan.snapshot.backends.iter().flatten().count());

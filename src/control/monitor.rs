@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::base::addr::BackendSlot;
-use crate::base::printable::Printable;
+use crate::base::printable::{Printable, shortened};
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::certificate_monitor::unix_seconds;
@@ -206,7 +206,7 @@ impl Monitor {
         self.count_refused();
         let what = if what.is_empty() { String::new() } else { format!(" ({})", Printable(what)) };
         for error in errors.iter().flat_map(|errors| errors.lines()) {
-            tracing::warn!("a change by {by}{what} was refused: {}", Printable(error));
+            tracing::warn!("a change by {by}{what} was refused: {}", Printable(shortened(error)));
         }
         self.notes().add_lines("refused", errors);
     }

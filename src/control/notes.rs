@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use crate::base::printable::shortened;
 use crate::config::diff::stands_for;
 
 /// Notes that wait; without a web server nobody takes them.
@@ -32,7 +33,7 @@ impl Notes {
         if notes.len() == NOTES_MAX {
             notes.pop_front();
         }
-        notes.push_back(Note { kind, text: text.into() });
+        notes.push_back(Note { kind, text: shortened(&text.into()).into_owned() });
     }
 
     /// Notes some lines, and how many more there are.
@@ -48,7 +49,7 @@ impl Notes {
     /// Notes warnings, which go to the log too.
     pub(super) fn warn(&self, kind: &'static str, warnings: &[String]) {
         self.add_lines(kind, warnings);
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        warnings.iter().for_each(|warning| tracing::warn!("{}", shortened(warning)));
     }
 
     /// Takes what waits.

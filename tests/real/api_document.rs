@@ -74,6 +74,9 @@ impl Document {
             "items" => list.is_none_or(|list| list.iter().all(|item| self.admits(of, item))),
             "minItems" => list.is_none_or(|list| list.len() as u64 >= of.as_u64().expect("a number")),
             "maxItems" => list.is_none_or(|list| list.len() as u64 <= of.as_u64().expect("a number")),
+            "maxLength" => {
+                text.is_none_or(|text| text.chars().count() as u64 <= of.as_u64().expect("a number"))
+            }
             "contains" => list.is_none_or(|list| list.iter().any(|item| self.admits(of, item))),
             "minProperties" => members.is_none_or(|m| m.len() as u64 >= of.as_u64().expect("a number")),
             "required" => members
@@ -128,6 +131,9 @@ impl Document {
             } else if let Some(bound) = schema[bound].as_f64() {
                 into.extend([json!(bound), json!(bound * if step < 0 { 0.5 } else { 2.0 })]);
             }
+        }
+        if let Some(most) = schema["maxLength"].as_u64() {
+            into.extend([json!("n".repeat(most as usize)), json!("n".repeat(most as usize + 1))]);
         }
         into.extend(schema["enum"].as_array().into_iter().flatten().take(400).cloned());
         for name in schema["properties"]["name"]["enum"].as_array().into_iter().flatten() {

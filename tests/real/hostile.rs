@@ -8,6 +8,7 @@ use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Load, Plan};
 use crate::message;
 use crate::place::{port, wait_for};
+use crate::web::fetch_with;
 
 const STORM: u64 = 500;
 
@@ -210,4 +211,54 @@ fn guessed_answers_are_warned_of_and_the_queries_leave_by_other_ports() {
     assert!(line.contains("ns1") && line.contains("answers="), "{line}");
     assert_eq!(warned(), 1, "once");
     assert!(instance.stop().success());
+}
+
+#[test]
+fn no_text_of_a_client_makes_a_line_of_the_log_long() {
+    const LONG: usize = 200_000;
+    let web = local();
+    let lua = listen(local())
+        + &backend(local(), ", id='one'")
+        + &format!("webserver('{web}') setWebserverConfig({{apiKey='key'}}) setAPIWritable(true)\n")
+        + "registerWebHandler('/fails', function(req, resp) error(req.getvars.a) end)\n\
+           registerWebHandler('/header', function(req, resp) resp.headers = {[req.getvars.a]='x'} end)\n";
+    let mut instance = Instance::start(&lua);
+    let directory = crate::place::Directory::new();
+    let (long, path) = ("y".repeat(LONG), "m".repeat(12_000));
+    let rule =
+        |more: &str| format!(r#"{{"selector": "a.test", "action": {{"name": "DropAction"}}, {more}}}"#);
+    for (method, path, body) in [
+        ("PATCH", "/api/v2/servers/one".to_owned(), format!(r#"{{"{long}": 1}}"#)),
+        ("POST", "/api/v2/servers".to_owned(), format!(r#"{{"{long}": 1, "address": "127.0.0.1"}}"#)),
+        ("POST", "/api/v2/servers".to_owned(), format!(r#"{{"address": "{long}"}}"#)),
+        ("POST", "/api/v2/servers".to_owned(), format!(r#"{{"address": "127.0.0.1:1", "name": "{long}"}}"#)),
+        ("POST", "/api/v2/servers".to_owned(), format!(r#"{{"address": "127.0.0.1:1", "pool": "{long}"}}"#)),
+        ("POST", "/api/v2/rules/query".to_owned(), rule(&format!(r#""{long}": 1"#))),
+        ("POST", "/api/v2/rules/query".to_owned(), rule(&format!(r#""name": "{long}""#))),
+        ("PUT", "/api/v2/pools/x".to_owned(), format!(r#"{{"{long}": 1}}"#)),
+        ("PUT", format!("/api/v2/pools/{path}"), r#"{"policy": "wrandom"}"#.to_owned()),
+        ("PUT", format!("/api/v2/acl/{path}"), String::new()),
+        ("PATCH", format!("/api/v2/servers/{path}"), "{}".to_owned()),
+        ("PATCH", format!("/api/v2/servers/one?{path}=1"), "{}".to_owned()),
+        ("GET", format!("/fails?a={path}"), String::new()),
+        ("GET", format!("/header?a={path}%20"), String::new()),
+    ] {
+        let data = format!("@{}", directory.write("body", &body).display());
+        let mut arguments = vec!["-X", method, "-H", "X-API-Key: key", "-H", "If-Match: *"];
+        arguments.extend(["-H", "Content-Type: application/json"]);
+        if method != "GET" {
+            arguments.extend(["--data-binary", &data]);
+        }
+        let (status, text) = fetch_with(web, &path, &arguments);
+        assert!(status >= 200 && (status < 300 || text.len() < 10_000), "{status} {}", text.len());
+    }
+    assert_eq!(instance.stop().code(), Some(0));
+    let transcript = instance.program.transcript();
+    let longest = transcript.lines().max_by_key(|line| line.len()).expect("lines");
+    assert!(
+        longest.len() < 3_000 && transcript.contains("was refused"),
+        "{}: {}",
+        longest.len(),
+        &longest[..200]
+    );
 }

@@ -6,7 +6,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 use tracing_subscriber::fmt::format;
 
-use crate::base::printable::Printable;
+use crate::base::printable::{Printable, shortened};
 use crate::config::log_style::LogStyle;
 use crate::control::certificate_monitor::unix_time;
 use crate::control::log::timestamp;
@@ -85,7 +85,7 @@ impl Fields {
             name => {
                 self.rest.push(' ');
                 // Writing into a string does not fail.
-                let _ = pair(&mut self.rest, name, &value);
+                let _ = pair(&mut self.rest, name, &shortened(&value));
             }
         }
     }

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Ve
 use axum::response::Response;
 use tokio::sync::oneshot;
 
+use crate::base::printable::shortened;
 use crate::control::request::PageRequest;
 use crate::control::web::rest::refusal;
 use crate::control::web::site::{Site, variables};
@@ -45,7 +46,8 @@ pub(super) async fn page(
         Ok(None) | Err(_) => return missing(),
     };
     made.unwrap_or_else(|error| {
-        tracing::info!(path = uri.path(), error, "the function of a page of the web server failed");
+        let error = shortened(&error);
+        tracing::info!(path = uri.path(), %error, "the function of a page of the web server failed");
         refusal(uri.path(), StatusCode::INTERNAL_SERVER_ERROR, "the function of this page failed")
     })
 }

@@ -23,6 +23,8 @@ use crate::model::{ClientAddress, HealthMode, Probe};
 pub(crate) const WEIGHT_MAX: u32 = i32::MAX as u32;
 /// A day, the longest span of any server setting, milliseconds.
 const DAY_MS: f64 = 86_400_000.0;
+/// Longest id or name of a server, bytes: many lines of the log have it.
+const LABEL_BYTES: usize = 255;
 /// Most servers to try.
 const SERVERS_TO_TRY_MAX: u32 = 5;
 /// The longest time-out, milliseconds.
@@ -412,6 +414,9 @@ fn label(name: &str, v: &Value, expected: &str) -> Result<String, Fault> {
         Value::Integer(_) | Value::Number(_) => shown(v),
         _ => text(name, v, expected)?,
     };
+    if label.len() > LABEL_BYTES {
+        return Err(Fault::value(name, shown(v), format!("{expected} of at most {LABEL_BYTES} bytes")));
+    }
     if label.chars().any(char::is_control) {
         // It would break lines of logs and tables.
         return Err(Fault::value(name, shown(v), format!("{expected} without control characters")));

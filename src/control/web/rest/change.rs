@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::prefix::Prefix;
+use crate::base::printable::cut;
 use crate::config::functions::{CHAINS as FUNCTIONS, POLICIES};
 use crate::config::ruleset::{ChainKey, parse_uuid, uuid_text};
 use crate::config::value::{ADDRESS, address};
@@ -211,11 +212,7 @@ fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
         Value::Object(_) => "an object".to_owned(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     };
-    let mut shown: String = written.chars().take(SHOWN_MAX).collect();
-    if shown.len() < written.len() {
-        shown += "...";
-    }
-    Problem::unprocessable(format!("{name} is {shown}; expected {expected}"))
+    Problem::unprocessable(format!("{name} is {}; expected {expected}", cut(&written, SHOWN_MAX)))
 }
 
 /// Puts the name of the default pool in the place of what it is called in paths and in lists.

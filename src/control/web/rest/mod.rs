@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::base::printable::Printable;
+use crate::base::printable::{Printable, cut};
 use crate::control::monitor::Monitor;
 use crate::control::request::{Refusal, Reply, Request, Terms};
 use crate::control::web::access::Area;
@@ -51,6 +51,8 @@ use crate::model::Snapshot;
 pub(super) const CHANGE: Duration = Duration::from_secs(45);
 /// How often a change for any generation is made anew for another one.
 const TRIES: usize = 16;
+/// Characters of a path that a line of the log has.
+const PATH_CHARS: usize = 200;
 /// Longest output of a change, bytes: there are only warnings.
 const OUTPUT_MAX: usize = 64 << 10;
 
@@ -170,7 +172,8 @@ impl Call {
     /// Whose request it is, for the log.
     fn author(&self) -> String {
         let (method, path) = (self.operation.method.name(), self.uri.path());
-        format!("the API ({} by {})", Printable(format!("{method} {path}")), self.peer)
+        let what = format!("{method} {path}");
+        format!("the API ({} by {})", Printable(cut(&what, PATH_CHARS)), self.peer)
     }
 
     fn is_dry_run(&self) -> Result<bool, Problem> {

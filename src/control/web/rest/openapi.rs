@@ -281,7 +281,7 @@ fn server_argument(entry: &Entry) -> Value {
     let weight = || whole_number(0, WEIGHT_MAX.into());
     let mut schema = match entry.name {
         "address" => pattern(ADDRESS),
-        "id" | "name" => pattern(PRINTABLE),
+        "id" | "name" => json!({"type": "string", "pattern": PRINTABLE, "maxLength": 255}),
         "pool" => one_or_list(&pattern(PRINTABLE)),
         "order" => whole_number(i32::MIN.into(), i32::MAX.into()),
         "weight" => whole_number(1, WEIGHT_MAX.into()),

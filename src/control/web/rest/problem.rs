@@ -6,7 +6,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::base::printable::cut;
 use crate::control::web::rest::operations::Id;
+
+/// Characters of what is wrong, which quotes the request.
+const DETAIL_CHARS: usize = 500;
 
 /// Why a request is refused. Nothing has changed.
 #[derive(Debug)]
@@ -19,7 +23,12 @@ pub(in crate::control::web) struct Problem {
 
 impl Problem {
     pub(in crate::control::web) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), is_told: false }
+        Self {
+            status,
+            detail: cut(&detail.into(), DETAIL_CHARS).into_owned(),
+            errors: Vec::new(),
+            is_told: false,
+        }
     }
 
     /// The request is not what the operation takes.
