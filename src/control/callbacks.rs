@@ -12,7 +12,9 @@ use crate::control::signals::Signals;
 use crate::lua::front_end::notice::Notice;
 use crate::model::LuaFunction;
 
-/// How long the end of the process waits for its functions.
+/// How long the end of the process waits for functions that are at work when its own are to begin.
+const OTHERS: Duration = Duration::from_secs(2);
+/// How long it waits for its own.
 const EXIT: Duration = Duration::from_secs(2);
 
 impl<S: Source> Control<S> {
@@ -31,15 +33,33 @@ impl<S: Source> Control<S> {
     }
 
     fn notify(&mut self, function: LuaFunction, notice: Notice) {
+        let asked_by = notice.asked_by();
         let told = self.source.notify(function, notice, Arc::<Monitor>::clone(&self.monitor));
-        tokio::task::spawn_local(async move { complain(told.await) });
+        tokio::task::spawn_local(async move { complain(asked_by, told.await) });
     }
 
-    /// Tells that the process ends; all functions together have some time. Returns whether a signal has
-    /// come that ends it at once, as another one may have before.
+    /// Tells that the process ends; all functions together have some time, which begins when others have returned that
+    /// were at work, or were ended. Returns whether a signal has come that ends it at once, as another one may have before.
     pub(super) async fn tell_exit(&mut self, signals: &mut Signals, is_urgent: bool) -> bool {
         let functions = if self.serving { self.settings.callbacks.exit.clone() } else { Vec::new() };
         let all = functions.len();
+        let mut is_urgent = is_urgent;
+        if all > 0 && !is_urgent {
+            let rests = tokio::select! {
+                rests = self.source.rest(OTHERS) => Some(rests),
+                _ = signals.term.recv() => None,
+                _ = signals.int.recv() => None,
+            };
+            if rests == Some(false) {
+                tracing::warn!(
+                    "functions of addExitCallback: none of {all} was called, as another function of the configuration has \
+                     not returned within {} s",
+                    OTHERS.as_secs()
+                );
+                return false;
+            }
+            is_urgent = rests.is_none();
+        }
         let end = async {
             tokio::select! {
                 _ = signals.term.recv() => Cut::Signal,
@@ -58,7 +78,7 @@ impl<S: Source> Control<S> {
                 Cut::Time => format!("within {} s", EXIT.as_secs()),
                 Cut::Signal => "before another signal".to_owned(),
             };
-            tracing::warn!("callbacks at the end of the process: {ended} of {all} have returned {when}");
+            tracing::warn!("functions of addExitCallback: {ended} of {all} have returned {when}");
         }
         cut == Some(Cut::Signal)
     }
@@ -82,7 +102,7 @@ async fn in_turn<C: Future<Output = Result<(), String>>>(
     for call in calls {
         tokio::select! {
             biased;
-            told = call => complain(told),
+            told = call => complain(Notice::Exit.asked_by(), told),
             cut = &mut end => return (ended, Some(cut)),
         }
         ended += 1;
@@ -90,9 +110,9 @@ async fn in_turn<C: Future<Output = Result<(), String>>>(
     (ended, None)
 }
 
-fn complain(told: Result<(), String>) {
+fn complain(asked_by: &str, told: Result<(), String>) {
     if let Err(why) = told {
-        tracing::warn!("a callback of the configuration: {}", shortened(&why));
+        tracing::warn!("a function of {asked_by}: {}", shortened(&why));
     }
 }
 

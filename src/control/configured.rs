@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -216,6 +217,10 @@ impl Source for Configured {
         view: Arc<dyn View>,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>>>> {
         called(self.host.notify(function, notice, view))
+    }
+
+    fn rest(&mut self, limit: Duration) -> Pin<Box<dyn Future<Output = bool>>> {
+        Box::pin(self.host.rest(limit))
     }
 
     fn load(&mut self) -> Result<Plan, Vec<String>> {

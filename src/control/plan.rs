@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::base::panics;
@@ -176,6 +177,12 @@ pub trait Source {
         _: Arc<dyn View>,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>>>> {
         Box::pin(std::future::ready(Err("this configuration has no Lua".to_owned())))
+    }
+
+    /// Waits until the functions of the current configuration that are at work have returned, and ends them after this
+    /// time. Returns whether another one can begin.
+    fn rest(&mut self, _: Duration) -> Pin<Box<dyn Future<Output = bool>>> {
+        Box::pin(std::future::ready(true))
     }
 
     /// Interrupts a running evaluation, whose result is dropped.

@@ -120,3 +120,33 @@ fn functions_are_told_of_servers_and_of_the_end() {
     let ends = instance.program.lines_with(0, "told of the end");
     assert_eq!(ends.len(), 1, "{}", instance.program.transcript());
 }
+
+#[test]
+fn functions_of_the_end_have_a_time_of_their_own() {
+    let lua = |busy: &str, end: &str| {
+        listen(local())
+            + &format!("newServer{{address='{}', checkIntervalMs=100, checkTimeout=200}}\n", local())
+            + &format!(
+                "addServerStateChangeCallback(function(server, up) infolog('begins') {busy} end)\n\
+                 addExitCallback(function() infolog('told of the end') {end} end)\n"
+            )
+    };
+    // One that is at work, which Lua ends; one that waits for the system; one of the end itself.
+    let (endless, asleep) = ("while true do end", "os.execute('sleep 6')");
+    for (busy, end, told, expected) in [
+        (endless, "", 1, "a function of addServerStateChangeCallback: "),
+        (asleep, "", 0, "functions of addExitCallback: none of 1 was called, as another function"),
+        ("", endless, 1, "functions of addExitCallback: 0 of 1 have returned within 2 s"),
+    ] {
+        let mut instance = Instance::start(&lua(busy, end));
+        wait_for(
+            || format!("a call in {}", instance.program.transcript()),
+            || (!instance.program.lines_with(0, "begins").is_empty()).then_some(()),
+        );
+        assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+        let transcript = instance.program.transcript();
+        assert_eq!(instance.program.lines_with(0, "told of the end").len(), told, "{transcript}");
+        let complaints = instance.program.lines_with(0, "Callback");
+        assert!(complaints.len() == 1 && complaints[0].contains(expected), "{transcript}");
+    }
+}

@@ -13,7 +13,8 @@ pub static CALLBACKS: &[Entry] = &[
         "addExitCallback",
         "function",
         "Calls a function when the process ends, after outstanding queries; all of them together may take 2 s, and \
-         another signal ends that. It sees the globals of the file, not those of the functions of rules.",
+         another signal ends that. Functions that are at work then, as those of addServerStateChangeCallback, are \
+         ended first, after 2 s. It sees the globals of the file, not those of the functions of rules.",
     ),
     entry(
         "addServerStateChangeCallback",

@@ -52,6 +52,11 @@ impl Interrupt {
         self.0.store(Why::Interrupted as u8, Relaxed);
     }
 
+    /// Lets what begins from then on run.
+    pub(crate) fn clear(&self) {
+        self.0.store(0, Relaxed);
+    }
+
     /// Returns whether the evaluation is to end.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Relaxed) != 0

@@ -62,6 +62,7 @@ type Job<T> = Box<dyn FnOnce(&T) + Send>;
 #[derive(Debug)]
 pub(crate) struct Worker<T> {
     jobs: Option<Sender<Job<T>>>,
+    interrupt: Interrupt,
 }
 
 impl<T: 'static> Worker<T> {
@@ -106,7 +107,7 @@ impl<T: 'static> Worker<T> {
                 Ok((first, stays)) => {
                     let jobs = stays.then_some(jobs);
                     let first = first.map_err(Failed::Panicked)?;
-                    return Ok((first, Self { jobs }));
+                    return Ok((first, Self { jobs, interrupt: interrupt.clone() }));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // It ended without a result: a panic while what it had made was dropped.
@@ -187,6 +188,11 @@ impl<T: 'static> Worker<T> {
             // Full of calls that do not return: this one would not run either.
             let _ = jobs.try_send(job);
         }
+    }
+
+    /// Returns what ends a call of Lua that runs.
+    pub(crate) const fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// Returns whether there is a thread for calls.
