@@ -316,6 +316,12 @@ fn the_dashboard_lives_in_a_browser() {
              return String(first) === '0,1' && String(busiest(of(.32, .33, .35), 2, first)) === '1,0' && \
              String(busiest(of(0, .2, .8), 2, first)) === '1,2'",
         ),
+        (
+            "Escape leaves a filter, for who has no mouse",
+            "narrow('client', '127.0.0.1'); const was = narrowed && $('narrowed').textContent.includes('127.0.0.1'); \
+             document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true })); \
+             return was && !narrowed && $('narrowed').textContent === '' && document.activeElement.name === 'window'",
+        ),
     ] {
         assert_eq!(browser.run(script), json!(true), "{what}");
     }
