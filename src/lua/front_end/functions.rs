@@ -9,6 +9,7 @@ use crate::lua::code::flow::When;
 use crate::lua::code::shape::Shape;
 use crate::lua::front_end::argument::{text, wrong};
 use crate::lua::front_end::context::Call;
+use crate::lua::front_end::lookups;
 use crate::rules::script::FunctionId;
 
 /// Records a function, or a text that returns one, and returns its number.
@@ -59,6 +60,9 @@ pub(crate) fn record(
             Recorded { kind, interface, source, line }
         }
     };
+    if let Some(fault) = lookups::of_shards(call.lua) {
+        return Err(fault);
+    }
     call.draft.functions.push(recorded);
     Ok(FunctionId(u32::try_from(call.draft.functions.len() - 1).unwrap_or(u32::MAX)))
 }

@@ -42,6 +42,18 @@ struct Lookup {
 #[derive(Default)]
 struct Lookups(Vec<Lookup>);
 
+/// A function that got its addresses is running.
+struct Answers;
+
+/// Returns the fault of a function for the shards that is given while the addresses of a name are told. Each shard reads
+/// the file once more to find its functions, without looking a name up.
+pub(crate) fn of_shards(lua: &Lua) -> Option<Fault> {
+    lua.app_data_ref::<Answers>().map(|_| Fault::Conflict {
+        wrong: format!("a function of {NAME} gives away a function that shards run"),
+        expected: format!("that in the file itself, outside of {NAME}: shards look no names up"),
+    })
+}
+
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, NAME, |call, a| {
         let name = a.text(0, "a name")?;
@@ -93,7 +105,10 @@ pub(crate) fn finish(lua: &Lua, context: &Context) -> mlua::Result<()> {
                     })?;
                 }
             }
-            function.call::<()>((name, list))?;
+            lua.set_app_data(Answers);
+            let called = function.call::<()>((name, list));
+            lua.remove_app_data::<Answers>();
+            called?;
         }
     }
     if forget(lua) {
@@ -206,6 +221,23 @@ mod tests {
         ))
         .expect("a configuration");
         assert_eq!(servers, ["192.0.2.8:53"]);
+    }
+
+    #[test]
+    fn what_shards_run_is_not_given_by_them() {
+        let rule = |action: &str| {
+            format!("newServer('192.0.2.1')\ngetAddressInfo('192.0.2.7', function()\n{action} end)")
+        };
+        evaluated(&rule("addAction('a.test', DropAction())")).expect("a rule without a function");
+        for action in [
+            "addAction('a.test', LuaAction(function() return DNSAction.Drop end))",
+            "addAction(LuaRule(function() return true end), DropAction())",
+            "addAction('a.test', LuaFFIPerThreadAction('return function() return 0 end'))",
+            "setServerPolicyLua('x', function() return 1 end)",
+        ] {
+            let error = evaluated(&rule(action)).expect_err(action);
+            assert!(error.contains(":3: ") && error.contains("shards look no names up"), "{error}");
+        }
     }
 
     #[test]
