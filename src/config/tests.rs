@@ -324,8 +324,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setVerbose: called with 2 arguments; expected at most 1: true or false",
     ),
     (
-        "benchRule(AllRule())",
-        "FILE:1: benchRule: the function (rules) is not implemented yet; remove it; the counters of rules show",
+        "newThread('x')",
+        "FILE:1: newThread: the function (threads and messages) is not implemented yet; use maintenance(), or another",
     ),
     ("registerWebHandler('mine', function() end)", "FILE:1: registerWebHandler: path is \"mine\"; expected"),
     (

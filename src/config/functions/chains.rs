@@ -83,10 +83,21 @@ pub static CHAINS: [ChainFunctions; 8] = [
     chain!(true, "addXFRResponseAction", "XFRResponse", "zone transfer rule"),
 ];
 
+/// The function that measures a rule.
+pub const BENCH_RULE: Entry = entry(
+    "benchRule",
+    "rule [, iterations=100000 [, suffix]]",
+    "Measures how often a second a rule can be evaluated, on queries for names below `suffix` (powerdns.com), for two \
+     seconds at most, and prints how many of them it matches. Rules that count, as MaxQPSRule, that name pools, or that \
+     call Lua depend on more than the query, and are not measured. For the console: what evaluates the configuration \
+     waits for it.",
+);
+
 /// Functions on rules that belong to no single chain.
 pub static CHAIN_EXTRAS: &[Entry] = &[
     entry("getAction", "number", "Returns a query rule by its number; nil if there is none."),
     entry("getCacheMissAction", "number", "Returns a cache-miss rule by its number; nil if there is none."),
+    BENCH_RULE,
     entry(
         "newRuleAction",
         "rule, action [, {name=, uuid=, group=}]",

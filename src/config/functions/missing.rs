@@ -14,11 +14,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         names: &["HTTPHeaderRule", "HTTPPathRegexRule", "HTTPPathRule", "HTTPStatusAction"],
     },
     Missing {
-        family: "rules",
-        meanwhile: "remove it; the counters of rules show how many queries each got",
-        names: &["benchRule"],
-    },
-    Missing {
         family: "hardware addresses of clients",
         meanwhile: "remove it: servers tell clients by their addresses",
         names: &["SetMacAddrAction", "MacAddrAction", "getMACAddress"],

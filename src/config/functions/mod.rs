@@ -28,7 +28,7 @@ use std::borrow::Cow;
 pub use crate::config::functions::absent::ABSENT;
 pub use crate::config::functions::cache::{CACHE_FUNCTIONS, CACHE_METHODS, CACHE_OPTIONS};
 pub use crate::config::functions::callbacks::CALLBACKS;
-pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
+pub use crate::config::functions::chains::{BENCH_RULE, CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::console::{BIND_METHODS, CONSOLE, INSPECTION};
 pub use crate::config::functions::machine::MACHINE;
 pub use crate::config::functions::missing::{FFI_MISSING, FOR_FUNCTIONS, FUNCTIONS_MISSING, WITHOUT_EFFECT};

@@ -23,12 +23,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("if not noSuch then noSuch() end", "unknown name \"noSuch\""),
     ("if dnslob then noSuch() end", "unknown name \"noSuch\""),
     ("return (function() return function() return noSuch() end end)()", "unknown name \"noSuch\""),
-    ("benchRule('')", "benchRule: the function (rules) is not implemented yet; remove it"),
+    (
+        "newThread('')",
+        "newThread: the function (threads and messages) is not implemented yet; use maintenance()",
+    ),
     (
         "if dq.tcp then addDynBlocks({}, 'x', 5) end",
         "addDynBlocks: the function (limits and dynamic blocks) is not",
     ),
-    ("benchRule('') benchRule('a')", "benchRule: the function"),
+    ("newThread('') newThread('a')", "newThread: the function"),
     (
         "require('ffi').C.dnsdist_ffi_no_such(dq)",
         "unknown function of the LuaFFI family \"dnsdist_ffi_no_such\"",
@@ -242,11 +245,11 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "local x = newThing and newThing('a') or 1",
         "local f = newThing or function() end f()",
         "while newThing do newThing() end",
-        "if benchRule then benchRule('') end",
-        "if not dnslob then benchRule('') end",
+        "if newThread then newThread('') end",
+        "if not dnslob then newThread('') end",
         "if dnslob then return 0 else newThing() end",
         "if dnslob == nil then newThing() end",
-        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return benchRule('') end)",
+        "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return newThread('') end)",
         "local name = 'noSuch' local t = {noSuch = 1} return t.noSuch, t[name]",
         "local newThing = function() end newThing()",
         "for newThing in function() end do newThing() end",
@@ -268,7 +271,7 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "setfenv(1, setmetatable({}, {__index=_G}))",
     ] {
         assert_eq!(broken(&format!("{before} {}", shard("noSuch()"))), [] as [String; 0], "{before}");
-        assert_eq!(broken(&format!("{before} {}", shard("benchRule()"))).len(), 1, "{before}");
+        assert_eq!(broken(&format!("{before} {}", shard("newThread()"))).len(), 1, "{before}");
     }
     // Code that does not run here.
     let text = format!("if not dnslob then webserver('x') {} end newServer('192.0.2.1')", shard("noSuch()"));

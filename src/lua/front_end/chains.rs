@@ -1,21 +1,34 @@
 //! Rules in their chains: functions that add, remove, move, replace and show them, and groups.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use mlua::{Lua, UserData, UserDataMethods, Value};
 
+use crate::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
+use crate::base::packet::Packet;
 use crate::base::printable::Printable;
+use crate::base::rng::ShardRng;
+use crate::base::time::TickDelta;
 use crate::config::error::{ConfigError, Fault};
-use crate::config::functions::{CHAINS, ChainFunctions, RULE_METHODS};
+use crate::config::functions::{BENCH_RULE, CHAINS, ChainFunctions, RULE_METHODS};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
+use crate::config::value;
+use crate::engine::clock;
 use crate::lua::front_end::actions::{ActionObject, action};
-use crate::lua::front_end::argument::{named, shown, switch, text, whole, wrong};
+use crate::lua::front_end::argument::{named, parsed, shown, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::selectors::{Rule, rule, stand_in};
-use crate::rules::text as rule_text;
+use crate::rules::context::{Environment, EvaluationContext, Facts, Pools, RuleSettings};
+use crate::rules::limits::Limits;
+use crate::rules::matcher::Matcher;
+use crate::rules::pattern::PatternCache;
+use crate::rules::query_state::QueryState;
+use crate::rules::{Chains, text as rule_text};
+use crate::wire::name;
 
 /// What identifies a rule.
 const SELECTOR: &str = "the number, name or UUID of a rule";
@@ -26,6 +39,25 @@ const NAME_BYTES: usize = 255;
 const MATCHER_CHARS: usize = 120;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define_printing(lua, &BENCH_RULE, |call, a| {
+        const SUFFIX: &str = "powerdns.com";
+        let matcher = rule(call, a.what(0), a.at(0))?;
+        if depends_on_shard(&matcher) {
+            return Err(
+                a.wrong(0, "a rule that depends on the query alone, without limits, pools and functions")
+            );
+        }
+        let iterations = a.whole_from(1, 1, u32::MAX)?;
+        let suffix = match a.given(2) {
+            Some(suffix) => parsed(a.what(2), suffix, value::QNAME, value::wire_name)?,
+            None => value::wire_name(SUFFIX).map_err(|expected| Fault::value("suffix", SUFFIX, expected))?,
+        };
+        // The length of the longest label that is put in front, and its length byte.
+        if suffix.len() + 11 > name::LEN_MAX {
+            return Err(a.wrong(2, "a domain name with room for a label of ten bytes"));
+        }
+        Ok(measured(&matcher, iterations, &suffix))
+    })?;
     for (key, functions) in ChainKey::ALL.into_iter().zip(&CHAINS) {
         define_chain(lua, context, key, functions)?;
     }
@@ -335,6 +367,95 @@ fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options, top: 
         let _ = writeln!(out, "{}", Printable(row));
     }
     out
+}
+
+/// Returns whether a selector needs what only a shard has.
+fn depends_on_shard(matcher: &Matcher) -> bool {
+    let traits = matcher.traits();
+    let is_set = matches!(matcher, Matcher::TimedSet(_));
+    is_set || traits.has_effects || traits.pool.is_some() || traits.parts.iter().any(depends_on_shard)
+}
+
+/// Pools of a configuration that has none.
+#[derive(Debug)]
+struct NoPools;
+
+impl Pools for NoPools {
+    fn named(&self, _: &str) -> Option<PoolSlot> {
+        None
+    }
+
+    fn is_available(&self, _: PoolSlot) -> bool {
+        false
+    }
+
+    fn outstanding(&self, _: PoolSlot) -> u64 {
+        0
+    }
+}
+
+/// Evaluates a selector on queries for other names each time, and says how long that took.
+fn measured(matcher: &Matcher, iterations: u32, suffix: &[u8]) -> String {
+    /// Nothing else is done meanwhile that needs the configuration.
+    const LONGEST: TickDelta = TickDelta::from_ms(2_000);
+    /// Evaluations between two looks at the clock.
+    const BATCH: u32 = 1_000;
+    /// Names, a power of two: enough to be different, few enough to be made before.
+    const NAMES: u32 = 1 << 10;
+    let mut rng = ShardRng::from_seed(1);
+    let mut messages: Vec<Vec<u8>> = (0..NAMES).map(|_| query(rng.u32(), suffix)).collect();
+    let peer = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 53_000)));
+    let local = Endpoint::from(SocketAddr::from(([192, 0, 2, 2], 53)));
+    let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
+    let (chains, mut limits) = (Chains::default(), Limits::default());
+    let (mut patterns, mut state) = (PatternCache::default(), QueryState::default());
+    let (begun, mut done, mut matched) = (clock::now(), 0, 0_u32);
+    let mut took = TickDelta(0);
+    while done < iterations && took < LONGEST {
+        let end = done.saturating_add(BATCH).min(iterations);
+        for at in done..end {
+            let Some(message) = messages.get_mut((at % NAMES) as usize) else { break };
+            let len = message.len();
+            let mut packet = Packet::new(message, 0, len);
+            let facts = Facts::of(packet.bytes());
+            let mut context = EvaluationContext {
+                packet: &mut packet,
+                facts,
+                query_state: &mut state,
+                client,
+                local,
+                answered: None,
+            };
+            let mut env = Environment {
+                now: begun,
+                chains: &chains,
+                settings: RuleSettings::default(),
+                limits: &mut limits,
+                patterns: &mut patterns,
+                rng: &mut rng,
+                pools: &NoPools,
+                script: None,
+            };
+            matched += u32::from(matcher.matches(&mut context, &mut env));
+        }
+        done = end;
+        took = clock::now().since(begun);
+    }
+    let us = took.0.max(1) as f64 / 1_000.0;
+    format!("Had {matched} matches out of {done}, {:.1} qps, in {us:.1} us", f64::from(done) * 1e6 / us)
+}
+
+/// A query for an address of a name below a suffix.
+fn query(number: u32, suffix: &[u8]) -> Vec<u8> {
+    let label = number.to_string();
+    // An id, RD, one question.
+    let mut message = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(u8::try_from(label.len()));
+    message.extend_from_slice(label.as_bytes());
+    message.extend_from_slice(suffix);
+    // A, IN.
+    message.extend_from_slice(&[0, 1, 0, 1]);
+    message
 }
 
 /// A rule with its action as a Lua object.

@@ -523,7 +523,8 @@ impl Context {
 /// Returns whether a function only reads, by its name.
 fn is_reading(function: &str) -> bool {
     const BEGINNINGS: [&str; 9] = ["show", "get", "top", "dump", "is", "has", "purge", "expunge", "print"];
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
+        "benchRule",
         "clearQueryCounters",
         "delta",
         "grepq",

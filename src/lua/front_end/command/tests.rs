@@ -395,11 +395,43 @@ fn a_global_with_another_value_reaches_the_functions_of_shards() {
 }
 
 #[test]
+fn a_rule_is_measured() {
+    let console = Console::new("");
+    for (rule, matches) in [
+        ("AllRule()", "5000"),
+        ("'powerdns.com'", "5000"),
+        ("QTypeRule('AAAA')", "0"),
+        ("AndRule({QNameSuffixRule('com'), QTypeRule('A')})", "5000"),
+        ("RegexRule('^no')", "0"),
+        ("'127.0.0.0/8'", "0"),
+    ] {
+        let line = console.reply(&format!("benchRule({rule}, 5000)"));
+        let begins = format!("Had {matches} matches out of 5000, ");
+        assert!(line.starts_with(&begins) && line.contains(" qps, in "), "{rule}: {line}");
+    }
+    assert!(console.reply("benchRule('a.test', 10, 'a.test')").starts_with("Had 10 matches out of 10, "));
+    assert!(console.reply("benchRule('a.test')").starts_with("Had 0 matches out of 100000, "));
+    // For two seconds at most.
+    assert!(console.reply("benchRule(AllRule(), 4294967295)").starts_with("Had "));
+    for (call, why) in [
+        ("MaxQPSRule(5)", "depends on the query alone"),
+        ("NotRule(LuaRule(function() return true end))", "depends on the query alone"),
+        ("AndRule({PoolAvailableRule('')})", "depends on the query alone"),
+        ("'a.test', 0", "a whole number from 1"),
+        ("'a.test', 5, 'a..b'", "empty label"),
+        (&format!("'a.test', 5, '{}'", "a.".repeat(125)), "room for a label"),
+    ] {
+        let error = console.error(&format!("benchRule({call})"));
+        assert!(error.contains(why), "{call}: {error}");
+    }
+}
+
+#[test]
 fn what_commands_show_does_not_depend_on_print_and_missing_functions_are_named() {
     let console = Console::new("");
     assert_eq!(console.reply("print = nil"), "");
     assert_eq!(console.reply("showServers()"), "Servers\n");
-    let error = console.error("benchRule('x')");
+    let error = console.error("newThread('x')");
     assert!(error.contains("it is not implemented yet"), "{error}");
     let error = console.error("addAction(AllRule(), DropAction()) reload()");
     assert!(error.contains("one or the other"), "{error}");

@@ -177,17 +177,17 @@ fn the_documents_list_every_function_of_the_family() {
 #[test]
 fn what_functions_cannot_do_is_said_as_it_is() {
     // A function that is missing is nil, so that a file can ask for it.
-    let mut fixture = Fixture::action("assert(not benchRule) return DNSAction.Allow");
+    let mut fixture = Fixture::action("assert(not newThread) return DNSAction.Allow");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
     let mut fixture = Fixture::new(
-        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), benchRule, newPacketCache(9)\n\
+        "local s, p, get, cache = newServer('192.0.2.1'), getPool('x'), newThread, newPacketCache(9)\n\
          local function says(text, f, ...) local ok, e = pcall(f, ...) assert(not ok and tostring(e):find(text, 1, true), e) end\n\
          LuaAction(function(dq)\n\
            says('works only while the configuration is evaluated', newServer, '192.0.2.1')\n\
            says('not in the configuration that runs', function() s:setDown() end)\n\
            says('setRetry of a pool works only while', function() p:setRetry({}) end)\n\
            says('dump of a packet cache works only while', function() cache:dump('x') end)\n\
-           says('benchRule is not implemented yet; remove it', get, '')\n\
+           says('newThread is not implemented yet; use maintenance()', get, '')\n\
            getTLSContext(0):rotateTicketsKey() return DNSAction.Allow end)",
     );
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
