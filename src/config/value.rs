@@ -317,7 +317,15 @@ pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static s
         None => (None, Some(text)),
     };
     let address = address.map(|a| a.parse().map_err(|_| SOURCE)).transpose()?;
-    let interface = interface.map(|i| self::interface(i).map_err(|_| SOURCE)).transpose()?;
+    let mut interface = interface.map(|i| self::interface(i).map_err(|_| SOURCE)).transpose()?;
+    if zoned.is_some()
+        && let Some(number) = interface.as_deref().and_then(|zone| zone.parse().ok())
+        && let Some(name) =
+            nix::net::if_::if_indextoname(number).ok().and_then(|name| name.into_string().ok())
+    {
+        // Sockets are bound to names.
+        interface = Some(name);
+    }
     Ok((address, interface))
 }
 
@@ -446,6 +454,8 @@ mod tests {
         assert_eq!(source("eth0"), Ok((None, Some("eth0".to_owned()))));
         assert_eq!(source("::1@lo"), Ok((Some("::1".parse().expect("an address")), Some("lo".to_owned()))));
         assert_eq!(source("fe80::1%lo"), source("fe80::1@lo"));
+        let lo = nix::net::if_::if_nametoindex("lo").expect("every machine has it");
+        assert_eq!(source(&format!("fe80::1%{lo}")), source("fe80::1%lo"));
         for text in ["", "@", "eth0@192.0.2.1", "192.0.2.1@", "fe80::1%", "an-interface-too-long"] {
             assert_eq!(source(text), Err(SOURCE), "{text}");
         }

@@ -77,7 +77,11 @@ pub fn doubtful(draft: &Draft) -> Vec<ConfigError> {
         servers.map(|s| (s.source, s.address, s.source_interface.as_deref(), &s.origin, "newServer"));
     let relays =
         draft.relays.iter().filter_map(|r| Some((r.source, *r.to.first()?, None, &r.origin, r.function())));
-    for (source, to, interface, origin, function) in servers.chain(relays) {
+    let copies = draft.rules.iter().filter_map(|(_, rule)| {
+        let tee = rule.action.traits().tee?;
+        Some((tee.source, tee.address, None, &rule.origin, "TeeAction"))
+    });
+    for (source, to, interface, origin, function) in servers.chain(relays).chain(copies) {
         let Some(ip) = source else { continue };
         if let Some(why) = foreign(ip, to, interface) {
             let expected = "an address that this machine has";
@@ -277,6 +281,10 @@ mod tests {
             (
                 "addTCPForward{listen='127.0.0.1:9', to='192.0.2.1:9', source='192.0.2.77'}",
                 ":1: addTCPForward: source is \"192.0.2.77\" (",
+            ),
+            (
+                "newServer('192.0.2.1') addAction(AllRule(), TeeAction('192.0.2.2', false, '192.0.2.77'))",
+                ":1: TeeAction: source is \"192.0.2.77\" (",
             ),
             (
                 "getPool(''):setCache(newPacketCache(10, {snapshot='/nonexistent/x'}))",

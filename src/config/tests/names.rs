@@ -249,6 +249,7 @@ fn names_that_are_there_or_asked_for_are_allowed() {
         "if not dnslob then newThread('') end",
         "if dnslob then return 0 else newThing() end",
         "if dnslob == nil then newThing() end",
+        "coroutine.create(function() newThing() end) local co, f = coroutine, function() newThing() end co.wrap(f)",
         "pcall(newThing) pcall(function() newThing() end) local ok = pcall(function() return newThread('') end)",
         "local name = 'noSuch' local t = {noSuch = 1} return t.noSuch, t[name]",
         "local newThing = function() end newThing()",

@@ -4,7 +4,7 @@
 //! ```text
 //!  if newThing then newThing() end         newThing is not there: the call is not reached
 //!  if not dnslob then newPool() end        nor is this one
-//!  pcall(function() newThing() end)        errors are expected
+//!  pcall(function() newThing() end)        errors are expected, as in a coroutine
 //! ```
 //!
 //! Registers are followed from instruction to instruction as long as they hold a global name's
@@ -148,6 +148,8 @@ enum Held<'c> {
     TypeOf(Option<&'c str>),
     /// The function of a constant.
     Function(usize),
+    /// A function that keeps the errors of what it is given from whoever calls that.
+    Catches,
     /// A text.
     Text(&'c str),
     /// A function that returns an object of ours.
@@ -349,6 +351,7 @@ impl Walk<'_> {
         let standing = |register: u8| match registers.get(&register)? {
             Held::Global(name) => Some((self.standing)(name, when)),
             Held::Lacking(..) => Some(Standing::Lacking),
+            Held::Catches => Some(Standing::There),
             Held::Perhaps(..) | Held::TypeOf(_) | Held::Function(_) | Held::Text(_) | Held::Gives(_) => None,
             Held::Object(_) | Held::List(_) | Held::GoesThrough(_) => None,
         };
@@ -401,6 +404,11 @@ impl Walk<'_> {
             op::KSTR => function.text(i.d()).map(Held::Text),
             op::TGETS => match registers.get(&i.b) {
                 Some(Held::Global("_G")) => function.text(i.c.into()).map(Held::Global),
+                Some(Held::Global("coroutine"))
+                    if matches!(function.text(i.c.into()), Some("create" | "wrap")) =>
+                {
+                    Some(Held::Catches)
+                }
                 Some(Held::Global(table)) => function
                     .text(i.c.into())
                     .filter(|member| (self.table_lacks)(table, member))
@@ -582,7 +590,9 @@ fn target(at: usize, i: Instruction) -> Option<usize> {
 fn pcalled<'r, 'c>(i: Instruction, registers: &'r Registers<'c>) -> Option<&'r Held<'c>> {
     let is_call = matches!(i.op, op::CALLM..=op::CALLT);
     match registers.get(&i.a) {
-        Some(Held::Global("pcall" | "xpcall")) if is_call => registers.get(&i.a.checked_add(2)?),
+        Some(Held::Global("pcall" | "xpcall") | Held::Catches) if is_call => {
+            registers.get(&i.a.checked_add(2)?)
+        }
         _ => None,
     }
 }
