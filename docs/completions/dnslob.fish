@@ -111,7 +111,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l timeout -d 'How 
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l ca -d 'PEM: verify the server\'s certificate by these authorities' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l tls-name -d 'The name to send over TLS, and to verify' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l seed -d 'Begin randomness here: the same names each time' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l report -d 'Write the report as a page with plots, of one file; FILE.svg or FILE.png is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand bench" -l random -d 'Ask for each name only once'
@@ -158,7 +158,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l tls-name -d 'Th
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l threads -d 'Threads, each on a CPU of its own [default: 1]' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l cpus -d 'Pin the threads to these CPUs, as 0,2-5, rather than to the first or last ones' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l compare -d 'What of the answers is compared: rcode,flags,answer,authority,additional,ttl,order,edns [default: all but ttl, order and edns]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l report -d 'Write the report as a page with plots, of one file; FILE.svg or FILE.png is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand replay" -l max -d 'Send as fast as this machine can'
@@ -176,7 +176,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l name -d 'Only me
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l type -d 'Only messages about this type; may be given several times' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l rd -d 'Only messages with, or without, the bit RD' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l top -d 'Rows of each list, up to 1000 [default: 10]' -r
-complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l report -d 'Write the report as a page with plots, of one file; FILE.svg is the plot of latencies alone' -r -F
+complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l report -d 'Write the report as a page with plots, of one file; FILE.svg or FILE.png is the plot of latencies alone' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l hdr -d 'Write a log of HdrHistograms, one a second, in nanoseconds' -r -F
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l fail-if -d 'Exit with 3 if one of these holds: \'p99>20ms,loss>0.1%,servfail>1%,rate<50000\'' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand scope" -l json -d 'Print the report as JSON'

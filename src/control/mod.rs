@@ -45,7 +45,7 @@ use crate::control::spoofing::SpoofingMonitor;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::control::web::{Api, WebServer};
-use crate::engine::clock;
+use crate::engine::{clock, sys};
 use crate::lua::front_end::Loaded;
 use crate::model::Listener;
 use crate::rules::action::DELAY_MS_MAX;
@@ -139,6 +139,7 @@ pub fn run_held(
     signals: Signals,
     shutdown_handle: Option<ShutdownHandle>,
 ) -> Result<(), String> {
+    sys::map_large_allocations();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("the control thread: {e}"))?;
     runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, signals, shutdown_handle)))

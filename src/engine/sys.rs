@@ -24,7 +24,7 @@ use crate::base::packet::Packet;
 pub use crate::engine::sys::options::{bytes_of, set_bytes, set_option, set_reuseport_program};
 pub use crate::engine::sys::process::{
     StackBounds, at_exit, can_make_code, duplicate_socket, ignore_signals, inherited_socket, lua_with_ffi,
-    unblock_signals,
+    map_large_allocations, unblock_signals,
 };
 pub use crate::engine::sys::raw::wait;
 pub use crate::engine::sys::signal_stack::SignalStack;

@@ -130,6 +130,26 @@ impl<K: Copy + Default> Sketch<K> {
         Merged { items, unlisted_max, total: sketches.map(|s| s.total).sum() }
     }
 
+    /// Returns the key with the highest lower bound of all sketches, which are of one size. `items` is
+    /// overwritten.
+    pub(crate) fn first<'s>(
+        sketches: impl Iterator<Item = &'s Self> + Clone,
+        items: &mut Vec<Item<K>>,
+    ) -> Option<Item<K>>
+    where
+        K: 's,
+    {
+        let bounds = |item: &Item<K>| (item.count - item.error, item.count);
+        let count = sketches.clone().map(|s| s.count).max().unwrap_or(0);
+        let mut first = None;
+        for at in 0..count {
+            items.clear();
+            Self::merge_set(sketches.clone(), at, items);
+            first = first.into_iter().chain(items.iter().copied()).max_by_key(bounds);
+        }
+        first
+    }
+
     /// Appends the keys of one set of all sketches; returns its floor.
     fn merge_set<'s>(sketches: impl Iterator<Item = &'s Self>, at: usize, items: &mut Vec<Item<K>>) -> u64
     where

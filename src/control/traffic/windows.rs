@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use ahash::RandomState;
 
 use crate::base::addr::Endpoint;
-use crate::control::traffic::sketch::{Merged, Sketch};
+use crate::control::traffic::sketch::{Item, Merged, Sketch};
 use crate::stats::top::{By, NXDOMAIN, Only, SERVFAIL, SLOW_MS, WINDOW_MAX};
 use crate::stats::traffic_ring::{Record, ShortName};
 
@@ -227,13 +227,15 @@ pub(super) struct Windows {
     /// Spans that have passed, for those to come: new ones each second, of many sizes and ages, would leave
     /// gaps in the memory that nothing else fits into.
     spare: Vec<Span>,
+    /// Buffer for addresses of one set.
+    items: Vec<Item<[u8; 16]>>,
 }
 
 impl Windows {
     /// Creates those of a process that starts in a second.
     pub(super) fn new(hasher: RandomState, second: u64) -> Self {
-        let present = Span::new(second);
-        Self { hasher, coarse: VecDeque::new(), seconds: VecDeque::new(), present, spare: Vec::new() }
+        let (present, spare, items) = (Span::new(second), Vec::new(), Vec::new());
+        Self { hasher, coarse: VecDeque::new(), seconds: VecDeque::new(), present, spare, items }
     }
 
     /// Ends seconds that have passed; returns whether there were any.
@@ -266,12 +268,12 @@ impl Windows {
 
     /// Returns what the first of a list of addresses had per second, at least, in the last seconds
     /// that have ended.
-    pub(super) fn rate_max(&self, which: Addresses) -> u32 {
+    pub(super) fn rate_max(&mut self, which: Addresses) -> u32 {
         let spans = self.seconds.iter().rev().take(RATE);
         let sum = |of: fn(&Span) -> u64| spans.clone().map(of).sum::<u64>();
         let (read, missed) = (sum(|s| s.read), sum(|s| s.missed));
-        let merged = Sketch::merge(spans.map(|s| &s.addresses[which as usize]));
-        let most = merged.items.first().map_or(0, |item| item.count - item.error);
+        let first = Sketch::first(spans.map(|s| &s.addresses[which as usize]), &mut self.items);
+        let most = first.map_or(0, |item| item.count - item.error);
         // What was read is a random part of all.
         let all = u128::from(most) * u128::from(read + missed) / u128::from(read.max(1));
         u32::try_from(all / RATE as u128).unwrap_or(u32::MAX)

@@ -1,5 +1,5 @@
 //! What the control plane needs of the system and only `unsafe` offers: inherited sockets, ignored
-//! signals, exit handlers, and a Lua state with `ffi`.
+//! signals, exit handlers, a setting of the allocator, and a Lua state with `ffi`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd};
@@ -114,6 +114,20 @@ pub fn ignore_signals() -> io::Result<()> {
         unsafe { signal(number, SigHandler::SigIgn) }?;
     }
     Ok(())
+}
+
+/// Bytes from which an allocation is a mapping of its own: what the C library begins with.
+const LARGE: libc::c_int = 128 << 10;
+
+/// Gives large allocations back to the kernel as soon as they are freed, for good. By itself the C library
+/// learns from the first one to keep them in its heaps, where a small one that stays takes a bit of each gap:
+/// the next large one does not fit, and a heap that is hardly used grows to many times what it holds.
+pub fn map_large_allocations() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator, under its lock; all values are valid.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
 }
 
 /// Lets a program start with no signal blocked, whatever its starter blocks.
