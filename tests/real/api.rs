@@ -79,6 +79,11 @@ fn what_it_changes_is_served_and_outlives_reload_and_restart() {
     let added = change(web, "POST", "/api/v2/servers", Some(&second));
     assert!(added.contains("location: /api/v2/servers/two") && added.contains("\"kept\":true"), "{added}");
     wait_for(|| "queries at the new server".into(), || (two.queries() > 0).then_some(()));
+    let third = r#"{"address": "192.0.2.3", "tls": "openssl", "healthCheckMode": "down", "pool": "tls"}"#;
+    let added = change(web, "POST", "/api/v2/servers", Some(third));
+    assert!(added.contains("location: /api/v2/servers/192.0.2.3:853"), "{added}");
+    change(web, "DELETE", "/api/v2/servers/192.0.2.3:853", None);
+    change(web, "DELETE", "/api/v2/pools/tls", None);
     change(
         web,
         "PATCH",

@@ -9,7 +9,7 @@ use crate::base::prefix::Prefix;
 use crate::base::printable::cut;
 use crate::config::functions::{CHAINS as FUNCTIONS, POLICIES};
 use crate::config::ruleset::{ChainKey, parse_uuid, uuid_text};
-use crate::config::value::{ADDRESS, address};
+use crate::config::value::{ADDRESS, DNS_PORT, DOT_PORT, address_of};
 use crate::config::web::{ACL_FILE, CHANGES_FILE};
 use crate::control::web::rest::lua::{Callee, call, quoted, server, value};
 use crate::control::web::rest::operations::Id;
@@ -184,7 +184,12 @@ fn add_server(snapshot: &Snapshot, body: &Value) -> Result<Change, Problem> {
     };
     let written = text("address", ADDRESS)?
         .ok_or_else(|| Problem::unprocessable(format!("address is missing; expected {ADDRESS}")))?;
-    let address = address(written).map_err(|expected| wrong("address", &json!(written), expected))?;
+    let tls = members.get("tls");
+    let is_tls =
+        tls.is_some_and(|tls| tls.as_bool().or(tls.as_str().map(|tls| !tls.is_empty())) == Some(true));
+    let port = if is_tls { DOT_PORT } else { DNS_PORT };
+    let address =
+        address_of(written, port).map_err(|expected| wrong("address", &json!(written), expected))?;
     let (id, name) = (text("id", "a text")?, text("name", "a text")?);
     let id = id.filter(|id| !id.is_empty()).map_or_else(|| address.to_string(), str::to_owned);
     let name = name.filter(|name| !name.is_empty());
