@@ -83,7 +83,6 @@ fn what_it_changes_is_served_and_outlives_reload_and_restart() {
     let added = change(web, "POST", "/api/v2/servers", Some(third));
     assert!(added.contains("location: /api/v2/servers/192.0.2.3:853"), "{added}");
     change(web, "DELETE", "/api/v2/servers/192.0.2.3:853", None);
-    change(web, "DELETE", "/api/v2/pools/tls", None);
     change(
         web,
         "PATCH",
