@@ -332,11 +332,14 @@ fn read_into(path: &Path, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> (R
     (read, clock::now().since(begun).as_ms_ceil())
 }
 
-/// Reads the first snapshot that fits of those that were set aside: a mistake that is corrected has cost
-/// nothing.
+/// Reads the newest snapshot that fits of those that were set aside: a mistake that is corrected has cost
+/// nothing, and what a later one has without an older entry does not have it again.
 fn read_aside(path: &str, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> Option<(PathBuf, Loaded, u64)> {
     let file = files::resolved(Path::new(path)).ok()?;
-    asides(&file).find_map(|aside| {
+    let written = |aside: &PathBuf| fs::metadata(aside).and_then(|about| about.modified()).ok();
+    let mut all: Vec<_> = asides(&file).enumerate().map(|(at, aside)| (written(&aside), at, aside)).collect();
+    all.sort_unstable();
+    all.into_iter().rev().find_map(|(_, _, aside)| {
         let (read, took_ms) = read_into(&aside, cache, goes_on);
         Some((aside, read.ok()?, took_ms))
     })

@@ -365,6 +365,9 @@ fn a_mistake_that_is_corrected_costs_no_snapshot() {
     assert_eq!(run(&[]), 9, "what was set aside fits");
     assert_eq!(place.names(), ["cache.bin", "cache.bin.refused", "cache.bin.refused.1"]);
     assert!(fs::read(place.file("cache.bin.refused")).expect("the good one") == good);
+    finish(CacheSnapshots::begin(&configuration(&[&filled(12, &path)])));
+    assert_eq!(run(&[512, 1_232]), 0);
+    assert_eq!(run(&[]), 12, "the newest that fits is read");
     for round in 0..2 * REFUSED_MAX {
         run(if round % 2 == 0 { &[512, 1_232] } else { &[] });
     }
