@@ -1,4 +1,4 @@
-//! What a command has changed of a draft.
+//! Commands on a draft: whether they can come, and what one has changed.
 
 use crate::config::draft::{Draft, DraftConsole};
 use crate::config::error::{Fault, Sited};
@@ -6,6 +6,12 @@ use crate::config::ruleset::{ChainKey, DraftRule};
 use crate::model::policy::Policy;
 
 impl Draft {
+    /// Returns whether commands can come: by the console, the API, or a page of the configuration.
+    #[must_use]
+    pub fn takes_commands(&self) -> bool {
+        self.console.address.is_some() || self.web.writable || !self.web.handlers.is_empty()
+    }
+
     /// Returns whether this says the same as an earlier draft of the same file: a command has changed
     /// nothing. Where that cannot be told, it has.
     #[must_use]

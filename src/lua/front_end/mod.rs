@@ -473,9 +473,9 @@ fn evaluate_here(
             Err(e) => draft.errors.push(e),
         }
     }
-    let takes_commands =
-        draft.console.address.is_some() || draft.web.writable || !draft.web.handlers.is_empty();
-    if takes_commands {
+    let takes_commands = draft.takes_commands();
+    // Callbacks and pages look at what commands change.
+    if takes_commands || !build.functions.is_empty() {
         build.draft = draft.clone();
         build.draft.warnings = Errors::default();
     }

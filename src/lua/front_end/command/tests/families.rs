@@ -167,6 +167,18 @@ fn functions_are_told_what_happened() {
 }
 
 #[test]
+fn functions_that_are_told_see_the_servers_without_a_console() {
+    let loaded = good(
+        "newServer('192.0.2.1') newServer('192.0.2.2') addExitCallback(function()\n\
+         assert(#getServers() == 2 and getServer(1).weight == 1, #getServers()) end)",
+    )
+    .0;
+    let told = loaded.lua.notify(loaded.draft.callbacks.exit[0], Notice::Exit, Arc::new(Process::default()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    assert_eq!(runtime.block_on(told).expect("a result"), Ok(()));
+}
+
+#[test]
 fn counted_queries_are_listed() {
     let console = Console::new("");
     let reply = console.reply("getQueryCounters()");
