@@ -7,7 +7,7 @@ use crate::config::options::{Key, setting};
 
 /// Warns of all of them, once the draft is complete.
 pub(crate) fn add(draft: &mut Draft) {
-    warn_of_modes(draft);
+    warn_of_modes(draft, 0);
     warn_of_open_web(draft);
     warn_of_closed_console(draft);
     warn_of_settings(draft);
@@ -72,9 +72,10 @@ fn warn_of_settings(draft: &mut Draft) {
     }
 }
 
-/// Warns of options of servers that have no effect by their `healthCheckMode`.
-fn warn_of_modes(draft: &mut Draft) {
-    for server in draft.servers.iter().filter(|s| !s.removed) {
+/// Warns of options of servers that have no effect by their `healthCheckMode`, but for the first so many: a command
+/// that sets another mode for a while is told nothing of options that were written before.
+pub(crate) fn warn_of_modes(draft: &mut Draft, known: usize) {
+    for server in draft.servers.iter().skip(known).filter(|s| !s.removed) {
         let mode = server.mode_name();
         for (name, need) in server.by_mode.iter().filter(|(_, need)| !need.is_met(Some(mode))) {
             draft.warnings.push(ConfigError::new(&server.origin, "newServer", need.fault(name)));

@@ -15,6 +15,7 @@ use mlua::{ChunkMode, Function, Lua, MultiValue, Value};
 use crate::base::printable::Printable;
 use crate::config::draft::Draft;
 use crate::config::options::Key;
+use crate::config::warnings::warn_of_modes;
 use crate::engine::clock;
 use crate::lua::front_end::changes::{Change, Changes};
 use crate::lua::front_end::context::{Build, Context, Sizes};
@@ -286,6 +287,7 @@ impl Standing {
                 return wrong(error, touched || in_shards);
             }
         }
+        warn_of_modes(&mut self.build.draft, undo.draft.servers.len());
         if command.strict || self.build.draft.settings.switch(Key::Strict) {
             let draft = &mut self.build.draft;
             draft.errors.append(std::mem::take(&mut draft.warnings));

@@ -588,11 +588,18 @@ fn warnings_of_a_strict_command_refuse_it() {
     for (command, why) in [
         (command, "2147483648 is taken as 2147483647"),
         ("newServer({address='192.0.2.9', weight=-1})", "the server is left out"),
+        (
+            "newServer({address='192.0.2.9', healthCheckMode='up', checkName='a.b'})",
+            "checkName has no effect",
+        ),
+        ("newServer({address='192.0.2.9', lazyHealthCheckThreshold=5})", "without healthCheckMode=\"lazy\""),
     ] {
         let error = strict.error(command);
         assert!(error.contains(why), "{error}");
     }
-    assert_eq!(strict.change("newServer('192.0.2.9')").servers.len(), 2);
+    assert_eq!(strict.change("newServer({address='192.0.2.9', checkName='a.b'})").servers.len(), 2);
+    // It may be set to be checked again.
+    strict.change("getServer(1):setUp()");
     let by_file = Console::new("setStrict(true) setKey('MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=')\n");
     assert!(by_file.error(command).contains("is taken as"));
 }
