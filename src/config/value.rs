@@ -318,12 +318,12 @@ pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static s
     };
     let address = address.map(|a| a.parse().map_err(|_| SOURCE)).transpose()?;
     let mut interface = interface.map(|i| self::interface(i).map_err(|_| SOURCE)).transpose()?;
+    // Sockets are bound to names. Of a number that no interface has, the library returns an empty one.
+    let name_of = |number| nix::net::if_::if_indextoname(number).ok()?.into_string().ok();
     if zoned.is_some()
         && let Some(number) = interface.as_deref().and_then(|zone| zone.parse().ok())
-        && let Some(name) =
-            nix::net::if_::if_indextoname(number).ok().and_then(|name| name.into_string().ok())
+        && let Some(name) = name_of(number).filter(|name| !name.is_empty())
     {
-        // Sockets are bound to names.
         interface = Some(name);
     }
     Ok((address, interface))
@@ -456,6 +456,7 @@ mod tests {
         assert_eq!(source("fe80::1%lo"), source("fe80::1@lo"));
         let lo = nix::net::if_::if_nametoindex("lo").expect("every machine has it");
         assert_eq!(source(&format!("fe80::1%{lo}")), source("fe80::1%lo"));
+        assert_eq!(source("fe80::1%987654321"), source("fe80::1@987654321"), "no interface has this number");
         for text in ["", "@", "eth0@192.0.2.1", "192.0.2.1@", "fe80::1%", "an-interface-too-long"] {
             assert_eq!(source(text), Err(SOURCE), "{text}");
         }
