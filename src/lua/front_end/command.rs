@@ -252,11 +252,9 @@ impl Standing {
         };
         let draft = &self.build.draft;
         // A setter that says what was said before is no change; more than a draft may tell others apart.
-        // A rule that is made to be measured is nowhere afterwards.
-        let measures = is_expression && command.text.trim_start().starts_with("benchRule(");
-        let is_change = !draft.errors.is_empty()
-            || !measures && !setter::is_literal(lua, &command.text)
-            || !draft.says_the_same(&undo.draft);
+        let is_harmless = setter::is_literal(lua, &command.text)
+            || is_expression && setter::is_measurement(lua, &command.text);
+        let is_change = !draft.errors.is_empty() || !is_harmless || !draft.says_the_same(&undo.draft);
         let has_failed = draft.errors.is_empty() && draft.misses() && draft.says_the_same(&undo.draft);
         let touched = self.build.touched && is_change;
         let (redefines, declares) = (before != globals(lua), declared != declarations(lua));

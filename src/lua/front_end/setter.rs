@@ -2,7 +2,7 @@
 
 use mlua::{Lua, Value};
 
-use crate::config::functions::{POLICIES, functions};
+use crate::config::functions::{BENCH_RULE, POLICIES, functions};
 use crate::config::options::SETTINGS;
 
 /// Whether a command is the call of a setter of dnslob, not of a function of the configuration's own,
@@ -15,16 +15,22 @@ pub(super) fn is_literal(lua: &Lua, text: &str) -> bool {
     name.starts_with("set") && inner.is_some_and(are_literals) && is_own(lua, name)
 }
 
-/// Whether the global of this name is the setter that dnslob has given it.
+/// Whether a command measures a rule: that is made for it, and nowhere afterwards.
+pub(super) fn is_measurement(lua: &Lua, text: &str) -> bool {
+    let rest = text.trim().strip_prefix(BENCH_RULE.name);
+    rest.is_some_and(|rest| rest.trim_start().starts_with('(')) && is_own(lua, BENCH_RULE.name)
+}
+
+/// Whether the global of this name is the function that dnslob has given it.
 fn is_own(lua: &Lua, name: &str) -> bool {
-    let is_setter = functions().any(|entry| entry.name == name)
+    let is_known = functions().any(|entry| entry.name == name)
         || SETTINGS.iter().flat_map(|setting| setting.lua).any(|setter| setter.name == name);
     let source = match lua.globals().raw_get::<Value>(name) {
         Ok(Value::Function(function)) => function.info().source,
         _ => None,
     };
     // Chunks of a configuration are named by their files.
-    is_setter && source.is_some_and(|source| source.starts_with('='))
+    is_known && source.is_some_and(|source| source.starts_with('='))
 }
 
 /// Whether a list of arguments has texts, numbers, tables of them, and names of policies only.
