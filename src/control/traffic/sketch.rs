@@ -13,6 +13,8 @@
 //!
 //! Sketches of one size and hasher merge set by set, and the errors add up.
 
+use std::cmp::Reverse;
+
 use crate::base::narrow::place;
 
 /// Keys of a set.
@@ -49,6 +51,13 @@ pub(crate) struct Item<K> {
     pub(crate) count: u64,
     /// It had no less than `count - error`.
     pub(crate) error: u64,
+}
+
+impl<K> Item<K> {
+    /// What items are ordered by: those that had the most for certain.
+    const fn rank(&self) -> (u64, u64) {
+        (self.count - self.error, self.count)
+    }
 }
 
 /// The keys of several sketches.
@@ -126,7 +135,7 @@ impl<K: Copy + Default> Sketch<K> {
         for at in 0..count {
             unlisted_max = unlisted_max.max(Self::merge_set(sketches.clone(), at, &mut items));
         }
-        items.sort_by_key(|item| std::cmp::Reverse((item.count - item.error, item.count)));
+        items.sort_by_key(|item| Reverse(item.rank()));
         Merged { items, unlisted_max, total: sketches.map(|s| s.total).sum() }
     }
 
@@ -139,13 +148,12 @@ impl<K: Copy + Default> Sketch<K> {
     where
         K: 's,
     {
-        let bounds = |item: &Item<K>| (item.count - item.error, item.count);
         let count = sketches.clone().map(|s| s.count).max().unwrap_or(0);
         let mut first = None;
         for at in 0..count {
             items.clear();
             Self::merge_set(sketches.clone(), at, items);
-            first = first.into_iter().chain(items.iter().copied()).max_by_key(bounds);
+            first = first.into_iter().chain(items.iter().copied()).max_by_key(Item::rank);
         }
         first
     }
@@ -202,7 +210,7 @@ impl<K: Copy + Default> Sketch<K> {
         for (at, set) in self.sets.iter_mut().enumerate() {
             items.clear();
             set.floor = Self::merge_set(sketches.clone(), at, &mut items);
-            items.sort_by_key(|item| std::cmp::Reverse((item.count - item.error, item.count)));
+            items.sort_by_key(|item| Reverse(item.rank()));
             for (way, item) in items.iter().enumerate() {
                 if way < WAYS {
                     (set.hashes[way], set.counts[way], set.errors[way]) = (item.hash, item.count, item.error);
