@@ -137,8 +137,7 @@ pub(crate) fn check(options: &ReportOptions, inputs: &[(&str, &Path)]) -> anyhow
         ensure!(!is_same(page, hdr), "--report and --hdr are one file: {}", Printable(page.display()));
     }
     if let Some(path) = &options.page {
-        let form = Form::of(path);
-        let Some(form) = form else {
+        let Some(form) = Form::of(path) else {
             bail!(
                 "--report {}: a report is a page, whose name ends with .html, or a plot, whose name ends with \
                  .svg or .png",

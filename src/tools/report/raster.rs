@@ -12,6 +12,9 @@ const PROGRAM: &str = "rsvg-convert";
 /// Points for each unit of SVG: enough for print and for screens of high resolution.
 const ZOOM: &str = "2";
 
+/// What a PNG begins with (5.2).
+const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+
 /// Makes sure, before a run, that there is a program that draws.
 ///
 /// # Errors
@@ -47,5 +50,6 @@ pub(super) fn png(svg: &str) -> anyhow::Result<Vec<u8>> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{PROGRAM}: {}: {}", output.status, Printable(said.trim()));
     written.context(PROGRAM)?;
+    ensure!(output.stdout.starts_with(SIGNATURE), "{PROGRAM} has not written a PNG");
     Ok(output.stdout)
 }
