@@ -27,7 +27,8 @@ pub static CALLBACKS: &[Entry] = &[
         "name, function(name, addresses)",
         "Calls a function with the addresses of a name, as the system resolves it: a list of objects as newCA returns, \
          empty if it cannot within 5 s. It is called when the file or command has ended, and what it adds, as servers, \
-         is in force with that; a reload looks the name up again. It cannot give away functions that shards run, as those of LuaAction: shards look no names up.",
+         is in force with that; a reload looks the name up again. It cannot give away functions that shards run, as \
+         those of LuaAction: shards look no names up.",
     ),
     entry(
         "setTicketsKeyAddedHook",
