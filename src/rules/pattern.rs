@@ -2,39 +2,51 @@
 //!
 //! The searched text is that of the name: labels with dots between them and none at the end (the
 //! root is empty), a dot or backslash within a label escaped with a backslash, and bytes that are
-//! not visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the expression;
-//! its memory is in a [`PatternCache`] of each shard, so that no lock is taken.
+//! not visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the expression.
+//! What it builds while it searches is in a [`PatternCache`] of each shard, so that no lock is taken.
 
 mod literals;
 mod posix;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use regex_automata::meta::{BuildError, Cache, Config, Regex};
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use regex_automata::dfa::{StartKind, dense};
+use regex_automata::meta::Regex;
+use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
-use regex_automata::{Input, PatternSet};
+use regex_automata::{Input, MatchKind, PatternSet, hybrid, meta};
 
+use crate::rules::pattern::table::Table;
 use crate::wire::name;
 
 /// Bytes of an expression as written: parsing takes some hundred times as much memory.
 const TEXT_BYTES: usize = 1 << 20;
 /// Bytes that a compiled expression may take.
 const SIZE_MAX: usize = 10 << 20;
-/// Bytes of the lazily built states of an expression, per shard. Names are short: an expression
-/// that needs more would overflow a cache of any size.
-const STATES_MAX: usize = 512 << 10;
-/// Expressions that a shard keeps memory for; above that it starts over.
+/// Bytes that all states of an expression may take, beside [`STATES_PER_BYTE`] for each byte of it.
+const STATES_LEAST: usize = 4 << 10;
+/// Most expressions have a state or two for each of their bytes, of 64 to 128 bytes each. What needs far
+/// more is of the kind of `a.{0,30}b`, where the states are too many to be built at all.
+const STATES_PER_BYTE: usize = 512;
+/// Bytes of the lazily built states of one expression or a part of them, per shard.
+const LAZY_STATES_MAX: usize = 256 << 10;
+/// Expressions or parts that a shard keeps lazily built states of; above that it starts over.
 const CACHES_MAX: usize = 4096;
-/// Expressions that are searched for at once. The memory of a search grows with the square of their
-/// number: with 64 it is about a megabyte, with 12,000 it would be 25 GB. One by one, where the engine
-/// may look for the literals of an expression first, each of 1,200 expressions took 200 to 340
-/// instructions for a name, and in parts, which cannot do that, 4 if they are anchored and 27 if not.
+/// Expressions that are searched for at once. For a name whose states were built before, each of 1,200
+/// expressions took 4 instructions if they are anchored and 27 if not, where one by one they took 200 to 340.
 const PART_MAX: usize = 64;
+/// Transitions that a search in a part may build: each takes 1 to 11 us. A name that needs more is searched
+/// for one expression after another, in 0.8 us each if it is of the longest.
+const BUILT_MAX: u32 = 8;
+/// Transitions that may be built at first; each search allows for one more. So names that always differ, as
+/// an attacker's, cost little beside that.
+const CREDIT_MAX: u32 = 512;
 /// Expressions that need the same literal, at most: each is searched for alone where that is found.
 const SHARERS_MAX: usize = 8;
-/// Bytes of all memory for searches that a shard keeps; above that it starts over.
+/// Bytes of all lazily built states that a shard keeps; above that it starts over.
 const MEMORY_MAX: usize = 64 << 20;
 /// Searches between two looks at that.
 const SEARCHES: u32 = 1 << 16;
@@ -50,8 +62,20 @@ struct Compiled {
     text: Box<str>,
     /// Translated for the regex engine.
     expression: String,
-    search: Search,
+    states: States,
 }
+
+/// The states of one expression.
+#[derive(Debug)]
+enum States {
+    /// All of them, for all shards: a look-up for each byte of a name, whatever the name.
+    Complete(Table),
+    /// Too many: those that names need are built, by each shard.
+    Lazy(Regex, Id),
+}
+
+/// The identity of what a shard keeps lazily built states of.
+type Id = Arc<()>;
 
 impl Pattern {
     /// Compiles an expression. `whole`: it must match the whole name, as in `RE2Rule`, in the
@@ -69,11 +93,16 @@ impl Pattern {
         // Parsed alone first: "a)(b" must not become valid inside the parentheses that are added.
         syntax::parse_with(&inner, &syntax_config()).map_err(|e| last_line(&e.to_string()))?;
         let expression = if whole { format!(r"\A(?:{inner})\z") } else { format!("(?i:{inner})") };
-        let search = Search::new(&[&expression]).map_err(|e| match e.size_limit() {
-            Some(_) => format!("it takes more than {} MiB of memory once it is compiled", SIZE_MAX >> 20),
+        let too_large = || format!("it takes more than {} MiB of memory once it is compiled", SIZE_MAX >> 20);
+        let nfa = nfa_compiler().build(&expression).map_err(|e| match e.size_limit() {
+            Some(_) => too_large(),
             None => last_line(&e.to_string()),
         })?;
-        Ok(Self(Arc::new(Compiled { text: text.into(), expression, search })))
+        let states = match complete_states(&nfa, STATES_LEAST + STATES_PER_BYTE * text.len()) {
+            Some(states) => States::Complete(states),
+            None => States::Lazy(lazy_states(&expression).map_err(|_| too_large())?, Id::default()),
+        };
+        Ok(Self(Arc::new(Compiled { text: text.into(), expression, states })))
     }
 
     /// Returns it as it was written.
@@ -96,37 +125,45 @@ impl Pattern {
     pub fn matches(&self, qname: &[u8], cache: &mut PatternCache) -> bool {
         let mut text = [0; TEXT_MAX];
         let text = written(qname, &mut text);
-        let search = &self.0.search;
-        let memory = cache.memory(search);
-        search.regex.search_half_with(&mut memory.cache, &Input::new(text).earliest(true)).is_some()
+        self.is_in(text, cache)
+    }
+
+    /// Returns whether it matches a text.
+    fn is_in(&self, text: &[u8], cache: &mut PatternCache) -> bool {
+        match &self.0.states {
+            States::Complete(table) => table.is_in(text),
+            States::Lazy(regex, id) => {
+                let cache = cache.of_expression(id, regex);
+                regex.search_half_with(cache, &Input::new(text).earliest(true)).is_some()
+            }
+        }
     }
 }
 
-/// One or several regular expressions, with an identity for their memory.
-#[derive(Clone, Debug)]
-struct Search {
-    regex: Regex,
-    id: Arc<()>,
+fn nfa_compiler() -> thompson::Compiler {
+    let mut compiler = thompson::Compiler::new();
+    let config = thompson::Config::new().utf8(false).nfa_size_limit(Some(SIZE_MAX));
+    compiler.configure(config.which_captures(thompson::WhichCaptures::None)).syntax(syntax_config());
+    compiler
 }
 
-impl Search {
-    fn new(expressions: &[&str]) -> Result<Self, Box<BuildError>> {
-        let config = Config::new()
-            .nfa_size_limit(Some(SIZE_MAX))
-            .hybrid_cache_capacity(STATES_MAX)
-            .match_kind(if expressions.len() > 1 {
-                regex_automata::MatchKind::All
-            } else {
-                regex_automata::MatchKind::LeftmostFirst
-            })
-            .utf8_empty(false);
-        let regex = Regex::builder()
-            .configure(config)
-            .syntax(syntax_config())
-            .build_many(expressions)
-            .map_err(Box::new)?;
-        Ok(Self { regex, id: Arc::default() })
-    }
+/// Returns all states of an expression, if they take no more than so many bytes.
+fn complete_states(nfa: &thompson::NFA, size_max: usize) -> Option<Table> {
+    let config = dense::Config::new()
+        .accelerate(false)
+        .match_kind(MatchKind::All)
+        .start_kind(StartKind::Unanchored)
+        .dfa_size_limit(Some(size_max))
+        .determinize_size_limit(Some(4 * size_max));
+    Table::new(&dense::Builder::new().configure(config).build_from_nfa(nfa).ok()?)
+}
+
+fn lazy_states(expression: &str) -> Result<Regex, Box<meta::BuildError>> {
+    let config = meta::Config::new()
+        .nfa_size_limit(Some(SIZE_MAX))
+        .hybrid_cache_capacity(LAZY_STATES_MAX)
+        .utf8_empty(false);
+    Regex::builder().configure(config).syntax(syntax_config()).build(expression).map_err(Box::new)
 }
 
 /// The text of names is ASCII: no Unicode tables are needed.
@@ -150,9 +187,10 @@ pub(crate) struct PatternIndex {
 /// Expressions that are searched for at once.
 #[derive(Clone, Debug)]
 struct Part {
-    /// Their numbers.
-    numbers: Vec<u32>,
-    search: Search,
+    expressions: Vec<(u32, Pattern)>,
+    /// Of all of them, if there are several.
+    states: Option<Arc<hybrid::dfa::DFA>>,
+    id: Id,
 }
 
 /// Expressions that each need one of some literals.
@@ -161,8 +199,8 @@ struct Literals {
     automaton: Arc<AhoCorasick>,
     /// By literal, where its expressions are.
     sharers: Vec<Vec<u16>>,
-    /// Their numbers, and searches for them.
-    expressions: Vec<(u32, Search)>,
+    /// They and their numbers.
+    expressions: Vec<(u32, Pattern)>,
 }
 
 impl PatternIndex {
@@ -178,42 +216,55 @@ impl PatternIndex {
 
     /// Adds as few parts as the size limit allows.
     fn add(&mut self, patterns: &[(u32, &Pattern)]) {
-        let numbers = patterns.iter().map(|(number, _)| *number).collect();
-        if let [(_, one)] = patterns {
-            self.parts.push(Part { numbers, search: one.0.search.clone() });
-            return;
-        }
-        let expressions: Vec<&str> = patterns.iter().map(|(_, p)| &*p.0.expression).collect();
-        if expressions.is_empty() {
-            return;
-        }
-        if let Ok(search) = Search::new(&expressions) {
-            self.parts.push(Part { numbers, search });
-            return;
-        }
-        let (low, high) = patterns.split_at(patterns.len() / 2);
-        self.add(low);
-        self.add(high);
+        let states = match patterns {
+            [] => return,
+            [_] => None,
+            _ => {
+                let Some(states) = Part::states(patterns) else {
+                    let (low, high) = patterns.split_at(patterns.len() / 2);
+                    self.add(low);
+                    return self.add(high);
+                };
+                Some(Arc::new(states))
+            }
+        };
+        let expressions = patterns.iter().map(|(number, pattern)| (*number, (*pattern).clone())).collect();
+        self.parts.push(Part { expressions, states, id: Id::default() });
     }
 
     /// Calls `found` with the number of each expression that matches a name in wire format.
     pub(crate) fn each(&self, qname: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
         let mut text = [0; TEXT_MAX];
         let text = written(qname, &mut text);
-        for Part { numbers, search } in &self.parts {
-            let memory = cache.memory(search);
-            memory.found.clear();
-            search.regex.which_overlapping_matches_with(
-                &mut memory.cache,
-                &Input::new(text),
-                &mut memory.found,
-            );
-            for number in memory.found.iter().filter_map(|at| numbers.get(at.as_usize())) {
-                found(*number as usize);
-            }
-        }
+        self.parts.iter().for_each(|part| part.each(text, cache, &mut found));
         if let Some(literals) = &self.literals {
             literals.each(text, cache, found);
+        }
+    }
+}
+
+impl Part {
+    /// Returns the states of expressions together, if they fit.
+    fn states(patterns: &[(u32, &Pattern)]) -> Option<hybrid::dfa::DFA> {
+        let expressions: Vec<&str> = patterns.iter().map(|(_, p)| &*p.0.expression).collect();
+        let nfa = nfa_compiler().build_many(&expressions).ok()?;
+        let config = hybrid::dfa::Config::new().match_kind(MatchKind::All).cache_capacity(LAZY_STATES_MAX);
+        hybrid::dfa::Builder::new().configure(config).build_from_nfa(nfa).ok()
+    }
+
+    /// Calls `found` with the number of each expression that matches a text.
+    fn each(&self, text: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
+        if let Some(states) = &self.states {
+            let cache = cache.of_part(&self.id, states);
+            if cache.search(states, text).is_some() {
+                let numbers = cache.found.iter().filter_map(|at| self.expressions.get(at.as_usize()));
+                return numbers.for_each(|(number, _)| found(*number as usize));
+            }
+        }
+        for (number, pattern) in &self.expressions {
+            if pattern.is_in(text, cache) {
+                found(*number as usize);
+            }
         }
     }
 }
@@ -232,7 +283,7 @@ impl Literals {
             let is_rare = |literal: &Vec<u8>| count.get(&**literal).is_some_and(|n| *n <= SHARERS_MAX);
             match (required, u16::try_from(expressions.len())) {
                 (Some(literals), Ok(at)) if literals.iter().all(is_rare) => {
-                    expressions.push((*number, pattern.0.search.clone()));
+                    expressions.push((*number, (*pattern).clone()));
                     literals.iter().for_each(|literal| sharers.entry(literal).or_default().push(at));
                 }
                 _ => others.push((*number, *pattern)),
@@ -241,7 +292,7 @@ impl Literals {
         let (literals, sharers): (Vec<_>, Vec<_>) = sharers.into_iter().unzip();
         let automaton = AhoCorasick::builder()
             .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
+            .match_kind(aho_corasick::MatchKind::Standard)
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(literals);
         match automaton {
@@ -261,9 +312,8 @@ impl Literals {
         }
         candidates.sort_unstable();
         candidates.dedup();
-        for (number, search) in candidates.iter().filter_map(|at| self.expressions.get(usize::from(*at))) {
-            let memory = cache.memory(search);
-            if search.regex.search_half_with(&mut memory.cache, &Input::new(text).earliest(true)).is_some() {
+        for (number, pattern) in candidates.iter().filter_map(|at| self.expressions.get(usize::from(*at))) {
+            if pattern.is_in(text, cache) {
                 found(*number as usize);
             }
         }
@@ -271,62 +321,131 @@ impl Literals {
     }
 }
 
-/// The memory that searching needs: one per shard, filled as expressions are first searched for.
+/// What searches have built: one per shard, filled as expressions are first searched for.
 #[derive(Debug, Default)]
 pub struct PatternCache {
-    /// By ascending address of the expression's id.
-    entries: Vec<(usize, Box<Memory>)>,
+    expressions: Caches<meta::Cache>,
+    parts: Caches<PartCache>,
     /// Expressions whose literal is in the name.
     candidates: Vec<u16>,
     searches: u32,
 }
 
+/// What searches in a part have built.
 #[derive(Debug)]
-struct Memory {
-    /// Keeps the id alive, so that no other expression can get its address.
-    _id: Arc<()>,
-    cache: Cache,
+struct PartCache {
+    states: hybrid::dfa::Cache,
+    /// What matches the last text.
     found: PatternSet,
+    /// Transitions that may be built.
+    credit: u32,
+}
+
+impl PartCache {
+    /// Finds all expressions that match a text; returns none if too much would have to be built for that.
+    fn search(&mut self, dfa: &hybrid::dfa::DFA, text: &[u8]) -> Option<()> {
+        self.found.clear();
+        self.credit = (self.credit + 1).min(CREDIT_MAX);
+        let floor = self.credit.saturating_sub(BUILT_MAX);
+        let mut state = dfa.start_state_forward(&mut self.states, &Input::new(text)).ok()?;
+        for byte in text {
+            // Tagged are states where expressions match, and the one from which none can.
+            let known = (!state.is_tagged()).then(|| dfa.next_state_untagged(&self.states, state, *byte));
+            state = match known.filter(|next| !next.is_unknown()) {
+                Some(next) => next,
+                None if state.is_dead() => return Some(()),
+                None if self.credit == floor => return None,
+                None => {
+                    let before = self.states.memory_usage();
+                    let next = dfa.next_state(&mut self.states, state, *byte).ok()?;
+                    self.credit -= u32::from(known.is_some() || self.states.memory_usage() != before);
+                    next
+                }
+            };
+            self.add(dfa, state);
+        }
+        // Matches come a byte late.
+        state = dfa.next_eoi_state(&mut self.states, state).ok()?;
+        self.add(dfa, state);
+        Some(())
+    }
+
+    /// Adds the expressions that match in a state.
+    fn add(&mut self, dfa: &hybrid::dfa::DFA, state: hybrid::LazyStateID) {
+        if state.is_match() {
+            for at in 0..dfa.match_len(&self.states, state) {
+                self.found.insert(dfa.match_pattern(&self.states, state, at));
+            }
+        }
+    }
+}
+
+/// By ascending address of an id, which is kept, so that no other can get its address.
+#[derive(Debug)]
+struct Caches<C>(Vec<(Id, Box<C>)>);
+
+impl<C> Default for Caches<C> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<C> Caches<C> {
+    fn get(&mut self, id: &Id, create: impl FnOnce() -> C) -> &mut C {
+        let at = match self.0.binary_search_by_key(&Arc::as_ptr(id), |(id, _)| Arc::as_ptr(id)) {
+            Ok(at) => at,
+            Err(mut at) => {
+                if self.0.len() >= CACHES_MAX {
+                    self.0.clear();
+                    at = 0;
+                }
+                self.0.insert(at, (Arc::clone(id), Box::new(create())));
+                at
+            }
+        };
+        &mut self.0[at].1
+    }
 }
 
 impl PatternCache {
     /// Forgets everything: another configuration has other expressions.
     pub fn clear(&mut self) {
-        self.entries.clear();
+        self.expressions.0.clear();
+        self.parts.0.clear();
     }
 
-    /// Returns whether nothing was searched for since it was created or cleared.
+    /// Returns whether nothing was built since it was created or cleared.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.expressions.0.is_empty() && self.parts.0.is_empty()
     }
 
-    fn memory(&mut self, search: &Search) -> &mut Memory {
+    fn of_expression(&mut self, id: &Id, regex: &Regex) -> &mut meta::Cache {
+        self.bound();
+        self.expressions.get(id, || regex.create_cache())
+    }
+
+    fn of_part(&mut self, id: &Id, states: &hybrid::dfa::DFA) -> &mut PartCache {
+        self.bound();
+        self.parts.get(id, || PartCache {
+            states: states.create_cache(),
+            found: PatternSet::new(states.pattern_len()),
+            credit: CREDIT_MAX,
+        })
+    }
+
+    /// Starts over if too much was built.
+    fn bound(&mut self) {
         self.searches = (self.searches + 1) % SEARCHES;
-        if self.searches == 0 {
-            let used: usize = self.entries.iter().map(|(_, memory)| memory.cache.memory_usage()).sum();
-            if used > MEMORY_MAX {
-                self.entries.clear();
-            }
+        if self.searches == 0 && self.built() > MEMORY_MAX {
+            self.clear();
         }
-        let key = Arc::as_ptr(&search.id).addr();
-        let at = match self.entries.binary_search_by_key(&key, |r| r.0) {
-            Ok(at) => at,
-            Err(at) => {
-                let at = if self.entries.len() < CACHES_MAX {
-                    at
-                } else {
-                    self.entries.clear();
-                    0
-                };
-                let cache = search.regex.create_cache();
-                let found = PatternSet::new(search.regex.pattern_len());
-                let memory = Memory { _id: Arc::clone(&search.id), cache, found };
-                self.entries.insert(at, (key, Box::new(memory)));
-                at
-            }
-        };
-        &mut self.entries[at].1
+    }
+
+    /// Returns the bytes of all states.
+    fn built(&self) -> usize {
+        let of_expressions = self.expressions.0.iter().map(|(_, cache)| cache.memory_usage());
+        of_expressions.chain(self.parts.0.iter().map(|(_, part)| part.states.memory_usage())).sum()
     }
 }
 
@@ -355,127 +474,4 @@ fn written<'t>(qname: &[u8], text: &'t mut [u8; TEXT_MAX]) -> &'t [u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn matches(text: &str, whole: bool, qname: &[u8]) -> bool {
-        let mut cache = PatternCache::default();
-        let pattern = Pattern::new(text, whole).expect("an expression");
-        let first = pattern.matches(qname, &mut cache);
-        assert_eq!(pattern.matches(qname, &mut cache), first, "the same with a warm cache");
-        first
-    }
-
-    #[test]
-    fn many_expressions_are_split_into_parts() {
-        // No digit is next to another one: there are no literals.
-        let expression = |n: u32| {
-            let digits: Vec<_> = n.to_string().chars().map(String::from).collect();
-            format!("^a{}b*$", digits.join("x*"))
-        };
-        let patterns: Vec<_> =
-            (0..4_000).map(|n| Pattern::new(&expression(n), false).expect("an expression")).collect();
-        let index = PatternIndex::new(&patterns);
-        assert_eq!(index.parts.len(), 4_000_usize.div_ceil(PART_MAX));
-        let mut cache = PatternCache::default();
-        for number in [0, 63, 64, 3_999] {
-            let label = format!("a{number}bb");
-            let qname = [&[label.len() as u8][..], label.as_bytes(), &[0]].concat();
-            let mut found = Vec::new();
-            index.each(&qname, &mut cache, |n| found.push(n));
-            assert_eq!(found, [number]);
-        }
-    }
-
-    #[test]
-    fn expressions_with_a_literal_of_their_own_are_searched_for_where_it_is_found() {
-        let texts: Vec<_> = (0..2_000)
-            .map(|n| match n % 4 {
-                0 => format!("^x[0-9]+[.]site{n:04}[.]test$"),
-                1 => format!("(ads{n:04}|track{n:04})er"),
-                2 => format!("[0-9]a{}$", n % 10),
-                _ => "shared".to_owned() + "x?".repeat(n % 3).as_str(),
-            })
-            .collect();
-        let patterns: Vec<_> = texts.iter().map(|t| Pattern::new(t, false).expect("an expression")).collect();
-        let index = PatternIndex::new(&patterns);
-        let literals = index.literals.as_ref().expect("there are literals");
-        assert_eq!(literals.expressions.len(), 1_000, "common literals and expressions without are in parts");
-        assert_eq!(index.parts.iter().map(|p| p.numbers.len()).sum::<usize>(), 1_000);
-        let mut cache = PatternCache::default();
-        for name in
-            ["x12.SITE0004.test", "track0001er", "ads0005", "sharedxx.example", "7a6", "x.site0008.test"]
-        {
-            let labels = name.split('.').flat_map(|l| [&[l.len() as u8][..], l.as_bytes()].concat());
-            let qname: Vec<u8> = labels.chain([0]).collect();
-            let mut found = Vec::new();
-            index.each(&qname, &mut cache, |n| found.push(n));
-            found.sort_unstable();
-            let expected: Vec<_> =
-                (0..patterns.len()).filter(|n| patterns[*n].matches(&qname, &mut cache)).collect();
-            assert_eq!(found, expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn text_of_the_name_is_searched() {
-        for (text, whole, qname, expected) in [
-            ("^$", false, &b"\0"[..], true),
-            ("^re[.]Example$", false, b"\x02RE\x07examplE\0", true),
-            ("part", false, b"\x01a\x04PaRt\0", true),
-            ("^part", false, b"\x01a\x04part\0", false),
-            (r"^a\\032b$", false, b"\x03a b\0", true),
-            (r"^z\\\.z$", false, b"\x03z.z\0", true),
-            (r"^z\.z$", false, b"\x03z.z\0", false),
-            (r"^x[\d]x$", false, b"\x03xdx\0", true),
-            (r"^x[\d]x$", false, b"\x03x1x\0", false),
-            ("[[:digit:]]{3}", false, b"\x05ab123\0", true),
-            ("piece", true, b"\x05piece\0", true),
-            ("piece", true, b"\x01a\x05piece\0", false),
-            (".*piece", true, b"\x01a\x05piece\0", true),
-            ("piece", true, b"\x05PIECE\0", false),
-            ("a|ab", true, b"\x02ab\0", true),
-            (r"[\d]+", true, b"\x0242\0", true),
-        ] {
-            assert_eq!(matches(text, whole, qname), expected, "{text} {qname:?}");
-        }
-    }
-
-    #[test]
-    fn invalid_and_oversized_expressions_are_refused() {
-        for text in ["(", "a)(b", "[a", "a{2,1}", r"(a)\1"] {
-            for whole in [false, true] {
-                let error = Pattern::new(text, whole).expect_err(text);
-                assert!(!error.is_empty() && !error.contains('\n'), "{error}");
-            }
-        }
-        let monster = Pattern::new("((a{100}){100}){100}", false).expect_err("a monster");
-        assert!(monster.contains("10 MiB"), "{monster}");
-        let long = Pattern::new(&"a".repeat((1 << 20) + 1), true).expect_err("too long");
-        assert_eq!(long, "it is longer than 1 MiB");
-    }
-
-    #[test]
-    fn many_expressions_are_searched_at_once() {
-        let texts = ["^www", "com$", "nowhere", "^$", "WWW[.]"];
-        let patterns: Vec<Pattern> =
-            texts.iter().map(|t| Pattern::new(t, false).expect("an expression")).collect();
-        let index = PatternIndex::new(&patterns);
-        let mut cache = PatternCache::default();
-        for (qname, expected) in
-            [(&b"\x03www\x03com\0"[..], vec![0, 1, 4]), (b"\0", vec![3]), (b"\x01x\x03net\0", vec![])]
-        {
-            let mut found = Vec::new();
-            index.each(qname, &mut cache, |number| found.push(number));
-            assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn longest_text_fits() {
-        let label = [&b"\x3f"[..], &[0xff; 63]].concat();
-        let qname = [&label[..], &label, &label, b"\x3d", &[0; 61], &[0]].concat();
-        assert_eq!(qname.len(), name::LEN_MAX);
-        assert!(matches(r"^(\\255){63}\.(.*)(\\000){61}$", false, &qname));
-    }
-}
+mod tests;
