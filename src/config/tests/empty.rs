@@ -52,6 +52,39 @@ const WARNED: &[(&str, &str)] = &[
         "setWebserverConfig: password is an empty text: there is none, and nobody can use what needs it",
     ),
     ("setWebserverConfig{apiKey=''}", "setWebserverConfig: apiKey is an empty text: there is none"),
+    ("setACL({})", "setACL: an empty list: no query is answered"),
+    ("setConsoleACL({})", "setConsoleACL: an empty list: the console refuses every connection"),
+    (
+        "newServer{address='192.0.2.1', source=''}",
+        "newServer: source is an empty text: it is as if it were not given",
+    ),
+    ("newServer{address='192.0.2.1', interface=''}", "newServer: interface is an empty text: it is as if"),
+    ("newServer{address='192.0.2.1', tls=''}", "newServer: tls is an empty text: it is as if"),
+    (
+        "newServer{address='192.0.2.1', tls=true, caStore=''}",
+        "newServer: caStore is an empty text: it is as if",
+    ),
+    (
+        "newServer{address='192.0.2.1', tls=true, keyLogFile=''}",
+        "newServer: keyLogFile is an empty text: it is as if",
+    ),
+    (
+        "newServer{address='192.0.2.1', tls=true, subjectName=''}",
+        "newServer: subjectName is an empty text: it is as if",
+    ),
+    (
+        "newServer{address='192.0.2.1', tls=true, subjectAddr=''}",
+        "newServer: subjectAddr is an empty text: it is as if",
+    ),
+    (
+        "newServer{address='192.0.2.1', tls=true, ciphers=''}",
+        "newServer: ciphers is an empty text: it is as if",
+    ),
+    ("addLocal('127.0.0.1', {interface=''})", "addLocal: interface is an empty text: it is as if"),
+    (
+        "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', source=''}",
+        "addUDPForward: source is an empty text: it is as if",
+    ),
 ];
 
 #[test]

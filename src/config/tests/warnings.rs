@@ -413,7 +413,7 @@ fn nothing_else_is_warned_of() {
         "setACL({'10.0.0.0/8', '::/0'})",
         "declareMetric('fine-x', 'gauge', 'd', {withLabels=true, name='x'}) incMetric('fine-x', {step=2, labels={a='b'}})",
         "showServers({showUUIDs=true}) newSVCRecordParameters(1, 'a', {port=5, key7='x'})",
-        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', closeWhenDown=true, rise=2, source='', interface=''}",
+        "addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', closeWhenDown=true, rise=2}",
         "setRandomizedIdsOverUDP(true) setKey('MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=') controlSocket('127.0.0.1')",
         "addAction(MaxQPSIPRule(5, 32, 128), DropAction())",
         "setSecurityPollSuffix('')",

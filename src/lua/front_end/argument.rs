@@ -128,17 +128,6 @@ pub(crate) fn parsed<T>(
     read(&text(what, value, expected)?).map_err(|e| wrong(what, value, e))
 }
 
-/// Reads a string with a parser; as in dnsdist, an empty one is none.
-pub(crate) fn parsed_or_none<T>(
-    what: &str,
-    value: &Value,
-    expected: &str,
-    read: impl FnOnce(&str) -> Result<T, &'static str>,
-) -> Result<Option<T>, Fault> {
-    let is_empty = value.as_string().is_some_and(|s| s.as_bytes().is_empty());
-    if is_empty { Ok(None) } else { parsed(what, value, expected, read).map(Some) }
-}
-
 /// Reads a string or a list of strings.
 pub(crate) fn texts(what: &str, value: &Value, expected: &str) -> Result<Vec<String>, Fault> {
     let Value::Table(list) = value else {

@@ -65,7 +65,11 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setConsoleACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
-        call.draft.console.acl = Some(networks(call, texts.iter().map(String::as_str))?);
+        let acl = networks(call, texts.iter().map(String::as_str))?;
+        if acl.is_empty() {
+            call.warn_empty_list("", "the console refuses every connection");
+        }
+        call.draft.console.acl = Some(acl);
         Ok(Value::Nil)
     })?;
     context.define(lua, "addConsoleACL", |call, a| {

@@ -131,7 +131,30 @@ pub(crate) fn is_empty_text(value: &Value) -> bool {
     value.as_string().is_some_and(|text| text.as_bytes().is_empty())
 }
 
+/// Options that an empty text leaves as if they were not given, as in dnsdist: templates leave such.
+const UNSET_BY_EMPTY: &[&str] = &[
+    "caStore",
+    "ciphers",
+    "ciphersTLS13",
+    "interface",
+    "keyLogFile",
+    "source",
+    "subjectAddr",
+    "subjectName",
+    "ticketKeyFile",
+    "tls",
+];
+
 impl Call<'_> {
+    /// Returns whether an option is an empty text and so as if it were not given, of which it warns.
+    pub(crate) fn is_unset(&mut self, name: &str, value: &Value) -> bool {
+        let is_unset = UNSET_BY_EMPTY.contains(&name) && is_empty_text(value);
+        if is_unset {
+            self.warn_empty_text(name, "it is as if it were not given");
+        }
+        is_unset
+    }
+
     /// Warns that a list is empty, and of what that means.
     pub(crate) fn warn_empty_list(&mut self, what: &str, means: &str) {
         let is = if what.is_empty() { "an empty list" } else { "is an empty list" };

@@ -11,9 +11,7 @@ use crate::config::functions::needs::RELAY_NEEDS;
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::loops::{Machine, is_own};
 use crate::config::value;
-use crate::lua::front_end::argument::{
-    named, parsed, parsed_or_none, span, switch, text, texts, whole, wrong,
-};
+use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::needs;
@@ -136,6 +134,9 @@ fn apply(
         call.unknown("argument", name, known);
         return Ok(());
     }
+    if call.is_unset(name, v) {
+        return Ok(());
+    }
     let idle_min = if made.tcp { 0.0 } else { 100.0 };
     match name {
         "listen" => {
@@ -157,9 +158,9 @@ fn apply(
         "log" => made.log = switch(name, v)?,
         "reusePort" => made.reuse_port = switch(name, v)?,
         "freebind" => made.freebind = switch(name, v)?,
-        "interface" => made.interface = parsed_or_none(name, v, value::INTERFACE, value::interface)?,
+        "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "source" => {
-            made.source = parsed_or_none(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?;
+            made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);
         }
         "transparent" => parts.transparent = switch(name, v)?,
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,

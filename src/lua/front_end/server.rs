@@ -12,7 +12,7 @@ use crate::config::functions::needs::{Need, SERVER_NEEDS};
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
 use crate::config::value;
 use crate::lua::front_end::argument::{
-    function, named, number, parsed, parsed_or_none, shown, span, switch, text, texts, whole, wrong,
+    function, named, number, parsed, shown, span, switch, text, texts, whole, wrong,
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server_object::{Server, object};
@@ -250,6 +250,9 @@ fn apply(
     name: &str,
     v: &Value,
 ) -> Result<(), Fault> {
+    if call.is_unset(name, v) {
+        return Ok(());
+    }
     // The ranges given to `whole` bound these.
     let health = &mut server.health;
     match name {
@@ -274,12 +277,11 @@ fn apply(
         "udpTimeoutMs" => server.timeout = Some(nearest::span(call, name, v, 1, (1.0, TIMEOUT_MS), 1000.0)?),
         "sockets" => server.sockets = Some(nearest::byte(call, name, v, 1, 255)?),
         "source" => {
-            let source = parsed_or_none(name, v, value::SOURCE, value::source)?;
-            let (address, interface) = source.unwrap_or_default();
+            let (address, interface) = parsed(name, v, value::SOURCE, value::source)?;
             server.source = address;
             server.source_interface = interface.or_else(|| server.source_interface.take());
         }
-        "interface" => server.source_interface = parsed_or_none(name, v, value::INTERFACE, value::interface)?,
+        "interface" => server.source_interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => server.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "maxOutstandingQueries" => {
             server.outstanding_soft_max = nearest::whole(call, name, v, 0, WEIGHT_MAX)?;

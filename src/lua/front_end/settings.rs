@@ -16,7 +16,7 @@ use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting, Settings};
 use crate::config::{options, value};
 use crate::lua::code::flow::When;
 use crate::lua::front_end::anytime::define_anytime;
-use crate::lua::front_end::argument::{parsed, parsed_or_none, shown, switch, text, texts, whole, wrong};
+use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, bounded, entry};
 use crate::lua::front_end::{Role, argument, caller, nearest, needs, read_list, run, unreadable};
@@ -205,9 +205,12 @@ pub(crate) fn local_option(
     name: &str,
     v: &Value,
 ) -> Result<(), Fault> {
+    if call.is_unset(name, v) {
+        return Ok(());
+    }
     let options = &mut listener.connection_options;
     match name {
-        "interface" => listener.interface = parsed_or_none(name, v, value::INTERFACE, value::interface)?,
+        "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
         "tcpFastOpenQueueSize" => options.fast_open = nearest::whole(call, name, v, 0, BACKLOG_MAX)?,
@@ -280,6 +283,9 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
         let acl = networks(call, texts.iter().map(String::as_str))?;
+        if acl.is_empty() {
+            call.warn_empty_list("", "no query is answered");
+        }
         call.draft.set_acl(acl);
         Ok(Value::Nil)
     })?;

@@ -352,6 +352,9 @@ fn version(call: &mut Call<'_>, name: &str, v: &Value) -> Result<Version, Fault>
 }
 
 fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    if call.is_unset(name, v) {
+        return Ok(());
+    }
     match name {
         "minTLSVersion" => {
             spec.version_min = version(call, name, v)?;
@@ -426,8 +429,6 @@ impl ServerArguments {
             self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
                 (Some(on), _) => on,
                 (None, Some(t)) if ["openssl", "gnutls", "rustls"].contains(&t.as_str()) => true,
-                // As in dnsdist, an empty one means none.
-                (None, Some(t)) if t.is_empty() => false,
                 _ => return Err(wrong(name, v, TLS)),
             };
             return Ok(());
@@ -435,7 +436,7 @@ impl ServerArguments {
         let spec = &mut self.spec;
         match name {
             "subjectName" => {
-                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty());
+                spec.subject_name = Some(text(name, v, "a host name")?);
             }
             "subjectAddr" => {
                 const ADDRESS: &str = "an IP address";
