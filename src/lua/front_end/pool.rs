@@ -13,7 +13,7 @@ use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
-use crate::lua::front_end::values::POOL;
+use crate::lua::front_end::values::{POOL, label};
 use crate::lua::front_end::{cache, functions, missing, needs};
 use crate::model::policy::{Concentrate, HashKey, Kind, Policy};
 use crate::model::{Eject, Retry};
@@ -37,19 +37,19 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setPoolServerPolicy", |call, a| {
         let policy = policy(a.at(0))?;
-        let pool = a.text(1, POOL)?;
+        let pool = label(a.what(1), a.at(1), POOL)?;
         set_policy(call, &pool, policy);
         Ok(Value::Nil)
     })?;
     let own = context.clone();
     context.define(lua, "getPool", move |call, a| {
-        let name = a.text(0, POOL)?;
+        let name = label(a.what(0), a.at(0), POOL)?;
         let origin = call.origin.clone();
         call.draft.pool(&name).origin.get_or_insert(origin);
         Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
     })?;
     context.define(lua, "rmPool", |call, a| {
-        let name = a.text(0, POOL)?;
+        let name = label(a.what(0), a.at(0), POOL)?;
         Ok(Value::Boolean(call.draft.remove_pool(&name)))
     })?;
     for (name, set) in POOL_SETTERS {
@@ -194,7 +194,7 @@ fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
         context.define(lua, name, move |call, a| {
             let policy = written(call, a, interface)?;
             if pooled {
-                set_policy(call, &a.text(2, POOL)?, policy);
+                set_policy(call, &label(a.what(2), a.at(2), POOL)?, policy);
             } else {
                 call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
             }

@@ -16,15 +16,13 @@ use crate::lua::front_end::argument::{
 };
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server_object::{Server, object};
-use crate::lua::front_end::{missing, nearest, needs, tls};
+use crate::lua::front_end::{missing, nearest, needs, tls, values};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
 /// Largest order, weight and the like (dnsdist's own limit).
 pub(crate) const WEIGHT_MAX: u32 = i32::MAX as u32;
 /// A day, the longest span of any server setting, milliseconds.
 const DAY_MS: f64 = 86_400_000.0;
-/// Longest id or name of a server, bytes: many lines of the log have it.
-const LABEL_BYTES: usize = 255;
 /// Most servers to try.
 const SERVERS_TO_TRY_MAX: u32 = 5;
 /// The longest time-out, milliseconds.
@@ -263,7 +261,7 @@ fn apply(
         "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
         "name" => server.name = Some(label(name, v, "a name")?),
         "pool" => {
-            server.pools = texts(name, v, "the name of a pool, or a list of them")?.into_iter().collect();
+            server.pools = values::pools(name, v)?.into_iter().collect();
         }
         "order" => server.order = nearest::signed(call, name, v)?,
         // As in dnsdist, which says so and makes no server.
@@ -411,19 +409,13 @@ fn unusable(call: &mut Call<'_>, name: &str, v: &Value) -> Option<Fault> {
 }
 
 /// Reads a text; a number is accepted.
+/// Reads a name, which may be a number.
 fn label(name: &str, v: &Value, expected: &str) -> Result<String, Fault> {
-    let label = match v {
-        Value::Integer(_) | Value::Number(_) => shown(v),
-        _ => text(name, v, expected)?,
-    };
-    if label.len() > LABEL_BYTES {
-        return Err(Fault::value(name, shown(v), format!("{expected} of at most {LABEL_BYTES} bytes")));
+    if matches!(v, Value::Integer(_) | Value::Number(_)) {
+        Ok(shown(v))
+    } else {
+        values::label(name, v, expected)
     }
-    if label.chars().any(char::is_control) {
-        // It would break lines of logs and tables.
-        return Err(Fault::value(name, shown(v), format!("{expected} without control characters")));
-    }
-    Ok(label)
 }
 
 fn mode(name: &str, v: &Value) -> Result<HealthMode, Fault> {

@@ -10,6 +10,7 @@ use crate::lua::front_end::argument::{number, shown, text, wrong};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::server::WEIGHT_MAX;
+use crate::lua::front_end::values::{POOL, label};
 use crate::lua::front_end::view::ServerView;
 use crate::lua::front_end::{missing, nearest};
 use crate::model::HealthMode;
@@ -126,7 +127,7 @@ const ACTIONS: [(&str, Method); 11] = [
         Ok(())
     }),
     ("addPool", |call, at, v| {
-        let pool = text("", v, "the name of a pool")?;
+        let pool = label("", v, POOL)?;
         if pool == DEFAULT_POOL {
             // The API's name for the default pool.
             return Err(wrong("", v, "\"\" for the default pool, or another name"));

@@ -14,6 +14,28 @@ use crate::rules::limits::Limit;
 /// The name of a pool.
 pub(crate) const POOL: &str = "the name of a pool";
 
+/// Bytes of the longest name that a server or pool may have.
+const LABEL_BYTES: usize = 255;
+
+/// Reads a name that lines of logs and tables have.
+pub(crate) fn label(what: &str, v: &Value, expected: &str) -> Result<String, Fault> {
+    let label = text(what, v, expected)?;
+    if label.len() > LABEL_BYTES {
+        return Err(Fault::value(what, shown(v), format!("{expected} of at most {LABEL_BYTES} bytes")));
+    }
+    if label.chars().any(char::is_control) {
+        return Err(Fault::value(what, shown(v), format!("{expected} without control characters")));
+    }
+    Ok(label)
+}
+
+/// Reads the names of one pool or several.
+pub(crate) fn pools(what: &str, v: &Value) -> Result<Vec<String>, Fault> {
+    const POOLS: &str = "the name of a pool, or a list of them";
+    let Value::Table(list) = v else { return Ok(vec![label(what, v, POOLS)?]) };
+    list.sequence_values::<Value>().map(|item| label(what, &item?, POOLS)).collect()
+}
+
 /// Reads a number from 0, or a name of one.
 pub(crate) fn code(
     what: &str,
@@ -62,7 +84,7 @@ pub(crate) fn tag_part(what: &str, v: &Value) -> Result<String, Fault> {
 pub(crate) fn pool(a: Arguments<'_>, n: usize) -> Result<PoolRef, Fault> {
     let name = match a.at(n) {
         v @ (Value::Integer(_) | Value::Number(_)) => shown(v),
-        _ => a.text(n, POOL)?,
+        v => label(a.what(n), v, POOL)?,
     };
     Ok(PoolRef { name: name.into(), slot: Default::default() })
 }

@@ -262,6 +262,11 @@ fn pattern(pattern: &str) -> Value {
     json!({"type": "string", "pattern": pattern})
 }
 
+/// The name of a server or pool.
+fn label() -> Value {
+    json!({"type": "string", "pattern": PRINTABLE, "maxLength": 255})
+}
+
 /// A text, or a list of such.
 fn one_or_list(text: &Value) -> Value {
     json!({"anyOf": [text, {"type": "array", "items": text}]})
@@ -281,8 +286,8 @@ fn server_argument(entry: &Entry) -> Value {
     let weight = || whole_number(0, WEIGHT_MAX.into());
     let mut schema = match entry.name {
         "address" => pattern(ADDRESS),
-        "id" | "name" => json!({"type": "string", "pattern": PRINTABLE, "maxLength": 255}),
-        "pool" => one_or_list(&pattern(PRINTABLE)),
+        "id" | "name" => label(),
+        "pool" => one_or_list(&label()),
         "order" => whole_number(i32::MIN.into(), i32::MAX.into()),
         "weight" => whole_number(1, WEIGHT_MAX.into()),
         "qps" | "maxOutstandingQueries" | "retries" | "maxConcurrentTCPConnections" => weight(),
@@ -403,7 +408,7 @@ fn schemas() -> Value {
             "weight": whole_number(1, WEIGHT_MAX.into()),
             "qps": whole_number(0, WEIGHT_MAX.into()),
             "mode": {"enum": ["auto", "up", "down", "drain", "lazy"]},
-            "pools": {"type": "array", "items": pattern(PRINTABLE)},
+            "pools": {"type": "array", "items": label()},
         }),
         &[],
     );
