@@ -46,6 +46,10 @@ const REFUSED: &[(&str, &str)] = &[
         "unknown function of the LuaFFI family \"dnsdist_ffi_dnsquestion_get_qtyp\"; did you mean \
          \"dnsdist_ffi_dnsquestion_get_qtype\"?",
     ),
+    (
+        "local p = require('ffi').new('const dnsdist_ffi_no_such_t *[1]')",
+        "unknown C type \"const dnsdist_ffi_no_such_t *[1]\"",
+    ),
 ];
 
 #[test]

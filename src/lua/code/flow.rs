@@ -72,6 +72,8 @@ pub(crate) enum Kind {
     Call,
     /// It is a function of the LuaFFI family.
     Ffi,
+    /// It is a text that reads as a type of that family.
+    FfiType,
     /// It is a member of such an object, which is read.
     Member(Shape),
     /// It is a member of such an object, which is written.
@@ -113,9 +115,7 @@ pub(crate) type Takes<'w> = &'w dyn Fn(&str, u32) -> Option<(u8, Shape)>;
 pub(crate) struct Walk<'w> {
     /// What is known of a name, for a function that runs then.
     pub(crate) standing: &'w dyn Fn(&str, When) -> Standing,
-    /// Whether there is such a function of the LuaFFI family.
-    pub(crate) has_ffi: &'w dyn Fn(&str) -> bool,
-    /// Whether an object lacks a member, or a member that can be written.
+    /// Whether an object lacks a member, or a member that can be written, or the LuaFFI family a name.
     pub(crate) lacks: &'w dyn Fn(Kind, &str) -> bool,
     /// Whether a table whose members are fixed lacks one.
     pub(crate) table_lacks: &'w dyn Fn(&str, &str) -> bool,
@@ -271,18 +271,19 @@ impl Walk<'_> {
         {
             add(&format!("{table}.{member}"), Kind::Fixed);
         }
+        let (text, kind) = match i.op {
+            op::TGETS => (function.text(i.c.into()), Kind::Ffi),
+            op::KSTR => (function.text(i.d()), Kind::FfiType),
+            _ => (None, Kind::Ffi),
+        };
+        if let Some(text) = text.filter(|text| text.contains(FFI) && (self.lacks)(kind, text)) {
+            add(text, kind);
+        }
         let (register, is_call) = match i.op {
             op::CALLM..=op::CALLT => (i.a, true),
             op::TGETV..=op::TGETR | op::TSETV..=op::TSETB => (i.b, false),
             _ => return,
         };
-        if i.op == op::TGETS
-            && let Some(name) = function.text(i.c.into())
-            && name.starts_with(FFI)
-            && !(self.has_ffi)(name)
-        {
-            add(name, Kind::Ffi);
-        }
         let accessed = function.text(i.c.into()).filter(|_| matches!(i.op, op::TGETS | op::TSETS));
         match (registers.get(&register), accessed) {
             (Some(Held::Object(shape)), Some(member)) => {

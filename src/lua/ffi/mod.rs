@@ -60,22 +60,22 @@ use c_functions;
 /// A function's name, its C type as a pointer, and its address.
 type Function = (&'static str, &'static str, *mut c_void);
 
-/// C types of the functions' arguments.
+/// C types of the functions' arguments: the names of their structures, which users write without `_t`, too.
 const TYPES: &str = "
-typedef struct dnsdist_ffi_dnsquestion_t dnsdist_ffi_dnsquestion_t;
-typedef struct dnsdist_ffi_dnsresponse_t dnsdist_ffi_dnsresponse_t;
-typedef struct dnsdist_ffi_servers_list_t dnsdist_ffi_servers_list_t;
-typedef struct dnsdist_ffi_server_t dnsdist_ffi_server_t;
-typedef struct dnsdist_ffi_dnspacket_t dnsdist_ffi_dnspacket_t;
-typedef struct dnsdist_ffi_ring_entry_list_t dnsdist_ffi_ring_entry_list_t;
-typedef struct dnsdist_ffi_address_list_t dnsdist_ffi_address_list_t;
-typedef struct dnsdist_ffi_domain_list_t dnsdist_ffi_domain_list_t;
-typedef struct dnsdist_ffi_http_header { const char* name; const char* value; } dnsdist_ffi_http_header_t;
-typedef struct dnsdist_ffi_svc_record_parameters_t dnsdist_ffi_svc_record_parameters_t;
-typedef struct dnsdist_ffi_ednsoption { uint16_t optionCode; uint16_t len; const void* data; } dnsdist_ffi_ednsoption_t;
-typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_ffi_tag_t;
-typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t;
-typedef struct dnsdist_ffi_proxy_protocol_value { const char* value; uint16_t size; uint8_t type; } dnsdist_ffi_proxy_protocol_value_t;
+typedef struct dnsdist_ffi_dnsquestion dnsdist_ffi_dnsquestion_t, dnsdist_ffi_dnsquestion;
+typedef struct dnsdist_ffi_dnsresponse dnsdist_ffi_dnsresponse_t, dnsdist_ffi_dnsresponse;
+typedef struct dnsdist_ffi_servers_list dnsdist_ffi_servers_list_t, dnsdist_ffi_servers_list;
+typedef struct dnsdist_ffi_server dnsdist_ffi_server_t, dnsdist_ffi_server;
+typedef struct dnsdist_ffi_dnspacket dnsdist_ffi_dnspacket_t, dnsdist_ffi_dnspacket;
+typedef struct dnsdist_ffi_ring_entry_list dnsdist_ffi_ring_entry_list_t, dnsdist_ffi_ring_entry_list;
+typedef struct dnsdist_ffi_address_list dnsdist_ffi_address_list_t, dnsdist_ffi_address_list;
+typedef struct dnsdist_ffi_domain_list dnsdist_ffi_domain_list_t, dnsdist_ffi_domain_list;
+typedef struct dnsdist_ffi_http_header { const char* name; const char* value; } dnsdist_ffi_http_header_t, dnsdist_ffi_http_header;
+typedef struct dnsdist_ffi_svc_record_parameters dnsdist_ffi_svc_record_parameters_t, dnsdist_ffi_svc_record_parameters;
+typedef struct dnsdist_ffi_ednsoption { uint16_t optionCode; uint16_t len; const void* data; } dnsdist_ffi_ednsoption_t, dnsdist_ffi_ednsoption;
+typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_ffi_tag_t, dnsdist_ffi_tag;
+typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t, dnsdist_ffi_raw_value;
+typedef struct dnsdist_ffi_proxy_protocol_value { const char* value; uint16_t size; uint8_t type; } dnsdist_ffi_proxy_protocol_value_t, dnsdist_ffi_proxy_protocol_value;
 ";
 
 /// Installs the functions behind `ffi.C`: takes the types, and the functions as names with types and
@@ -89,6 +89,9 @@ for name, entry in pairs(functions) do all[name] = ffi.cast(entry[1], entry[2]) 
 ffi.C = setmetatable(all, { __index = ffi.C })
 "#;
 
+/// Returns whether there is a C type.
+const IS_TYPE: &str = r#"return (pcall(require("ffi").typeof, ...))"#;
+
 /// Returns the functions of objects with what they read: takes a type, the functions and two pointers.
 const OBJECTS: &str = r#"
 local types, objects, live, running = ...
@@ -98,6 +101,12 @@ local all = { live = ffi.cast("dnslob_live *", live), running = ffi.cast("void *
 for name, entry in pairs(objects) do all[name] = ffi.cast(entry[1], entry[2]) end
 return all
 "#;
+
+/// Returns whether a text reads as a C type, with names of the LuaFFI family, that is not there.
+pub(crate) fn is_unknown_type(lua: &Lua, text: &str) -> bool {
+    let is_type = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_ *&[]?()".contains(&byte));
+    is_type && lua.load(IS_TYPE).set_name("=ffi").call(text).is_ok_and(|is_known: bool| !is_known)
+}
 
 /// Defines the types and functions of the LuaFFI family in a state. Where no call of a rule's function
 /// runs, as while a file is evaluated, they return 0 or null.

@@ -167,8 +167,11 @@ pub(crate) fn check(
         let is_alone = begun.get(&(chunk, line)) == Some(&1);
         code.takes.get(&(chunk.to_owned(), line)).filter(|_| is_alone).copied()
     };
+    let functions: BTreeSet<&str> = ffi::family().into_iter().collect();
     let lacks = |kind: Kind, member: &str| match kind {
         Kind::Member(Shape::Other) => true,
+        Kind::Ffi => member.starts_with(FFI) && !functions.contains(member),
+        Kind::FfiType => ffi::is_unknown_type(lua, member),
         Kind::Written(shape) if configured(shape).is_some() => true,
         _ => members.of(kind).is_some_and(|known| !known.contains(member)),
     };
@@ -182,10 +185,8 @@ pub(crate) fn check(
         let value = globals.raw_get::<Value>(name).ok()?;
         captured::shape(&value).filter(|_| !names.set_later.contains(name))
     };
-    let family: BTreeSet<&str> = ffi::family().into_iter().collect();
     let mut walk = Walk {
         standing: &|name, when| standings.get(name).map_or(Standing::Open, |all| all[when as usize]),
-        has_ffi: &|name| family.contains(name),
         lacks: &lacks,
         table_lacks: &table_lacks,
         when: &when,
@@ -322,7 +323,7 @@ const fn what_of(kind: Kind) -> &'static str {
         Kind::Written(_) => "member that can be set",
         Kind::Decision => "decision of a function",
         Kind::Metric | Kind::Declared => "metric",
-        Kind::Call | Kind::Ffi => "name",
+        Kind::Call | Kind::Ffi | Kind::FfiType => "name",
     }
 }
 
@@ -419,6 +420,7 @@ fn report(
                 }
             }
         }
+        (Kind::FfiType, _) => unknown("C type", None, "docs/how-to/lua.md says which functions there are"),
         (Kind::Member(shape) | Kind::Written(shape), _)
             if configured(shape).is_some_and(|known| knows(known, &found.name)) =>
         {

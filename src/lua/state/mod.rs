@@ -209,6 +209,7 @@ impl Members {
             Kind::Decision => "decision",
             Kind::Call
             | Kind::Ffi
+            | Kind::FfiType
             | Kind::Fixed
             | Kind::Metric
             | Kind::Declared

@@ -56,7 +56,7 @@ fn a_message_is_read() {
 
 #[test]
 fn svcb_and_https_are_answered() {
-    let new = "local p = D('dnsdist_ffi_svc_record_parameters_t*[1]')\n\
+    let new = "local p = D('dnsdist_ffi_svc_record_parameters*[1]')\n\
                local list = D('const dnsdist_ffi_svc_record_parameters_t*[2]')\n\
                local function new(target, priority, no) assert($$svc_record_parameters_new(target, priority, no, p)) return p[0] end\n";
     let query = of_type(65);
