@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::lua::front_end::command::COMMAND;
 use crate::lua::front_end::view::View;
 use crate::lua::front_end::{Host, LuaHost, NoResult};
+use crate::lua::state::place;
 use crate::model::LuaFunction;
 
 /// Something that happened.
@@ -43,7 +44,8 @@ impl Host {
     fn notify(&self, function: LuaFunction, notice: &Notice, view: &Arc<dyn View>) -> Result<(), String> {
         let mut standing = self.standing.borrow_mut();
         let function = standing.function(self.runtime.lua(), function)?;
-        standing.look(&self.runtime, view, |lua| tell(lua, &function, notice))
+        let told = standing.look(&self.runtime, view, |lua| tell(lua, &function, notice));
+        told.map_err(|e| place::placed(&e, place::of_function(&function).as_deref()))
     }
 }
 

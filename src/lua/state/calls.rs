@@ -65,7 +65,7 @@ pub(crate) struct State {
     call: Rc<RunningCall>,
     /// The use of each function, and its entry.
     functions: Vec<(Use, Entry)>,
-    /// Where each begins.
+    /// Where each begins, and each of `upkeep`.
     places: Vec<Option<String>>,
     suspended: Suspended,
     errors: u64,
@@ -248,10 +248,13 @@ impl State {
         runtime.serve(limits::is_compiled())?;
         pace(lua);
         let caller = Caller::new(lua)?;
-        let (calls, upkeep, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
+        let (calls, upkeep, reads_files): (Table, Vec<Function>, _) =
+            prelude.raw_get::<Function>("ready")?.call(())?;
         let calls = calls.sequence_values::<Function>();
         let entries = calls.map(|f| caller.entry(&f?)).collect::<mlua::Result<Vec<_>>>()?;
         let functions = found.borrow().iter().map(record::usage).zip(entries).collect();
+        let places =
+            found.borrow().iter().map(place::of).chain(upkeep.iter().map(place::of_function)).collect();
         let state = Self {
             runtime,
             caller,
@@ -259,7 +262,7 @@ impl State {
             upkeep_next: 0,
             call,
             functions,
-            places: found.borrow().iter().map(place::of).collect(),
+            places,
             suspended: Suspended::default(),
             errors: 0,
             log: ErrorLog::default(),

@@ -29,7 +29,7 @@ mod core;
 mod decision;
 mod files;
 pub(crate) mod metrics;
-mod place;
+pub(crate) mod place;
 mod record;
 pub(crate) mod view;
 

@@ -1,6 +1,8 @@
 //! Where an error of a function is: in Lua's own words if they name a line of the configuration,
 //! else where the function begins.
 
+use mlua::Function;
+
 use crate::config::ruleset::Recorded;
 
 /// Our own chunks, which are no places in a configuration.
@@ -8,8 +10,17 @@ const OWN_CHUNKS: [&str; 8] = ["call", "prelude", "library", "pcall", "ffi", "ol
 
 /// Returns the file and line where a function begins; none for a text.
 pub(crate) fn of(recorded: &Recorded) -> Option<String> {
-    let file = recorded.source.strip_prefix('@').unwrap_or("(a string)");
-    (recorded.line > 0).then(|| format!("{file}:{}", recorded.line))
+    at(&recorded.source, recorded.line as usize)
+}
+
+/// The same of a function itself.
+pub(crate) fn of_function(function: &Function) -> Option<String> {
+    let info = function.info();
+    at(&info.source?, info.line_defined?)
+}
+
+fn at(source: &str, line: usize) -> Option<String> {
+    (line > 0).then(|| format!("{}:{line}", source.strip_prefix('@').unwrap_or("(a string)")))
 }
 
 /// Returns a message with a place in front: its own, or that of the function. A function that ends

@@ -705,14 +705,14 @@ fn each_callback_of_maintenance_runs_and_fails_by_itself() {
              function maintenance() error('upkeep') end
              addMaintenanceCallback(function() runs = runs + 1 end)
              addMaintenanceCallback(function() error('second') end)
-             addMaintenanceCallback(function() runs = runs + 1 end)
+             addMaintenanceCallback(function() runs = runs + 1 error(nil) end)
              addAction(AllRule(), LuaAction(function(dq) if runs == 4 then return DNSAction.Drop end end))",
         );
         fixture.script.maintain(Tick(1));
         fixture.script.maintain(Tick(1) + TickDelta::from_ms(1_000));
-        assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 4));
+        assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 6));
     });
-    for what in ["test.lua:2: upkeep", "test.lua:4: second"] {
+    for what in ["test.lua:2: upkeep", "test.lua:4: second", "test.lua:5: nil"] {
         assert!(text.contains(what), "{text}");
     }
 }

@@ -144,10 +144,11 @@ fn functions_are_told_what_happened() {
          addExitCallback(function(...) seen[#seen + 1] = 'exit' .. select('#', ...) infolog('bye') end)\n\
          setTicketsKeyAddedHook(function(key, length) seen[#seen + 1] = key .. length end)\n\
          addExitCallback(function() newServer('192.0.2.9') end)\n\
-         addExitCallback(function() error('stop') end)\n",
+         addExitCallback(function() error('stop') end)\n\
+         addExitCallback(function() error(nil) end)\n",
     );
     let callbacks = &console.callbacks;
-    assert_eq!((callbacks.exit.len(), callbacks.server_state.len()), (3, 1));
+    assert_eq!((callbacks.exit.len(), callbacks.server_state.len()), (4, 1));
     let tell = |function: LuaFunction, notice: Notice| {
         let told = console.lua.notify(function, notice, Arc::new(Process::default()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -158,8 +159,9 @@ fn functions_are_told_what_happened() {
     assert_eq!(tell(callbacks.tickets_key.expect("a hook"), Notice::TicketsKey(b"abc".to_vec())), Ok(()));
     assert_eq!(tell(callbacks.exit[0], Notice::Exit), Ok(()));
     assert_eq!(console.reply("table.concat(seen, ' ')"), "one (192.0.2.1:53)false abc3 exit0\n");
-    for (function, why) in [(callbacks.exit[1], "changes the configuration"), (callbacks.exit[2], "stop")] {
-        assert!(tell(function, Notice::Exit).is_err_and(|error| error.contains(why)));
+    for (at, why) in [(1, ":6: it changes the configuration"), (2, ":7: stop"), (3, ":8: nil")] {
+        let error = tell(callbacks.exit[at], Notice::Exit).expect_err(why);
+        assert!(error.contains(why), "{error}");
     }
     assert_eq!(console.reply("#getServers()"), "1\n");
     let error = console.error("addExitCallback('x')");
