@@ -94,6 +94,11 @@ enum Transport {
 /// The case without records of finished queries.
 const UNWATCHED: &str = "udp-unwatched";
 
+/// The case in which LuaJIT decides what it compiles, by counters that addresses hash to and that so differ between
+/// runs: now and then a function stays interpreted, which takes twice as many. The least of some counts is compared.
+const LUA_ACTION: &str = "udp-lua-action";
+const LUA_COUNTS: usize = 3;
+
 /// The case in which all answers are in the packet cache, after the first.
 const CACHE_HIT: &str = "udp-cache-hit";
 
@@ -147,7 +152,7 @@ const CASES: &[Case] = &[
         transport: Transport::TcpPipelined,
     },
     Case {
-        name: "udp-lua-action",
+        name: LUA_ACTION,
         text: || LUA.to_owned(),
         query: "1234 RD www.example.com/A OPT=1232",
         transport: Transport::Udp,
@@ -372,8 +377,15 @@ fn run(case: &Case, batches: usize) {
     black_box(&mut world).batches(case, batches);
 }
 
-/// Returns the instructions per query, from the difference of a long and a short run.
+/// Returns the instructions per query.
 fn count(case: &Case) -> Result<u64, String> {
+    let counts = if case.name == LUA_ACTION { LUA_COUNTS } else { 1 };
+    let counts: Vec<u64> = (0..counts).map(|_| difference(case)).collect::<Result<_, _>>()?;
+    counts.into_iter().min().ok_or_else(|| format!("{}: no count", case.name))
+}
+
+/// Returns the instructions per query, from the difference of a long and a short run.
+fn difference(case: &Case) -> Result<u64, String> {
     let [few, many] = [FEW, MANY].map(|batches| counted(case, batches));
     let (few, many) = (few?, many?);
     many.checked_sub(few)
