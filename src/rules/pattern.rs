@@ -31,6 +31,11 @@ const STATES_LEAST: usize = 4 << 10;
 /// Most expressions have a state or two for each of their bytes, of 64 to 128 bytes each. What needs far
 /// more is of the kind of `a.{0,30}b`, where the states are too many to be built at all.
 const STATES_PER_BYTE: usize = 512;
+/// Nodes of an expression, as letters and branches, of which all states are built: that takes time with the
+/// product of both, half a second for an alternation of 200 words.
+const NODES_MAX: usize = 160;
+/// Nodes of a part: a transition takes time with those, 11 us for 2,000.
+const PART_NODES_MAX: usize = 4_096;
 /// Bytes of the lazily built states of one expression or a part of them, per shard.
 const LAZY_STATES_MAX: usize = 256 << 10;
 /// Expressions or parts that a shard keeps lazily built states of; above that it starts over.
@@ -149,6 +154,9 @@ fn nfa_compiler() -> thompson::Compiler {
 
 /// Returns all states of an expression, if they take no more than so many bytes.
 fn complete_states(nfa: &thompson::NFA, size_max: usize) -> Option<Table> {
+    if nfa.states().len() > NODES_MAX {
+        return None;
+    }
     let config = dense::Config::new()
         .accelerate(false)
         .match_kind(MatchKind::All)
@@ -247,7 +255,10 @@ impl Part {
     /// Returns the states of expressions together, if they fit.
     fn states(patterns: &[(u32, &Pattern)]) -> Option<hybrid::dfa::DFA> {
         let expressions: Vec<&str> = patterns.iter().map(|(_, p)| &*p.0.expression).collect();
-        let nfa = nfa_compiler().build_many(&expressions).ok()?;
+        let nfa = nfa_compiler()
+            .build_many(&expressions)
+            .ok()
+            .filter(|nfa| nfa.states().len() <= PART_NODES_MAX)?;
         let config = hybrid::dfa::Config::new().match_kind(MatchKind::All).cache_capacity(LAZY_STATES_MAX);
         hybrid::dfa::Builder::new().configure(config).build_from_nfa(nfa).ok()
     }
