@@ -240,6 +240,11 @@ fn choices(f: &Functions<'_>) -> mlua::Result<()> {
         Ok(current.configuration.slot_of(&id).map(|slot| slot.0))
     })?;
     let call = Rc::clone(&f.call);
+    f.plain("all_servers", move |_, ()| {
+        let current = call.current().try_borrow().map_err(mlua::Error::external)?;
+        Ok(current.configuration.slots().map(|slot| slot.0).collect::<Vec<_>>())
+    })?;
+    let call = Rc::clone(&f.call);
     f.plain("pool_servers", move |_, pool: BString| {
         let current = call.current().try_borrow().map_err(mlua::Error::external)?;
         Ok(current.configuration.members(&pool).iter().map(|slot| slot.0).collect::<Vec<_>>())

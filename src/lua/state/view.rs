@@ -84,6 +84,14 @@ impl ConfigurationView {
         self.servers.get(slot.index())?.as_ref()
     }
 
+    /// Returns the slots of all servers.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = BackendSlot> {
+        (0..)
+            .map(BackendSlot)
+            .zip(&self.servers)
+            .filter_map(|(slot, server)| server.is_some().then_some(slot))
+    }
+
     /// Returns the slot of the server that this identifies.
     pub(crate) fn slot_of(&self, id: &str) -> Option<BackendSlot> {
         let at = self.servers.iter().position(|s| s.as_ref().is_some_and(|s| s.id == id))?;

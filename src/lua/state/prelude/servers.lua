@@ -48,8 +48,9 @@ end
 -- The servers of the file, as far as it accesses them again. In order, with the removed ones until the
 -- next access by number; the current ones; by name; what the file says of each.
 local given, standing, called, said, removed = {}, {}, {}, {}, false
--- The slot of each, of one configuration.
-local slots, slots_generation = {}, -1
+-- The slot of each, of one configuration, and all servers of that as showServers() numbers them: those of the file, and
+-- those that the console and the API have added.
+local slots, slots_generation, running = {}, -1, {}
 
 local function in_order()
   if removed then
@@ -63,17 +64,14 @@ local function in_order()
 end
 
 -- As showServers() numbers them: by their order, and of the same order as they were written.
-local in_numbers
-local function numbered()
-  if in_numbers and not P.recording then return in_numbers end
+local function by_order(all, order_of)
   local list, place = {}, {}
-  for at, one in ipairs(in_order()) do list[at], place[one] = one, at end
+  for at, one in ipairs(all) do list[at], place[one] = one, at end
   table_sort(list, function(a, b)
-    local first, second = tonumber(said[a].order) or 1, tonumber(said[b].order) or 1
+    local first, second = order_of(a), order_of(b)
     if first ~= second then return first < second end
     return place[a] < place[b]
   end)
-  in_numbers = list
   return list
 end
 
@@ -94,6 +92,20 @@ local function find_slots()
     end
     slots[one] = id and core.server_slot(tostring(id))
   end
+  local all, filed = {}, {}
+  for _, one in ipairs(in_order()) do
+    if slots[one] then all[#all + 1], filed[slots[one]] = one, true end
+  end
+  for _, slot in ipairs(core.all_servers()) do
+    if not filed[slot] then all[#all + 1] = server(slot) end
+  end
+  running = by_order(all, function(one) return server(slots[one] or one.slot).order end)
+end
+
+local function numbered()
+  if P.recording then return by_order(in_order(), function(one) return tonumber(said[one].order) or 1 end) end
+  if slots_generation ~= live.configuration then find_slots() end
+  return running
 end
 
 -- A server of the file as it runs.
@@ -148,8 +160,16 @@ end
 
 function P.find_server(v)
   if type(v) == "string" then
+    local all = numbered()
     for _, one in ipairs(called[v] or {}) do
-      if standing[one] then return one end
+      if standing[one] and (P.recording or slots[one]) then return one end
+    end
+    if P.recording then return end
+    local slot = core.server_slot(v)
+    for _, one in ipairs(all) do
+      local its = slots[one] or one.slot
+      local it = server(its)
+      if its == slot or it.name == v or it.address == v then return one end
     end
   elseif type(v) == "number" then
     return numbered()[v + 1]

@@ -391,6 +391,26 @@ fn functions_of_rules_read_servers() {
 }
 
 #[test]
+fn functions_of_rules_see_servers_that_come_and_go() {
+    let body = "local names = {} for at, s in ipairs(getServers()) do names[at] = s.name .. tostring(s:isUp()) end
+        local b, new = getServer('b'), getServer('new')
+        names[#names + 1] = tostring(b and b:isUp()) .. tostring(new and new.name) .. getServer(2).name
+        names, calls = table.concat(names, ' '), (calls or 0) + 1
+        assert(names == (calls == 1 and 'atrue ctrue bfalse falsenilb' or 'atrue ctrue newtrue nilnewnew'), names)
+        return DNSAction.Allow";
+    let mut fixture = with_servers(&format!("LuaAction(function(dq) {} end)", body.replace('\n', " ")));
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    // The console or the API removes one and adds another in its slot.
+    let mut new = crate::balance::tests::backend(0);
+    (new.id, new.name, new.order) = ("192.0.2.9:53".to_owned(), "new".to_owned(), 5);
+    new.address = "192.0.2.9:53".parse().expect("an address");
+    fixture.snapshot.backends[0] = Some(Arc::new(new));
+    fixture.snapshot.generation += 1;
+    fixture.live_state.set_state(BackendSlot(0), State::Up);
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+}
+
+#[test]
 fn policies_choose_servers_of_other_pools() {
     for (choice, want) in [
         ("leastOutstanding.policy(getPoolServers('abuse'), dq)", Some(1)),
