@@ -54,6 +54,14 @@ const AHEAD_MAX: u64 = 60_000;
 /// Milliseconds that are added to what has passed, so that no TTL becomes longer: the clock is cut to
 /// milliseconds, for the entries and for the file.
 const CUT: u64 = 2;
+/// Returns when a snapshot was written, milliseconds since 1970; none of what is no snapshot.
+pub fn time_of_writing(mut input: impl Read) -> Option<u64> {
+    let mut head = [0; 20];
+    input.read_exact(&mut head).ok()?;
+    let [rest @ .., a, b, c, d, e, f, g, h] = head;
+    rest.starts_with(&MAGIC).then(|| u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+}
+
 /// How often an entry is inserted whose set another thread is changing.
 const TRIES: usize = 8;
 

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::base::{files, panics};
 use crate::cache::PacketCache;
-use crate::cache::snapshot::{Clocks, Loaded, MAGIC, Refused};
+use crate::cache::snapshot::{Clocks, Loaded, MAGIC, Refused, time_of_writing};
 use crate::control::certificate_monitor::unix_time;
 use crate::control::privileges;
 use crate::control::signals::Signals;
@@ -336,13 +336,19 @@ fn read_into(path: &Path, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> (R
 /// nothing, and what a later one has without an older entry does not have it again.
 fn read_aside(path: &str, cache: &PacketCache, goes_on: &dyn Fn() -> bool) -> Option<(PathBuf, Loaded, u64)> {
     let file = files::resolved(Path::new(path)).ok()?;
-    let written = |aside: &PathBuf| fs::metadata(aside).and_then(|about| about.modified()).ok();
-    let mut all: Vec<_> = asides(&file).enumerate().map(|(at, aside)| (written(&aside), at, aside)).collect();
-    all.sort_unstable();
-    all.into_iter().rev().find_map(|(_, _, aside)| {
+    by_age(&file).into_iter().rev().find_map(|aside| {
         let (read, took_ms) = read_into(&aside, cache, goes_on);
         Some((aside, read.ok()?, took_ms))
     })
+}
+
+/// Returns the snapshots that were set aside, the oldest first.
+fn by_age(file: &Path) -> Vec<PathBuf> {
+    let written = |aside: &PathBuf| time_of_writing(open(aside).ok()?);
+    let all = asides(file).enumerate().filter_map(|(at, aside)| Some((written(&aside)?, at, aside)));
+    let mut all: Vec<_> = all.collect();
+    all.sort_unstable();
+    all.into_iter().map(|(_, _, aside)| aside).collect()
 }
 
 fn report(path: &str, loaded: Loaded, took_ms: u64) {
@@ -369,16 +375,18 @@ fn asides(file: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Gives a snapshot that was refused another name, so that a mistake in the configuration does not cost it.
-/// Those of before stay: when the mistake is corrected, the snapshot of its time is refused.
+/// Those of before stay, as far as there is room for them: when the mistake is corrected, the snapshot of its
+/// time is refused.
 fn set_aside(path: &str) {
     let kept = files::resolved(Path::new(path)).and_then(|file| {
         let mut names = asides(&file);
         let is_free = |aside: &PathBuf| {
             fs::symlink_metadata(aside).is_err_and(|error| error.kind() == ErrorKind::NotFound)
         };
-        match names.find(is_free) {
+        // The newest must not be missing: entries that were removed would come back from an older one.
+        match names.find(is_free).or_else(|| by_age(&file).into_iter().next()) {
             Some(aside) => fs::rename(&file, &aside).map(|()| aside),
-            None => Err(io::Error::other(format!("there are {REFUSED_MAX} such files already"))),
+            None => Err(io::Error::other(format!("{REFUSED_MAX} files have such names"))),
         }
     });
     match kept {

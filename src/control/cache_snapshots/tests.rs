@@ -372,7 +372,11 @@ fn a_mistake_that_is_corrected_costs_no_snapshot() {
         run(if round % 2 == 0 { &[512, 1_232] } else { &[] });
     }
     assert_eq!(place.names().len(), 1 + REFUSED_MAX, "there is an end of them");
-    assert!(fs::read(place.file("cache.bin.refused")).expect("the good one") == good);
+    assert!(!fs::read(place.file("cache.bin.refused")).expect("the oldest").eq(&good), "the oldest has gone");
+    assert_eq!(run(&[512, 1_232]), 0);
+    let now = File::open(place.file("cache.bin.refused")).expect("one of them");
+    now.set_modified(std::time::SystemTime::now()).expect("a time");
+    assert_eq!(run(&[]), 12, "the newest is there, whatever the files' own times");
 }
 
 #[test]
