@@ -246,8 +246,13 @@ impl Standing {
             Ok(returned) => returned,
             Err(e) => {
                 let is_refused = self.build.touched;
+                let errors = std::mem::take(&mut self.build.draft.errors).into_list();
                 self.undo(lua, undo);
-                return wrong(script_error(&e, &[&name]).to_string(), is_refused);
+                // What a call that has failed returned may have led to it.
+                let first = errors
+                    .first()
+                    .map_or_else(|| script_error(&e, &[&name]).to_string(), ToString::to_string);
+                return wrong(first, is_refused);
             }
         };
         let draft = &self.build.draft;

@@ -597,6 +597,8 @@ fn warnings_of_a_strict_command_refuse_it() {
         let error = strict.error(command);
         assert!(error.contains(why), "{error}");
     }
+    let error = strict.error("getPool('a\\nb'):getCache()");
+    assert!(error.contains("expected the name of a pool, without control characters"), "{error}");
     assert_eq!(strict.change("newServer({address='192.0.2.9', checkName='a.b'})").servers.len(), 2);
     // It may be set to be checked again.
     strict.change("getServer(1):setUp()");
