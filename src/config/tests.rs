@@ -148,19 +148,19 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "newServer{address='192.0.2.1', name='a\\nb'}",
-        "FILE:1: newServer: name is \"a\\nb\"; expected a name without control characters",
+        "FILE:1: newServer: name is \"a\\nb\"; expected a name, without control characters",
     ),
     (
         "newServer{address='192.0.2.1', pool={'a', 'b\\nc'}}",
-        "FILE:1: newServer: pool is \"b\\nc\"; expected the name of a pool, or a list of them without control characters",
+        "FILE:1: newServer: pool is \"b\\nc\"; expected the name of a pool, or a list of them, without control characters",
     ),
     (
         "getPool('b\\nc')",
-        "FILE:1: getPool: \"b\\nc\" is not allowed; expected the name of a pool without control characters",
+        "FILE:1: getPool: \"b\\nc\" is not allowed; expected the name of a pool, without control characters",
     ),
     (
         "addAction('a', PoolAction('b\\nc'))",
-        "FILE:1: PoolAction: pool is \"b\\nc\"; expected the name of a pool without control characters",
+        "FILE:1: PoolAction: pool is \"b\\nc\"; expected the name of a pool, without control characters",
     ),
     ("newServer('192.0.2.1'):addPool(('b'):rep(256))", "FILE:1: addPool: \"bbb"),
     (

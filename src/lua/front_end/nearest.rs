@@ -134,10 +134,12 @@ pub(crate) fn is_empty_text(value: &Value) -> bool {
 /// Options that an empty text leaves as if they were not given, as in dnsdist: templates leave such.
 const UNSET_BY_EMPTY: &[&str] = &[
     "caStore",
+    "checkType",
     "ciphers",
     "ciphersTLS13",
     "interface",
     "keyLogFile",
+    "minTLSVersion",
     "source",
     "subjectAddr",
     "subjectName",

@@ -153,7 +153,11 @@ fn apply(
         "v6" => parts.v6 = Some(small(128)?),
         "acl" => {
             let list = texts(name, v, NETWORK)?;
-            made.acl = Some(networks(call, list.iter().map(String::as_str))?);
+            let acl = networks(call, list.iter().map(String::as_str))?;
+            if acl.is_empty() {
+                call.warn_empty_list(name, "nobody may use it");
+            }
+            made.acl = Some(acl);
         }
         "log" => made.log = switch(name, v)?,
         "reusePort" => made.reuse_port = switch(name, v)?,

@@ -21,10 +21,10 @@ const LABEL_BYTES: usize = 255;
 pub(crate) fn label(what: &str, v: &Value, expected: &str) -> Result<String, Fault> {
     let label = text(what, v, expected)?;
     if label.len() > LABEL_BYTES {
-        return Err(Fault::value(what, shown(v), format!("{expected} of at most {LABEL_BYTES} bytes")));
+        return Err(Fault::value(what, shown(v), format!("{expected}, of at most {LABEL_BYTES} bytes")));
     }
     if label.chars().any(char::is_control) {
-        return Err(Fault::value(what, shown(v), format!("{expected} without control characters")));
+        return Err(Fault::value(what, shown(v), format!("{expected}, without control characters")));
     }
     Ok(label)
 }
