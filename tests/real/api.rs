@@ -276,6 +276,7 @@ fn what_is_wrong_is_a_problem_and_changes_nothing() {
         (400, "DELETE", "/api/v1/cache?pool=cached", ANY, ""),
         (400, "DELETE", "/api/v1/cache?pool=cached&name=a..b", ANY, ""),
         (400, "PATCH", "/api/v2/servers/one?dry-run=maybe", ANY, r#"{"weight": 5}"#),
+        (400, "PATCH", "/api/v2/servers/one?dry-run=false&dry-run=true", ANY, r#"{"weight": 5}"#),
         (400, "PATCH", "/api/v2/servers/one?dryrun=true", ANY, r#"{"weight": 5}"#),
         (400, "GET", "/api/v2/top?what=clients&windows=5", ANY, ""),
         (422, "PATCH", "/api/v2/servers/one", ANY, r#"{"weight": 2147483648}"#),

@@ -34,7 +34,7 @@ fn texts_of_the_configuration_stay_within_their_lines() {
     let server = Backend::start(1, Behaviour::Prompt);
     let lua = |text: &str| {
         listen(local())
-            + &backend(server.address, &format!(", pool='{text}'"))
+            + &backend(server.address, "")
             + &format!(
                 "addAction(RegexRule('{text}'), SetTagAction('{text}', 'v'), {{name='{text}'}})\n\
                  addAction(TagRule('{text}', '{text}'), SetExtendedDNSErrorAction(15, '{text}'))\n\

@@ -53,6 +53,18 @@ const WARNED: &[(&str, &str)] = &[
     ),
     ("setWebserverConfig{apiKey=''}", "setWebserverConfig: apiKey is an empty text: there is none"),
     ("setACL({})", "setACL: an empty list: no query is answered"),
+    (
+        "addTCPForward{listen='127.0.0.1:9', to='192.0.2.1:9', acl={}}",
+        "addTCPForward: acl is an empty list: nobody may use it",
+    ),
+    ("AndRule{}", "AndRule: an empty list: it matches everything"),
+    ("OrRule{}", "OrRule: an empty list: it matches nothing"),
+    ("RegexRule('')", "RegexRule: an empty text: it matches everything"),
+    ("RE2Rule('')", "RE2Rule: an empty text: it matches the root only"),
+    (
+        "webserver('127.0.0.1:8083', 'pw', 'key') setAPIWritable(true, '')",
+        "setAPIWritable: the directory is an empty text: changes are not kept",
+    ),
     ("setConsoleACL({})", "setConsoleACL: an empty list: the console refuses every connection"),
     (
         "newServer{address='192.0.2.1', source=''}",

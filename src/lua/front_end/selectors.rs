@@ -29,6 +29,8 @@ pub(crate) const DEPTH_MAX: u8 = 64;
 const RULE: &str = "a rule, a name or a network, or a list of names or networks";
 /// What a rule with an empty list does.
 const MATCHES_NOTHING: &str = "it matches nothing";
+/// What one without conditions does.
+const MATCHES_ALL: &str = "it matches everything";
 
 /// The selectors.
 static SELECTORS: &[Declared<Matcher>] = &[
@@ -39,6 +41,9 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "All of these match; evaluated in order up to the first that does not.",
         |call, a| {
             let rules = rules(call, a)?;
+            if rules.is_empty() {
+                call.warn_empty_list(a.what(0), MATCHES_ALL);
+            }
             around(call).map(|()| Matcher::And(rules.into()))
         },
     ),
@@ -48,6 +53,9 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "Any of these matches; evaluated in order up to the first that does.",
         |call, a| {
             let rules = rules(call, a)?;
+            if rules.is_empty() {
+                call.warn_empty_list(a.what(0), MATCHES_NOTHING);
+            }
             around(call).map(|()| Matcher::Or(rules.into()))
         },
     ),
@@ -86,14 +94,24 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "RegexRule",
         "expression",
         "A part of the name, without its final dot, matches; case is ignored.",
-        |_, a| pattern(a, false),
+        |call, a| {
+            if nearest::is_empty_text(a.at(0)) {
+                call.warn_empty_text("", MATCHES_ALL);
+            }
+            pattern(a, false)
+        },
     ),
     declared(
         "RE2Rule",
         "expression",
         "The whole name, without its final dot, matches in the letter case that it is written in; `(?i)` at \
          the beginning of the expression ignores that.",
-        |_, a| pattern(a, true),
+        |call, a| {
+            if nearest::is_empty_text(a.at(0)) {
+                call.warn_empty_text("", "it matches the root only");
+            }
+            pattern(a, true)
+        },
     ),
     declared("QTypeRule", "type", "The queried type, by name or number.", |_, a| {
         code(a.what(0), a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", enumerations::qtype)

@@ -90,7 +90,11 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setAPIWritable", |call, a| {
         let writable = a.switch(0)?;
         let directory = match a.given(1) {
-            Some(_) => Some(a.text(1, "the path of a directory")?).filter(|path| !path.is_empty()),
+            Some(path) if nearest::is_empty_text(path) => {
+                call.warn_empty_text("the directory", "changes are not kept");
+                None
+            }
+            Some(_) => Some(a.text(1, "the path of a directory")?),
             None => None,
         };
         if let Some(path) = &directory {

@@ -157,16 +157,25 @@ impl Call {
         number.ok_or_else(|| Problem::bad_request(format!("{name} is a number, at most {most}")))
     }
 
-    /// Refuses arguments that the operation does not have: `dryrun` would make a change.
+    /// Refuses arguments that the operation does not have, or has once: `dryrun` would make a change, and so would
+    /// `dry-run=false` before `dry-run=true`.
     fn knows_its_arguments(&self) -> Result<(), Problem> {
-        let arguments = self.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let mut names = arguments.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
         // dnsdist ignores what it does not know.
-        let odd = names.find(|name| self.operation.query.iter().all(|known| known.name != *name));
-        match odd.filter(|_| self.operation.id.is_v2()) {
-            None => Ok(()),
-            Some(odd) => Err(Problem::bad_request(format!("there is no argument {odd:?} here"))),
+        if !self.operation.id.is_v2() {
+            return Ok(());
         }
+        let arguments = self.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let names: Vec<&str> =
+            arguments.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).collect();
+        for (at, name) in names.iter().enumerate() {
+            if self.operation.query.iter().all(|known| known.name != *name) {
+                return Err(Problem::bad_request(format!("there is no argument {name:?} here")));
+            }
+            if names[..at].contains(name) {
+                return Err(Problem::bad_request(format!("the argument {name:?} is given twice")));
+            }
+        }
+        Ok(())
     }
 
     /// Whose request it is, for the log.

@@ -299,7 +299,7 @@ fn server_argument(entry: &Entry) -> Value {
         "checkIntervalMs" => span(10.0, DAY_S * 1_000.0),
         "slowStart" => span(0.0, DAY_S),
         "sockets" | "rise" | "maxCheckFailures" => whole_number(1, 255),
-        "source" | "interface" => pattern("^[!-~]*$"),
+        "source" | "interface" => pattern("^[!-~]+$"),
         "dscp" => whole_number(0, 63),
         "maxOutstanding" | "lazyHealthCheckSampleSize" | "lazyHealthCheckMinSampleCount" => {
             whole_number(1, 65_535)
@@ -313,9 +313,13 @@ fn server_argument(entry: &Entry) -> Value {
         "checkClass" => code("DNSClass"),
         "lazyHealthCheckMode" => json!({"enum": ["TimeoutOrServFail", "TimeoutOnly"]}),
         "useProxyProtocol" => json!({"enum": [true, false, "v1", "v2"]}),
-        "tls" => json!({"enum": [true, false, "openssl", "gnutls", "rustls", ""]}),
+        "tls" => json!({"enum": [true, false, "openssl", "gnutls", "rustls"]}),
         "minTLSVersion" => json!({"enum": ["tls1.2", "tls1.3"]}),
         "subjectAddr" => pattern("^[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*$"),
+        // An empty one is as if it were not given, which is warned of.
+        "caStore" | "ciphers" | "ciphersTLS13" | "keyLogFile" | "subjectName" => {
+            json!({"type": "string", "minLength": 1})
+        }
         "enableRenegotiation" | "ktls" => json!({"const": false}),
         _ if ["true", "false"].contains(&entry.arguments) => json!({"type": "boolean"}),
         _ => json!({"type": "string"}),
@@ -338,7 +342,7 @@ fn needed(need: &Need) -> Vec<Value> {
     };
     let given = match need.value {
         Some(text) => json!({"const": value(text)}),
-        None => json!({"not": {"enum": [false, ""]}}),
+        None => json!({"not": {"const": false}}),
     };
     let then = if need.wanted {
         json!({"required": [need.other], "properties": {need.other: given}})
@@ -373,7 +377,7 @@ fn new_server() -> Value {
     let unchecked = json!({"required": ["validateCertificates"],
         "properties": {"validateCertificates": {"const": false}}});
     together.push(json!({"if": unchecked, "then": {"not": {"required": ["caStore"]}}}));
-    let encrypted = json!({"required": ["tls"], "properties": {"tls": {"not": {"enum": [false, ""]}}}});
+    let encrypted = json!({"required": ["tls"], "properties": {"tls": {"not": {"const": false}}}});
     let needless = ["tls", "releaseBuffers", "enableRenegotiation", "ktls"];
     for entry in SERVER_TLS_ARGUMENTS.iter().filter(|entry| arguments.contains_key(entry.name)) {
         if !needless.contains(&entry.name) {
