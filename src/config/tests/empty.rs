@@ -62,7 +62,7 @@ const WARNED: &[(&str, &str)] = &[
     ("RegexRule('')", "RegexRule: an empty text: it matches everything"),
     ("RE2Rule('')", "RE2Rule: an empty text: it matches the root only"),
     (
-        "webserver('127.0.0.1:8083', 'pw', 'key') setAPIWritable(true, '')",
+        "webserver('127.0.0.1:8083') setWebserverConfig{apiKey='key'} setAPIWritable(true, '')",
         "setAPIWritable: the directory is an empty text: changes are not kept",
     ),
     ("setConsoleACL({})", "setConsoleACL: an empty list: the console refuses every connection"),
