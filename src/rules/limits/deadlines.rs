@@ -17,15 +17,15 @@
 //! thousand finds both groups full. Addresses are distinguished by 48 bits of a keyed hash: among a
 //! million clients the chance that any two share a bucket is one in five hundred.
 //!
-//! No shard waits for another. What an entry counts is its time, and a query counts by exchanging
-//! it (compare-and-swap), so that no two queries take the same token; a query above the rate writes
-//! nothing. An entry is replaced in steps, each an exchange that fails, and is begun again, if
-//! another shard was faster: its time is set to the present unless it is past, then its tag is
-//! replaced, then its time is set to the present unless it was empty, then the new client counts as
-//! on any entry. So a new client never finds what the old one has counted, and two shards that meet the
-//! same new client agree on one entry. What remains: when a query meets, within a few instructions,
-//! the replacement of its own entry or of another one in its groups, one token may be lost or taken
-//! from the entry's new client.
+//! No shard waits for another. What an entry counts is its time, and a query counts by exchanging it
+//! (compare-and-swap), so that no two queries take the same token; a query above the rate writes
+//! nothing. An entry is replaced in steps, each an exchange that fails, and is begun again, if another
+//! shard was faster: its time is set to the present unless it is past, then its tag is replaced, then
+//! its time is set to the present unless it was empty, then the new client counts as on any entry. So a
+//! new client never finds what the old one has counted, and two shards that meet the same new client
+//! agree on one entry: one that finds another beside its own gives that up. What remains: when a query
+//! meets, within a few instructions, the replacement of its own entry or of another one in its groups,
+//! one token may be lost or taken from the entry's new client.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -208,7 +208,23 @@ impl Deadlines {
         let (free_two, time_two, entry_two) = oldest(two, &line_two, now, &is_void);
         // The emptier group; when both are full, the entry that expires first.
         let in_one = (free_one, std::cmp::Reverse(time_one)) >= (free_two, std::cmp::Reverse(time_two));
-        self.replace(if in_one { &entry_one } else { &entry_two }, word, now)
+        let entry = self.replace(if in_one { &entry_one } else { &entry_two }, word, now)?;
+        self.is_alone(&entry, [one, two]).then_some(entry)
+    }
+
+    /// Returns whether a new entry is the only one of its tag. Another shard may have met the same address, and
+    /// found the other group emptier: then both begin again, and before either has counted.
+    #[cold]
+    fn is_alone(&self, entry: &Entry, bases: [usize; 2]) -> bool {
+        // Of two shards that look after their exchanges, one sees the other's entry at least, where an exchange
+        // comes before what is read after it, as on x86-64.
+        let is_twin = |other: Entry| other.at != entry.at && (other.word ^ entry.word) & TAG == 0;
+        let has_twin = bases.into_iter().any(|base| entries(base, &self.line(base)).any(is_twin));
+        if has_twin {
+            // If this fails, another shard has replaced it.
+            let _ = self.exchange(entry.at, entry.word, 0);
+        }
+        !has_twin
     }
 
     /// Gives an entry another word, and a time that is past; `None` if another shard was faster.
