@@ -160,7 +160,8 @@ end
 
 function P.find_server(v)
   if type(v) == "string" then
-    local all = numbered()
+    -- While the file is read, nothing is put in order for this.
+    local all = P.recording and {} or numbered()
     for _, one in ipairs(called[v] or {}) do
       if standing[one] and (P.recording or slots[one]) then return one end
     end
